@@ -1,0 +1,28 @@
+"""whet's Python API, loaded lazily so that `import whet.engine` costs nothing and import order never matters."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_EXPORTS = {
+    "FastLanguageModel": "python_api.fast_language_model",
+    "SFTConfig": "python_api.trl_classes",
+    "SFTTrainer": "python_api.trl_classes",
+    "get_chat_template": "python_api.chat_templates",
+    "is_bf16_supported": "python_api.precision",
+    "standardize_sharegpt": "python_api.chat_templates",
+    "train_on_responses_only": "python_api.chat_templates",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'whet.engine' has no attribute {name!r}")
+    return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,26 @@
+"""The one error type people and agents see: a code to branch on, the fact, and what to do next."""
+
+from __future__ import annotations
+
+
+class WhetError(Exception):
+    """Something the user can act on.
+
+    Args:
+        code: stable dotted identifier, e.g. ``recipe.unknown_key``; front ends and agents branch on it.
+        message: what failed and the values seen, one or two sentences.
+        hint: what to do next, ideally an exact command or setting.
+    """
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+    def as_dict(self) -> dict[str, str]:
+        """JSON form, the same in ``--json`` output, events and tool results."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}

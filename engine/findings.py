@@ -1,0 +1,33 @@
+"""A finding: what a check saw, the evidence, and a fix a program can apply. One object in CLI, TUI and MCP."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Severity = Literal["error", "warning", "note"]
+
+
+class Fix(BaseModel):
+    """A way out: a recipe patch (dotted key -> value), an exact command, or both."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: str = Field(description="The fix in one imperative sentence.")
+    patch: dict[str, Any] = Field(
+        default_factory=dict, description="Recipe settings to change, dotted key to value."
+    )
+    command: str | None = Field(default=None, description="An exact shell command, where one helps.")
+
+
+class Finding(BaseModel):
+    """What one check saw. An ``error`` blocks the start unless the recipe's ``accept`` names its id."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(description="Stable id, e.g. D01; see docs/troubleshooting.md.")
+    severity: Severity
+    title: str = Field(description="One sentence, the fact.")
+    evidence: dict[str, Any] = Field(default_factory=dict, description="Numbers, rows, files.")
+    fix: Fix | None = None

@@ -1,0 +1,181 @@
+"""The recipe: what the user wants, and nothing about how it will be done (that is the plan).
+
+One pydantic model is the validation, the help text, the JSON Schema, the TUI's form and the MCP tools' input.
+Files, overrides and readable errors are in :mod:`whet.engine.recipe_files`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .methods.sft.section import SFTSection
+
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+BasePrecision = Literal["auto", "bf16", "fp16", "fp32", "nf4", "int8"]
+DataFormat = Literal["auto", "text", "alpaca", "sharegpt", "messages", "prompt_completion"]
+Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "cosine_with_min_lr"]
+Optimizer = Literal["adamw_8bit", "adamw"]
+
+# With a second method this becomes a union discriminated on `kind`: a setting of another method cannot be
+# expressed, and unknown methods are refused by name.
+MethodSection = SFTSection
+
+
+class Section(BaseModel):
+    """Frozen, and strict about its keys: a typing error in a recipe must never be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """Which model, and how its base weights are held."""
+
+    name: str = Field(description="`demo`, a local directory, or a hub id such as `meta-llama/Llama-3.2-1B`.")
+    revision: str | None = Field(None, description="Hub branch, tag or commit.")
+    max_length: int = Field(2048, ge=8, description="Longest training row in tokens; longer rows are cut.")
+    precision: BasePrecision = Field(
+        "auto",
+        description="How the base weights are held: 16-bit (auto picks bf16 where the hardware has it), fp32, "
+        "or quantised to nf4 (QLoRA) or int8.",
+    )
+
+
+class DataSection(Section):
+    """Where the rows are and how they are read."""
+
+    train: str | list[str] = Field(
+        description="`demo`, a file (JSONL, JSON, CSV, Parquet, text), a folder of them, or a hub id; or a list."
+    )
+    eval: str | None = Field(None, description="Held-out rows, same choices as `train`.")
+    eval_fraction: float = Field(
+        0.0, ge=0, lt=1, description="Without `eval`: hold out this share of the training rows."
+    )
+    split: str = Field("train", description="Split of a hub data set.")
+    subset: str | None = Field(None, description="Configuration name of a hub data set.")
+    revision: str | None = Field(None, description="Revision of a hub data set.")
+    streaming: bool = Field(False, description="Read a hub data set row by row instead of downloading it whole.")
+    format: DataFormat = Field("auto", description="How a row is laid out; auto looks at the rows.")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="Rename columns: the format's field name to this data's column."
+    )
+    template: str | None = Field(
+        None, description="Chat template by name (`whet template --list`); by default the model's own."
+    )
+    system: str | None = Field(None, description="System message for conversations that have none.")
+    bad_rows: Literal["stop", "skip"] = Field(
+        "stop", description="A row that cannot be read stops the plan, or is skipped and reported."
+    )
+    max_rows: int | None = Field(None, ge=1, description="Use only the first N rows.")
+
+
+class AdapterSection(Section):
+    """Which small part is trained. `kind: none` trains all weights (full fine-tuning)."""
+
+    kind: Literal["lora", "rslora", "dora", "none"] = "lora"
+    rank: int = Field(16, ge=1, description="Rank r of the update.")
+    alpha: float = Field(16, gt=0, description="Scale: the update is multiplied by alpha/r (rsLoRA: alpha/sqrt(r)).")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    bias: Literal["none", "all", "lora_only"] = "none"
+    target_modules: list[str] | Literal["all-linear"] = Field(
+        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        description="Names of the linear layers to adapt.",
+    )
+    modules_to_save: list[str] = Field(
+        default_factory=list, description="Modules trained whole beside the adapter, e.g. embed_tokens, lm_head."
+    )
+
+
+class TrainingSection(Section):
+    """The optimizer's loop. Defaults are the common LoRA fine-tuning values."""
+
+    epochs: float = Field(1.0, gt=0, description="Passes over the data; ignored when max_steps is given.")
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps.")
+    batch_size: int = Field(2, ge=1, description="Rows per micro-batch and device.")
+    gradient_accumulation: int = Field(4, ge=1, description="Micro-batches per optimizer step.")
+    learning_rate: float = Field(2e-4, gt=0)
+    scheduler: Scheduler = "linear"
+    warmup: float = Field(5, ge=0, description="Steps, or a share of all steps when below 1.")
+    optimizer: Optimizer = "adamw_8bit"
+    weight_decay: float = Field(0.001, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, ge=0, description="Clip the gradient's norm to this; 0 turns clipping off.")
+    precision: Precision = Field("auto", description="Compute type; auto is bf16 where the hardware has it.")
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    seed: int = Field(3407, ge=0)
+    save_every: int | None = Field(None, ge=1, description="Checkpoint each N steps; by default ten a run.")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest finished checkpoints kept, beside the best.")
+    threads: int | None = Field(None, ge=1, description="CPU threads; recorded, since they change the last digits.")
+
+
+class EvalSection(Section):
+    """When held-out loss is measured, and whether it ends the run."""
+
+    every: int | None = Field(None, ge=1, description="Steps between evaluations; by default five a run.")
+    batch_size: int = Field(2, ge=1)
+    early_stopping: int | None = Field(
+        None, ge=1, description="Stop after this many evaluations without improvement; the best weights are kept."
+    )
+    min_improvement: float = Field(0.0, ge=0, description="What counts as improvement, in nats.")
+
+
+class SamplingSection(Section):
+    """Prompts answered by the model before training and at each evaluation."""
+
+    prompts: list[str] = Field(default_factory=list)
+    max_new_tokens: int = Field(64, ge=1)
+    temperature: float = Field(0.0, ge=0, description="0 is greedy, which makes answers comparable.")
+
+
+class ExportSection(Section):
+    """What is written after training, beside the adapter, and proven."""
+
+    merged: bool = Field(False, description="Write the merged 16-bit weights.")
+    gguf: list[str] = Field(
+        default_factory=list, description="GGUF types, e.g. [f16, q8_0, q4_k_m]; f16 is always the reference."
+    )
+    smoke_test: bool = Field(True, description="Prove each GGUF against the trained model with llama.cpp.")
+
+
+class Recipe(Section):
+    """A whole fine-tuning job. Everything has a default but the model's name and the data."""
+
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Prefix of the run's id.")
+    model: ModelSection
+    data: DataSection
+    method: MethodSection = Field(default_factory=SFTSection)
+    adapter: AdapterSection = Field(default_factory=AdapterSection)
+    training: TrainingSection = Field(default_factory=TrainingSection)
+    eval: EvalSection = Field(default_factory=EvalSection)
+    sampling: SamplingSection = Field(default_factory=SamplingSection)
+    export: ExportSection = Field(default_factory=ExportSection)
+    accept: list[str] = Field(
+        default_factory=list, description="Ids of error findings the user accepts, e.g. [D16]."
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Recipe:
+        """Refuse combinations that no machine can run; each message names both settings."""
+        full = self.adapter.kind == "none"
+        if full and self.model.precision in ("nf4", "int8"):
+            raise ValueError(
+                f"adapter.kind=none trains all weights, but model.precision={self.model.precision} holds them "
+                "quantised. Use adapter.kind=lora, or model.precision=bf16."
+            )
+        if full and self.adapter.modules_to_save:
+            raise ValueError("adapter.modules_to_save has no meaning with adapter.kind=none: all weights train.")
+        if self.data.eval is not None and self.data.eval_fraction > 0:
+            raise ValueError(
+                f"data.eval={self.data.eval!r} and data.eval_fraction={self.data.eval_fraction} both hold out "
+                "rows. Keep one."
+            )
+        holds_out = self.data.eval is not None or self.data.eval_fraction > 0
+        if self.eval.early_stopping is not None and not holds_out:
+            raise ValueError(
+                f"eval.early_stopping={self.eval.early_stopping} needs held-out rows. "
+                "Set data.eval or data.eval_fraction."
+            )
+        return self

@@ -1,0 +1,1 @@
+"""A run is a directory; one worker process writes it; everyone else reads it."""

@@ -1,0 +1,59 @@
+"""whet's few environment settings, typed in one place. They override nothing but where and how, never what."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import WhetError
+
+TRUE_WORDS = {"1", "true", "yes", "on"}
+KERNEL_BACKENDS = ("triton", "reference")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Read from the environment at each call of :func:`settings`; cheap and always current."""
+
+    home: Path
+    """``WHET_HOME``, default ``~/.whet``: runs, caches."""
+    log_level: str
+    """``WHET_LOG``, default ``info``."""
+    kernels: str
+    """``WHET_KERNELS``: ``triton`` (default) or ``reference``, the plain-torch path."""
+    offline: bool
+    """``WHET_OFFLINE``, or the hub's own ``HF_HUB_OFFLINE``: never reach for the network."""
+    low_bandwidth: bool
+    """``WHET_LOW_BANDWIDTH``: fewer redraws on slow links."""
+
+    @property
+    def runs(self) -> Path:
+        return self.home / "runs"
+
+    @property
+    def cache(self) -> Path:
+        return self.home / "cache"
+
+
+def settings() -> Settings:
+    """The settings now in force. Raises WhetError ``settings.kernels`` for an unknown backend."""
+    env = os.environ
+    kernels = env.get("WHET_KERNELS", "triton")
+    if kernels not in KERNEL_BACKENDS:
+        raise WhetError(
+            "settings.kernels",
+            f"WHET_KERNELS={kernels!r} is not a backend.",
+            f"Use one of: {', '.join(KERNEL_BACKENDS)}.",
+        )
+    return Settings(
+        home=Path(env.get("WHET_HOME", "~/.whet")).expanduser().absolute(),
+        log_level=env.get("WHET_LOG", "info"),
+        kernels=kernels,
+        offline=_flag("WHET_OFFLINE") or _flag("HF_HUB_OFFLINE"),
+        low_bandwidth=_flag("WHET_LOW_BANDWIDTH"),
+    )
+
+
+def _flag(name: str) -> bool:
+    return os.environ.get(name, "").lower() in TRUE_WORDS
