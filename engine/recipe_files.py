@@ -1,0 +1,227 @@
+"""Recipes as files: YAML, ``key=value`` overrides, the shipped examples, and errors a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from .errors import WhetError
+from .recipe import Recipe
+
+SHIPPED = Path(__file__).parent / "recipes"
+
+# Names people know from TRL, PEFT and other tools, and ours for the same thing.
+OTHER_NAMES = {
+    "model_name": "model.name",
+    "model_name_or_path": "model.name",
+    "base_model": "model.name",
+    "max_seq_length": "model.max_length",
+    "sequence_len": "model.max_length",
+    "load_in_4bit": "model.precision",
+    "load_in_8bit": "model.precision",
+    "dtype": "model.precision",
+    "dataset": "data.train",
+    "datasets": "data.train",
+    "chat_template": "data.template",
+    "val_set_size": "data.eval_fraction",
+    "lora_r": "adapter.rank",
+    "r": "adapter.rank",
+    "lora_rank": "adapter.rank",
+    "lora_alpha": "adapter.alpha",
+    "lora_dropout": "adapter.dropout",
+    "use_rslora": "adapter.kind",
+    "use_dora": "adapter.kind",
+    "full_finetuning": "adapter.kind",
+    "num_train_epochs": "training.epochs",
+    "num_epochs": "training.epochs",
+    "per_device_train_batch_size": "training.batch_size",
+    "micro_batch_size": "training.batch_size",
+    "gradient_accumulation_steps": "training.gradient_accumulation",
+    "lr": "training.learning_rate",
+    "lr_scheduler_type": "training.scheduler",
+    "lr_scheduler": "training.scheduler",
+    "warmup_steps": "training.warmup",
+    "warmup_ratio": "training.warmup",
+    "optim": "training.optimizer",
+    "random_state": "training.seed",
+    "save_steps": "training.save_every",
+    "save_total_limit": "training.keep_checkpoints",
+    "eval_steps": "eval.every",
+    "per_device_eval_batch_size": "eval.batch_size",
+    "neftune_noise_alpha": "method.neftune_alpha",
+    "sample_packing": "method.packing",
+    "quantization_method": "export.gguf",
+}
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a YAML file or a shipped recipe's name, apply ``key=value`` overrides and validate.
+
+    Raises:
+        WhetError: ``recipe.not_found``, ``recipe.yaml``, ``recipe.unknown_key``, ``recipe.invalid``,
+            ``recipe.override``; each names the place, the value and what would be right.
+    """
+    path = find_recipe(source)
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise WhetError("recipe.yaml", f"{path} is not YAML: {error}", "Mind the indentation.") from error
+    if not isinstance(values, dict):
+        raise WhetError(
+            "recipe.yaml",
+            f"{path} holds a {type(values).__name__}, not settings.",
+            f"Start from a shipped recipe: {', '.join(shipped())}.",
+        )
+    for override in overrides:
+        values = apply(values, *parse_override(override))
+    return build(values, where=str(path), lines=_lines(text))
+
+
+def build(values: dict[str, Any], where: str = "recipe", lines: dict[str, int] | None = None) -> Recipe:
+    """Validate plain values into a Recipe; the first mistake becomes one WhetError naming ``where``."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise _readable(error.errors()[0], where, lines or {}) from error
+
+
+def patched(recipe: Recipe, patch: dict[str, Any]) -> Recipe:
+    """A copy of ``recipe`` with a finding's patch (dotted key to value) applied."""
+    values = recipe.model_dump(exclude_unset=True)
+    for key, value in patch.items():
+        values = apply(values, key, value)
+    return build(values, where="patch")
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The recipe as YAML: only what was set, in the schema's order."""
+    values = recipe.model_dump(mode="json", exclude_unset=True)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
+
+
+def shipped() -> list[str]:
+    """Names of the example recipes in the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def find_recipe(source: str | Path) -> Path:
+    """The file meant by a path or a shipped recipe's name."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    by_name = SHIPPED / f"{path.stem}.yaml"
+    if str(source) in (by_name.stem, by_name.name) and by_name.is_file():
+        return by_name
+    near = _nearest(path.stem, shipped())
+    raise WhetError(
+        "recipe.not_found",
+        f"No recipe at {source}.",
+        f"Did you mean the shipped recipe {near!r}?" if near else "`whet recipes` lists the shipped ones.",
+    )
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``training.max_steps=30`` -> its dotted key and its value, read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise WhetError("recipe.override", f"{text!r} is not key=value.", "Example: training.max_steps=30")
+    try:
+        return key.strip(), _number(yaml.safe_load(value))
+    except yaml.YAMLError as error:
+        raise WhetError("recipe.override", f"The value of {text!r} is not YAML.", "Quote it.") from error
+
+
+def apply(values: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """A copy of nested ``values`` with dotted ``key`` set."""
+    head, _, rest = key.partition(".")
+    if not rest:
+        return {**values, head: value}
+    inner = values.get(head) or {}
+    if not isinstance(inner, dict):
+        raise WhetError("recipe.override", f"{head} is {inner!r}, so {key} cannot be set.", "Check the key.")
+    return {**values, head: apply(inner, rest, value)}
+
+
+def settings_paths(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings, sections included."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        annotation = field.annotation
+        sections = [annotation, *get_args(annotation)]
+        for section in sections:
+            if isinstance(section, type) and issubclass(section, BaseModel):
+                yield from settings_paths(section, f"{prefix}{name}.")
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 2e-4 as text; people mean a number."""
+    if isinstance(value, str):
+        try:
+            return float(value) if "e" in value.lower() else value
+        except ValueError:
+            return value
+    return value
+
+
+def _readable(error: ErrorDetails, where: str, lines: dict[str, int]) -> WhetError:
+    key = ".".join(str(part) for part in error["loc"])
+    line = lines.get(key)
+    place = f"{where}:{line}" if line else where
+    value = json.dumps(error["input"], default=str)
+    value = value if len(value) < 80 else value[:77] + "..."
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        known = list(settings_paths())
+        near = OTHER_NAMES.get(key.rsplit(".", 1)[-1]) or _nearest(key, known)
+        hint = f"Did you mean {near}?" if near else "`whet schema` prints every setting."
+        return WhetError("recipe.unknown_key", f"{place}: {key} is not a setting (value {value}).", hint)
+    if kind == "missing":
+        return WhetError("recipe.missing_key", f"{place}: {key} is missing.", _help(key))
+    reason = error["msg"].removeprefix("Value error, ")
+    subject = f"{key} = {value}: " if key else ""
+    return WhetError("recipe.invalid", f"{place}: {subject}{reason}", _help(key) if key else "")
+
+
+def _help(key: str) -> str:
+    """The description of a setting, for the error about it."""
+    model: Any = Recipe
+    description = ""
+    for part in key.split("."):
+        fields = getattr(model, "model_fields", {})
+        if part not in fields:
+            return ""
+        description, model = fields[part].description or "", fields[part].annotation
+    return f"{key}: {description}" if description else ""
+
+
+def _nearest(word: str, choices: Sequence[str]) -> str | None:
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    if close:
+        return close[0]
+    last = word.rsplit(".", 1)[-1]
+    by_last = {choice.rsplit(".", 1)[-1]: choice for choice in reversed(choices)}
+    close = difflib.get_close_matches(last, list(by_last), n=1, cutoff=0.75)
+    return by_last[close[0]] if close else None
+
+
+def _lines(text: str) -> dict[str, int]:
+    """Line number of each key of the document, by dotted path."""
+    found: dict[str, int] = {}
+
+    def walk(node: yaml.Node | None, prefix: str) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                path = f"{prefix}{key.value}"
+                found[path] = key.start_mark.line + 1
+                walk(value, path + ".")
+
+    walk(yaml.compose(text, Loader=yaml.SafeLoader), "")
+    return found
