@@ -1,0 +1,1 @@
+"""Complete, runnable example recipes: `whet recipes` lists and copies them."""
