@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .methods.sft.section import SFTSection
 
@@ -109,6 +109,12 @@ class TrainingSection(Section):
     save_every: int | None = Field(None, ge=1, description="Checkpoint each N steps; by default ten a run.")
     keep_checkpoints: int = Field(2, ge=1, description="Newest finished checkpoints kept, beside the best.")
     threads: int | None = Field(None, ge=1, description="CPU threads; recorded, since they change the last digits.")
+
+    @field_validator("gradient_checkpointing", mode="before")
+    @classmethod
+    def _yaml_switch(cls, value: object) -> object:
+        """YAML reads a bare `on` or `off` as a truth value."""
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
 class EvalSection(Section):

@@ -1,0 +1,130 @@
+"""The far end of a chat: holds the models, reads requests and writes pieces of answers as JSON lines.
+
+Started by :class:`whet.engine.chat.session.ChatSession` with the target as its one argument.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from ..errors import WhetError
+from .session import ChatTarget
+
+
+class Voice(Protocol):
+    """A model that answers: yields pieces of text, returns whether it stopped by itself."""
+
+    def answer(self, request: dict[str, Any]) -> Iterator[tuple[str, bool]]: ...
+
+
+class TransformersVoice:
+    """A transformers model, with its adapter on or off."""
+
+    def __init__(self, target: ChatTarget) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        cuda = torch.cuda.is_available()
+        dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
+        source = target.adapter or target.model
+        self.tokenizer = AutoTokenizer.from_pretrained(source)
+        self.model = AutoModelForCausalLM.from_pretrained(
+            target.model, dtype=dtype, device_map={"": "cuda:0" if cuda else "cpu"}
+        )
+        if target.adapter is not None:
+            from peft import PeftModel
+
+            self.model = PeftModel.from_pretrained(self.model, target.adapter)
+        self.model.eval()
+
+    def answer(self, request: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+        from transformers import TextIteratorStreamer
+
+        batch = self.tokenizer.apply_chat_template(
+            request["messages"], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        ).to(self.model.device)
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        sampling: dict[str, Any] = {"do_sample": False}
+        if request["temperature"] > 0:
+            sampling = {"do_sample": True, "temperature": request["temperature"]}
+        produced: list[Any] = []
+        base = request["who"] == "base"
+
+        def generate() -> None:
+            with self.model.disable_adapter() if base else contextlib.nullcontext():
+                produced.append(
+                    self.model.generate(
+                        **batch, max_new_tokens=request["max_new_tokens"], streamer=streamer, **sampling
+                    )
+                )
+
+        thread = threading.Thread(target=generate)
+        thread.start()
+        for piece in streamer:
+            yield piece, False
+        thread.join()
+        new_tokens = produced[0].shape[1] - batch["input_ids"].shape[1]
+        yield "", new_tokens < request["max_new_tokens"]
+
+
+class GgufVoice:
+    """A GGUF file under llama.cpp, through the template inside the file."""
+
+    def __init__(self, target: ChatTarget) -> None:
+        from llama_cpp import Llama
+
+        self.llama = Llama(str(target.gguf), n_ctx=0, verbose=False)
+
+    def answer(self, request: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+        reason = None
+        for chunk in self.llama.create_chat_completion(
+            messages=request["messages"],
+            max_tokens=request["max_new_tokens"],
+            temperature=request["temperature"],
+            stream=True,
+        ):
+            choice = chunk["choices"][0]
+            reason = choice["finish_reason"] or reason
+            yield choice["delta"].get("content") or "", False
+        yield "", reason == "stop"
+
+
+def main() -> None:
+    """Load what the target names, say ready, then answer until the input ends."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # libraries print; standard output is for JSON lines alone
+
+    def say(message: dict[str, Any]) -> None:
+        out.write(json.dumps(message) + "\n")
+        out.flush()
+
+    target = ChatTarget.model_validate_json(sys.argv[1])
+    try:
+        transformers_voice = TransformersVoice(target) if target.model else None
+        gguf_voice = GgufVoice(target) if target.gguf else None
+    except (OSError, ValueError) as error:
+        say({"error": WhetError("chat.load", f"The model did not load: {error}").as_dict()})
+        return
+    say({"ready": target.voices})
+    for line in sys.stdin:
+        request = json.loads(line)
+        voice: Voice | None = gguf_voice if request["who"] == "gguf" else transformers_voice
+        if voice is None:
+            error = WhetError("chat.voice", f"{request['who']} is not loaded.", f"Have: {target.voices}.")
+            say({"error": error.as_dict()})
+            continue
+        stopped = False
+        for text, stopped in voice.answer(request):
+            if text:
+                say({"who": request["who"], "text": text})
+        say({"who": request["who"], "end": True, "stopped": stopped})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The near end of a chat: starts the model's process and streams its answers. Light: no torch here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from ..errors import WhetError
+
+Who = Literal["base", "tuned", "gguf"]
+
+
+class ChatTarget(BaseModel):
+    """What to talk to: a model directory, with an adapter beside it, or a GGUF file."""
+
+    model: Path | None = None
+    adapter: Path | None = None
+    gguf: Path | None = None
+
+    @property
+    def voices(self) -> list[Who]:
+        """Who can answer, best first."""
+        voices: list[Who] = []
+        if self.gguf is not None:
+            voices.append("gguf")
+        if self.model is not None:
+            voices += ["tuned", "base"] if self.adapter is not None else ["tuned"]
+        return voices
+
+
+class ChatPiece(BaseModel):
+    """A piece of an answer; the last piece of an answer has ``end`` set."""
+
+    who: Who
+    text: str = ""
+    end: bool = False
+    stopped: bool = False
+    """The model ended its turn by itself, rather than running out of tokens."""
+
+
+class ChatSession:
+    """One process with the models loaded; use as a context manager."""
+
+    def __init__(self, target: ChatTarget) -> None:
+        self.target = target
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "whet.engine.chat.process", target.model_dump_json()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+        )
+        self._read()  # the process says when it is ready, or why it is not
+
+    def __enter__(self) -> ChatSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process; an answer under way is dropped."""
+        self._process.terminate()
+        self._process.wait()
+
+    def ask(
+        self,
+        messages: list[dict[str, str]],
+        who: Who = "tuned",
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+    ) -> Iterator[ChatPiece]:
+        """Stream one voice's answer to ``messages``. Temperature 0 is greedy.
+
+        Raises:
+            WhetError: ``chat.ended`` when the model's process died, or the error it reported.
+        """
+        request = {
+            "messages": messages,
+            "who": who,
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+        }
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        while True:
+            piece = ChatPiece.model_validate(self._read())
+            yield piece
+            if piece.end:
+                return
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise WhetError(
+                "chat.ended",
+                f"The model's process ended with code {self._process.wait()}.",
+                "A negative code is a signal: -9 is usually memory, -11 a fault in native code.",
+            )
+        message: dict[str, Any] = json.loads(line)
+        if "error" in message:
+            raise WhetError(**message["error"])
+        return message

@@ -1,0 +1,1 @@
+"""How plans, events and verdicts look on a terminal (rich); no Textual here."""
