@@ -1,0 +1,1 @@
+"""Models: facts and memory (light), loading, quantization, adapters (in the worker)."""

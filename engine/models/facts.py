@@ -1,0 +1,215 @@
+"""What a model is, from its JSON files alone: sizes, parameters, tokenizer, quantization. No weights are read.
+
+Families whet knows are counted from config.json. Others are counted from the safetensors headers where the
+files are there, and otherwise by a Llama-like guess that says it is one (``parameters.exact`` is False).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..errors import WhetError
+from . import layout
+from .families import family_of
+from .layout import LinearModule, Parameters
+from .locate import missing_weights, resolve_model
+
+__all__ = ["LinearModule", "ModelFacts", "Parameters", "match_targets", "read_model_facts", "resolve_model"]
+
+
+class ModelFacts(BaseModel):
+    """Everything the planner, the checks and the front ends know about a model. JSON-serialisable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path
+    name: str = Field(description="As the recipe names it.")
+    model_type: str
+    architecture: str = Field(description="Class name in config.json, e.g. LlamaForCausalLM; may be empty.")
+    family: str
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int = Field(description="config.json's.")
+    embedding_rows: int = Field(description="Rows of the input embedding; from the weights where present.")
+    tied: bool = Field(description="The output head is the input embedding.")
+    max_positions: int | None
+    sliding_window: int | None = None
+    rope: dict[str, Any] = Field(default_factory=dict)
+    dtype: str = Field(description="Of the stored weights: bfloat16, float16 or float32.")
+    quantization: str | None = Field(description="nf4, fp4, int8 or another method's name; None when 16/32-bit.")
+    quantization_config: dict[str, Any] | None = None
+    parameters: Parameters
+    weight_files: list[str]
+    missing_weight_files: list[str]
+    weight_bytes: int
+    has_tokenizer_json: bool
+    has_chat_template: bool
+    bos_id: int | None
+    eos_ids: list[int]
+    pad_id: int | None
+
+    def digest(self) -> str:
+        """Hash of what decides speed and memory; the same for a fine-tuned copy of the same model."""
+        shape = self.model_dump(
+            mode="json",
+            include={
+                "model_type", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size",
+                "embedding_rows", "tied", "sliding_window", "quantization",
+            },
+        )  # fmt: skip
+        return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
+    """Read ``path``'s config.json, tokenizer files and weight headers.
+
+    Raises:
+        WhetError: ``model.config`` when config.json is not JSON or lacks what every decoder states.
+    """
+    config = text_config(_json(path / "config.json"))
+    generation = _optional_json(path / "generation_config.json")
+    tokenizer = _optional_json(path / "tokenizer_config.json")
+    family = family_of(config.get("model_type", ""))
+    sizes = _sizes(config, path)
+    files = sorted(path.glob("*.safetensors"))
+    tensors = layout.read_headers(files)
+    missing = missing_weights(path)
+    tied = _tied(config, tensors, complete=not missing)
+    embedding = layout.embedding_rows(tensors) or sizes["vocab_size"]
+    quantization = config.get("quantization_config")
+    if family.model_types:
+        parameters = layout.from_config(family, config, **sizes, rows=embedding, tied=tied)
+    elif tensors and not missing and quantization is None:
+        parameters = layout.from_headers(tensors, tied)
+    else:
+        parameters = layout.from_config(family, config, **sizes, rows=embedding, tied=tied).guessed()
+    eos = generation.get("eos_token_id", config.get("eos_token_id"))
+    return ModelFacts(
+        path=path,
+        name=name or str(path),
+        model_type=config.get("model_type", ""),
+        architecture=(config.get("architectures") or [""])[0],
+        family=family.name,
+        **sizes,
+        embedding_rows=embedding,
+        tied=tied,
+        max_positions=config.get("max_position_embeddings"),
+        sliding_window=config.get("sliding_window") if config.get("use_sliding_window", True) else None,
+        rope=_rope(config),
+        dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch."),
+        quantization=_quantization_name(quantization),
+        quantization_config=quantization,
+        parameters=parameters,
+        weight_files=[file.name for file in files],
+        missing_weight_files=missing,
+        weight_bytes=sum(file.stat().st_size for file in files),
+        has_tokenizer_json=(path / "tokenizer.json").is_file(),
+        has_chat_template=(path / "chat_template.jinja").is_file()
+        or (path / "chat_template.json").is_file()
+        or bool(tokenizer.get("chat_template")),
+        bos_id=config.get("bos_token_id"),
+        eos_ids=[] if eos is None else (list(eos) if isinstance(eos, list) else [eos]),
+        pad_id=generation.get("pad_token_id", config.get("pad_token_id")),
+    )
+
+
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The language model's part of a config: composite models nest it, keeping shared keys outside."""
+    inner = config.get("text_config")
+    if not isinstance(inner, dict):
+        return config
+    shared = {key: config[key] for key in ("architectures", "quantization_config") if key in config}
+    return {**shared, **inner}
+
+
+def _sizes(config: dict[str, Any], path: Path) -> dict[str, int]:
+    """The sizes every decoder states, under GPT-2's names too."""
+
+    def need(*keys: str) -> int:
+        for key in keys:
+            if config.get(key) is not None:
+                return int(config[key])
+        raise WhetError(
+            "model.config",
+            f"{path / 'config.json'} states no {keys[0]} (model_type={config.get('model_type')!r}).",
+            "whet fine-tunes decoder language models; check that this is one.",
+        )
+
+    hidden, heads = need("hidden_size", "n_embd"), need("num_attention_heads", "n_head")
+    family = family_of(config.get("model_type", ""))
+    return {
+        "hidden_size": hidden,
+        "layers": need("num_hidden_layers", "n_layer"),
+        "heads": heads,
+        "kv_heads": int(config.get("num_key_value_heads") or heads),
+        "head_dim": int(config.get("head_dim") or family.default_head_dim or hidden // heads),
+        "intermediate_size": int(config.get("intermediate_size") or config.get("n_inner") or 4 * hidden),
+        "vocab_size": need("vocab_size"),
+    }
+
+
+def _tied(config: dict[str, Any], tensors: dict[str, tuple[int, ...]], *, complete: bool) -> bool:
+    if "tie_word_embeddings" in config or not (tensors and complete):
+        return bool(config.get("tie_word_embeddings", False))
+    return not any(name.endswith("lm_head.weight") for name in tensors)
+
+
+def _rope(config: dict[str, Any]) -> dict[str, Any]:
+    """Rotary settings; transformers 5 writes `rope_parameters`, earlier files two separate keys."""
+    if isinstance(config.get("rope_parameters"), dict):
+        return dict(config["rope_parameters"])
+    found = {key: config[key] for key in ("rope_theta", "rope_scaling") if config.get(key) is not None}
+    return found
+
+
+def _quantization_name(config: dict[str, Any] | None) -> str | None:
+    if config is None:
+        return None
+    if config.get("load_in_4bit"):
+        return str(config.get("bnb_4bit_quant_type", "fp4"))
+    if config.get("load_in_8bit"):
+        return "int8"
+    return str(config.get("quant_method", "unknown"))
+
+
+def match_targets(facts: ModelFacts, targets: Sequence[str] | str) -> dict[str, list[LinearModule]]:
+    """Which linear layers each target name takes, by PEFT's rule: the whole module path or its end.
+
+    ``all-linear`` takes every linear layer but the head. A target with a layer number takes that layer only.
+    """
+    if isinstance(targets, str):
+        return {targets: [module for module in facts.parameters.linear if module.pattern != "lm_head"]}
+    return {target: [m for module in facts.parameters.linear if (m := _match(module, target))] for target in targets}
+
+
+def _match(module: LinearModule, target: str) -> LinearModule | None:
+    generic = re.sub(r"(?<![^.])\d+(?![^.])", "*", target)
+    if module.pattern != generic and not module.pattern.endswith("." + generic):
+        return None
+    one_layer = generic != target
+    return module.model_copy(update={"count": 1}) if one_layer else module
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WhetError("model.config", f"{path} is not JSON: {error}", "Download the file again.") from error
+    if not isinstance(value, dict):
+        raise WhetError("model.config", f"{path} holds a {type(value).__name__}.", "Download the file again.")
+    return value
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return _json(path) if path.is_file() else {}

@@ -1,0 +1,10 @@
+"""Mistral 7B and its kin: Llama's layers with an optional sliding window and no biases.
+
+llama.cpp has no architecture of this name: the weights go out as ``llama``.
+"""
+
+from .descriptor import Family
+
+FAMILY = Family(
+    name="mistral", model_types=("mistral",), gguf_architecture="llama", chat_template="mistral"
+)

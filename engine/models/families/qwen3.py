@@ -1,0 +1,13 @@
+"""Qwen3 (dense): q and k are normalised a head before the rotary embedding; heads of 128 whatever the width."""
+
+from .descriptor import Family
+
+FAMILY = Family(
+    name="qwen3",
+    model_types=("qwen3",),
+    gguf_architecture="qwen3",
+    chat_template="qwen-3",
+    attention_bias="config",
+    qk_norm=True,
+    default_head_dim=128,
+)

@@ -1,0 +1,14 @@
+"""Any other decoder: trained by plain transformers, its facts read from the weights, not from a layout we know."""
+
+from .descriptor import Experimental, Family, Unsupported
+
+_NOTE = "not a family whet knows: plain transformers, memory estimated from the weight files"
+
+FAMILY = Family(
+    name="unknown",
+    model_types=(),
+    capabilities={
+        **{name: Experimental(_NOTE) for name in ("sft", "lora", "dora", "full", "nf4", "int8", "packing")},
+        "gguf": Unsupported("whet's GGUF writer has no descriptor for this architecture"),
+    },
+)

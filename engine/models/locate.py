@@ -1,0 +1,115 @@
+"""From a model's name to a directory on disk: the shipped demo, a local folder, or the hub's own cache."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+
+from ..errors import WhetError
+from ..settings import settings
+
+SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt", "merges.txt"]
+WEIGHT_FILES = ["*.safetensors"]
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+
+
+def resolve_model(name: str, revision: str | None = None, *, weights: bool = False) -> Path:
+    """The directory of a model.
+
+    Args:
+        name: ``demo``, a local directory, or a hub id.
+        revision: hub branch, tag or commit; no meaning for a local directory.
+        weights: also fetch the safetensors weights; without it only config and tokenizer files travel.
+
+    Raises:
+        WhetError: ``model.not_found`` (no such directory, or not cached while offline), ``model.no_config`` (a
+            directory without config.json), ``model.no_weights`` (weights asked for, none there),
+            ``model.download`` (the hub said no).
+    """
+    if name == "demo":
+        from ..demo import MODEL_DIR
+
+        return _checked(Path(MODEL_DIR), name, weights)
+    local = Path(name).expanduser()
+    if local.is_dir():
+        return _checked(local.absolute(), name, weights)
+    if not HUB_ID.match(name) or local.is_file():
+        raise _no_such_directory(name, local)
+    return _checked(_from_hub(name, revision, weights), name, weights)
+
+
+def _checked(path: Path, name: str, weights: bool) -> Path:
+    if not (path / "config.json").is_file():
+        adapter = (path / "adapter_config.json").is_file()
+        raise WhetError(
+            "model.no_config",
+            f"{path} has no config.json, so it is not a model directory.",
+            "It holds an adapter: name the base model and resume the adapter's run, or merge it first."
+            if adapter
+            else "Give the directory that holds config.json, tokenizer.json and *.safetensors.",
+        )
+    if weights and (missing := missing_weights(path)):
+        raise WhetError(
+            "model.no_weights",
+            f"{name}: {path} lacks weights ({', '.join(missing[:3])}).",
+            "Only safetensors weights are read; convert others with save_pretrained(safe_serialization=True), "
+            "or download the rest of the model.",
+        )
+    return path
+
+
+def missing_weights(path: Path) -> list[str]:
+    """Names of weight files that should be in ``path`` and are not; empty when complete."""
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return sorted(file for file in wanted if not (path / file).is_file())
+    return [] if any(path.glob("*.safetensors")) else ["*.safetensors"]
+
+
+def _no_such_directory(name: str, local: Path) -> WhetError:
+    parent = local.parent
+    names = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+    near = difflib.get_close_matches(local.name, names, n=1)
+    where = f"Did you mean {parent / near[0]}?" if near else "Check the path."
+    what = "is a file, not a model directory" if local.is_file() else "does not exist"
+    return WhetError("model.not_found", f"{name} {what}.", where)
+
+
+def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
+    """A snapshot in the hub's cache, downloaded unless offline."""
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+
+    offline = settings().offline
+    patterns = SMALL_FILES + (WEIGHT_FILES if weights else [])
+    try:
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=offline)
+        )
+    except LocalEntryNotFoundError as error:
+        why, do = (
+            ("offline mode is on", "Unset WHET_OFFLINE and HF_HUB_OFFLINE to download it")
+            if offline
+            else ("the hub cannot be reached", "Check the network")
+        )
+        raise WhetError(
+            "model.not_found",
+            f"{name} is no local directory and not in the hub's cache, and {why}.",
+            f"{do}, or give a local directory as model.name (`demo` needs no network).",
+        ) from error
+    except GatedRepoError as error:
+        raise WhetError(
+            "model.download",
+            f"{name} is gated and this account has not been granted access.",
+            f"Accept its terms at https://huggingface.co/{name}, then run `hf auth login`.",
+        ) from error
+    except (HfHubHTTPError, httpx.HTTPError) as error:
+        raise WhetError(
+            "model.download",
+            f"The hub did not deliver {name}: {str(error).splitlines()[0]}",
+            "Check the id and revision; a private model needs `hf auth login` or HF_TOKEN.",
+        ) from error
