@@ -1,0 +1,232 @@
+"""Render conversations as transformers does, and know which characters the assistant wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from ...errors import WhetError
+
+Message = Mapping[str, Any]
+Span = tuple[int, int]
+
+# Noncharacters of Unicode: no text for interchange contains them, no template rewrites them.
+OPEN, CLOSE = "\ufdd0", "\ufdd1"
+
+GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_ANY_GENERATION_TAG = re.compile(
+    r"(?P<lead>[ \t]*)\{%(?P<left>-?)\s*(?:end)?generation\s*(?P<right>-?)%\}(?P<newline>\n?)"
+)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text, and the half-open character ranges that the assistant wrote."""
+
+    text: str
+    spans: list[Span]
+
+
+class GenerationTag(Extension):
+    """``{% generation %} ... {% endgeneration %}``: encloses its body in marks when the caller asks for them."""
+
+    tags = {"generation"}  # noqa: RUF012  (the name and type Jinja documents)
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        marked = nodes.Name("_mark_generation", "load")
+        call = self.call_method("_enclose", [marked])
+        return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _enclose(self, marked: object, caller: Callable[[], str]) -> str:
+        return f"{OPEN}{caller()}{CLOSE}" if marked is True else caller()
+
+
+class Renderer:
+    """One compiled chat template.
+
+    Args:
+        source: Jinja text, with or without generation tags.
+        bos_token: text of the tokenizer's BOS, or None when it has none.
+        eos_token: likewise.
+        special_tokens: further texts that end or open turns (added tokens of the tokenizer); used to find the end
+            of a turn when the template has no generation tags.
+
+    Raises:
+        WhetError: ``template.syntax`` when the source does not compile.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        special_tokens: Sequence[str] = (),
+    ) -> None:
+        self.source = source
+        self.bos_token = bos_token
+        self.eos_token = eos_token
+        named = {token for token in (bos_token, eos_token) if token}
+        self.special_tokens = tuple(sorted(named.union(special_tokens), key=len, reverse=True))
+        self.tagged = GENERATION_TAG.search(source) is not None
+        # An absent token stays undefined, as in transformers: it prints as nothing.
+        tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._variables = {name: token for name, token in tokens.items() if token is not None}
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise WhetError(
+                "template.syntax",
+                f"The chat template does not compile: line {error.lineno}: {error.message}.",
+                "Repair it, or choose one by name with data.template (`whet template --list`).",
+            ) from error
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = False,
+        tools: Sequence[Any] | None = None,
+        **variables: Any,
+    ) -> str:
+        """The conversation as text.
+
+        Raises:
+            WhetError: ``template.render`` with the template's own complaint.
+        """
+        try:
+            return self._template.render(
+                messages=[_with_reasoning(message) for message in messages],
+                tools=tools,
+                add_generation_prompt=add_generation_prompt,
+                **{**self._variables, **variables},
+            )
+        # A template is foreign code in a sandbox: what it cannot do with a message is the message's fault.
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, ArithmeticError, RecursionError) as error:
+            raise WhetError(
+                "template.render",
+                f"The chat template refuses a conversation: {error}",
+                "Check the roles and contents of the row, or choose another template with data.template.",
+            ) from error
+
+    def render_with_spans(
+        self, messages: Sequence[Message], tools: Sequence[Any] | None = None, **variables: Any
+    ) -> Rendered:
+        """The conversation as text, with the spans to supervise: each assistant turn through its end token.
+
+        Raises:
+            WhetError: ``template.render``; ``template.spans`` when the spans cannot be told.
+        """
+        if self.tagged:
+            marked = self.render(messages, tools=tools, _mark_generation=True, **variables)
+            return _unmark(marked)
+        from .spans import derive_spans
+
+        return derive_spans(self, messages, tools, variables)
+
+    @cached_property
+    def end_of_turn(self) -> str | None:
+        """What the model must write to end a turn, as text; None when the template writes no end token."""
+        probe = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+        rendered = self.render_with_spans(probe)
+        if not rendered.spans:
+            return None
+        start, end = rendered.spans[-1]
+        return rendered.text[start:end].rpartition("answer")[2].strip() or None
+
+
+def strip_generation_tags(source: str) -> str:
+    """The template without generation tags, rendering the same text: what other engines read.
+
+    A tag's whitespace control (its dashes, Jinja's ``trim_blocks`` and ``lstrip_blocks``) is applied to the text
+    around it before it goes.
+    """
+
+    parts: list[str] = []
+    done = 0
+    eat_space = False
+    for tag in _ANY_GENERATION_TAG.finditer(source):
+        before = source[done : tag.start()]
+        parts.append(before.lstrip() if eat_space else before)
+        lead = tag["lead"]
+        if tag["left"]:
+            parts[-1] = parts[-1].rstrip()
+        elif parts[-1] and not parts[-1].endswith("\n"):
+            parts.append(lead)
+        eat_space = bool(tag["right"])
+        done = tag.end()
+    rest = source[done:]
+    parts.append(rest.lstrip() if eat_space else rest)
+    return "".join(parts)
+
+
+def _unmark(marked: str) -> Rendered:
+    """Take the marks out and turn them into spans."""
+    pieces: list[str] = []
+    spans: list[Span] = []
+    length = 0
+    for number, piece in enumerate(marked.split(OPEN)):
+        inside, closed, after = piece.partition(CLOSE)
+        if (number > 0) != bool(closed) or CLOSE in after:
+            raise WhetError(
+                "template.render",
+                "A message contains the noncharacters U+FDD0 or U+FDD1, or generation tags are nested.",
+                "Remove those characters from the row.",
+            )
+        if closed:
+            if inside:
+                spans.append((length, length + len(inside)))
+            pieces += (inside, after)
+            length += len(inside) + len(after)
+        else:
+            pieces.append(inside)
+            length += len(inside)
+    return Rendered("".join(pieces), spans)
+
+
+def _with_reasoning(message: Message) -> dict[str, Any]:
+    """Fill ``reasoning_content`` from its other usual names, as transformers does."""
+    reasoning = next(
+        (message[key] for key in ("reasoning_content", "thinking", "reasoning") if message.get(key) is not None), None
+    )
+    if reasoning is None:
+        return dict(message)
+    return {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """Jinja with what chat templates expect: the same switches, filters and globals as transformers."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise(message: str) -> str:
+    raise jinja2.TemplateError(message)

@@ -1,0 +1,102 @@
+"""Which characters the assistant wrote, for templates without generation tags (a model's own).
+
+Two facts of any sane chat template decide. The text before a turn plus the generation prompt is a prefix of the
+whole text, so the turn begins where that prefix ends. And the text after a turn's content does not depend on the
+content, so rendering once more with a sentinel in its place shows where the content ends. The end-of-turn token
+that follows belongs to the turn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...errors import WhetError
+
+if TYPE_CHECKING:
+    from .renderer import Message, Rendered, Renderer, Span
+
+SENTINEL = "\ufdd2answer\ufdd3"
+
+
+def derive_spans(
+    renderer: Renderer,
+    messages: Sequence[Message],
+    tools: Sequence[Any] | None,
+    variables: Mapping[str, Any],
+) -> Rendered:
+    """Spans of every assistant turn.
+
+    Raises:
+        WhetError: ``template.spans`` when the template's text around a turn depends on what is in it.
+    """
+    from .renderer import Rendered
+
+    text = renderer.render(messages, tools=tools, **variables)
+    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    spans: list[Span] = []
+    for turn in turns:
+        probe = renderer.render(_replaced(messages, turn), tools=tools, **variables)
+        if probe.count(SENTINEL) != 1:
+            raise _unclear(turn, "the template does not print its content once, as it stands")
+        head, tail = probe.split(SENTINEL)
+        if not text.endswith(tail):
+            raise _unclear(turn, "what follows it depends on its content")
+        end = len(text) - len(tail) + _end_of_turn(renderer, tail)
+        spans.append((_start(renderer, messages, turn, text, head, tools, variables), end))
+    return Rendered(text, spans)
+
+
+def _start(
+    renderer: Renderer,
+    messages: Sequence[Message],
+    turn: int,
+    text: str,
+    head: str,
+    tools: Sequence[Any] | None,
+    variables: Mapping[str, Any],
+) -> int:
+    """Where the model begins to write: after the generation prompt, or where the content stands."""
+    earlier = messages[:turn]
+    if earlier:
+        prompt = renderer.render(earlier, add_generation_prompt=True, tools=tools, **variables)
+        bare = renderer.render(earlier, tools=tools, **variables)
+        # Without a generation prompt, what stands before the content may be a header; only space is the model's.
+        opens_turn = prompt != bare or not text[len(prompt) : len(head)].strip()
+        if text.startswith(prompt) and opens_turn:
+            return len(prompt)
+    if text.startswith(head):
+        return len(head)
+    raise _unclear(turn, "what stands before it depends on its content")
+
+
+def _end_of_turn(renderer: Renderer, tail: str) -> int:
+    """Length of the end-of-turn token (and space before it) that ``tail`` begins with, 0 when there is none."""
+    end = _end_token(renderer)
+    if end is None:
+        return 0
+    match = re.match(r"\s*" + re.escape(end), tail)
+    return match.end() if match else 0
+
+
+def _end_token(renderer: Renderer) -> str | None:
+    """The first special token after the last answer of a conversation: no header of a next turn can be there."""
+    probe = [{"role": "user", "content": "question"}, {"role": "assistant", "content": SENTINEL}]
+    tail = renderer.render(probe).partition(SENTINEL)[2].lstrip()
+    return next((token for token in renderer.special_tokens if tail.startswith(token)), None)
+
+
+def _replaced(messages: Sequence[Message], turn: int) -> list[Message]:
+    return [
+        {**message, "content": SENTINEL} if index == turn else message for index, message in enumerate(messages)
+    ]
+
+
+def _unclear(turn: int, why: str) -> WhetError:
+    return WhetError(
+        "template.spans",
+        f"Cannot tell which tokens the assistant wrote in message {turn + 1}: {why}.",
+        "Put {% generation %} tags into the model's chat template, choose one by name with data.template, or "
+        "supervise all tokens with method.supervise=all.",
+    )
