@@ -2,30 +2,35 @@
 
 A worker appends, any number of readers tail. A torn last line (the writer died, or is writing) is ignored until
 its newline arrives. After a resume steps may repeat: each event carries its attempt, and the last attempt wins.
+Numbers that JSON lacks are written as the strings "NaN", "Infinity" and "-Infinity" and read back as floats: a
+loss that is not finite is news, and must not crash the writer.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from ..errors import WhetError
 from ..findings import Finding
+from .files import private_file
 
 EVENT_VERSION = 1
 
-Phase = Literal["load", "data", "train", "eval", "sample", "merge", "export", "smoke"]
+Phase = Literal["wait", "load", "data", "train", "eval", "sample", "merge", "export", "smoke"]
 
 
 class EventBase(BaseModel):
     """What every event carries; ``seq`` and ``time`` are filled in by :class:`EventLog`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     v: int = EVENT_VERSION
     seq: int = 0
@@ -136,56 +141,119 @@ EVENT = TypeAdapter[Event](Event)
 
 
 class EventLog:
-    """The writing end; one per run, held by its worker.
+    """The writing end; one per run, held by its worker. Safe to use from several threads.
 
-    A previous writer's torn last line is cut off on opening, so that the file stays one object a line.
+    Opening cuts off what a previous writer's death left behind the last whole event, so that the file stays one
+    object a line; sequence numbers go on from there.
     """
 
     def __init__(self, path: Path, attempt: int) -> None:
         self.attempt = attempt
-        self._file = open(path, "a+b")  # noqa: SIM115  (kept open for the worker's life)
-        self.seq = self._repair()
-
-    def _repair(self) -> int:
-        self._file.seek(0)
-        data = self._file.read()
-        whole = data.rfind(b"\n") + 1
-        self._file.truncate(whole)
-        return data.count(b"\n", 0, whole)
+        self._fd = private_file(path, os.O_RDWR)
+        self._lock = threading.Lock()
+        self.seq, self._end = _last_whole_event(self._fd)
+        os.ftruncate(self._fd, self._end)
 
     def append(self, event: Event) -> Event:
-        """Write one event with its sequence number, time and attempt; returns what was written."""
-        self.seq += 1
-        stamped = event.model_copy(update={"seq": self.seq, "time": time.time(), "attempt": self.attempt})
-        line = json.dumps(stamped.model_dump(mode="json"), separators=(",", ":"), allow_nan=False) + "\n"
-        self._file.write(line.encode())
-        self._file.flush()
+        """Write one event with its sequence number, time and attempt; returns what was written.
+
+        Raises OSError when the disk is full; the file is then as before.
+        """
+        with self._lock:
+            stamp = {"seq": self.seq + 1, "time": time.time(), "attempt": self.attempt}
+            stamped = event.model_copy(update=stamp)
+            line = stamped.model_dump_json().encode() + b"\n"
+            try:
+                written = 0
+                while written < len(line):  # a nearly full disk takes a part, and refuses only then
+                    written += os.pwrite(self._fd, line[written:], self._end + written)
+            except OSError:
+                os.ftruncate(self._fd, self._end)
+                raise
+            self._end += len(line)
+            self.seq += 1
         return stamped
 
     def close(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Make all events survive a power cut, and close."""
+        with self._lock:
+            os.fsync(self._fd)
+            os.close(self._fd)
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
-    """Events from byte ``offset`` on, and the offset to continue from. A torn last line is left for later."""
+    """Events from byte ``offset`` on, and the offset to continue from.
+
+    A torn end (half a line, or the zeros that a power cut leaves) is left for later: the next writer cuts it off.
+    Raises WhetError ``run.event_unknown`` for a whole line that is not an event this version knows.
+    """
     if not path.exists():
         return [], offset
     with open(path, "rb") as file:
         file.seek(offset)
         data = file.read()
-    whole = data.rfind(b"\n") + 1
-    return [EVENT.validate_json(line) for line in data[:whole].splitlines()], offset + whole
+    events: list[Event] = []
+    for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+        try:
+            events.append(EVENT.validate_json(line))
+        except ValidationError as error:
+            if not _is_json_object(line):
+                break
+            raise WhetError(
+                "run.event_unknown",
+                f"{path} holds an event at byte {offset} that this version of whet cannot read: {line[:120]!r}.",
+                "It was probably written by a newer whet; update this one.",
+            ) from error
+        offset += len(line)
+    return events, offset
+
+
+def _last_whole_event(fd: int) -> tuple[int, int]:
+    """Sequence number of the last whole event in a file and the byte behind it, read from the end."""
+    size = os.fstat(fd).st_size
+    window = 64 << 10
+    while True:
+        start = max(0, size - window)
+        data = os.pread(fd, size - start, start)
+        lines = data.splitlines(keepends=True)
+        end = size
+        # The first line of a window may be cut by its beginning, unless the window begins the file.
+        for line in reversed(lines if start == 0 else lines[1:]):
+            if line.endswith(b"\n") and _is_json_object(line):
+                return int(json.loads(line)["seq"]), end
+            end -= len(line)
+        if start == 0:
+            return 0, 0
+        window *= 4
+
+
+def _is_json_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def last_attempt(events: list[Event]) -> Iterator[Event]:
-    """Drop what a later attempt did again: for each step keep the step events of the newest attempt."""
-    newest: dict[tuple[str, int], int] = {}
+    """Drop what a later attempt did again or made void, so that the loss curve has one value a step.
+
+    An attempt that resumed at step ``n`` voids all steps, evaluations and samples of earlier attempts from ``n`` on.
+    """
+    resumed_at: dict[int, int] = {}
     for event in events:
-        if isinstance(event, StepEvent | EvalEvent):
-            newest[(event.type, event.step)] = event.attempt
+        if isinstance(event, StepEvent):
+            resumed_at[event.attempt] = min(event.step, resumed_at.get(event.attempt, event.step))
+    newest: dict[tuple[str, int, str], int] = {}
     for event in events:
-        if isinstance(event, StepEvent | EvalEvent) and newest[(event.type, event.step)] != event.attempt:
-            continue
+        if isinstance(event, StepEvent | EvalEvent | SampleEvent):
+            newest[_key(event)] = event.attempt
+    for event in events:
+        if isinstance(event, StepEvent | EvalEvent | SampleEvent):
+            void = any(a > event.attempt and step <= event.step for a, step in resumed_at.items())
+            if void or newest[_key(event)] != event.attempt:
+                continue
         yield event
+
+
+def _key(event: StepEvent | EvalEvent | SampleEvent) -> tuple[str, int, str]:
+    return event.type, event.step, event.prompt if isinstance(event, SampleEvent) else ""

@@ -1,0 +1,136 @@
+"""What a job sees of its run: say events, ask whether to stop. One object between the worker and the training code."""
+
+from __future__ import annotations
+
+import threading
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import WhetError
+from .control import StopRequest
+from .events import CheckpointEvent, DoneEvent, ErrorEvent, EvalEvent, Event, EventLog, PhaseEvent, StepEvent
+from .store import RunDir, RunError
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+    from ..recipe import Recipe
+
+MIRROR_SECONDS = 1.0
+"""How often progress is copied from the events into state.json at most."""
+
+
+class Stopped(Exception):
+    """Raised by a job that ended on request, after its checkpoint if there was time for one; the run is `stopped`."""
+
+
+class RunContext:
+    """The worker's hold on its run; safe to use from several threads of the worker's process.
+
+    ``summary`` is the job's to fill: it ends in the done event and in state.json.
+    """
+
+    def __init__(self, directory: RunDir, attempt: int, events: EventLog) -> None:
+        self.dir = directory
+        self.attempt = attempt
+        self.summary: dict[str, Any] = {}
+        self.signals = 0  # SIGTERM and SIGINT so far: each counts as one request to stop
+        self._events = events
+        self._lock = threading.Lock()
+        self._pending: dict[str, Any] = {}
+        self._phase: str | None = None
+        self._mirrored = 0.0
+        self._closed = False
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan the run was started from."""
+        return self.dir.load_plan()
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.plan.recipe
+
+    def emit(self, event: Event) -> None:
+        """Append an event, and mirror what it says into state.json (at most once a second, checkpoints at once)."""
+        with self._lock:
+            if self._closed:
+                return  # stopped at once: nothing comes after the last event
+            self._events.append(event)
+            self._pending |= _mirror(event)
+            new_phase = isinstance(event, PhaseEvent) and event.phase != self._phase
+            urgent = new_phase or isinstance(event, CheckpointEvent | EvalEvent)
+            self._phase = self._pending.get("phase", self._phase)
+            if urgent or time.monotonic() - self._mirrored >= MIRROR_SECONDS:
+                self._write()
+
+    def update(self, **changes: Any) -> None:
+        """Write fields of :class:`RunState` that no event carries, e.g. ``best_checkpoint``, at once."""
+        with self._lock:
+            if not self._closed:
+                self._pending |= changes
+                self._write()
+
+    def stop_requested(self) -> StopRequest | None:
+        """``checkpoint``: finish the step, save, raise :class:`Stopped`; ``now``: raise it at once. Poll often."""
+        asked = self.dir.control.stop_requested()
+        count = self.signals + {None: 0, "checkpoint": 1, "now": 2}[asked]
+        return None if count == 0 else "checkpoint" if count == 1 else "now"
+
+    def take_checkpoint_request(self) -> bool:
+        """Whether someone asked for a checkpoint since the last call."""
+        return self.dir.control.take_checkpoint_request()
+
+    def close(
+        self, status: Literal["finished", "stopped", "failed"], error: WhetError | None = None
+    ) -> list[OSError]:
+        """End the attempt in a state and an event that say so; the first call counts.
+
+        Returns what could not be written. A full disk may refuse even this: then the state still says running, and
+        with the lock free readers call the run interrupted, which is true.
+        """
+        with self._lock:
+            if self._closed:
+                return []
+            self._closed = True
+            self.dir.reserve.unlink(missing_ok=True)
+            refused: list[OSError] = []
+            last: Event = DoneEvent(
+                status="stopped" if status == "stopped" else "finished", summary=self.summary
+            )
+            if error is not None:
+                last = ErrorEvent(code=error.code, message=error.message, hint=error.hint)
+                self._pending["error"] = RunError(**error.as_dict())
+            self._pending |= {"status": status, "pid": None, "gpu": None, "waiting_for": []}
+            self._pending |= {"summary": self.summary}
+            # The state before the event: who reads the last event then finds the state it speaks of.
+            for write in (self._write, lambda: self._events.append(last), self._events.close):
+                try:
+                    write()
+                except OSError as problem:
+                    refused.append(problem)
+            return refused
+
+    def _write(self) -> None:
+        self.dir.write_state(**self._pending)
+        self._pending = {}
+        self._mirrored = time.monotonic()
+
+
+def _mirror(event: Event) -> dict[str, Any]:
+    """What state.json repeats of an event."""
+    match event:
+        case PhaseEvent():
+            return {"phase": event.phase}
+        case StepEvent():
+            return {
+                "phase": "train",
+                "step": event.step,
+                "total_steps": event.total_steps,
+                "loss": event.loss,
+            }
+        case EvalEvent():
+            return {"eval_loss": event.loss}
+        case CheckpointEvent():
+            return {"last_checkpoint": event.path}
+    return {}

@@ -1,0 +1,115 @@
+"""From any exception to the error a person can act on: a code, the fact, the next step. Tracebacks go to the log."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import WhetError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Writers in Rust and C++ (safetensors, Arrow) keep the errno only in their text.
+DISK_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "(os error 28)", "(os error 122)")
+NO_SPACE_BYTES = 1 << 20
+"""Below this much free space a failed write of unknown cause (torch.save tells none) counts as a full disk."""
+
+
+def describe_failure(error: BaseException, directory: Path) -> WhetError:
+    """What ended the run whose files are in ``directory``, as a WhetError safe to print and to write as JSON."""
+    found = _describe(error, directory)
+    return WhetError(found.code, _printable(found.message), _printable(found.hint))
+
+
+def _describe(error: BaseException, directory: Path) -> WhetError:
+    chain = list(_chain(error))
+    if any(_is_disk_full(link) for link in chain):
+        return disk_full(directory)
+    for link in chain:
+        if isinstance(link, WhetError):
+            return link
+    out_of_memory = any(
+        isinstance(link, MemoryError) or type(link).__name__ == "OutOfMemoryError" for link in chain
+    )
+    if out_of_memory:
+        return WhetError(
+            "run.out_of_memory",
+            f"Memory ran out: {_headline(error)}",
+            "Lower training.batch_size or model.max_length, or hold the base weights with model.precision=nf4; "
+            "`whet plan` shows what each costs. Then `whet resume`.",
+        )
+    if isinstance(error, FloatingPointError):
+        return WhetError(
+            "train.not_finite",
+            f"The numbers left the finite range: {_headline(error)}",
+            "Lower training.learning_rate, and look at the last rows for broken data.",
+        )
+    if isinstance(error, FileNotFoundError) and error.filename is not None:
+        return WhetError(
+            "run.file_missing",
+            f"A file the run needs is gone: {error.filename}",
+            "Put it back, or plan again with the data's new place. Finished checkpoints are untouched.",
+        )
+    if _free_bytes(directory) < NO_SPACE_BYTES:
+        return disk_full(directory)
+    return WhetError(
+        "run.crashed",
+        _headline(error),
+        f"The traceback is in {directory / 'worker.log'}. Finished checkpoints are untouched; `whet resume` goes on.",
+    )
+
+
+def disk_full(directory: Path) -> WhetError:
+    """The disk of ``directory`` is full, with what is left of it."""
+    return WhetError(
+        "run.disk_full",
+        f"The disk of {directory} is full ({_free_bytes(directory) / 1e6:.1f} MB free).",
+        "Free some space, then `whet resume`. Finished checkpoints are untouched.",
+    )
+
+
+@contextmanager
+def readable_disk_errors(directory: Path) -> Iterator[None]:
+    """Turn an OSError of writing under ``directory`` into ``run.disk_full`` or ``run.not_writable``."""
+    try:
+        yield
+    except OSError as error:
+        if _is_disk_full(error):
+            raise disk_full(directory) from error
+        raise WhetError(
+            "run.not_writable",
+            f"Cannot write {error.filename or directory}: {error.strerror}.",
+            "Set WHET_HOME to a folder you can write to.",
+        ) from error
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return True
+    return not isinstance(error, WhetError) and any(text in str(error) for text in DISK_FULL_TEXTS)
+
+
+def _free_bytes(directory: Path) -> int:
+    """Free space where ``directory`` is, or where it would be created."""
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and what it was raised from, newest first."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def _headline(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _printable(text: str) -> str:
+    """File names may hold undecodable bytes (surrogates); JSON and terminals may not."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,45 @@
+"""Private directories and atomic files: what a reader opens is always whole, and only its owner can read it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def private_dir(path: Path) -> Path:
+    """Create ``path`` (and its parents) readable by its owner only; an existing directory is left as it is."""
+    if not path.is_dir():
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def private_file(path: Path, flags: int) -> int:
+    """Open ``path`` with mode 0600, whatever the umask; returns the descriptor."""
+    return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``: written beside it, fsynced, renamed. Only one process may write a given path.
+
+    Raises OSError (a full disk among them) and then leaves the old file untouched.
+    """
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        with open(private_file(beside, os.O_WRONLY | os.O_TRUNC), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_dir(path.parent)
+
+
+def sync_dir(path: Path) -> None:
+    """Make a rename inside ``path`` survive a power cut."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

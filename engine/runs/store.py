@@ -1,0 +1,286 @@
+"""Run directories: one per run under ``$WHET_HOME/runs``, written by one worker and read by everyone else.
+
+``state.json`` is written only by who holds the run's lock (the launcher, then the worker it hands the lock to).
+A state that claims to be active while the lock is free is a worker that died: ``interrupted``, and resumable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import WhetError
+from ..settings import settings
+from .control import Control
+from .failures import readable_disk_errors
+from .files import private_dir, write_atomic
+from .locks import is_held
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+
+StateStatus = Literal["queued", "waiting", "running", "stopped", "failed", "finished"]
+Status = Literal["queued", "waiting", "running", "stopped", "failed", "finished", "interrupted", "unreadable"]
+ACTIVE: frozenset[str] = frozenset({"queued", "waiting", "running"})
+
+
+class RunError(BaseModel):
+    """Why a run failed: a WhetError's three parts."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class RunState(BaseModel):
+    """``state.json``: the newest facts of a run, small and always whole. Times are seconds since the epoch."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
+
+    status: StateStatus = "queued"
+    phase: str | None = None
+    step: int = 0
+    total_steps: int | None = None
+    loss: float | None = Field(default=None, description="Last training loss, nats per supervised token.")
+    eval_loss: float | None = Field(
+        default=None, description="Last held-out loss, nats per supervised token."
+    )
+    attempt: int = Field(default=0, description="Workers started so far; 0 before the first.")
+    pid: int | None = None
+    model: str = ""
+    method: str = ""
+    started_by: str = ""
+    created: float = 0.0
+    launched: float | None = Field(
+        default=None, description="Start of the newest attempt; the waiting order."
+    )
+    updated: float = 0.0
+    gpu: str | None = Field(default=None, description="GPU held by the newest attempt.")
+    waiting_for: list[str] = Field(default_factory=list, description="GPUs of which any one is awaited.")
+    error: RunError | None = None
+    last_checkpoint: str | None = None
+    best_checkpoint: str | None = None
+    summary: dict[str, Any] = Field(default_factory=dict)
+
+
+class RunSummary(BaseModel):
+    """One line of ``whet runs``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    path: str
+    status: Status
+    state: RunState
+
+
+Summaries = list[RunSummary]  # the name `list` means a method inside RunStore
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The paths of one run, and the few things that are read and written as a whole."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state.json"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @cached_property
+    def control(self) -> Control:
+        return Control(self.path / "control")
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "worker.log"
+
+    @property
+    def reserve(self) -> Path:
+        """Space a living worker holds back, freed so that a run on a full disk can still write why it failed."""
+        return self.path / ".reserve"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    def alive(self) -> bool:
+        """Whether a worker (or the launcher about to start one) holds the run's lock."""
+        return is_held(self.lock)
+
+    def read_state(self) -> RunState:
+        """The state as last written. Raises WhetError ``run.unreadable`` when the file is missing or broken."""
+        try:
+            return RunState.model_validate_json(self.state.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise WhetError(
+                "run.unreadable",
+                f"{self.state} cannot be read: {_first_line(error)}.",
+                f"Checkpoints and exports in {self.path} are untouched; remove the folder if it is not needed.",
+            ) from error
+
+    def write_state(self, **changes: Any) -> RunState:
+        """Change some fields of the state, atomically and fsynced. Only for who holds the run's lock."""
+        known = self.read_state() if self.state.exists() else RunState()
+        values = known.model_dump() | {"updated": time.time()} | changes
+        state = RunState.model_validate(values)
+        write_atomic(self.state, state.model_dump_json(indent=2).encode() + b"\n")
+        return state
+
+    def status(self) -> Status:
+        """The truth about the run: the state, or ``interrupted`` when it claims to be active and nobody is."""
+        was_alive = self.alive()  # before the state: what a worker wrote last is then never missed
+        state = self.read_state()
+        launched = state.status in ACTIVE and state.launched is not None
+        if launched and not was_alive and not self.alive():
+            return "interrupted"
+        return state.status
+
+    def write_plan(self, plan: Plan) -> None:
+        """Write ``recipe.yaml`` (complete, so that later defaults do not change its meaning) and ``plan.json``."""
+        import yaml
+
+        recipe = plan.recipe.model_dump(mode="json", exclude_none=True)
+        write_atomic(self.recipe, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).encode())
+        write_atomic(self.plan, plan.model_dump_json(indent=2).encode() + b"\n")
+
+    def load_plan(self) -> Plan:
+        """The plan the run was started from."""
+        from ..plan import Plan
+
+        return Plan.model_validate_json(self.plan.read_bytes())
+
+    def log_tail(self, lines: int = 20) -> list[str]:
+        """The last lines of worker.log, where libraries talk and tracebacks go."""
+        if not self.log.exists():
+            return []
+        with open(self.log, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 400 * lines))
+            return file.read().decode(errors="replace").splitlines()[-lines:]
+
+    def summary(self) -> RunSummary:
+        """What ``whet runs`` shows; a broken state is shown as ``unreadable`` so that it hides no other run."""
+        try:
+            status, state = self.status(), self.read_state()
+        except WhetError as error:
+            status, state = "unreadable", RunState(error=RunError(**error.as_dict()))
+        return RunSummary(id=self.id, path=str(self.path), status=status, state=state)
+
+
+class RunStore:
+    """The folder of all runs, by default ``$WHET_HOME/runs``."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root if root is not None else settings().runs
+
+    def create(self, plan: Plan, started_by: str) -> RunDir:
+        """A new run from a plan: a complete directory appears at once, or none.
+
+        Raises WhetError ``run.disk_full`` or ``run.not_writable``.
+        """
+        recipe = plan.recipe
+        now = time.time()
+        state = RunState(
+            created=now,
+            updated=now,
+            started_by=started_by,
+            model=recipe.model.name,
+            method=recipe.method.kind,
+        )
+        with readable_disk_errors(self.root):
+            run_id = _new_id(recipe.name or Path(recipe.model.name).name, now)
+            building = RunDir(private_dir(self.root) / f".{run_id}.new")
+            building.path.mkdir(mode=0o700)
+            try:
+                building.write_plan(plan)
+                write_atomic(building.state, state.model_dump_json(indent=2).encode() + b"\n")
+                for folder in (building.control.directory, building.checkpoints, building.export):
+                    folder.mkdir(mode=0o700)
+                run = RunDir(self.root / run_id)
+                os.rename(building.path, run.path)
+            except OSError:
+                shutil.rmtree(building.path)
+                raise
+        return run
+
+    def get(self, id_or_prefix: str) -> RunDir:
+        """A run by its id or by a prefix that only it has.
+
+        Raises WhetError ``run.unknown`` naming the last five runs, ``run.ambiguous`` naming the candidates.
+        """
+        ids = [run.id for run in self]
+        matches = [id for id in ids if id == id_or_prefix] or [
+            id for id in ids if id.startswith(id_or_prefix)
+        ]
+        if len(matches) == 1:
+            return RunDir(self.root / matches[0])
+        if not matches:
+            last = [summary.id for summary in self.list()[:5]]
+            hint = (
+                f"The last runs are: {', '.join(last)}." if last else f"There are no runs in {self.root} yet."
+            )
+            raise WhetError("run.unknown", f"No run is called {id_or_prefix!r}.", hint)
+        raise WhetError(
+            "run.ambiguous",
+            f"{id_or_prefix!r} fits {len(matches)} runs: {', '.join(sorted(matches)[-5:])}.",
+            "Give more of the id.",
+        )
+
+    def list(self) -> Summaries:
+        """All runs, newest first."""
+        summaries = [run.summary() for run in self]
+        return sorted(summaries, key=lambda summary: (summary.state.created, summary.id), reverse=True)
+
+    def __iter__(self) -> Iterator[RunDir]:
+        """All run directories, in no particular order; half-made ones have a leading dot and do not count."""
+        if not self.root.is_dir():
+            return
+        with os.scandir(self.root) as entries:
+            for entry in entries:
+                if entry.is_dir() and not entry.name.startswith("."):
+                    yield RunDir(Path(entry.path))
+
+
+def _new_id(name: str, now: float) -> str:
+    """A sortable, typable id: name, local time, and four hex digits against a tie."""
+    word = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:40] or "run"
+    return f"{word}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(2)}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

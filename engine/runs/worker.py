@@ -1,0 +1,146 @@
+"""The one process that writes a run: ``python -P -m whet.engine.runs.worker RUN_DIR``.
+
+It holds the run's lock (and its GPU's) until it exits, and every way a job can end becomes a state and an event.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..errors import WhetError
+from . import locks
+from .context import RunContext, Stopped
+from .events import EventLog
+from .failures import describe_failure
+from .files import private_file
+from .gpu_queue import planned_gpus, take_gpu
+from .store import RunDir
+
+Job = Callable[[RunContext], None]
+ChooseGpus = Callable[[RunContext], Sequence[str]]
+
+ENDED, FAILED, REFUSED = 0, 1, 2
+"""Exit statuses: ended as asked (finished or stopped), failed, not started."""
+
+GRACE_SECONDS = 5.0
+"""How long a job may take to notice a stop at once before its whole process group is killed."""
+RESERVE_BYTES = 64 << 10
+"""Size of RunDir.reserve."""
+
+
+def training_job(context: RunContext) -> None:
+    """The real job; its imports cost seconds and memory, so they wait until the locks are held."""
+    from ..methods.jobs import run_job
+
+    run_job(context)
+
+
+def main(
+    argv: Sequence[str] | None = None, job: Job = training_job, choose_gpus: ChooseGpus = planned_gpus
+) -> int:
+    """Parse the command line, own the process (umask, signals, crash dumps) and run the job; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -P -m whet.engine.runs.worker")
+    parser.add_argument("directory", type=Path, help="the run's directory")
+    parser.add_argument("--lock-fd", type=int, help="descriptor of the run's lock, held by the launcher")
+    options = parser.parse_args(argv)
+    os.umask(0o077)
+    faulthandler.enable()
+    run = RunDir(options.directory.absolute())
+    try:
+        fd = options.lock_fd
+        lock = locks.hold(run.lock) if fd is None else locks.adopt(run.lock, fd)
+        context = _open(run)
+    except (WhetError, OSError) as error:
+        print(f"The worker of {run.path} did not start: {error}", file=sys.stderr, flush=True)
+        return REFUSED
+    lock.write_holder(f"pid {os.getpid()}")
+    return run_worker(context, job, choose_gpus)
+
+
+def run_worker(context: RunContext, job: Job, choose_gpus: ChooseGpus) -> int:
+    """Run one attempt to its end, whatever that is; the caller holds the run's lock. Returns the exit status."""
+    run = context.dir
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: _count_signal(context))
+    threading.Thread(target=_enforce_stop, args=(context, ended), daemon=True).start()
+    try:
+        _allocate(run.reserve)
+        gpu = take_gpu(context, choose_gpus(context))
+        context.update(status="running", waiting_for=[], gpu=gpu and gpu.path.stem.removeprefix("gpu-"))
+        job(context)
+    except Stopped:
+        refused = context.close("stopped")
+    except BaseException as error:  # also SystemExit from a library: a worker never ends without saying how
+        _log(traceback.format_exc())
+        context.close("failed", describe_failure(error, run.path))
+        return FAILED
+    else:
+        refused = context.close("finished")
+    finally:
+        ended.set()
+    for problem in refused:
+        _log(f"The end of the run could not be written: {problem}")
+    return FAILED if refused else ENDED
+
+
+def _open(run: RunDir) -> RunContext:
+    """Begin the next attempt: number it, and open the event log behind what earlier attempts wrote."""
+    attempt = run.read_state().attempt + 1
+    print(f"--- attempt {attempt}, pid {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)
+    run.write_state(
+        status="queued", attempt=attempt, pid=os.getpid(), error=None, gpu=None, waiting_for=[], phase=None
+    )
+    return RunContext(run, attempt, EventLog(run.events, attempt))
+
+
+def _count_signal(context: RunContext) -> None:
+    context.signals += 1
+
+
+def _enforce_stop(context: RunContext, ended: threading.Event) -> None:
+    """End the process when the job does not notice a stop at once: it may sit in a C call or wait for a subprocess."""
+    asked_at: float | None = None
+    while not ended.wait(0.1):
+        if context.stop_requested() != "now":
+            continue
+        asked_at = asked_at or time.monotonic()
+        if time.monotonic() - asked_at >= GRACE_SECONDS:
+            context.close("stopped")
+            _kill_group()
+
+
+def _kill_group() -> None:
+    """Kill this process and what it started; a worker leads its own session unless a person ran it by hand."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(FAILED)
+
+
+def _allocate(reserve: Path) -> None:
+    fd = private_file(reserve, os.O_WRONLY)
+    try:
+        os.posix_fallocate(fd, 0, RESERVE_BYTES)
+    finally:
+        os.close(fd)
+
+
+def _log(text: str) -> None:
+    """To worker.log; on a full disk there is nowhere to say it, and the state or the free lock says enough."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        return
+
+
+if __name__ == "__main__":
+    sys.exit(main())
