@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ...errors import WhetError
 
@@ -33,20 +34,20 @@ class TemplateInfo:
     aliases: tuple[str, ...] = ()
 
 
-_LLAMA_3 = {
+_LLAMA_3: dict[str, Any] = {
     "family": "llama",
     "end_of_turn": "<|eot_id|>",
     "instruction_part": "<|start_header_id|>user<|end_header_id|>\n\n",
     "response_part": "<|start_header_id|>assistant<|end_header_id|>\n\n",
     "markers": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
 }
-_CHATML = {
+_CHATML: dict[str, Any] = {
     "end_of_turn": "<|im_end|>",
     "instruction_part": "<|im_start|>user\n",
     "response_part": "<|im_start|>assistant\n",
     "markers": ("<|im_start|>", "<|im_end|>"),
 }
-_GEMMA = {
+_GEMMA: dict[str, Any] = {
     "family": "gemma",
     "end_of_turn": "<end_of_turn>",
     "instruction_part": "<start_of_turn>user\n",

@@ -1,0 +1,229 @@
+"""How a row is laid out, and the one shape all layouts become."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..errors import WhetError
+from ..recipe import DataSection
+from .messages import Message, canonical_messages, content_text, looks_like_sharegpt, looks_like_turns
+from .rows import RawRow, RowError
+
+FormatName = Literal["text", "alpaca", "sharegpt", "messages", "prompt_completion"]
+
+# A row's fields decide its layout; the first layout whose required fields are all there wins.
+TURN_FIELDS = ("messages", "conversations", "conversation")
+FIELDS: dict[FormatName, tuple[str, ...]] = {
+    "messages": ("messages",),
+    "sharegpt": ("conversations",),
+    "alpaca": ("instruction", "output"),
+    "prompt_completion": ("prompt", "completion"),
+    "text": ("text",),
+}
+OTHER_FIELDS = {
+    "preference data": ("chosen", "rejected"),
+    "pairs for embeddings": ("anchor", "positive"),
+}
+
+
+class FormatGuess(BaseModel):
+    """What the rows look like. ``format`` is None when nothing fits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: FormatName | None
+    confidence: float = Field(ge=0, le=1, description="Share of the rows seen that fit.")
+    reason: str
+
+
+@dataclass(slots=True)
+class Example:
+    """One training example: a conversation, a text, or a prompt with its completion."""
+
+    messages: list[Message] | None = None
+    text: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    tools: list[Any] | None = None
+
+    def content(self) -> str:
+        """All of its content as one string: what makes two examples the same."""
+        if self.messages is None:
+            return "\x1f".join((self.text or "", self.prompt or "", self.completion or ""))
+        return "\x1e".join(f"{one['role']}\x1f{one['content']}" for one in self.messages)
+
+
+def sniff(rows: Iterable[RawRow], columns: Mapping[str, str] | None = None) -> FormatGuess:
+    """Guess the layout from some rows, normally the first few hundred.
+
+    Args:
+        rows: rows of one source.
+        columns: the recipe's renaming, a format's field name to this data's column.
+    """
+    votes: Counter[FormatName | None] = Counter()
+    fields: Counter[str] = Counter()
+    for row in rows:
+        value = renamed(row.value, columns or {})
+        votes[layout_of(value)] += 1
+        fields.update(value)
+    total = votes.total()
+    if not total:
+        return FormatGuess(format=None, confidence=0, reason="there are no readable rows")
+    best, count = votes.most_common(1)[0]
+    if best is None:
+        names = ", ".join(name for name, _ in fields.most_common(8)) or "none"
+        return FormatGuess(format=None, confidence=0, reason=f"{_other_kind(fields)}fields are: {names}")
+    reason = f"{count} of {total} rows have {' and '.join(FIELDS[best])}"
+    if count < total:
+        rest = ", ".join(f"{name or 'unknown'} {n}" for name, n in votes.most_common()[1:])
+        reason += f"; others look like: {rest}"
+    return FormatGuess(format=best, confidence=count / total, reason=reason)
+
+
+def layout_of(value: Mapping[str, Any]) -> FormatName | None:
+    """The layout that one row's fields fit, or None."""
+    for name in TURN_FIELDS:
+        turns = value.get(name)
+        if looks_like_turns(turns):
+            return "sharegpt" if looks_like_sharegpt(turns) else "messages"
+    for format, needed in FIELDS.items():
+        if all(name in value for name in needed):
+            return format
+    return None
+
+
+def to_example(row: RawRow, format: FormatName, section: DataSection) -> Example:
+    """The row as an :class:`Example`.
+
+    Raises:
+        RowError: the row has not this layout, or a field is missing, null or of a wrong type.
+    """
+    value = renamed(row.value, section.columns)
+    if format in ("messages", "sharegpt"):
+        example = Example(messages=_turns(value), tools=_tools(value))
+    elif format == "alpaca":
+        example = _alpaca(value)
+    elif format == "prompt_completion":
+        example = _prompt_completion(value)
+    else:
+        example = Example(text=_text_field(value, "text"))
+    if example.messages is not None and section.system and example.messages[0]["role"] != "system":
+        example.messages.insert(0, {"role": "system", "content": section.system})
+    return example
+
+
+def renamed(value: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The row with the recipe's columns under the format's field names."""
+    if not columns:
+        return value
+    return {**value, **{field: value[column] for field, column in columns.items() if column in value}}
+
+
+def _turns(value: Mapping[str, Any]) -> list[Message]:
+    for name in TURN_FIELDS:
+        if name in value:
+            return canonical_messages(value[name], name)
+    raise RowError(_missing(value, "messages"))
+
+
+def _tools(value: Mapping[str, Any]) -> list[Any] | None:
+    tools = value.get("tools")
+    if not tools:
+        return None
+    if not isinstance(tools, list):
+        raise RowError(f"field 'tools' is {_kind(tools)}, expected a list")
+    return tools
+
+
+def _alpaca(value: Mapping[str, Any]) -> Example:
+    question = _text_field(value, "instruction")
+    extra = value.get("input")
+    if extra is not None and not isinstance(extra, str):
+        raise RowError(f"field 'input' is {_kind(extra)}, expected text")
+    if extra and extra.strip():
+        question = f"{question}\n\n{extra}"
+    messages: list[Message] = []
+    if isinstance(value.get("system"), str) and value["system"].strip():
+        messages.append({"role": "system", "content": value["system"]})
+    messages.append({"role": "user", "content": question})
+    messages.append({"role": "assistant", "content": _text_field(value, "output", empty=True)})
+    return Example(messages=messages)
+
+
+def _prompt_completion(value: Mapping[str, Any]) -> Example:
+    prompt, completion = value.get("prompt"), value.get("completion")
+    if isinstance(prompt, list) or isinstance(completion, list):
+        before = _as_messages(prompt, "prompt", "user")
+        after = _as_messages(completion, "completion", "assistant")
+        return Example(messages=before + after, tools=_tools(value))
+    return Example(prompt=_text_field(value, "prompt"), completion=_text_field(value, "completion", empty=True))
+
+
+def _as_messages(value: Any, field: str, role: str) -> list[Message]:
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    return canonical_messages(value, field)
+
+
+def _text_field(value: Mapping[str, Any], name: str, empty: bool = False) -> str:
+    if name not in value:
+        raise RowError(_missing(value, name))
+    if value[name] is None:
+        raise RowError(f"field {name!r} is null")
+    text = content_text(value[name], f"field {name!r}")
+    if not empty and not text.strip():
+        raise RowError(f"field {name!r} is empty")
+    return text
+
+
+def _missing(value: Mapping[str, Any], name: str) -> str:
+    seen = ", ".join(repr(field) for field in list(value)[:8]) or "none"
+    return f"field {name!r} is missing (fields: {seen})"
+
+
+def _other_kind(fields: Mapping[str, int]) -> str:
+    for kind, needed in OTHER_FIELDS.items():
+        if all(name in fields for name in needed):
+            return f"this is {kind}, which supervised fine-tuning cannot use; "
+    return ""
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def standardize_sharegpt(dataset: Any) -> Any:
+    """Conversations of ``{"from", "value"}`` turns (or any usual spelling) as ``{"role", "content"}``.
+
+    Args:
+        dataset: a ``datasets.Dataset`` (or ``IterableDataset``), or a list of rows. A column `messages`,
+            `conversations` or `conversation` holds the turns and keeps its name.
+
+    Returns:
+        The same kind of object, with canonical roles; the input is not changed.
+
+    Raises:
+        WhetError: ``data.sharegpt`` naming the row when a row has no such column or an unusable turn.
+    """
+    if isinstance(dataset, list):
+        return [_standard_row(row, number) for number, row in enumerate(dataset)]
+    return cast(Any, dataset).map(_standard_row, with_indices=True, desc="standardize_sharegpt")
+
+
+def _standard_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    name = next((field for field in TURN_FIELDS if field in row), None)
+    try:
+        if name is None:
+            raise RowError(_missing(row, "conversations"))
+        return {**row, name: canonical_messages(row[name], name)}
+    except RowError as error:
+        raise WhetError(
+            "data.sharegpt",
+            f"Row {number} cannot be standardised: {error.reason}.",
+            "Each row needs a list of turns like {'from': 'human', 'value': '...'}.",
+        ) from error
