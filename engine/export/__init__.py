@@ -1,0 +1,1 @@
+"""From trained weights to files people run, each with its proof."""

@@ -1,0 +1,150 @@
+"""A PEFT LoRA adapter on disk, read as updates to the base model's tensors. Needs torch.
+
+The arithmetic, in float32 with W the base weight [out, in], A [r, in], B [out, r]:
+
+- LoRA (Hu et al., 2021): W' = W + s B A with s = alpha / r; rsLoRA (Kalajdzievski, 2023): s = alpha / sqrt(r).
+- DoRA (Liu et al., 2024): W' = m * (W + s B A) / ||W + s B A||, the norm of each row, m the trained magnitude.
+- An embedding's factors are stored transposed: its update is s (B A)^T.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from ..errors import WhetError
+
+PREFIX = "base_model.model."
+FACTORS = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector", "lora_embedding_A", "lora_embedding_B")
+# Variants of LoRA whose update is not one of the formulas above: refused, never merged approximately.
+UNSUPPORTED = (
+    "layer_replication",
+    "use_qalora",
+    "use_bdlora",
+    "velora_config",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "alora_invocation_tokens",
+    "target_parameters",
+    "trainable_token_indices",
+    "megatron_config",
+)
+
+
+class Adapter:
+    """The updates of ``adapter_dir``; tensors are read when asked for, so that memory stays small.
+
+    Raises:
+        WhetError: ``merge.no_adapter`` without adapter files, ``merge.adapter_kind`` for what is not (rs/Do)LoRA.
+    """
+
+    def __init__(self, adapter_dir: Path) -> None:
+        config_file, weights = adapter_dir / "adapter_config.json", adapter_dir / "adapter_model.safetensors"
+        for file in (config_file, weights):
+            if not file.is_file():
+                raise WhetError(
+                    "merge.no_adapter",
+                    f"{adapter_dir} holds no {file.name}.",
+                    "Point to a PEFT adapter saved as safetensors, such as a run's export/adapter folder.",
+                )
+        self.dir = adapter_dir
+        self.config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
+        self._refuse_other_kinds()
+        self._file = safe_open(weights, framework="pt", device="cpu")
+        self.factors: dict[str, dict[str, str]] = {}
+        """Weight name of the base -> factor name -> key in the adapter's file."""
+        self.replaced: dict[str, str] = {}
+        """Tensor name of the base -> key of the whole tensor that replaces it (biases, modules_to_save)."""
+        for key in self._file.keys():  # noqa: SIM118  (a safetensors handle is no dict)
+            self._sort(key)
+
+    def _refuse_other_kinds(self) -> None:
+        kind = self.config.get("peft_type")
+        active = [name for name in UNSUPPORTED if self.config.get(name)]
+        if kind != "LORA" or active:
+            what = f"peft_type {kind}" if kind != "LORA" else f"the setting {active[0]}"
+            raise WhetError(
+                "merge.adapter_kind",
+                f"The adapter in {self.dir} uses {what}, which cannot be merged into plain weights here.",
+                "Merging knows LoRA, rsLoRA and DoRA with trained biases and modules_to_save.",
+            )
+
+    def _sort(self, key: str) -> None:
+        name = key.removeprefix(PREFIX)
+        for factor in FACTORS:
+            stem = name.removesuffix(".weight") if factor == "lora_magnitude_vector" else name
+            if stem.endswith("." + factor):
+                self.factors.setdefault(stem.removesuffix(factor) + "weight", {})[factor] = key
+                return
+        if ".lora_B.bias" in name:
+            raise WhetError(
+                "merge.adapter_kind",
+                f"The adapter in {self.dir} was trained with lora_bias, which cannot be merged here.",
+                "Train without lora_bias.",
+            )
+        name = re.sub(r"\.(base_layer|original_module|modules_to_save)(?=\.)", "", name)
+        self.replaced[name] = key
+
+    @property
+    def targets(self) -> set[str]:
+        """Names of the base's tensors that change."""
+        return set(self.factors) | set(self.replaced)
+
+    def tensor(self, key: str) -> torch.Tensor:
+        return self._file.get_tensor(key)
+
+    def scale(self, weight_name: str) -> float:
+        """alpha / r, or alpha / sqrt(r), of one layer, with PEFT's rank and alpha patterns."""
+        module = weight_name.removesuffix(".weight")
+        rank = _patterned(self.config.get("rank_pattern"), module, self.config["r"])
+        alpha = _patterned(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
+        return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
+
+    def apply(self, name: str, base: torch.Tensor) -> torch.Tensor:
+        """The tensor after training, float32, from the base's tensor of that name; untouched ones come back as is."""
+        if name in self.replaced:
+            base = self.tensor(self.replaced[name])
+        if name not in self.factors:
+            return base
+        keys = self.factors[name]
+        if "lora_embedding_A" in keys:
+            a_RV = self.tensor(keys["lora_embedding_A"]).float()
+            b_DR = self.tensor(keys["lora_embedding_B"]).float()
+            delta = (b_DR @ a_RV).T
+        else:
+            a_RI = self.tensor(keys["lora_A.weight"]).float()
+            b_OR = self.tensor(keys["lora_B.weight"]).float()
+            delta = b_OR @ a_RI
+            if self.config.get("fan_in_fan_out"):
+                delta = delta.T
+        if delta.shape != base.shape:
+            raise WhetError(
+                "merge.shape",
+                f"{name}: the adapter's update has shape {list(delta.shape)}, the base {list(base.shape)}.",
+                "The adapter was trained on another base model; name that one.",
+            )
+        merged = base.float() + self.scale(name) * delta
+        if "lora_magnitude_vector" in keys:
+            merged = self._with_magnitude(merged, self.tensor(keys["lora_magnitude_vector"]).float(), keys)
+        return merged
+
+    def _with_magnitude(self, merged: torch.Tensor, magnitude: torch.Tensor, keys: dict[str, str]) -> torch.Tensor:
+        """DoRA: rows (columns of an embedding or of a transposed layer) rescaled to the trained length."""
+        along = 0 if "lora_embedding_A" in keys or self.config.get("fan_in_fan_out") else 1
+        norm = torch.linalg.norm(merged, dim=along, keepdim=True)
+        return merged * (magnitude.reshape(norm.shape) / norm)
+
+
+def _patterned(pattern: dict[str, Any] | None, module: str, default: float) -> float:
+    """PEFT's rule: a pattern's key matches the end of the module's path, as a regular expression."""
+    for key, value in (pattern or {}).items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return float(value)
+    return float(default)

@@ -1,0 +1,122 @@
+"""The base model's tensors, read one at a time from safetensors, dequantised where they are held rounded. Needs torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from ..errors import WhetError
+
+# What bitsandbytes stores beside a rounded weight; used up by dequantising, never copied.
+FOUR_BIT_PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
+INT8_PARTS = (".SCB", ".weight_format")
+
+
+class BaseWeights:
+    """Tensors of ``model_dir`` by name, lazily.
+
+    Raises:
+        WhetError: ``merge.no_weights`` without safetensors, ``merge.quantized`` for a rounding that cannot be undone.
+    """
+
+    def __init__(self, model_dir: Path) -> None:
+        self.dir = model_dir
+        self.config: dict[str, Any] = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+        self.rounding = self._rounding()
+        self.file_of = _tensor_files(model_dir)
+        self._open: tuple[str, Any] | None = None
+
+    def _rounding(self) -> str | None:
+        """``nf4``, ``fp4``, ``int8`` when the checkpoint itself holds rounded weights, else None."""
+        quantization = self.config.get("quantization_config")
+        if quantization is None:
+            return None
+        method = quantization.get("quant_method", "bitsandbytes")
+        if method == "bitsandbytes" and quantization.get("load_in_4bit"):
+            return str(quantization.get("bnb_4bit_quant_type", "fp4"))
+        if method == "bitsandbytes" and quantization.get("load_in_8bit"):
+            return "int8"
+        raise WhetError(
+            "merge.quantized",
+            f"{self.dir} holds weights quantised by {method!r}, which cannot be turned back into 16 bits here.",
+            "Merge onto the 16-bit model that it was made from.",
+        )
+
+    @property
+    def bytes(self) -> int:
+        return sum((self.dir / file).stat().st_size for file in set(self.file_of.values()))
+
+    def names(self) -> list[str]:
+        """Weights and biases in the order of the files, without what only serves dequantising."""
+        skip = (*FOUR_BIT_PARTS, *INT8_PARTS)
+        return [
+            name
+            for name in sorted(self.file_of, key=lambda name: (self.file_of[name], name))
+            if self.rounding is None or not (name.endswith(skip) or ".quant_state." in name)
+        ]
+
+    def raw(self, name: str) -> torch.Tensor:
+        file = self.file_of[name]
+        if self._open is None or self._open[0] != file:
+            self._open = (file, safe_open(self.dir / file, framework="pt", device="cpu"))
+        return self._open[1].get_tensor(name)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The weight as the model computes with it: rounded ones dequantised to float32, others as stored."""
+        if self.rounding == "int8":
+            scale = name.removesuffix("weight") + "SCB"
+            if scale in self.file_of:
+                return self.raw(name).float() * (self.raw(scale).float() / 127.0)[:, None]
+        elif self.rounding is not None and f"{name}.absmax" in self.file_of:
+            return self._from_four_bits(name)
+        return self.raw(name)
+
+    def _from_four_bits(self, name: str) -> torch.Tensor:
+        from bitsandbytes.functional import QuantState, dequantize_4bit
+
+        parts = {
+            other.removeprefix(name + "."): self.raw(other)
+            for other in self.file_of
+            if other.startswith(name + ".")
+        }
+        state = QuantState.from_dict(parts, device=torch.device("cpu"))
+        return dequantize_4bit(self.raw(name), quant_state=state).float()
+
+    def items(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name in self.names():
+            yield name, self.tensor(name)
+
+    def dtype(self) -> torch.dtype:
+        """Floating type of the stored weights: the one most weights of the first file have, 4-bit ones aside."""
+        for name in self.names():
+            tensor = self.raw(name)
+            if tensor.is_floating_point() and tensor.ndim > 1:
+                return tensor.dtype
+        return torch.bfloat16
+
+
+def _tensor_files(model_dir: Path) -> dict[str, str]:
+    index, single = model_dir / "model.safetensors.index.json", model_dir / "model.safetensors"
+    if index.is_file():
+        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        missing = sorted({file for file in weight_map.values() if not (model_dir / file).is_file()})
+        if missing:
+            raise WhetError(
+                "merge.no_weights",
+                f"{model_dir} lacks {', '.join(missing[:5])}, which its index names.",
+                "Download the model again.",
+            )
+        return weight_map
+    if not single.is_file():
+        raise WhetError(
+            "merge.no_weights",
+            f"{model_dir} holds no model.safetensors.",
+            "Weights must be safetensors; pickled checkpoints (.bin, .pt) are not read.",
+        )
+    with safe_open(single, framework="pt") as file:
+        return dict.fromkeys(file.keys(), single.name)

@@ -1,0 +1,280 @@
+"""Merge an adapter into its base model, tensor by tensor, into a folder that is whole or absent. Needs torch.
+
+Sums are float32, the result is cast to 16 bits once. Memory holds one output shard and one tensor, whatever the
+model's size. The base is the 16-bit checkpoint, also when training held it rounded (QLoRA): the rounding error
+would otherwise stay in the weights for ever. Only a checkpoint that exists in rounded form alone is dequantised,
+and the report says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+
+from ..errors import WhetError
+from .adapter_weights import Adapter
+from .base_weights import BaseWeights
+from .gguf.files import require_space
+
+MergeDtype = Literal["auto", "bfloat16", "float16", "float32"]
+SHARD_BYTES = 2 << 30
+REPORT = "whet_merge.json"
+"""Written last into a merged folder; also the sign that the folder is ours to replace."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+OTHER_FILES = ("generation_config.json", "LICENSE", "LICENSE.txt", "NOTICE")
+
+
+@dataclass
+class MergeReport:
+    """What the merge did; ``notes`` are sentences a person should read."""
+
+    path: str
+    dtype: str
+    changed: int
+    """Tensors that differ from the base by the adapter."""
+    tensors: int
+    bytes: int = 0
+    untied: bool = False
+    """The base shared its embedding with its head and the result does not, since only one of them was trained."""
+    notes: list[str] = field(default_factory=list)
+
+
+def merge(
+    base_dir: Path,
+    adapter_dir: Path,
+    out_dir: Path,
+    dtype: MergeDtype = "auto",
+    progress: Callable[[float, float], None] | None = None,
+    *,
+    trained_precision: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> MergeReport:
+    """Write base + adapter as a plain transformers model folder with tokenizer, template and generation settings.
+
+    Args:
+        base_dir: model folder with safetensors.
+        adapter_dir: PEFT adapter (LoRA, rsLoRA, DoRA; trained biases; modules_to_save).
+        out_dir: appears whole at the end. A folder there is replaced only if an earlier merge wrote it.
+        dtype: of the result; auto is the base's own 16-bit type, bfloat16 for a float32 or rounded base.
+        progress: called with (tensors done, tensors in all).
+        trained_precision: ``nf4`` or ``int8`` when training held the base rounded: the report then measures how far
+            the 16-bit weights are from the ones trained over.
+        shard_bytes: most bytes of one output file, and so of memory.
+
+    Raises:
+        WhetError: ``merge.*`` (missing or unknown files, shapes or names that do not fit), ``export.exists``,
+            ``export.disk_full``.
+    """
+    base, adapter = BaseWeights(base_dir), Adapter(adapter_dir)
+    target = _target_dtype(base, dtype)
+    _check_place(out_dir)
+    plan = _Plan(base, adapter)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    require_space(out_dir.parent, plan.bytes(target) + (64 << 20))
+    report = MergeReport(str(out_dir), str(target).removeprefix("torch."), len(adapter.targets), len(plan.names))
+    report.notes += _notes(base, adapter, trained_precision)
+    partial = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        writer = _ShardWriter(partial, shard_bytes)
+        for done, name in enumerate(plan.names, 1):
+            writer.add(name, plan.tensor(name).to(target).contiguous())
+            if progress is not None:
+                progress(done, len(plan.names))
+        report.bytes, report.untied = writer.finish(), plan.untied
+        _write_config(partial, plan, target, writer.rows)
+        copy_tokenizer(base_dir, adapter_dir, partial)
+        (partial / REPORT).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+        _flush(partial)
+        if out_dir.exists():
+            shutil.rmtree(out_dir)
+        os.replace(partial, out_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return report
+
+
+class _Plan:
+    """Which tensors the result has and how each comes about, with tied embeddings untied where training split them."""
+
+    def __init__(self, base: BaseWeights, adapter: Adapter) -> None:
+        self.base, self.adapter = base, adapter
+        self.names = base.names()
+        self.embedding = next((n for n in self.names if n.endswith("embed_tokens.weight")), None)
+        self.head = "lm_head.weight"
+        tied = bool(base.config.get("tie_word_embeddings")) and self.head not in base.file_of
+        unmatched = sorted(adapter.targets - set(self.names) - ({self.head} if tied else set()))
+        if unmatched:
+            raise WhetError(
+                "merge.unmatched",
+                f"{len(unmatched)} trained tensors have no place in {base.dir}: {', '.join(unmatched[:3])} ...",
+                f"It has names such as {self.names[0]}. The adapter was trained on another base model; name that one.",
+            )
+        self.untied = tied and self._head_differs()
+        if self.untied:
+            self.names = [*self.names, self.head]
+
+    def _head_differs(self) -> bool:
+        """Whether the trained head is another matrix than the trained embedding (as PEFT computes with them)."""
+        assert self.embedding is not None
+        if not {self.embedding, self.head} & self.adapter.targets or self.adapter.config.get("ensure_weight_tying"):
+            return False
+        head, embedding = self.tensor(self.head), self.tensor(self.embedding)
+        return head.shape != embedding.shape or not torch.equal(head, embedding)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        source = self.embedding if name == self.head and self.head not in self.base.file_of else name
+        assert source is not None
+        return self.adapter.apply(name, self.base.tensor(source))
+
+    def bytes(self, target: torch.dtype) -> int:
+        """Upper estimate of the result's size."""
+        width = 1 if self.base.rounding == "int8" else 0.5 if self.base.rounding else self.base.dtype().itemsize
+        extra = self.base.bytes if self.untied else 0
+        return int((self.base.bytes + extra) * target.itemsize / width)
+
+
+class _ShardWriter:
+    """Collects tensors and writes a file whenever ``shard_bytes`` are full."""
+
+    def __init__(self, out_dir: Path, shard_bytes: int) -> None:
+        self.dir, self.limit = out_dir, shard_bytes
+        self.buffer: dict[str, torch.Tensor] = {}
+        self.shards: list[list[str]] = []
+        self.held = self.total = 0
+        self.rows: int | None = None
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        size = tensor.nbytes
+        if self.buffer and self.held + size > self.limit:
+            self._write()
+        self.buffer[name] = tensor
+        self.held += size
+        if name.endswith("embed_tokens.weight"):
+            self.rows = tensor.shape[0]
+
+    def _write(self) -> None:
+        save_file(self.buffer, self.dir / f"shard-{len(self.shards)}", metadata={"format": "pt"})
+        self.shards.append(list(self.buffer))
+        self.total += self.held
+        self.buffer, self.held = {}, 0
+
+    def finish(self) -> int:
+        """Give the shards their final names and write the index; returns the weights' bytes."""
+        self._write()
+        count = len(self.shards)
+        if count == 1:
+            os.replace(self.dir / "shard-0", self.dir / "model.safetensors")
+            return self.total
+        weight_map = {}
+        for number, names in enumerate(self.shards):
+            file = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+            os.replace(self.dir / f"shard-{number}", self.dir / file)
+            weight_map.update(dict.fromkeys(names, file))
+        index = {"metadata": {"total_size": self.total}, "weight_map": weight_map}
+        (self.dir / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+        return self.total
+
+
+def _target_dtype(base: BaseWeights, dtype: MergeDtype) -> torch.dtype:
+    if dtype != "auto":
+        chosen: torch.dtype = getattr(torch, dtype)
+        return chosen
+    own = base.dtype()
+    return own if base.rounding is None and own in (torch.bfloat16, torch.float16) else torch.bfloat16
+
+
+def _check_place(out_dir: Path) -> None:
+    if not out_dir.exists() or (out_dir / REPORT).is_file():
+        return
+    if not out_dir.is_dir() or any(out_dir.iterdir()):
+        raise WhetError(
+            "export.exists",
+            f"{out_dir} exists and was not written by a merge, so it is not replaced.",
+            "Choose another folder, or remove that one yourself.",
+        )
+
+
+def _notes(base: BaseWeights, adapter: Adapter, trained_precision: str | None) -> list[str]:
+    notes = []
+    if base.rounding is not None:
+        notes.append(
+            f"The base checkpoint holds {base.rounding} weights only: they were dequantised, so their rounding error "
+            "stays in the merged weights. Merge onto the 16-bit original where you have it."
+        )
+    elif trained_precision in ("nf4", "int8") and adapter.factors:
+        name = sorted(adapter.factors)[0]
+        difference = _rounding_difference(base.tensor(name).float(), trained_precision)
+        notes.append(
+            f"Training held the base in {trained_precision}; merged onto the 16-bit weights instead. "
+            f"The rounding that this leaves out is {difference:.1%} of {name} (relative Frobenius norm)."
+        )
+    return notes
+
+
+def _rounding_difference(weight: torch.Tensor, precision: str) -> float:
+    """|W - round(W)| / |W| for one matrix, rounded as bitsandbytes does."""
+    if precision == "nf4":
+        from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+        packed, state = quantize_4bit(weight, quant_type="nf4")
+        rounded = dequantize_4bit(packed, quant_state=state)
+    else:
+        scale = weight.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
+        rounded = torch.round(weight / scale) * scale
+    return float(torch.linalg.norm(weight - rounded) / torch.linalg.norm(weight))
+
+
+def _write_config(out_dir: Path, plan: _Plan, target: torch.dtype, rows: int | None) -> None:
+    config: dict[str, Any] = dict(plan.base.config)
+    for key in ("quantization_config", "torch_dtype", "_name_or_path"):
+        config.pop(key, None)
+    config["dtype"] = str(target).removeprefix("torch.")
+    if plan.untied:
+        config["tie_word_embeddings"] = False
+    if rows is not None and "vocab_size" in config:
+        config["vocab_size"] = rows
+    (out_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def copy_tokenizer(base_dir: Path, trained_dir: Path, out_dir: Path) -> None:
+    """Tokenizer and template as trained (the adapter's folder, else the base's), and the generation settings.
+
+    The tokenizer's files come from one of the two folders, never mixed.
+    """
+    source = trained_dir if (trained_dir / "tokenizer_config.json").is_file() else base_dir
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out_dir / name)
+    for name in OTHER_FILES:
+        for folder in (trained_dir, base_dir):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, out_dir / name)
+                break
+
+
+def _flush(folder: Path) -> None:
+    for path in [*folder.iterdir(), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)

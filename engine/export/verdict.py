@@ -1,0 +1,83 @@
+"""The verdict of a smoke test: one proof a step, the worst one decides. Light."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Status = Literal["pass", "warn", "fail"]
+RANK: dict[Status, int] = {"pass": 0, "warn": 1, "fail": 2}
+EXIT_FAIL = 3
+"""Exit code of a verdict ``fail``."""
+SAMPLE_BYTES = 4 << 20
+
+
+class Proof(BaseModel):
+    """What one step of the smoke test saw."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="vocabulary, template, bos, stops, logits, answers; or llama.cpp for a crash.")
+    status: Status
+    summary: str = Field(description="One sentence, the fact.")
+    evidence: dict[str, Any] = Field(default_factory=dict)
+    fix: str = Field("", description="What to do about it, in the imperative; empty for pass.")
+
+
+class Verdict(BaseModel):
+    """The proofs of one GGUF file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    status: Status
+    proofs: list[Proof]
+    gguf: str
+    file_type: str = ""
+    seconds: float = 0.0
+    fingerprint: str = Field("", description="Of the file that was proven, see :func:`fingerprint`.")
+
+    @classmethod
+    def of(cls, proofs: list[Proof], gguf: Path, **rest: Any) -> Verdict:
+        worst = max((proof.status for proof in proofs), key=RANK.__getitem__)
+        return cls(status=worst, proofs=proofs, gguf=str(gguf), **rest)
+
+    def failures(self) -> list[Proof]:
+        return [proof for proof in self.proofs if proof.status == "fail"]
+
+
+def fingerprint(path: Path) -> str:
+    """Identity of a large file without reading it whole: SHA-256 of its size, first and last 4 MiB."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        digest.update(file.read(SAMPLE_BYTES))
+        file.seek(max(0, size - SAMPLE_BYTES))
+        digest.update(file.read())
+    return digest.hexdigest()
+
+
+def verdict_path(gguf: Path) -> Path:
+    """Where a GGUF's verdict lies: beside it, ``<name>.verdict.json``."""
+    return gguf.with_suffix(".verdict.json")
+
+
+def save_verdict(verdict: Verdict, gguf: Path) -> Path:
+    path = verdict_path(gguf)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(verdict.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def load_verdict(gguf: Path) -> Verdict | None:
+    """The saved verdict of exactly this file; None without one, or when the file changed since."""
+    path = verdict_path(gguf)
+    if not path.is_file():
+        return None
+    verdict = Verdict.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    return verdict if verdict.fingerprint == fingerprint(gguf) else None

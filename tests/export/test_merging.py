@@ -1,0 +1,186 @@
+"""Merged weights must compute what base + adapter compute, for every kind of adapter, and be a whole folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from support.tiny_models import build_tiny_model
+from transformers import AutoModelForCausalLM
+from whet.engine.errors import WhetError
+from whet.engine.export.merging import REPORT, merge
+
+IDS = torch.arange(3, 43).reshape(2, 20)
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def train_at_random(base: Path, out: Path, **config: Any) -> Path:
+    """An adapter whose every trained tensor is far from its initial value."""
+    torch.manual_seed(7)
+    settings: dict[str, Any] = {"r": 4, "lora_alpha": 16, "target_modules": LINEAR, **config}
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(**settings))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if "magnitude" in name:
+                parameter.mul_(1 + 0.2 * torch.rand_like(parameter))
+            else:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    model.save_pretrained(out)
+    return out
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits
+
+
+def adapter_logits(base: Path, adapter: Path) -> torch.Tensor:
+    return logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter))
+
+
+def merged_logits(folder: Path) -> torch.Tensor:
+    return logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("family", "tied", "config"),
+    [
+        ("llama", False, {}),
+        ("llama", False, {"use_rslora": True}),
+        ("llama", True, {"use_dora": True}),
+        ("qwen2", False, {"bias": "all"}),
+        ("qwen2", False, {"bias": "lora_only"}),
+        ("llama", False, {"modules_to_save": ["embed_tokens", "lm_head"]}),
+        ("llama", True, {"modules_to_save": ["embed_tokens"]}),
+        ("llama", True, {"modules_to_save": ["lm_head"]}),
+        ("llama", True, {"modules_to_save": ["embed_tokens", "lm_head"]}),
+        ("llama", True, {"target_modules": ["q_proj", "lm_head"]}),
+        ("llama", True, {"target_modules": ["q_proj", "embed_tokens"]}),
+        ("llama", False, {"target_modules": ["q_proj", "embed_tokens"], "use_dora": True}),
+        ("qwen3", False, {"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"layers.1.mlp.up_proj": 3}}),
+    ],
+)
+def test_merged_logits_are_the_adapters(tmp_path: Path, family: Any, tied: bool, config: dict[str, Any]) -> None:
+    base = build_tiny_model(tmp_path / "base", family, tied=tied)
+    adapter = train_at_random(base, tmp_path / "adapter", **config)
+    report = merge(base, adapter, tmp_path / "merged", dtype="float32")
+    expected = adapter_logits(base, adapter)
+    torch.testing.assert_close(merged_logits(tmp_path / "merged"), expected, rtol=1e-4, atol=2e-5)
+    assert (expected - merged_logits(base)).abs().max() > 0.05
+    assert report.changed > 0 and report.dtype == "float32"
+
+
+def test_a_wrong_scale_is_seen(tmp_path: Path) -> None:
+    base = build_tiny_model(tmp_path / "base")
+    adapter = train_at_random(base, tmp_path / "adapter")
+    expected = adapter_logits(base, adapter)
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"use_rslora": True}))
+    merge(base, adapter, tmp_path / "merged", dtype="float32")
+    assert (merged_logits(tmp_path / "merged") - expected).abs().max() > 1e-2
+
+
+def test_sixteen_bit_shards_tokenizer_and_config(tmp_path: Path) -> None:
+    base = build_tiny_model(tmp_path / "base", dtype="bfloat16")
+    adapter = train_at_random(base, tmp_path / "adapter")
+    seen: list[tuple[float, float]] = []
+    report = merge(
+        base, adapter, tmp_path / "merged", shard_bytes=60_000, progress=lambda done, total: seen.append((done, total))
+    )
+    merged = tmp_path / "merged"
+    shards = sorted(merged.glob("model-*.safetensors"))
+    assert len(shards) > 1 and report.bytes == sum(t.nbytes for f in shards for t in load_file(f).values())
+    assert all(tensor.dtype is torch.bfloat16 for f in shards for tensor in load_file(f).values())
+    assert json.loads((merged / "config.json").read_text())["dtype"] == "bfloat16"
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", REPORT):
+        assert (merged / name).is_file(), name
+    assert seen[-1][0] == seen[-1][1] == report.tensors
+    torch.testing.assert_close(merged_logits(merged), adapter_logits(base, adapter), rtol=0.1, atol=0.05)
+    merge(base, adapter, merged)
+    assert (merged / "model.safetensors").is_file() and not list(merged.glob("model-*"))
+    assert not list(tmp_path.glob(".merged*"))
+
+
+def test_a_foreign_folder_is_never_replaced(tmp_path: Path) -> None:
+    base = build_tiny_model(tmp_path / "base")
+    adapter = train_at_random(base, tmp_path / "adapter")
+    with pytest.raises(WhetError, match="not replaced") as error:
+        merge(base, adapter, base)
+    assert error.value.code == "export.exists"
+    assert (base / "model.safetensors").is_file()
+
+
+def test_another_base_is_refused(tmp_path: Path) -> None:
+    base = build_tiny_model(tmp_path / "base")
+    adapter = train_at_random(base, tmp_path / "adapter")
+    with pytest.raises(WhetError) as error:
+        merge(build_tiny_model(tmp_path / "wide", wide=True), adapter, tmp_path / "merged")
+    assert error.value.code == "merge.shape"
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file({key.replace("layers.1", "layers.9"): v for key, v in weights.items()}, adapter / "adapter_model.safetensors")
+    with pytest.raises(WhetError, match=r"layers\.9") as error:
+        merge(base, adapter, tmp_path / "merged")
+    assert error.value.code == "merge.unmatched"
+    assert not (tmp_path / "merged").exists() and not list(tmp_path.glob(".merged*"))
+
+
+def test_a_full_disk_is_seen_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = build_tiny_model(tmp_path / "base")
+    adapter = train_at_random(base, tmp_path / "adapter")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    with pytest.raises(WhetError) as error:
+        merge(base, adapter, tmp_path / "merged")
+    assert error.value.code == "export.disk_full"
+
+
+def rounded(base: Path, out: Path, **bits: Any) -> Path:
+    from transformers import BitsAndBytesConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, quantization_config=BitsAndBytesConfig(**bits)
+    )
+    model.save_pretrained(out)
+    return out
+
+
+@pytest.mark.parametrize(
+    "bits",
+    [
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32},
+        {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": torch.float32,
+        },
+        {"load_in_8bit": True},
+    ],
+    ids=["nf4", "nf4-double", "int8"],
+)
+def test_a_rounded_checkpoint_is_dequantised_and_says_so(tmp_path: Path, bits: dict[str, Any]) -> None:
+    base = build_tiny_model(tmp_path / "base", wide=True)
+    adapter = train_at_random(base, tmp_path / "adapter")
+    held = rounded(base, tmp_path / "rounded", **bits)
+    report = merge(held, adapter, tmp_path / "merged", dtype="float32")
+    assert any("dequantised" in note for note in report.notes)
+    assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
+    expected = logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(held), adapter)).float()
+    # int8 computes with rounded activations as well, so it agrees less closely.
+    limit = 0.15 if "load_in_8bit" in bits else 1e-3
+    assert (merged_logits(tmp_path / "merged") - expected).abs().max() < limit
+    assert report.dtype == "float32"
+
+
+def test_training_over_rounded_weights_merges_onto_the_original(tmp_path: Path) -> None:
+    base = build_tiny_model(tmp_path / "base")
+    adapter = train_at_random(base, tmp_path / "adapter")
+    report = merge(base, adapter, tmp_path / "merged", dtype="float32", trained_precision="nf4")
+    assert any("nf4" in note and "%" in note for note in report.notes)
+    torch.testing.assert_close(merged_logits(tmp_path / "merged"), adapter_logits(base, adapter), rtol=1e-4, atol=2e-5)
