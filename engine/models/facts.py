@@ -1,4 +1,5 @@
-"""What a model is, from its JSON files alone: sizes, parameters, tokenizer, quantization. No weights are read.
+"""What a model is, from its JSON files alone: sizes, parameters, tokenizer, quantization. No weights are
+read.
 
 Families whet knows are counted from config.json. Others are counted from the safetensors headers where the
 files are there, and otherwise by a Llama-like guess that says it is one (``parameters.exact`` is False).
@@ -47,7 +48,9 @@ class ModelFacts(BaseModel):
     sliding_window: int | None = None
     rope: dict[str, Any] = Field(default_factory=dict)
     dtype: str = Field(description="Of the stored weights: bfloat16, float16 or float32.")
-    quantization: str | None = Field(description="nf4, fp4, int8 or another method's name; None when 16/32-bit.")
+    quantization: str | None = Field(
+        description="nf4, fp4, int8 or another method's name; None when 16/32-bit."
+    )
     quantization_config: dict[str, Any] | None = None
     parameters: Parameters
     weight_files: list[str]
@@ -190,7 +193,10 @@ def match_targets(facts: ModelFacts, targets: Sequence[str] | str) -> dict[str, 
     """
     if isinstance(targets, str):
         return {targets: [module for module in facts.parameters.linear if module.pattern != "lm_head"]}
-    return {target: [m for module in facts.parameters.linear if (m := _match(module, target))] for target in targets}
+    return {
+        target: [m for module in facts.parameters.linear if (m := _match(module, target))]
+        for target in targets
+    }
 
 
 def _match(module: LinearModule, target: str) -> LinearModule | None:

@@ -70,7 +70,8 @@ def from_config(
     rows: int,
     tied: bool,
 ) -> Parameters:
-    """Count a Llama-like decoder: q/k/v/o, a gated MLP, two norms a layer, a final norm, embedding and head."""
+    """Count a Llama-like decoder: q/k/v/o, a gated MLP, two norms a layer, a final norm, embedding and
+    head."""
     q, kv = heads * head_dim, kv_heads * head_dim
     config_bias = family.attention_bias == "config" and bool(config.get("attention_bias", False))
     qkv_bias = config_bias or family.attention_bias == "qkv"
@@ -143,13 +144,15 @@ def embedding_rows(tensors: dict[str, tuple[int, ...]]) -> int | None:
 def read_headers(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
     """Tensor name -> shape over safetensors files; reads the JSON headers only.
 
-    The layout is safetensors' documented one (eight bytes of little-endian length, then JSON); read here because
-    the library maps each file and imports numpy, which a plan over a hundred shards would feel.
+    The layout is safetensors' documented one (eight bytes of little-endian length, then JSON); read here
+    because the library maps each file and imports numpy, which a plan over a hundred shards would feel.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
-        shapes.update({name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"})
+        shapes.update(
+            {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+        )
     return shapes

@@ -24,8 +24,8 @@ def resolve_model(name: str, revision: str | None = None, *, weights: bool = Fal
         weights: also fetch the safetensors weights; without it only config and tokenizer files travel.
 
     Raises:
-        WhetError: ``model.not_found`` (no such directory, or not cached while offline), ``model.no_config`` (a
-            directory without config.json), ``model.no_weights`` (weights asked for, none there),
+        WhetError: ``model.not_found`` (no such directory, or not cached while offline), ``model.no_config``
+            (a directory without config.json), ``model.no_weights`` (weights asked for, none there),
             ``model.download`` (the hub said no).
     """
     if name == "demo":
@@ -54,8 +54,8 @@ def _checked(path: Path, name: str, weights: bool) -> Path:
         raise WhetError(
             "model.no_weights",
             f"{name}: {path} lacks weights ({', '.join(missing[:3])}).",
-            "Only safetensors weights are read; convert others with save_pretrained(safe_serialization=True), "
-            "or download the rest of the model.",
+            "Only safetensors weights are read; convert others with save_pretrained(safe_serialization=True),
+            " "or download the rest of the model.",
         )
     return path
 

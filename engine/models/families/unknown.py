@@ -1,4 +1,5 @@
-"""Any other decoder: trained by plain transformers, its facts read from the weights, not from a layout we know."""
+"""Any other decoder: trained by plain transformers, its facts read from the weights, not from a layout we
+know."""
 
 from .descriptor import Experimental, Family, Unsupported
 

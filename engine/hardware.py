@@ -1,0 +1,212 @@
+"""What this machine has: GPUs through NVML (none without it), usable cores, memory, disk, package versions.
+
+Nothing here imports torch; without a GPU the answer takes a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .settings import settings
+
+PACKAGES = (
+    "whet",
+    "torch",
+    "triton",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "bitsandbytes",
+    "tokenizers",
+    "safetensors",
+    "llama-cpp-python",
+    "gguf",
+)
+CGROUP = Path("/sys/fs/cgroup")
+
+
+class GPU(BaseModel):
+    """One NVIDIA GPU; memory in bytes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    index: int
+    name: str
+    uuid: str
+    memory_total: int
+    memory_free: int
+    capability: tuple[int, int] = Field(description="Compute capability, e.g. (9, 0).")
+    driver: str
+
+
+class Machine(BaseModel):
+    """What a plan needs to know about where it will run; bytes throughout."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    gpus: list[GPU]
+    cpu_name: str
+    cpu_count: int = Field(description="Cores this process may use: affinity and cgroup quota considered.")
+    ram_total: int = Field(description="Physical memory, or the container's limit where that is lower.")
+    ram_available: int
+    disk_free: int = Field(description="On the filesystem of whet's home.")
+    versions: dict[str, str] = Field(description="Installed packages that matter; absent ones are missing.")
+    gpu_note: str = Field("", description="Why no GPU is seen although a driver may be there.")
+
+    @property
+    def device(self) -> str:
+        """``cuda`` or ``cpu``."""
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def label(self) -> str:
+        """What a measured speed belongs to."""
+        return self.gpus[0].name if self.gpus else f"{self.cpu_name} x{self.cpu_count}"
+
+
+def inspect_machine() -> Machine:
+    """Look at this machine now. Works without a GPU, without NVML and without nvidia-ml-py."""
+    gpus, note = _gpus()
+    total, available = _memory()
+    return Machine(
+        gpus=gpus,
+        gpu_note=note,
+        cpu_name=_cpu_name(),
+        cpu_count=usable_cores(),
+        ram_total=total,
+        ram_available=available,
+        disk_free=free_disk(settings().home),
+        versions=_versions(),
+    )
+
+
+def supports_bf16(machine: Machine) -> bool:
+    """Whether bf16 is a native compute type: capability 8.0 and later. CPUs emulate it, so they train in
+    fp32."""
+    return bool(machine.gpus) and all(gpu.capability >= (8, 0) for gpu in machine.gpus)
+
+
+def usable_cores() -> int:
+    """Cores this process may keep busy: its affinity mask, capped by the container's CPU quota."""
+    affinity = len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1
+    quota = _cpu_quota()
+    return max(1, affinity if quota is None else min(affinity, int(quota)))
+
+
+def free_disk(path: Path) -> int:
+    """Bytes free for us where ``path`` is, or will be once it is created."""
+    while not path.exists():
+        path = path.parent
+    stat = os.statvfs(path)
+    return stat.f_bavail * stat.f_frsize
+
+
+def _cpu_quota() -> float | None:
+    """Cores of the cgroup's quota (v2, then v1), None without one."""
+    fields = _read(CGROUP / "cpu.max").split()
+    if len(fields) == 2 and fields[0] != "max":
+        return int(fields[0]) / int(fields[1])
+    quota = _read(CGROUP / "cpu/cpu.cfs_quota_us").strip()
+    period = _read(CGROUP / "cpu/cpu.cfs_period_us").strip()
+    return int(quota) / int(period) if quota and period and int(quota) > 0 else None
+
+
+def _memory() -> tuple[int, int]:
+    """Total and available bytes; a container's limit counts where it is lower."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    limit = _read(CGROUP / "memory.max").strip() or _read(CGROUP / "memory/memory.limit_in_bytes").strip()
+    if not limit or limit == "max" or int(limit) >= memory.total:
+        return memory.total, memory.available
+    used = _read(CGROUP / "memory.current").strip() or _read(CGROUP / "memory/memory.usage_in_bytes").strip()
+    free = int(limit) - int(used or 0)
+    # The page cache counts as used in a cgroup but gives way, so inactive file pages are available.
+    inactive = next(
+        (
+            int(line.split()[1])
+            for line in _read(CGROUP / "memory.stat").splitlines()
+            if "inactive_file" in line
+        ),
+        0,
+    )
+    return int(limit), max(0, min(memory.available, free + inactive))
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+@cache
+def _cpu_name() -> str:
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _gpus() -> tuple[list[GPU], str]:
+    """The GPUs this process may use (CUDA_VISIBLE_DEVICES applied), and why there are none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return [], "CUDA_VISIBLE_DEVICES hides all GPUs"
+    try:
+        import pynvml
+    except ImportError:
+        return [], "nvidia-ml-py is not installed"
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return [], f"no NVIDIA driver ({error})"
+    try:
+        driver = pynvml.nvmlSystemGetDriverVersion()
+        gpus = [_gpu(index, driver) for index in range(pynvml.nvmlDeviceGetCount())]
+    finally:
+        pynvml.nvmlShutdown()
+    return (gpus if visible is None else _visible(gpus, visible)), ""
+
+
+def _gpu(index: int, driver: str) -> GPU:
+    import pynvml
+
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    return GPU(
+        index=index,
+        name=pynvml.nvmlDeviceGetName(handle),
+        uuid=pynvml.nvmlDeviceGetUUID(handle),
+        memory_total=memory.total,
+        memory_free=memory.free,
+        capability=tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)),
+        driver=driver,
+    )
+
+
+def _visible(gpus: list[GPU], visible: str) -> list[GPU]:
+    """CUDA's own rule: a list of indices or UUID prefixes; the first one that names nothing ends the list."""
+    chosen: list[GPU] = []
+    for entry in (part.strip() for part in visible.split(",")):
+        match = [gpu for gpu in gpus if entry == str(gpu.index) or (entry and gpu.uuid.startswith(entry))]
+        if not match:
+            break
+        chosen.append(match[0])
+    return chosen

@@ -1,0 +1,211 @@
+"""How much memory a training step needs, by component, from arithmetic alone.
+
+Each component is a formula over the model's shape that says what it counts; :func:`estimate_memory` adds
+them. The peak of a step is at the start of the backward pass, when all saved activations and the loss's
+buffers stand.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..data.inspection import DataReport
+from ..recipe import AdapterSection
+from ..resolve import Resolved
+from .facts import ModelFacts, match_targets
+
+BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+MIB = 2**20
+
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""A weight in NF4 with double quantisation (arXiv:2305.14314): 4 bits, one byte of scale for each 64 weights,
+and one fp32 for each 256 of those scales."""
+
+ADAMW_8BIT_BYTES = 2 * (1 + 4 / 256)
+"""Two states of one byte with an fp32 scale for each block of 256 (arXiv:2110.02861). bitsandbytes keeps
+tensors below 4,096 elements in fp32, which is too little to count."""
+
+TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
+"""The loss projects tiles of tokens x vocabulary and never holds all logits."""
+
+CUDA_CONTEXT = 520 * MIB
+"""Context, loaded kernels and cuBLAS handles; outside of PyTorch's allocator, but it takes GPU memory."""
+CUDA_WORKSPACE = 64 * MIB
+"""cuBLAS workspaces and the allocator's rounding to 2 MiB blocks."""
+PROCESS = 700 * MIB
+"""Resident size of a CPU worker after importing torch, transformers and TRL."""
+
+FRAGMENTATION = 0.05
+"""Share of the memory that the caching allocator cannot use because of its block sizes."""
+
+COMPONENTS = ("base", "adapter", "gradients", "optimizer", "activations", "loss", "runtime")
+
+
+class Memory(BaseModel):
+    """Bytes by component and their sum, against what the device has free."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    where: Literal["gpu", "ram"]
+    components: dict[str, int] = Field(description=f"Bytes: {', '.join(COMPONENTS)}.")
+    peak: int = Field(description="Sum of the components: the most the step holds at once.")
+    available: int = Field(description="Free on the device when the plan was made.")
+    exact_parameters: bool = Field(True, description="False: the family is unknown and its size a guess.")
+
+    @property
+    def needed(self) -> int:
+        """What must be free for the step to run: the peak and what fragmentation wastes."""
+        return int(self.peak * (1 + FRAGMENTATION))
+
+    @property
+    def fits(self) -> bool:
+        return self.needed <= self.available
+
+
+def estimate_memory(
+    facts: ModelFacts, adapter: AdapterSection, resolved: Resolved, report: DataReport, available: int
+) -> Memory:
+    """Peak memory of a training step.
+
+    Args:
+        facts: the model's shape.
+        adapter: what is trained beside or instead of the base.
+        resolved: batch, length, precision, checkpointing.
+        report: for the share of supervised tokens, which the loss alone touches.
+        available: bytes free on the device.
+    """
+    cuda = resolved.device == "cuda"
+    trainable = resolved.trainable_parameters
+    full = adapter.kind == "none"
+    components = {
+        "base": base_bytes(facts, resolved.base_precision),
+        # PEFT holds adapters, and its copies of whole modules, in fp32.
+        "adapter": 0 if full else 4 * trainable,
+        "gradients": trainable * (BYTES.get(resolved.base_precision, 4) if full else 4),
+        "optimizer": int(trainable * (ADAMW_8BIT_BYTES if resolved.optimizer == "adamw_8bit" else 8)),
+        "activations": activation_bytes(facts, adapter, resolved),
+        "loss": loss_bytes(facts, adapter, resolved, report),
+        "runtime": CUDA_CONTEXT + CUDA_WORKSPACE if cuda else PROCESS,
+    }
+    return Memory(
+        where="gpu" if cuda else "ram",
+        components=components,
+        peak=sum(components.values()),
+        available=available,
+        exact_parameters=facts.parameters.exact,
+    )
+
+
+def base_bytes(facts: ModelFacts, precision: str) -> int:
+    """The weights as they are held.
+
+    16- and 32-bit: 2 or 4 bytes a parameter. nf4 and int8 apply to the decoder's linear layers only:
+    bitsandbytes leaves embedding, head and norms in 16 bits; int8 has one fp32 scale an output row.
+    """
+    parameters = facts.parameters
+    if precision in BYTES:
+        return parameters.total * BYTES[precision]
+    quantised = parameters.decoder_linear
+    rest = 2 * (parameters.total - quantised)
+    if precision == "nf4":
+        return int(quantised * NF4_BYTES) + rest
+    scales = sum(4 * m.count * m.outputs for m in parameters.linear if m.pattern != "lm_head")
+    return quantised + scales + rest
+
+
+def activation_bytes(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:
+    """What the forward pass keeps for the backward pass, for one micro-batch.
+
+    Without checkpointing: every layer's tensors (:func:`layer_bytes_a_token`). With it: each layer's input,
+    and the tensors of the one layer that is being recomputed together with the gradients flowing through it.
+    """
+    tokens = resolved.tokens_per_micro_batch
+    width = BYTES[resolved.compute_dtype]
+    layer = layer_bytes_a_token(facts, adapter, resolved)
+    if resolved.gradient_checkpointing:
+        widest = 2 * width * facts.intermediate_size
+        a_token = facts.layers * width * facts.hidden_size + layer + widest
+    else:
+        a_token = facts.layers * layer
+    dequantised = 0
+    if resolved.base_precision in ("nf4", "int8"):
+        # One linear layer at a time is expanded to the compute type, and bitsandbytes builds its scales in
+        # fp32.
+        largest = max(
+            (m.inputs * m.outputs for m in facts.parameters.linear if m.pattern != "lm_head"), default=0
+        )
+        dequantised = width * largest
+    ends = 2 * 4 * facts.hidden_size  # the final norm's input and output
+    return tokens * (a_token + ends) + dequantised
+
+
+def layer_bytes_a_token(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:
+    """Bytes one decoder layer saves for each token, as transformers, PEFT and SDPA do it.
+
+    Notation: h hidden, q = heads x head_dim, k = kv_heads x head_dim, f intermediate, w bytes of the compute
+    type.
+
+    - two norms: each computes in fp32 and keeps that input: 2 x 4h; a norm over q and k heads: 4(q + k).
+    - attention: q, k, v after the rotary embedding, the output, one fp32 log-sum a head: w(2q + 2k) + 4
+      heads.
+    - gated MLP: gate, its activation, up: 3wf.
+    - inputs of trained matrices. In mixed precision PEFT casts the input of each adapted layer for itself,
+      so q, k and v keep three copies of the same tensor; in fp32 they share one. A matrix that does not
+      train keeps none.
+    - LoRA's r-wide middle, once a layer; dropout: a mask of one byte and the dropped copy an adapted layer.
+    """
+    h, q, k = facts.hidden_size, facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
+    f, w = facts.intermediate_size, BYTES[resolved.compute_dtype]
+    norms = 2 * 4 * h + (4 * (q + k) if facts.family == "qwen3" else 0)
+    attention = w * (2 * q + 2 * k) + 4 * facts.heads
+    mlp = 3 * w * f
+    return norms + attention + mlp + _adapted_inputs(facts, adapter, w)
+
+
+def _adapted_inputs(facts: ModelFacts, adapter: AdapterSection, width: int) -> int:
+    """Bytes a token and layer of the inputs kept for weight gradients."""
+    full = adapter.kind == "none"
+    targets = "all-linear" if full else adapter.target_modules
+    found = {m.pattern: m for group in match_targets(facts, targets).values() for m in group}
+    shared: dict[str, int] = {}
+    total = 0
+    for pattern, module in found.items():
+        leaf = pattern.rsplit(".", 1)[-1]
+        source = SHARED_INPUTS.get(leaf, leaf)
+        if full or (width == 4 and adapter.dropout == 0):
+            shared[source] = module.inputs
+        else:
+            total += width * module.inputs
+        if not full:
+            total += width * adapter.rank
+            total += module.inputs if adapter.dropout > 0 else 0
+            # DoRA keeps the base layer's output too: its magnitude scales the sum.
+            total += width * module.outputs if adapter.kind == "dora" else 0
+    return total + width * sum(shared.values())
+
+
+SHARED_INPUTS = {
+    "q_proj": "attention",
+    "k_proj": "attention",
+    "v_proj": "attention",
+    "gate_proj": "mlp",
+    "up_proj": "mlp",
+}
+"""Layers that read the same tensor."""
+
+
+def loss_bytes(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved, report: DataReport) -> int:
+    """Buffers of the tiled head and loss.
+
+    One tile of logits in the compute type and its fp32 softmax, the supervised rows' hidden states and their
+    fp32 gradient. A head that trains adds its weight gradient's fp32 accumulator.
+    """
+    supervised = report.train.supervised_tokens / max(1, report.train.tokens)
+    rows = int(resolved.tokens_per_micro_batch * min(1.0, supervised))
+    width = BYTES[resolved.compute_dtype]
+    tile = min(rows, TILE_TOKENS) * min(facts.embedding_rows, TILE_VOCABULARY) * (width + 4)
+    hidden = rows * facts.hidden_size * (width + 4)
+    head_trains = adapter.kind == "none" or "lm_head" in adapter.modules_to_save
+    return tile + hidden + (4 * facts.embedding_rows * facts.hidden_size if head_trains else 0)

@@ -1,0 +1,263 @@
+"""From a recipe's wishes to exact settings: what `auto` means here, and why. Pure: no files, no machine
+calls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .data.inspection import DataReport
+from .hardware import Machine, supports_bf16
+from .models.facts import ModelFacts, match_targets
+from .recipe import AdapterSection, Optimizer, Recipe, TrainingSection
+
+DType = Literal["bf16", "fp16", "fp32"]
+SAVES_PER_RUN = 10
+EVALS_PER_RUN = 5
+
+
+class Resolved(BaseModel):
+    """Every value the worker needs that the recipe left open. ``RECIPE_KEYS`` names the setting behind
+    each."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: Literal["cuda", "cpu"]
+    machine: str = Field(description="GPU or CPU name; a measured speed belongs to it.")
+    compute_dtype: DType
+    base_precision: Literal["bf16", "fp16", "fp32", "nf4", "int8"]
+    optimizer: Optimizer
+    max_length: int
+    template: str | None = Field(
+        description="A name of ours, `model` for the model's own, None for plain text."
+    )
+    batch_size: int
+    gradient_accumulation: int
+    packing: bool
+    sequences: int = Field(description="Training rows, or packed sequences, in one epoch.")
+    longest: int = Field(description="Tokens of the longest sequence a step can meet.")
+    steps_per_epoch: int
+    total_steps: int
+    epochs: float = Field(description="Passes over the data that total_steps make.")
+    warmup_steps: int
+    save_every: int
+    eval_every: int | None = Field(description="None without held-out rows.")
+    gradient_checkpointing: bool
+    threads: int
+    trainable_parameters: int
+
+    @property
+    def rows_per_step(self) -> int:
+        return self.batch_size * self.gradient_accumulation
+
+    @property
+    def tokens_per_micro_batch(self) -> int:
+        """The most a micro-batch can hold, padding included; memory follows it."""
+        return self.batch_size * self.longest
+
+
+RECIPE_KEYS = {
+    "compute_dtype": "training.precision",
+    "base_precision": "model.precision",
+    "optimizer": "training.optimizer",
+    "max_length": "model.max_length",
+    "template": "data.template",
+    "total_steps": "training.max_steps",
+    "warmup_steps": "training.warmup",
+    "save_every": "training.save_every",
+    "eval_every": "eval.every",
+    "gradient_checkpointing": "training.gradient_checkpointing",
+    "threads": "training.threads",
+    "batch_size": "training.batch_size",
+    "gradient_accumulation": "training.gradient_accumulation",
+}
+
+
+def recipe_origins(recipe: Recipe, overrides: Sequence[str] = ()) -> dict[str, str]:
+    """Dotted key -> ``default``, ``recipe`` or ``override`` for every setting of the recipe.
+
+    Args:
+        recipe: with the overrides already applied.
+        overrides: the ``key=value`` texts (or bare keys) that were applied.
+    """
+    changed = {override.partition("=")[0].strip() for override in overrides}
+    origins: dict[str, str] = {}
+
+    def walk(section: BaseModel, prefix: str) -> None:
+        for name in type(section).model_fields:
+            key, value = prefix + name, getattr(section, name)
+            if isinstance(value, BaseModel):
+                walk(value, f"{key}.")
+            elif key in changed:
+                origins[key] = "override"
+            else:
+                origins[key] = "recipe" if name in section.model_fields_set else "default"
+
+    walk(recipe, "")
+    return origins
+
+
+def resolve(
+    recipe: Recipe, facts: ModelFacts, machine: Machine, report: DataReport, sequences: int
+) -> tuple[Resolved, dict[str, str]]:
+    """Exact settings, and the planner's reasons by recipe key. Gradient checkpointing is left off for
+    ``auto``: whether it is needed follows from the memory estimate (:mod:`whet.engine.plan`).
+
+    Args:
+        recipe: validated.
+        facts: of the model.
+        machine: where it will run.
+        report: of the prepared data.
+        sequences: rows, or packed sequences, of one epoch.
+    """
+    why: dict[str, str] = {}
+
+    def planned(key: str, reason: str) -> None:
+        why[key] = f"planner: {reason}"
+
+    training = recipe.training
+    compute = _compute_dtype(training, machine, planned)
+    base = _base_precision(recipe, facts, compute, planned)
+    steps = _steps(training, sequences, held_out=report.eval is not None, recipe=recipe, planned=planned)
+    max_length = recipe.model.max_length
+    if facts.max_positions and max_length > facts.max_positions:
+        max_length = facts.max_positions
+        planned("model.max_length", f"the model has {facts.max_positions} positions")
+    packing = recipe.method.packing
+    longest = max_length if packing else min(max_length, _longest(report))
+    if training.threads is None:
+        planned("training.threads", f"{machine.cpu_count} usable cores")
+    if recipe.data.template is None:
+        planned("data.template", "the model's own" if report.template else "the rows are plain text")
+    resolved = Resolved(
+        device="cuda" if machine.gpus else "cpu",
+        machine=machine.label,
+        compute_dtype=compute,
+        base_precision=base,
+        optimizer=_optimizer(training, machine, planned),
+        max_length=max_length,
+        template=report.template,
+        batch_size=training.batch_size,
+        gradient_accumulation=training.gradient_accumulation,
+        packing=packing,
+        sequences=sequences,
+        longest=longest,
+        **steps,
+        gradient_checkpointing=training.gradient_checkpointing == "on",
+        threads=training.threads or machine.cpu_count,
+        trainable_parameters=trainable_parameters(facts, recipe.adapter),
+    )
+    return resolved, why
+
+
+def _longest(report: DataReport) -> int:
+    evaluated = report.eval.length.max if report.eval else 0
+    return max(report.train.length.max, evaluated, 1)
+
+
+def _compute_dtype(training: TrainingSection, machine: Machine, planned: Any) -> DType:
+    if training.precision != "auto":
+        return training.precision
+    if not machine.gpus:
+        planned("training.precision", "no GPU, and CPUs train in fp32")
+        return "fp32"
+    gpu = min(machine.gpus, key=lambda gpu: gpu.capability)
+    capability = ".".join(map(str, gpu.capability))
+    if supports_bf16(machine):
+        planned("training.precision", f"{gpu.name} (capability {capability}) computes in bf16")
+        return "bf16"
+    planned("training.precision", f"{gpu.name} (capability {capability} < 8.0) has no bf16")
+    return "fp16"
+
+
+def _base_precision(recipe: Recipe, facts: ModelFacts, compute: DType, planned: Any) -> Any:
+    asked = recipe.model.precision
+    if facts.quantization in ("nf4", "fp4", "int8"):
+        held = "int8" if facts.quantization == "int8" else "nf4"
+        if asked != held:
+            planned("model.precision", f"the checkpoint itself is quantised ({facts.quantization})")
+        return held
+    if asked != "auto":
+        return asked
+    if recipe.adapter.kind == "none":
+        planned("model.precision", "all weights train, and small updates need fp32 masters")
+        return "fp32"
+    planned("model.precision", f"as the compute type, {compute}")
+    return compute
+
+
+def _optimizer(training: TrainingSection, machine: Machine, planned: Any) -> Optimizer:
+    """bitsandbytes 0.50 has 8-bit AdamW for CUDA and CPU; without the package plain AdamW steps in."""
+    if training.optimizer == "adamw_8bit" and "bitsandbytes" not in machine.versions:
+        planned("training.optimizer", "bitsandbytes is not installed, so states stay in fp32 (adamw)")
+        return "adamw"
+    return training.optimizer
+
+
+def _steps(
+    training: TrainingSection, sequences: int, *, held_out: bool, recipe: Recipe, planned: Any
+) -> dict[str, Any]:
+    """Steps as transformers' Trainer counts them: the last micro-batch and the last step may be partial."""
+    micro_batches = math.ceil(sequences / training.batch_size)
+    per_epoch = max(1, math.ceil(micro_batches / training.gradient_accumulation))
+    total = training.max_steps or max(1, math.ceil(training.epochs * per_epoch))
+    if training.max_steps is None:
+        planned("training.max_steps", f"{training.epochs:g} epochs of {per_epoch} steps")
+    warmup = math.ceil(total * training.warmup) if training.warmup < 1 else int(training.warmup)
+    if warmup > total // 2 and "warmup" not in training.model_fields_set:
+        warmup = total // 2
+        planned("training.warmup", f"at most half of {total} steps")
+    save_every = training.save_every or max(1, math.ceil(total / SAVES_PER_RUN))
+    if training.save_every is None:
+        planned("training.save_every", f"{SAVES_PER_RUN} checkpoints a run")
+    eval_every = None
+    if held_out:
+        eval_every = recipe.eval.every or max(1, math.ceil(total / EVALS_PER_RUN))
+        if recipe.eval.every is None:
+            planned("eval.every", f"{EVALS_PER_RUN} evaluations a run")
+    elif recipe.eval.every is None:
+        planned("eval.every", "no held-out rows")
+    return {
+        "steps_per_epoch": per_epoch,
+        "total_steps": total,
+        "epochs": round(total / per_epoch, 4),
+        "warmup_steps": min(warmup, total),
+        "save_every": min(save_every, total),
+        "eval_every": eval_every,
+    }
+
+
+def trainable_parameters(facts: ModelFacts, adapter: AdapterSection) -> int:
+    """Parameters that get a gradient: the adapter's, or all.
+
+    LoRA adds ``rank * (inputs + outputs)`` a matched layer (arXiv:2106.09685), DoRA also one magnitude an
+    output (arXiv:2402.09353); biases and whole modules are counted as PEFT trains them.
+    """
+    if adapter.kind == "none":
+        return facts.parameters.total
+    matched = {
+        module.pattern: module
+        for found in match_targets(facts, adapter.target_modules).values()
+        for module in found
+    }
+    total = sum(module.count * adapter.rank * (module.inputs + module.outputs) for module in matched.values())
+    if adapter.kind == "dora":
+        total += sum(module.count * module.outputs for module in matched.values())
+    if adapter.bias != "none":
+        biased = facts.parameters.linear if adapter.bias == "all" else matched.values()
+        total += sum(module.count * module.outputs for module in biased if module.bias)
+    return total + saved_module_parameters(facts, adapter)
+
+
+def saved_module_parameters(facts: ModelFacts, adapter: AdapterSection) -> int:
+    """Parameters of ``modules_to_save``, which PEFT copies and trains whole."""
+    total = 0
+    for name in adapter.modules_to_save:
+        if name == "embed_tokens" or (name == "lm_head" and facts.tied):
+            total += facts.parameters.embedding
+        else:
+            total += sum(module.parameters for module in match_targets(facts, [name])[name])
+    return total
