@@ -1,0 +1,168 @@
+"""Supervised fine-tuning on TRL's trainer, held to exact numbers.
+
+What differs from :class:`trl.SFTTrainer`:
+
+- The loss of an optimizer step is the summed token loss over the number of supervised tokens of the whole step,
+  whatever the micro-batches; a held-out loss is the mean over all supervised tokens of the set.
+- A loss or a gradient that is not finite ends the run before it reaches the weights.
+- Evaluation leaves the random numbers alone: how often one looks does not change what one sees.
+- Adapters stay in fp32 on a quantised base, and nothing is reported to anybody.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import trl
+from peft import PeftModel
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+from transformers.trainer_utils import EvalLoopOutput
+
+from ...errors import WhetError
+from .collation import count_supervised, count_tokens
+
+
+@dataclass
+class StepStats:
+    """What the last finished optimizer step saw."""
+
+    loss: float = math.nan
+    """Mean over the step's supervised tokens, nats."""
+    tokens: int = 0
+    supervised_tokens: int = 0
+    grad_norm: float = math.nan
+    """L2 norm over all trained parameters, before clipping."""
+
+
+class SupervisedTrainer(trl.SFTTrainer):
+    """TRL's SFTTrainer with exact, checked losses. See the module's text for what differs.
+
+    Raises:
+        WhetError: ``train.not_finite`` from :meth:`train`, before the bad step changes a weight.
+    """
+
+    def __init__(self, model: Any, args: Any = None, **kwargs: Any) -> None:
+        adapters = _adapter_weights(model)
+        super().__init__(model, args, **kwargs)
+        _restore_precision(self.model, adapters)
+        # A NaN must be seen; the base class would log the mean of the losses before it.
+        self.args.logging_nan_inf_filter = False
+        self.stats = StepStats()
+        self._running: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def _send_telemetry(self) -> None:
+        """Nothing is sent."""
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """One micro-batch, forward and backward; the detached share of the step's loss, 0-d.
+
+        The numbers are fetched from the device once an optimizer step, not once a micro-batch.
+        """
+        tokens, supervised = count_tokens(inputs), count_supervised(inputs["labels"])
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self._running.append((loss, tokens, supervised))
+        if self.accelerator.sync_gradients:
+            self._close_step()
+        return loss
+
+    def _close_step(self) -> None:
+        losses, tokens, supervised = zip(*self._running, strict=True)
+        self._running.clear()
+        self.stats.loss = float(self.accelerator.reduce(torch.stack(losses).sum(), reduction="mean"))
+        self.stats.tokens = int(self.accelerator.reduce(torch.stack(tokens).sum(), reduction="sum"))
+        self.stats.supervised_tokens = int(self.accelerator.reduce(torch.stack(supervised).sum(), reduction="sum"))
+        if not math.isfinite(self.stats.loss):
+            raise self._not_finite("loss", self.stats.loss)
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        """Clips, and keeps the norm before clipping. fp16's scaler skips its own overflows."""
+        norm = super()._clip_grad_norm(model)
+        self.stats.grad_norm = float(norm)
+        if not math.isfinite(self.stats.grad_norm) and self.accelerator.scaler is None:
+            raise self._not_finite("gradient norm", self.stats.grad_norm)
+        return norm
+
+    def _not_finite(self, what: str, value: float) -> WhetError:
+        step = self.state.global_step + 1
+        return WhetError(
+            "train.not_finite",
+            f"The {what} of step {step} is {value}; the weights were not changed by this step.",
+            f"Lower training.learning_rate (now {self.args.learning_rate:g}), warm up longer with training.warmup, "
+            "keep training.max_grad_norm at 1, or compute in training.precision=fp32; the data of this step may "
+            "also hold a broken row.",
+        )
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Held-out metrics; the random number generators are left as they were."""
+        with preserved_rng():
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        return metrics
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Mean loss over all supervised tokens of the set (``eval_loss``, and ``eval_supervised_tokens``).
+
+        The base class averages the means of the batches, which weighs a token by how short its batch is. It still
+        serves where predictions are asked for.
+        """
+        if not prediction_loss_only:
+            return super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        self.model.eval()
+        nll = torch.zeros((), dtype=torch.float64)
+        supervised = rows = 0
+        for batch in dataloader:
+            inputs = self._prepare_inputs(batch)
+            count = int(count_supervised(inputs["labels"]))
+            rows += len(inputs["labels"])
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss = self.compute_loss(self.model, inputs)
+            nll += count * loss.double().cpu() if count else 0.0
+            supervised += count
+        totals = torch.tensor([float(nll), supervised, rows], dtype=torch.float64)
+        if self.args.world_size > 1:
+            totals = self.accelerator.reduce(totals.to(self.args.device), reduction="sum").cpu()
+        metrics = {
+            f"{metric_key_prefix}_loss": float(totals[0] / totals[1]) if totals[1] else math.nan,
+            f"{metric_key_prefix}_supervised_tokens": int(totals[1]),
+        }
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=int(totals[2]))
+
+
+def _adapter_weights(model: Any) -> dict[str, torch.Tensor]:
+    if not isinstance(model, PreTrainedModel | PeftModel):
+        return {}
+    return {name: param.data for name, param in model.named_parameters() if param.requires_grad}
+
+
+def _restore_precision(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """TRL's constructor rounds the adapters of a quantised base to bf16; give them their values back."""
+    for name, param in model.named_parameters():
+        before = weights.get(name)
+        if before is not None and param.dtype != before.dtype:
+            param.data = before.to(param.device)
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """What is drawn inside (numpy, torch on CPU and GPUs) is not seen outside."""
+    numpy_state = np.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    np.random.set_state(numpy_state)
