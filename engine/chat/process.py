@@ -57,12 +57,14 @@ class TransformersVoice:
         base = request["who"] == "base"
 
         def generate() -> None:
-            with self.model.disable_adapter() if base else contextlib.nullcontext():
-                produced.append(
-                    self.model.generate(
-                        **batch, max_new_tokens=request["max_new_tokens"], streamer=streamer, **sampling
+            limit = request["max_new_tokens"]
+            try:
+                with self.model.disable_adapter() if base else contextlib.nullcontext():
+                    produced.append(
+                        self.model.generate(**batch, max_new_tokens=limit, streamer=streamer, **sampling)
                     )
-                )
+            finally:
+                streamer.end()  # a failed generation must not leave the reader waiting
 
         thread = threading.Thread(target=generate)
         thread.start()

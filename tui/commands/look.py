@@ -1,0 +1,154 @@
+"""`plan`, `recipes`, `schema`, `data`, `template`, `doctor`: look before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from whet.engine import api
+
+from .common import EXIT_BLOCKED, EXIT_FAILED, data_out, json_option, print_json, recipe_arguments, talk
+
+
+def make_plan(recipe: str, overrides: Sequence[str], console: Console) -> api.Plan:
+    """Read, validate and plan a recipe, with a counter while rows are read on a terminal."""
+    wanted = api.recipe(recipe, overrides)
+    with console.status("planning") as status:
+        return api.plan(
+            wanted, overrides, progress=lambda rows: status.update(f"planning: {rows:,} rows read")
+        )
+
+
+@click.command()
+@recipe_arguments
+@json_option
+def plan(recipe: str, overrides: tuple[str, ...], as_json: bool) -> int:
+    """What RECIPE would do: resolved settings, memory, steps, time, findings. Starts nothing."""
+    made = make_plan(recipe, overrides, talk())
+    if as_json:
+        print_json(made)
+    else:
+        from ..render.plan import plan_details
+
+        data_out().print(plan_details(made))
+    return EXIT_BLOCKED if made.blocked() else 0
+
+
+@click.command()
+@click.option("--copy", "name", help="Copy this shipped recipe.")
+@click.option("--to", type=click.Path(path_type=Path), default=Path("."), help="Folder or file to copy to.")
+@json_option
+def recipes(name: str | None, to: Path, as_json: bool) -> None:
+    """List the shipped recipes, or copy one to start from."""
+    if name is not None:
+        target = api.copy_recipe(name, to)
+        if as_json:
+            print_json({"path": str(target)})
+        else:
+            talk().print(f"{target}   Edit it, then: whet plan {target}")
+        return
+    about = {name: api.about_recipe(name) for name in api.shipped()}
+    if as_json:
+        print_json(about)
+    else:
+        for name, words in about.items():
+            click.echo(f"{name:20} {words}")
+
+
+@click.command()
+@json_option
+def schema(as_json: bool) -> None:
+    """JSON Schema of recipes, for editors and agents (--json prints it on one line)."""
+    import json
+
+    found = api.schema()
+    click.echo(json.dumps(found) if as_json else json.dumps(found, indent=2))
+
+
+@click.command()
+@click.argument("source")
+@click.option("--format", "data_format", default="auto", help="Instead of looking: text, alpaca, sharegpt, ...")
+@click.option("--column", "columns", multiple=True, metavar="FIELD=COLUMN", help="Rename a column.")
+@click.option("--model", "model_name", default="demo", show_default=True, help="Whose tokenizer counts.")
+@click.option("--template", help="Chat template by name; by default the model's own.")
+@click.option("--max-length", type=int, default=2048, show_default=True)
+@json_option
+def data(
+    source: str,
+    data_format: str,
+    columns: tuple[str, ...],
+    model_name: str,
+    template: str | None,
+    max_length: int,
+    as_json: bool,
+) -> int:
+    """Read every row of SOURCE (file, folder, hub id): format, lengths, supervision, bad rows by line."""
+    values = {
+        "model": {"name": model_name, "max_length": max_length},
+        "data": {
+            "train": source,
+            "format": data_format,
+            "columns": dict(column.split("=", 1) for column in columns),
+            "template": template,
+            "bad_rows": "skip",
+        },
+    }
+    console = talk()
+    with console.status("reading") as status:
+        report = api.inspect_data(values, progress=lambda rows: status.update(f"reading: {rows:,} rows"))
+    if as_json:
+        print_json(report)
+    else:
+        from ..render.data import data_report
+
+        data_out().print(data_report(report))
+    return EXIT_FAILED if report.rows == 0 else 0
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.argument("source", required=False)
+@click.option("--list", "show_list", is_flag=True, help="The chat templates whet knows by name.")
+@click.option("--template", help="Use this template instead of the model's own.")
+@click.option("--rows", default=2, show_default=True)
+@json_option
+def template(
+    model: str | None, source: str | None, show_list: bool, template: str | None, rows: int, as_json: bool
+) -> None:
+    """Render rows of SOURCE as MODEL's tokens, supervised ones marked."""
+    if show_list:
+        known = api.chat_templates()
+        if as_json:
+            print_json(known)
+        else:
+            for name, words in known.items():
+                click.echo(f"{name:14} {words}")
+        return
+    if model is None or source is None:
+        raise click.UsageError("Give MODEL and SOURCE, or --list.")
+    previews = api.preview_template(model, source, template, rows)
+    if as_json:
+        print_json(previews)
+        return
+    from ..render.data import template_preview
+
+    out = data_out()
+    for preview in previews:
+        out.print(template_preview(preview))
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> int:
+    """This machine: GPU, memory, disk, versions against the tested ranges, and what is wrong with it."""
+    report = api.doctor()
+    if as_json:
+        print_json(report)
+    else:
+        from ..render.machine import machine_report
+
+        data_out().print(machine_report(report))
+    return EXIT_FAILED if any(finding.severity == "error" for finding in report.findings) else 0

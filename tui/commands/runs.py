@@ -1,0 +1,60 @@
+"""`runs`, `show`, `stop`: what there is, what happened, end it."""
+
+from __future__ import annotations
+
+import click
+
+from whet.engine import api
+
+from .common import data_out, json_option, print_json, run_argument, talk
+
+
+@click.command()
+@click.option("--limit", default=20, show_default=True, help="Show the newest N.")
+@json_option
+def runs(limit: int, as_json: bool) -> None:
+    """List runs, newest first."""
+    found = api.runs()
+    if as_json:
+        print_json(found[:limit])
+    elif not found:
+        talk().print("No runs yet. Start one: whet demo")
+    else:
+        from ..render.runs import run_table
+
+        data_out().print(run_table(found[:limit]))
+        if len(found) > limit:
+            talk().print(f"{len(found) - limit} older: whet runs --limit {len(found)}")
+
+
+@click.command()
+@run_argument
+@click.option("--log", "log_lines", type=int, default=0, help="Also the last N lines of the worker's log.")
+@json_option
+def show(run: str, log_lines: int, as_json: bool) -> None:
+    """Show RUN: state, settings, losses, findings, samples, files."""
+    view = api.run(run)
+    log = api.find(run).log_tail(log_lines) if log_lines else []
+    if as_json:
+        print_json(view.model_dump(mode="json") | {"log": log})
+        return
+    from ..render.outcome import run_details
+
+    data_out().print(run_details(view))
+    for line in log:
+        click.echo(line)
+
+
+@click.command()
+@run_argument
+@click.option("--now", is_flag=True, help="At once, without a checkpoint of the current step.")
+@json_option
+def stop(run: str, now: bool, as_json: bool) -> None:
+    """Finish the step, checkpoint, and end RUN; it can be resumed."""
+    run_id = api.find(run).id
+    api.stop(run_id, now=now)
+    if as_json:
+        print_json({"id": run_id, "requested": "now" if now else "checkpoint"})
+    else:
+        how = "at once" if now else "after this step, with a checkpoint"
+        talk().print(f"{run_id} ends {how}. Go on later: whet resume {run_id}")

@@ -1,0 +1,139 @@
+"""`export`, `smoke`, `chat`: write artefacts, prove them, talk to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from whet.engine import api
+
+from .common import EXIT_FAILED, EXIT_PROOF_FAILED, data_out, json_option, print_json, run_argument, talk
+
+
+@click.command()
+@run_argument
+@click.option("--gguf", "types", multiple=True, help="GGUF type, repeatable: f16, q8_0, q4_k_m, ...")
+@click.option("--merged", is_flag=True, help="Keep the merged 16-bit weights.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; by default the run's own export/.")
+@click.option("--no-smoke", is_flag=True, help="Skip the proof. Such a file is not pushed anywhere.")
+@json_option
+def export(
+    run: str, types: tuple[str, ...], merged: bool, out: Path | None, no_smoke: bool, as_json: bool
+) -> int:
+    """Export RUN (or an adapter or model folder): merge, GGUF, proof. By default what its recipe asked for."""
+    events = api.export(run, list(types), merged, out, smoke=not no_smoke)
+    return _show(events, as_json)
+
+
+@click.command()
+@click.argument("gguf", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--reference",
+    type=click.Path(exists=True, path_type=Path),
+    required=True,
+    help="The folder of the model it was made from.",
+)
+@json_option
+def smoke(gguf: Path, reference: Path, as_json: bool) -> int:
+    """Prove GGUF against the model it came from: ids, template, BOS, stops, logits, answers."""
+    return _show(api.smoke(gguf, reference), as_json)
+
+
+@click.command()
+@click.argument("target", default="last")
+@click.option("--prompt", "-p", multiple=True, help="Ask this and leave; repeatable for several turns.")
+@click.option("--system", help="System message.")
+@click.option("--base/--no-base", default=None, help="Also the base model's answer; by default where there is one.")
+@click.option("--max-new-tokens", default=256, show_default=True)
+@click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
+@json_option
+def chat(
+    target: str,
+    prompt: tuple[str, ...],
+    system: str | None,
+    base: bool | None,
+    max_new_tokens: int,
+    temperature: float,
+    as_json: bool,
+) -> None:
+    """Talk to TARGET: a run (base beside tuned), a model folder or a GGUF file."""
+    console = talk()
+    wanted = api.chat_target(target)
+    with console.status("loading the model"):
+        session = api.ChatSession(wanted)
+    voices = [voice for voice in wanted.voices if base is not False or voice != "base"]
+    histories: dict[str, list[dict[str, str]]] = {
+        voice: [{"role": "system", "content": system}] if system else [] for voice in voices
+    }
+    with session:
+        if not prompt:
+            console.print("Ctrl-D or /quit leaves.")
+        for question in _questions(prompt):
+            for voice in voices:
+                histories[voice].append({"role": "user", "content": question})
+                answer = _answer(session, histories[voice], voice, max_new_tokens, temperature, as_json)
+                histories[voice].append({"role": "assistant", "content": answer})
+            if as_json:
+                said = {voice: histories[voice][-1]["content"] for voice in voices}
+                print_json({"prompt": question, "answers": said})
+
+
+def _questions(prompts: tuple[str, ...]) -> Iterable[str]:
+    if prompts:
+        yield from prompts
+        return
+    while True:
+        try:
+            line = click.prompt("you", prompt_suffix="> ", err=True)
+        except click.Abort:
+            return
+        if line.strip() in ("/quit", "/exit"):
+            return
+        yield line
+
+
+def _answer(
+    session: api.ChatSession,
+    messages: list[dict[str, str]],
+    voice: api.Who,
+    max_new_tokens: int,
+    temperature: float,
+    quiet: bool,
+) -> str:
+    from ..render.text import printable
+
+    if not quiet:
+        click.echo(click.style(f"{voice}> ", bold=True), nl=False)
+    answer = ""
+    for piece in session.ask(messages, voice, max_new_tokens, temperature):
+        answer += piece.text
+        if not quiet:
+            click.echo(printable(piece.text), nl=False)
+    if not quiet:
+        click.echo()
+    return answer.strip()
+
+
+def _show(events: Iterable[api.Event], as_json: bool) -> int:
+    """Print an export's events; the exit code says how the proof ended."""
+    from ..render.outcome import proof_lines
+    from ..render.progress import Follower
+
+    proofs: list[api.ExportEvent] = []
+    failed = False
+    with Follower(talk()) as follower:
+        for event in events:
+            failed = failed or isinstance(event, api.ErrorEvent)
+            if isinstance(event, api.ExportEvent) and event.kind == "smoke":
+                proofs.append(event)
+            if as_json:
+                click.echo(event.model_dump_json())
+            else:
+                follower.show(event)
+    if proofs and not as_json:
+        data_out().print(proof_lines(proofs))
+    if failed:
+        return EXIT_FAILED
+    return EXIT_PROOF_FAILED if any(proof.detail.get("status") == "fail" for proof in proofs) else 0

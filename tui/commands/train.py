@@ -1,0 +1,101 @@
+"""`demo`, `train`, `attach`, `resume`: start a run or come back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from whet.engine import api
+
+from .common import (
+    EXIT_BLOCKED,
+    follow,
+    json_option,
+    print_json,
+    recipe_arguments,
+    run_argument,
+    talk,
+)
+from .look import make_plan
+
+
+@click.command()
+@recipe_arguments
+@click.option("--detach", is_flag=True, help="Start it and return.")
+@json_option
+def train(recipe: str, overrides: tuple[str, ...], detach: bool, as_json: bool) -> int:
+    """Plan RECIPE, start it, and follow it. It outlives this terminal; Ctrl-C only detaches."""
+    return _train(recipe, overrides, detach, as_json)
+
+
+@click.command()
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@json_option
+def demo(overrides: tuple[str, ...], as_json: bool) -> int:
+    """The whole path on a tiny model: plan, train, compare, merge, GGUF, proof. No GPU, no internet."""
+    return _train("demo", overrides, detach=False, as_json=as_json)
+
+
+@click.command()
+@run_argument
+@json_option
+def attach(run: str, as_json: bool) -> int:
+    """Follow RUN (an id, its beginning, or `last`) from its first event on."""
+    return _follow_and_report(api.find(run).id, as_json)
+
+
+@click.command()
+@run_argument
+@click.option("--detach", is_flag=True, help="Start it and return.")
+@json_option
+def resume(run: str, detach: bool, as_json: bool) -> int:
+    """Go on with RUN from its last finished checkpoint; the loss curve is the uninterrupted one's."""
+    found = api.find(run)
+    seen = found.events.stat().st_size if found.events.exists() else 0
+    run_id = api.resume(found.id)
+    if detach:
+        _say_started(run_id, as_json)
+        return 0
+    return _follow_and_report(run_id, as_json, offset=seen)
+
+
+def _train(recipe: str, overrides: Sequence[str], detach: bool, as_json: bool) -> int:
+    from ..render.plan import plan_summary
+
+    console = talk()
+    agreed = make_plan(recipe, overrides, console)
+    if not as_json:
+        console.print(plan_summary(agreed))
+    if agreed.blocked():
+        if as_json:
+            print_json({"blocked": agreed.blocked()})
+        else:
+            console.print("Not started: the errors above block it.", style="bold red")
+        return EXIT_BLOCKED
+    run_id = api.start(agreed, started_by="cli")
+    if detach:
+        _say_started(run_id, as_json)
+        return 0
+    if as_json:
+        print_json({"type": "run", "id": run_id, "path": str(api.find(run_id).path)})
+    else:
+        console.print(f"run {run_id}   Ctrl-C detaches, it goes on; stop it with: whet stop {run_id}")
+    return _follow_and_report(run_id, as_json)
+
+
+def _follow_and_report(run_id: str, as_json: bool, offset: int = 0) -> int:
+    from ..render.outcome import outcome
+
+    code = follow(run_id, as_json, offset)
+    view = api.run(run_id)
+    if view.status == "finished" and not as_json:
+        talk().print(outcome(view))
+    return code
+
+
+def _say_started(run_id: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"type": "run", "id": run_id, "path": str(api.find(run_id).path)})
+    else:
+        talk().print(f"{run_id} runs by itself.  Follow: whet attach {run_id}   Stop: whet stop {run_id}")

@@ -1,0 +1,138 @@
+"""How a run ended: losses, answers before and after, what was written, the verdict, what to try next."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from whet.engine.api import ExportEvent, RunView, SampleEvent
+
+from .findings import findings_block
+from .text import plain
+from .units import amount, duration, size
+
+VERDICT_COLOURS = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}
+
+
+def outcome(view: RunView) -> RenderableType:
+    """The closing page of a finished run."""
+    parts: list[RenderableType] = [Rule(view.id, align="left", style="dim")]
+    parts += _losses(view)
+    if view.samples:
+        parts += [Text("\nanswers, before and after", style="bold"), _answers(view.samples)]
+    if view.exports:
+        parts += [Text("\nwritten", style="bold"), _written(view)]
+    parts += _verdict(view)
+    parts += [Text("\nnext", style="bold"), _next(view)]
+    return Group(*parts)
+
+
+def run_details(view: RunView) -> RenderableType:
+    """All there is to see of a run in any state."""
+    state = view.state
+    head = Table.grid(padding=(0, 2))
+    head.add_row("run", Text(view.id, style="bold"))
+    head.add_row("status", view.status + (f" ({state.phase})" if state.phase and view.status == "running" else ""))
+    head.add_row("model", plain(view.plan.recipe.model.name))
+    head.add_row("data", plain(str(view.plan.recipe.data.train)))
+    head.add_row("step", f"{state.step}/{state.total_steps or '?'}, attempt {state.attempt}")
+    head.add_row("started by", plain(state.started_by))
+    head.add_row("folder", str(view.path))
+    if state.last_checkpoint:
+        head.add_row("checkpoint", state.last_checkpoint)
+    parts: list[RenderableType] = [head]
+    if state.error:
+        parts.append(Text(f"\n{state.error.code}: {state.error.message} {state.error.hint}", style="red"))
+    parts += _losses(view)
+    if view.findings:
+        parts += [Text("\nfindings", style="bold"), findings_block(view.findings)]
+    if view.samples:
+        parts += [Text("\nanswers, before and after", style="bold"), _answers(view.samples)]
+    if view.exports:
+        parts += [Text("\nwritten", style="bold"), _written(view)]
+    parts += _verdict(view)
+    if view.status in ("stopped", "interrupted", "failed"):
+        parts.append(Text(f"\ngo on with: whet resume {view.id}", style="bold"))
+    return Group(*parts)
+
+
+def _losses(view: RunView) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    if view.steps:
+        seconds = sum(step.seconds for step in view.steps)
+        rate = sum(step.tokens for step in view.steps) / seconds if seconds else 0.0
+        first, last = view.steps[0], view.steps[-1]
+        lines.append(
+            Text(
+                f"training loss {first.loss:.3f} → {last.loss:.3f} in {len(view.steps)} steps, "
+                f"{duration(seconds)}, {amount(rate)} tokens/s, peak {size(max(s.memory_bytes for s in view.steps))}"
+            )
+        )
+    if view.evals:
+        best = min(view.evals, key=lambda event: event.loss)
+        lines.append(
+            Text(
+                f"held-out loss {view.evals[0].loss:.3f} → {best.loss:.3f} (best, step {best.step})",
+                style="bold",
+            )
+        )
+    return lines
+
+
+def _answers(samples: list[SampleEvent]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("prompt", ratio=1, max_width=30)
+    table.add_column("before", ratio=2, style="dim")
+    table.add_column("after", ratio=2)
+    for prompt in dict.fromkeys(sample.prompt for sample in samples):
+        mine = [sample for sample in samples if sample.prompt == prompt]
+        before = next((sample.answer for sample in mine if sample.step == 0), "")
+        table.add_row(plain(prompt, 80), plain(before, 200), plain(mine[-1].answer, 200))
+    return table
+
+
+def _written(view: RunView) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for event in view.exports:
+        if event.kind != "smoke":
+            table.add_row(event.kind, size(event.bytes) if event.bytes else "", event.path)
+    return table
+
+
+def proof_lines(proofs: list[ExportEvent]) -> Text:
+    """One line a proven file; below it each proof that did not pass, with its evidence."""
+    text = Text()
+    for event in proofs:
+        status = str(event.detail.get("status"))
+        text.append(f"{status:5}", VERDICT_COLOURS.get(status, ""))
+        text.append(event.path.rsplit("/", 1)[-1] + "\n")
+        for proof in event.detail.get("proofs", []):
+            if proof["status"] != "pass":
+                text.append(f"      {proof['name']}: {proof['status']}  {plain(str(proof['evidence']), 300)}\n")
+                text.append(f"      fix: {plain(proof['fix'], 300)}\n" if proof["fix"] else "")
+    text.rstrip()
+    return text
+
+
+def _verdict(view: RunView) -> list[RenderableType]:
+    proofs = [event for event in view.exports if event.kind == "smoke"]
+    if not proofs:
+        return []
+    verdict = view.verdict or "none"
+    return [
+        Text("\nproof", style="bold"),
+        proof_lines(proofs),
+        Text.assemble("verdict: ", (verdict, VERDICT_COLOURS.get(verdict, ""))),
+    ]
+
+
+def _next(view: RunView) -> Text:
+    gguf = next((event.path for event in view.exports if event.kind == "gguf"), None)
+    lines = [f"whet chat {view.id}                 talk to it, base beside tuned"]
+    if gguf:
+        lines.append(f"whet chat {gguf}    talk to the exported file")
+    lines.append(f"whet show {view.id}                 everything about this run")
+    lines.append("whet recipes                        examples to point at your own data")
+    return Text("\n".join(lines))
