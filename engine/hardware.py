@@ -59,7 +59,7 @@ class Machine(BaseModel):
     ram_available: int
     disk_free: int = Field(description="On the filesystem of whet's home.")
     versions: dict[str, str] = Field(description="Installed packages that matter; absent ones are missing.")
-    gpu_note: str = Field("", description="Why no GPU is seen although a driver may be there.")
+    gpu_note: str = Field(default="", description="Why no GPU is seen although a driver may be there.")
 
     @property
     def device(self) -> str:

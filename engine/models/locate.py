@@ -54,8 +54,8 @@ def _checked(path: Path, name: str, weights: bool) -> Path:
         raise WhetError(
             "model.no_weights",
             f"{name}: {path} lacks weights ({', '.join(missing[:3])}).",
-            "Only safetensors weights are read; convert others with save_pretrained(safe_serialization=True),
-            " "or download the rest of the model.",
+            "Only safetensors weights are read; convert others with save_pretrained(...), or download "
+            "the rest of the model.",
         )
     return path
 

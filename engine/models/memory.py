@@ -52,7 +52,7 @@ class Memory(BaseModel):
     components: dict[str, int] = Field(description=f"Bytes: {', '.join(COMPONENTS)}.")
     peak: int = Field(description="Sum of the components: the most the step holds at once.")
     available: int = Field(description="Free on the device when the plan was made.")
-    exact_parameters: bool = Field(True, description="False: the family is unknown and its size a guess.")
+    exact_parameters: bool = Field(default=True, description="False: the family is unknown and its size a guess.")
 
     @property
     def needed(self) -> int:

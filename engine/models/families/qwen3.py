@@ -1,5 +1,4 @@
-"""Qwen3 (dense): q and k are normalised a head before the rotary embedding; heads of 128 whatever the
-width."""
+"""Qwen3 (dense): q and k are normalised a head; heads of 128 whatever the width."""
 
 from .descriptor import Family
 

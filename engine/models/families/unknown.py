@@ -1,5 +1,4 @@
-"""Any other decoder: trained by plain transformers, its facts read from the weights, not from a layout we
-know."""
+"""Any other decoder: plain transformers, its facts read from the weights instead of a known layout."""
 
 from .descriptor import Experimental, Family, Unsupported
 
