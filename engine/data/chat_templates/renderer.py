@@ -136,6 +136,13 @@ class Renderer:
         return derive_spans(self, messages, tools, variables)
 
     @cached_property
+    def end_token(self) -> str | None:
+        """The special token that ends the last turn of a conversation; None when there is none."""
+        from .spans import find_end_token
+
+        return find_end_token(self)
+
+    @cached_property
     def end_of_turn(self) -> str | None:
         """What the model must write to end a turn, as text; None when the template writes no end token."""
         probe = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]

@@ -61,11 +61,12 @@ def _start(
     earlier = messages[:turn]
     if earlier:
         prompt = renderer.render(earlier, add_generation_prompt=True, tools=tools, **variables)
-        bare = renderer.render(earlier, tools=tools, **variables)
-        # Without a generation prompt, what stands before the content may be a header; only space is the model's.
-        opens_turn = prompt != bare or not text[len(prompt) : len(head)].strip()
-        if text.startswith(prompt) and opens_turn:
-            return len(prompt)
+        if text.startswith(prompt):
+            # A template may have no generation prompt: then a header may stand before the content, and it is
+            # not the model's to write.
+            between = text[len(prompt) : len(head)]
+            if not between.strip() or prompt != renderer.render(earlier, tools=tools, **variables):
+                return len(prompt)
     if text.startswith(head):
         return len(head)
     raise _unclear(turn, "what stands before it depends on its content")
@@ -73,14 +74,13 @@ def _start(
 
 def _end_of_turn(renderer: Renderer, tail: str) -> int:
     """Length of the end-of-turn token (and space before it) that ``tail`` begins with, 0 when there is none."""
-    end = _end_token(renderer)
-    if end is None:
+    if renderer.end_token is None:
         return 0
-    match = re.match(r"\s*" + re.escape(end), tail)
+    match = re.match(r"\s*" + re.escape(renderer.end_token), tail)
     return match.end() if match else 0
 
 
-def _end_token(renderer: Renderer) -> str | None:
+def find_end_token(renderer: Renderer) -> str | None:
     """The first special token after the last answer of a conversation: no header of a next turn can be there."""
     probe = [{"role": "user", "content": "question"}, {"role": "assistant", "content": SENTINEL}]
     tail = renderer.render(probe).partition(SENTINEL)[2].lstrip()

@@ -1,0 +1,47 @@
+"""Markers of templates written literally in the data: tokens that should be special, or placeholders left over."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from .chat_templates import TEMPLATES
+from .formats import Example
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_CANDIDATE = re.compile(r"<\|?[\w./ -]{1,40}\|?>|<</?SYS>>|\[/?[A-Z_]{2,24}\]|\{[a-z_]{2,20}\}|### [A-Z]\w+:")
+_PLACEHOLDERS = ("{instruction}", "{input}", "{output}", "{response}", "{prompt}", "{question}", "{answer}")
+_PLAIN_TEXT_MARKERS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "### Instruction:", "### Response:")
+
+
+class MarkerScan:
+    """Counts literal markers in rows.
+
+    Args:
+        tokenizer: decides which markers are single special tokens of this vocabulary.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        added = tokenizer.get_added_tokens_decoder().values()
+        self._special = frozenset(token.content for token in added if token.special)
+        known = {marker for info in TEMPLATES.values() for marker in info.markers}
+        single = self._special.union(token.content for token in added)
+        self._foreign = known.union(_PLAIN_TEXT_MARKERS, _PLACEHOLDERS) - single
+
+    def count(self, example: Example, special: dict[str, int], foreign: dict[str, int]) -> None:
+        """Add the markers in one example to the two counters, once a row.
+
+        Special tokens in a plain text are meant (it may be a rendered conversation); in a message they are not.
+        """
+        if example.messages is None:
+            text = f"{example.text or ''}{example.prompt or ''}{example.completion or ''}"
+        else:
+            text = "\n".join(message["content"] for message in example.messages)
+        for marker in set(_CANDIDATE.findall(text)):
+            if marker in self._special:
+                if example.messages is not None:
+                    special[marker] = special.get(marker, 0) + 1
+            elif marker in self._foreign:
+                foreign[marker] = foreign.get(marker, 0) + 1
