@@ -1,0 +1,1 @@
+"""GGUF files: written by our own converter, quantised and checked by llama.cpp in processes of its own."""

@@ -1,0 +1,84 @@
+"""Files that are whole or absent: written beside their place under another name, flushed, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...errors import WhetError
+
+PARTIAL = ".partial"
+
+
+def require_space(directory: Path, needed: int) -> None:
+    """Raise WhetError ``export.disk_full`` unless ``needed`` bytes are free where ``directory`` lies."""
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise _disk_full(directory, needed, free)
+
+
+@contextmanager
+def atomic_file(out: Path, needed: int) -> Iterator[Path]:
+    """A path to write ``out`` under; it takes its place when the block ends well and vanishes when it does not.
+
+    Args:
+        out: the file's place; its folder is created.
+        needed: bytes about to be written, checked first.
+
+    Raises:
+        WhetError: ``export.disk_full``, before writing or when the disk fills meanwhile.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(out)
+    require_space(out.parent, needed)
+    partial = out.with_name(f".{out.name}.{os.getpid()}{PARTIAL}")
+    try:
+        yield partial
+        _flush(partial)
+        os.replace(partial, out)
+        _flush(out.parent)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise _disk_full(out.parent, needed, shutil.disk_usage(out.parent).free) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sweep(out: Path) -> None:
+    """Remove what killed exports of the same file left behind."""
+    for stale in out.parent.glob(f".{out.name}.*{PARTIAL}"):
+        pid = stale.name.removesuffix(PARTIAL).rpartition(".")[2]
+        if pid.isdigit() and not _alive(int(pid)):
+            stale.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk_full(directory: Path, needed: int, free: int) -> WhetError:
+    return WhetError(
+        "export.disk_full",
+        f"The export needs {needed} bytes ({needed / 1e9:.2f} GB) in {directory}, "
+        f"and {free} bytes ({free / 1e9:.2f} GB) are free.",
+        "Free some space, choose smaller GGUF types, or export to another disk.",
+    )
