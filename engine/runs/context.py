@@ -1,4 +1,4 @@
-"""What a job sees of its run: say events, ask whether to stop. One object between the worker and the training code."""
+"""What a job sees of its run: one object to say events with and to ask whether to stop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIRROR_SECONDS = 1.0
 
 
 class Stopped(Exception):
-    """Raised by a job that ended on request, after its checkpoint if there was time for one; the run is `stopped`."""
+    """Raised by a job that ends on request, after its checkpoint if there was time; the run is `stopped`."""
 
 
 class RunContext:
@@ -52,7 +52,7 @@ class RunContext:
         return self.plan.recipe
 
     def emit(self, event: Event) -> None:
-        """Append an event, and mirror what it says into state.json (at most once a second, checkpoints at once)."""
+        """Append an event and mirror it into state.json: steps at most once a second, checkpoints at once."""
         with self._lock:
             if self._closed:
                 return  # stopped at once: nothing comes after the last event
@@ -72,7 +72,7 @@ class RunContext:
                 self._write()
 
     def stop_requested(self) -> StopRequest | None:
-        """``checkpoint``: finish the step, save, raise :class:`Stopped`; ``now``: raise it at once. Poll often."""
+        """``checkpoint``: finish the step, save, raise :class:`Stopped`; ``now``: raise it at once."""
         asked = self.dir.control.stop_requested()
         count = self.signals + {None: 0, "checkpoint": 1, "now": 2}[asked]
         return None if count == 0 else "checkpoint" if count == 1 else "now"
@@ -86,8 +86,8 @@ class RunContext:
     ) -> list[OSError]:
         """End the attempt in a state and an event that say so; the first call counts.
 
-        Returns what could not be written. A full disk may refuse even this: then the state still says running, and
-        with the lock free readers call the run interrupted, which is true.
+        Returns what could not be written. A full disk may refuse even this: then the state still says
+        running, and with the lock free readers call the run interrupted, which is true.
         """
         with self._lock:
             if self._closed:

@@ -1,4 +1,4 @@
-"""Requests to a running worker: empty files in ``control/``, so that a person, an agent and a script ask alike."""
+"""Requests to a running worker: empty files in ``control/``, the same from a person, an agent, a script."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Control:
         return True
 
     def clear(self) -> None:
-        """Forget what an earlier attempt was asked. Only for who holds the run's lock, before the worker starts."""
+        """Forget what an earlier attempt was asked. Only for who holds the run's lock, before a start."""
         for path in (self._stop, self._stop_now, self._checkpoint):
             path.unlink(missing_ok=True)
 

@@ -1,9 +1,9 @@
 """Events: what a run says, one JSON object a line, append-only, tailed by byte offset.
 
-A worker appends, any number of readers tail. A torn last line (the writer died, or is writing) is ignored until
-its newline arrives. After a resume steps may repeat: each event carries its attempt, and the last attempt wins.
-Numbers that JSON lacks are written as the strings "NaN", "Infinity" and "-Infinity" and read back as floats: a
-loss that is not finite is news, and must not crash the writer.
+A worker appends, any number of readers tail. A torn last line (the writer died, or is writing) is ignored
+until its newline arrives. After a resume steps may repeat: each event carries its attempt, and the last
+attempt wins. Numbers that JSON lacks are written as the strings "NaN", "Infinity" and "-Infinity" and read
+back as floats: a loss that is not finite is news, and must not crash the writer.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class ExportEvent(EventBase):
 
 
 class ErrorEvent(EventBase):
-    """The run failed. ``code``, ``message`` and ``hint`` are a WhetError's; the traceback is in worker.log."""
+    """The run failed: the parts of a WhetError. The traceback is in worker.log."""
 
     type: Literal["error"] = "error"
     code: str
@@ -143,8 +143,8 @@ EVENT = TypeAdapter[Event](Event)
 class EventLog:
     """The writing end; one per run, held by its worker. Safe to use from several threads.
 
-    Opening cuts off what a previous writer's death left behind the last whole event, so that the file stays one
-    object a line; sequence numbers go on from there.
+    Opening cuts off what a previous writer's death left behind the last whole event, so that the file stays
+    one object a line; sequence numbers go on from there.
     """
 
     def __init__(self, path: Path, attempt: int) -> None:
@@ -184,7 +184,7 @@ class EventLog:
 def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     """Events from byte ``offset`` on, and the offset to continue from.
 
-    A torn end (half a line, or the zeros that a power cut leaves) is left for later: the next writer cuts it off.
+    A torn end (half a line, or the zeros a power cut leaves) is left for later: the next writer cuts it off.
     Raises WhetError ``run.event_unknown`` for a whole line that is not an event this version knows.
     """
     if not path.exists():
@@ -201,7 +201,7 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
                 break
             raise WhetError(
                 "run.event_unknown",
-                f"{path} holds an event at byte {offset} that this version of whet cannot read: {line[:120]!r}.",
+                f"{path} holds at byte {offset} an event this whet cannot read: {line[:120]!r}.",
                 "It was probably written by a newer whet; update this one.",
             ) from error
         offset += len(line)
@@ -237,7 +237,8 @@ def _is_json_object(line: bytes) -> bool:
 def last_attempt(events: list[Event]) -> Iterator[Event]:
     """Drop what a later attempt did again or made void, so that the loss curve has one value a step.
 
-    An attempt that resumed at step ``n`` voids all steps, evaluations and samples of earlier attempts from ``n`` on.
+    An attempt that resumed at step ``n`` voids all steps, evaluations and samples of earlier attempts from
+    ``n`` on.
     """
     resumed_at: dict[int, int] = {}
     for event in events:

@@ -1,4 +1,4 @@
-"""From any exception to the error a person can act on: a code, the fact, the next step. Tracebacks go to the log."""
+"""From any exception to the error a person can act on: a code, the fact, the next step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Writers in Rust and C++ (safetensors, Arrow) keep the errno only in their text.
 DISK_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "(os error 28)", "(os error 122)")
 NO_SPACE_BYTES = 1 << 20
-"""Below this much free space a failed write of unknown cause (torch.save tells none) counts as a full disk."""
+"""Below this much free space a failure of unknown cause (torch.save tells none) counts as a full disk."""
 
 
 def describe_failure(error: BaseException, directory: Path) -> WhetError:
-    """What ended the run whose files are in ``directory``, as a WhetError safe to print and to write as JSON."""
+    """What ended the run whose files are in ``directory``; its texts are safe to print and to write as JSON."""
     found = _describe(error, directory)
     return WhetError(found.code, _printable(found.message), _printable(found.hint))
 
@@ -37,8 +37,8 @@ def _describe(error: BaseException, directory: Path) -> WhetError:
         return WhetError(
             "run.out_of_memory",
             f"Memory ran out: {_headline(error)}",
-            "Lower training.batch_size or model.max_length, or hold the base weights with model.precision=nf4; "
-            "`whet plan` shows what each costs. Then `whet resume`.",
+            "Lower training.batch_size or model.max_length, or set model.precision=nf4; "
+            "`whet plan` shows what each costs.",
         )
     if isinstance(error, FloatingPointError):
         return WhetError(
@@ -57,7 +57,8 @@ def _describe(error: BaseException, directory: Path) -> WhetError:
     return WhetError(
         "run.crashed",
         _headline(error),
-        f"The traceback is in {directory / 'worker.log'}. Finished checkpoints are untouched; `whet resume` goes on.",
+        f"The traceback is in {directory / 'worker.log'}. Finished checkpoints are untouched; "
+        f"`whet resume {directory.name}` goes on.",
     )
 
 
@@ -66,7 +67,7 @@ def disk_full(directory: Path) -> WhetError:
     return WhetError(
         "run.disk_full",
         f"The disk of {directory} is full ({_free_bytes(directory) / 1e6:.1f} MB free).",
-        "Free some space, then `whet resume`. Finished checkpoints are untouched.",
+        f"Free some space, then `whet resume {directory.name}`. Finished checkpoints are untouched.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Private directories and atomic files: what a reader opens is always whole, and only its owner can read it."""
+"""Private directories and atomic files: what a reader opens is whole, and only its owner can read it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def private_dir(path: Path) -> Path:
-    """Create ``path`` (and its parents) readable by its owner only; an existing directory is left as it is."""
+    """Create ``path`` readable by its owner only; an existing directory is left as it is."""
     if not path.is_dir():
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
@@ -19,7 +19,7 @@ def private_file(path: Path, flags: int) -> int:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``: written beside it, fsynced, renamed. Only one process may write a given path.
+    """Replace ``path`` by ``data``: written beside it, fsynced, renamed. One process may write a path.
 
     Raises OSError (a full disk among them) and then leaves the old file untouched.
     """

@@ -1,4 +1,4 @@
-"""One training run a GPU: take a free one, or wait in order of start. The queue is the run directories themselves."""
+"""One run a GPU: take a free one, or wait in order of start. The queue is the run directories themselves."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def planned_gpus(context: RunContext) -> list[str]:
 def take_gpu(context: RunContext, candidates: Sequence[str]) -> locks.Lock | None:
     """Hold one of ``candidates`` for the life of this process and make it the only GPU that CUDA sees.
 
-    Waits while all are taken, or while a run that started earlier waits for one of them. Returns None when there
-    are no candidates. Raises Stopped on a stop request.
+    Waits while all are taken, or while a run that started earlier waits for one of them. Returns None when
+    there are no candidates. Raises Stopped on a stop request.
     """
     if not candidates:
         return None

@@ -1,9 +1,9 @@
 """Locks by ``flock``: alive means the lock is held, whatever files say.
 
-The kernel drops a lock when the last descriptor of its open file closes, so a SIGKILL frees it. Two traps follow.
-A forked child (a DataLoader worker) inherits the descriptor and would keep the lock after its parent's death, so
-children close theirs. And looking must not disturb: a probe takes a shared lock, so probes never see each other,
-and who takes a lock for real allows for a probe's microseconds with ``patience``.
+The kernel drops a lock when the last descriptor of its open file closes, so a SIGKILL frees it. Two traps
+follow. A forked child (a DataLoader worker) inherits the descriptor and would keep the lock after its
+parent's death, so children close theirs. And looking must not disturb: a probe takes a shared lock, so probes
+never see each other, and who takes a lock for real allows for a probe's microseconds with ``patience``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PATIENCE = 0.5
 
 
 class Lock:
-    """A held lock. Closing its descriptor releases it, unless another process was handed a copy on purpose."""
+    """A held lock. Closing its descriptor releases it, unless another process was handed a copy."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
@@ -87,7 +87,7 @@ def hold(path: Path, patience: float = PATIENCE) -> Lock:
 
 
 def adopt(path: Path, fd: int) -> Lock:
-    """Own a lock whose open descriptor ``fd`` the launcher passed on, without a moment in which it was free."""
+    """Own a lock whose open descriptor ``fd`` the launcher passed on: at no moment was it free."""
     os.set_inheritable(fd, False)
     return Lock(path, fd)
 

@@ -1,7 +1,8 @@
 """Run directories: one per run under ``$WHET_HOME/runs``, written by one worker and read by everyone else.
 
-``state.json`` is written only by who holds the run's lock (the launcher, then the worker it hands the lock to).
-A state that claims to be active while the lock is free is a worker that died: ``interrupted``, and resumable.
+``state.json`` is written only by who holds the run's lock (the launcher, then the worker it hands the lock
+to). A state that claims to be active while the lock is free is a worker that died: ``interrupted``, and
+resumable.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class RunError(BaseModel):
 
 
 class RunState(BaseModel):
-    """``state.json``: the newest facts of a run, small and always whole. Times are seconds since the epoch."""
+    """``state.json``: the newest facts of a run, always whole. Times are seconds since the epoch."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
@@ -127,7 +128,7 @@ class RunDir:
 
     @property
     def reserve(self) -> Path:
-        """Space a living worker holds back, freed so that a run on a full disk can still write why it failed."""
+        """Space a worker holds back, freed so that a run on a full disk can still write why it failed."""
         return self.path / ".reserve"
 
     @property
@@ -143,14 +144,14 @@ class RunDir:
         return is_held(self.lock)
 
     def read_state(self) -> RunState:
-        """The state as last written. Raises WhetError ``run.unreadable`` when the file is missing or broken."""
+        """The state as last written. Raises WhetError ``run.unreadable`` for a missing or broken file."""
         try:
             return RunState.model_validate_json(self.state.read_bytes())
         except (OSError, ValidationError) as error:
             raise WhetError(
                 "run.unreadable",
                 f"{self.state} cannot be read: {_first_line(error)}.",
-                f"Checkpoints and exports in {self.path} are untouched; remove the folder if it is not needed.",
+                f"Checkpoints and exports in {self.path} are untouched; remove the folder if not needed.",
             ) from error
 
     def write_state(self, **changes: Any) -> RunState:
@@ -162,7 +163,7 @@ class RunDir:
         return state
 
     def status(self) -> Status:
-        """The truth about the run: the state, or ``interrupted`` when it claims to be active and nobody is."""
+        """The truth about the run: its state, or ``interrupted`` when that claims a worker and none lives."""
         was_alive = self.alive()  # before the state: what a worker wrote last is then never missed
         state = self.read_state()
         launched = state.status in ACTIVE and state.launched is not None
@@ -171,7 +172,7 @@ class RunDir:
         return state.status
 
     def write_plan(self, plan: Plan) -> None:
-        """Write ``recipe.yaml`` (complete, so that later defaults do not change its meaning) and ``plan.json``."""
+        """Write ``plan.json``, and ``recipe.yaml`` with every value, so that later defaults change nothing."""
         import yaml
 
         recipe = plan.recipe.model_dump(mode="json", exclude_none=True)
@@ -194,7 +195,7 @@ class RunDir:
             return file.read().decode(errors="replace").splitlines()[-lines:]
 
     def summary(self) -> RunSummary:
-        """What ``whet runs`` shows; a broken state is shown as ``unreadable`` so that it hides no other run."""
+        """What ``whet runs`` shows; a broken state is ``unreadable``, so that it hides no other run."""
         try:
             status, state = self.status(), self.read_state()
         except WhetError as error:

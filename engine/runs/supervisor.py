@@ -1,4 +1,4 @@
-"""Start, stop, resume and follow runs from any front end. No daemon: the locks and the directories are the truth."""
+"""Start, stop, resume and follow runs from any front end. No daemon: locks and directories are the truth."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ RESUMABLE_OVERRIDES = ("training.", "eval.", "sampling.", "export.", "accept")
 def launch(run: RunDir, worker: Sequence[str] = WORKER) -> int:
     """Start the run's worker, detached from this process and its terminal; returns its pid.
 
-    The run's lock is taken here and handed to the worker as an open descriptor: there is no moment in which two
-    launchers both find it free, nor one in which a starting run looks dead.
-    ``worker`` is what the interpreter runs. Raises WhetError ``run.alive``, ``run.finished``, ``run.disk_full``.
+    The run's lock is taken here and handed to the worker as an open descriptor: there is no moment in which
+    two launchers both find it free, nor one in which a starting run looks dead.
+    ``worker`` is what the interpreter runs. Raises WhetError ``run.alive``, ``run.finished``,
+    ``run.disk_full``.
     """
     with _exclusively(run) as lock:
         return _start(run, lock, worker)
@@ -39,7 +40,7 @@ def launch(run: RunDir, worker: Sequence[str] = WORKER) -> int:
 def resume(run: RunDir, extra_overrides: Sequence[str] | None = None, worker: Sequence[str] = WORKER) -> int:
     """Start a worker that goes on from the last finished checkpoint; returns its pid.
 
-    ``extra_overrides`` (``training.max_steps=60``) re-plan the run first; model, data, method and adapter are fixed.
+    ``extra_overrides`` (``training.max_steps=60``) re-plan the run; model, data, method and adapter are fixed.
     Raises WhetError ``run.alive``, ``run.finished``, ``run.fixed_setting``.
     """
     with _exclusively(run) as lock:
@@ -114,7 +115,7 @@ def _start(run: RunDir, lock: locks.Lock, worker: Sequence[str]) -> int:
             )
         finally:
             os.close(log)
-    # A launcher that lives on (the TUI, the MCP server) must collect its dead child; nothing else waits for it.
+    # A launcher that lives on (the TUI, the MCP server) must collect its dead child.
     threading.Thread(target=process.wait, daemon=True).start()
     return process.pid
 

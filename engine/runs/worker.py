@@ -1,6 +1,7 @@
 """The one process that writes a run: ``python -P -m whet.engine.runs.worker RUN_DIR``.
 
-It holds the run's lock (and its GPU's) until it exits, and every way a job can end becomes a state and an event.
+It holds the run's lock (and its GPU's) until it exits, and every way a job can end becomes a state and an
+event.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def training_job(context: RunContext) -> None:
 def main(
     argv: Sequence[str] | None = None, job: Job = training_job, choose_gpus: ChooseGpus = planned_gpus
 ) -> int:
-    """Parse the command line, own the process (umask, signals, crash dumps) and run the job; returns the exit status."""
+    """Parse the command line, take the run's lock and run one attempt; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -P -m whet.engine.runs.worker")
     parser.add_argument("directory", type=Path, help="the run's directory")
     parser.add_argument("--lock-fd", type=int, help="descriptor of the run's lock, held by the launcher")
@@ -67,7 +68,7 @@ def main(
 
 
 def run_worker(context: RunContext, job: Job, choose_gpus: ChooseGpus) -> int:
-    """Run one attempt to its end, whatever that is; the caller holds the run's lock. Returns the exit status."""
+    """Run one attempt to its end, whatever that is; the caller holds the run's lock."""
     run = context.dir
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -108,7 +109,7 @@ def _count_signal(context: RunContext) -> None:
 
 
 def _enforce_stop(context: RunContext, ended: threading.Event) -> None:
-    """End the process when the job does not notice a stop at once: it may sit in a C call or wait for a subprocess."""
+    """End the process when the job does not notice a stop at once: it may sit in a long C call."""
     asked_at: float | None = None
     while not ended.wait(0.1):
         if context.stop_requested() != "now":
@@ -120,7 +121,7 @@ def _enforce_stop(context: RunContext, ended: threading.Event) -> None:
 
 
 def _kill_group() -> None:
-    """Kill this process and what it started; a worker leads its own session unless a person ran it by hand."""
+    """Kill this process and what it started; a worker leads its session unless a person ran it by hand."""
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(FAILED)
@@ -135,7 +136,7 @@ def _allocate(reserve: Path) -> None:
 
 
 def _log(text: str) -> None:
-    """To worker.log; on a full disk there is nowhere to say it, and the state or the free lock says enough."""
+    """To worker.log; a full disk leaves nowhere to say it, and the state or the free lock says enough."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
