@@ -6,19 +6,33 @@ time, and runs the checks. The same recipe on the same facts gives the same plan
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .alternatives import Alternative, find_alternatives
+from .checks import PlanFacts, run_checks
 from .data.inspection import DataReport
+from .disk import disk_bytes
 from .findings import Finding
-from .models.facts import ModelFacts
-from .models.memory import Memory
+from .hardware import Machine, inspect_machine
+from .models.facts import ModelFacts, read_model_facts, resolve_model
+from .models.memory import Memory, estimate_memory
+from .rates import known_rate
 from .recipe import Recipe
-from .resolve import RECIPE_KEYS, Resolved
+from .recipe_files import patched
+from .resolve import RECIPE_KEYS, Resolved, recipe_origins, resolve, resolved_length
 
-__all__ = ["RECIPE_KEYS", "Alternative", "DataFacts", "Plan", "Resolved"]
+if TYPE_CHECKING:
+    from .data.token_store import PreparedData
+
+__all__ = ["RECIPE_KEYS", "Alternative", "DataFacts", "Plan", "Resolved", "make_plan"]
 
 
 class DataFacts(BaseModel):
@@ -32,16 +46,6 @@ class DataFacts(BaseModel):
     train: Path
     eval: Path | None
     report: DataReport
-
-
-class Alternative(BaseModel):
-    """Another way to run the same recipe: a patch and what it would need."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    text: str
-    patch: dict[str, Any]
-    memory: Memory
 
 
 class Plan(BaseModel):
@@ -73,3 +77,179 @@ class Plan(BaseModel):
     def blocked(self) -> list[Finding]:
         """Errors the recipe does not accept by id; a run with any of these must not start."""
         return [f for f in self.findings if f.severity == "error" and f.id not in self.recipe.accept]
+
+
+def make_plan(
+    recipe: Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    progress: Callable[[int], None] | None = None,
+    machine: Machine | None = None,
+) -> Plan:
+    """Everything about the run that ``recipe`` asks for; starts nothing.
+
+    Args:
+        recipe: with the overrides already applied.
+        overrides: the ``key=value`` texts that were applied, so that values can say where they come from.
+        progress: called with the number of rows read while data is prepared for the first time.
+        machine: plan for this machine instead of the one at hand.
+
+    Raises:
+        WhetError: model or data cannot be found or read at all. What merely speaks against the run is a
+        finding.
+    """
+    path = resolve_model(recipe.model.name, recipe.model.revision)
+    facts = read_model_facts(path, recipe.model.name)
+    machine = machine or inspect_machine()
+    template = fitting_template(recipe, facts)
+    data = _prepare(data_recipe(recipe, facts, template), facts, progress)
+    sequences = _sequences(recipe, facts, data)
+    resolved, reasons = resolve(recipe, facts, machine, data.report, sequences)
+    resolved, memory, why = _checkpointing(recipe, resolved, facts, data.report, machine)
+    reasons |= why
+    if template:
+        reasons["data.template"] = f"planner: the model has none, and {template} fits its vocabulary"
+    others = [] if memory.fits else find_alternatives(recipe, resolved, facts, machine, data.report, memory)
+    disk = disk_bytes(recipe, resolved, facts)
+    findings = run_checks(
+        PlanFacts(
+            recipe=recipe,
+            resolved=resolved,
+            model=facts,
+            machine=machine,
+            report=data.report,
+            memory=memory,
+            alternatives=tuple(others),
+            disk_bytes=disk,
+            fitting_template=template,
+            bitsandbytes="bitsandbytes" in machine.versions,
+            llama_cpp=find_spec("llama_cpp") is not None,
+        )
+    )
+    tokens = data.report.train.tokens
+    total_tokens = round(tokens * resolved.epochs)
+    rate = known_rate(facts, resolved)
+    return Plan(
+        id=_plan_id(recipe, resolved, facts, data),
+        recipe=recipe,
+        resolved=resolved,
+        origins=recipe_origins(recipe, overrides) | reasons,
+        model=facts,
+        data=data,
+        memory=memory,
+        tokens_per_epoch=tokens,
+        total_tokens=total_tokens,
+        seconds=round(total_tokens / rate, 1) if rate else None,
+        disk_bytes=disk,
+        findings=findings,
+        alternatives=others,
+        versions=machine.versions,
+    )
+
+
+def fitting_template(recipe: Recipe, facts: ModelFacts) -> str | None:
+    """The template for chat rows when neither recipe nor model has one (finding D09); otherwise None.
+
+    The family's own where this vocabulary has its markers, then any whose markers it has, then one that
+    needs no special tokens.
+    """
+    if recipe.data.template or facts.has_chat_template or not _chat_rows(recipe):
+        return None
+    from .data.chat_templates import TEMPLATES
+    from .models.families import family_of
+
+    vocabulary = _special_tokens(facts.path)
+    own = family_of(facts.model_type).chat_template
+    preferred = [name for name in (own, "chatml") if name]
+    candidates = preferred + [name for name, info in TEMPLATES.items() if info.markers]
+    for name in candidates:
+        if TEMPLATES[name].markers and set(TEMPLATES[name].markers) <= vocabulary:
+            return name
+    return "vicuna"
+
+
+def data_recipe(recipe: Recipe, facts: ModelFacts, template: str | None) -> Recipe:
+    """The recipe as data is prepared by it: rows no longer than the model's positions, chat rows with a
+    template."""
+    patch: dict[str, object] = {"data.template": template} if template else {}
+    if (length := resolved_length(recipe, facts)) != recipe.model.max_length:
+        patch["model.max_length"] = length
+    return patched(recipe, patch) if patch else recipe
+
+
+def _chat_rows(recipe: Recipe) -> bool:
+    """Whether the first training source holds conversations, by the recipe's word or its first rows."""
+    if recipe.data.format != "auto":
+        return recipe.data.format in ("messages", "sharegpt", "alpaca")
+    from .data.formats import sniff
+    from .data.rows import RawRow
+    from .data.sources import iter_rows
+
+    train = recipe.data.train
+    first = iter_rows(train if isinstance(train, str) else train[0], recipe.data)
+    guess = sniff([row for row in islice(first, 100) if isinstance(row, RawRow)], recipe.data.columns)
+    return guess.format in ("messages", "sharegpt", "alpaca")
+
+
+def _special_tokens(path: Path) -> set[str]:
+    """Texts of the tokens added to the vocabulary; a tokenizer's markers are among them."""
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        return set()
+    return {entry["content"] for entry in json.loads(file.read_text(encoding="utf-8"))["added_tokens"]}
+
+
+def _prepare(recipe: Recipe, facts: ModelFacts, progress: Callable[[int], None] | None) -> DataFacts:
+    from .data.token_store import prepare
+
+    prepared: PreparedData = prepare(recipe, facts.path, progress)
+    return DataFacts(
+        dir=prepared.dir,
+        digest=prepared.digest,
+        template_digest=prepared.template_digest,
+        train=prepared.train,
+        eval=prepared.eval,
+        report=prepared.report,
+    )
+
+
+def _sequences(recipe: Recipe, facts: ModelFacts, data: DataFacts) -> int:
+    """Rows of one epoch, or packed sequences when rows are packed across steps."""
+    rows = data.report.train.token_rows
+    if not recipe.method.packing or not rows:
+        return rows
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from .data.packing import pack
+
+    capacity = resolved_length(recipe, facts)
+    with pa.memory_map(str(data.train)) as source:
+        column = pa.ipc.open_stream(source).read_all()["input_ids"]
+        return len(pack(pc.list_value_length(column).to_pylist(), capacity))
+
+
+def _checkpointing(
+    recipe: Recipe, resolved: Resolved, facts: ModelFacts, report: DataReport, machine: Machine
+) -> tuple[Resolved, Memory, dict[str, str]]:
+    """Gradient checkpointing for ``auto``: off when the step fits without it (it costs a third in speed)."""
+    memory = estimate_memory(facts, recipe.adapter, resolved, report, machine)
+    if recipe.training.gradient_checkpointing != "auto":
+        return resolved, memory, {}
+    key = "training.gradient_checkpointing"
+    if memory.fits:
+        return resolved, memory, {key: "planner: off, the step fits without recomputing"}
+    with_it = resolved.model_copy(update={"gradient_checkpointing": True})
+    memory = estimate_memory(facts, recipe.adapter, with_it, report, machine)
+    return with_it, memory, {key: "planner: on, the step does not fit without recomputing"}
+
+
+def _plan_id(recipe: Recipe, resolved: Resolved, facts: ModelFacts, data: DataFacts) -> str:
+    """Sixteen hex digits that name what will be done, to what, with which data."""
+    parts = {
+        "recipe": recipe.model_dump(mode="json"),
+        "resolved": resolved.model_dump(mode="json"),
+        "model": [str(facts.path), facts.digest(), facts.weight_bytes],
+        "data": [data.digest, data.template_digest],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

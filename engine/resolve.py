@@ -122,10 +122,9 @@ def resolve(
     compute = _compute_dtype(training, machine, planned)
     base = _base_precision(recipe, facts, compute, planned)
     steps = _steps(training, sequences, held_out=report.eval is not None, recipe=recipe, planned=planned)
-    max_length = recipe.model.max_length
-    if facts.max_positions and max_length > facts.max_positions:
-        max_length = facts.max_positions
-        planned("model.max_length", f"the model has {facts.max_positions} positions")
+    max_length = resolved_length(recipe, facts)
+    if max_length < recipe.model.max_length:
+        planned("model.max_length", f"the model has {max_length} positions")
     packing = recipe.method.packing
     longest = max_length if packing else min(max_length, _longest(report))
     if training.threads is None:
@@ -151,6 +150,11 @@ def resolve(
         trainable_parameters=trainable_parameters(facts, recipe.adapter),
     )
     return resolved, why
+
+
+def resolved_length(recipe: Recipe, facts: ModelFacts) -> int:
+    """Tokens a row may have: the recipe's max_length, at most the model's positions."""
+    return min(recipe.model.max_length, facts.max_positions or recipe.model.max_length)
 
 
 def _longest(report: DataReport) -> int:

@@ -45,7 +45,7 @@ class Parameters(BaseModel):
     head: int = Field(description="The output head, 0 when tied.")
     norms: int = Field(description="Norm weights and whatever else is neither linear nor embedding.")
     linear: list[LinearModule] = Field(description="Linear layers; the untied head is among them as lm_head.")
-    exact: bool = Field(default=True, description="False: the family is unknown and the weights are not there.")
+    exact: bool = Field(default=True, description="False: a guess, for an unknown family without weights.")
 
     @property
     def decoder_linear(self) -> int:

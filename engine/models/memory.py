@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..data.inspection import DataReport
+from ..hardware import Machine
 from ..recipe import AdapterSection
 from ..resolve import Resolved
 from .facts import ModelFacts, match_targets
@@ -51,8 +52,11 @@ class Memory(BaseModel):
     where: Literal["gpu", "ram"]
     components: dict[str, int] = Field(description=f"Bytes: {', '.join(COMPONENTS)}.")
     peak: int = Field(description="Sum of the components: the most the step holds at once.")
+    capacity: int = Field(description="The device's own memory, whatever else runs there now.")
     available: int = Field(description="Free on the device when the plan was made.")
-    exact_parameters: bool = Field(default=True, description="False: the family is unknown and its size a guess.")
+    exact_parameters: bool = Field(
+        default=True, description="False: the family is unknown and its size a guess."
+    )
 
     @property
     def needed(self) -> int:
@@ -61,11 +65,12 @@ class Memory(BaseModel):
 
     @property
     def fits(self) -> bool:
-        return self.needed <= self.available
+        """Whether the device can hold it once nothing else runs there."""
+        return self.needed <= self.capacity
 
 
 def estimate_memory(
-    facts: ModelFacts, adapter: AdapterSection, resolved: Resolved, report: DataReport, available: int
+    facts: ModelFacts, adapter: AdapterSection, resolved: Resolved, report: DataReport, machine: Machine
 ) -> Memory:
     """Peak memory of a training step.
 
@@ -74,7 +79,7 @@ def estimate_memory(
         adapter: what is trained beside or instead of the base.
         resolved: batch, length, precision, checkpointing.
         report: for the share of supervised tokens, which the loss alone touches.
-        available: bytes free on the device.
+        machine: what it has; of several GPUs the smallest counts, since the run takes whichever is free.
     """
     cuda = resolved.device == "cuda"
     trainable = resolved.trainable_parameters
@@ -93,7 +98,8 @@ def estimate_memory(
         where="gpu" if cuda else "ram",
         components=components,
         peak=sum(components.values()),
-        available=available,
+        capacity=min(gpu.memory_total for gpu in machine.gpus) if cuda else machine.ram_total,
+        available=max(gpu.memory_free for gpu in machine.gpus) if cuda else machine.ram_available,
         exact_parameters=facts.parameters.exact,
     )
 

@@ -1,0 +1,38 @@
+"""Checks: what goes wrong in fine-tuning, seen early. To add one: write the generator, list it here."""
+
+from __future__ import annotations
+
+from ..findings import Finding
+from . import data_quality, environment, export, load, supervision
+from .registry import SEVERITY_ORDER, Check, PlanFacts
+
+CHECKS: tuple[Check, ...] = (
+    environment.versions,
+    environment.bitsandbytes_missing,
+    environment.torch_without_cuda,
+    supervision.nothing_supervised,
+    supervision.truncated_answers,
+    supervision.begin_token,
+    supervision.end_token,
+    supervision.no_template,
+    supervision.literal_markers,
+    data_quality.max_length,
+    data_quality.conversations,
+    data_quality.unreadable_rows,
+    data_quality.too_little,
+    load.weights_there,
+    load.family_known,
+    load.target_modules,
+    load.compute_type,
+    load.fits,
+    export.disk_space,
+    export.gguf_possible,
+)
+
+__all__ = ["CHECKS", "Check", "PlanFacts", "run_checks"]
+
+
+def run_checks(facts: PlanFacts) -> list[Finding]:
+    """All findings, worst first; within a severity in the order of the list."""
+    found = [finding for check in CHECKS for finding in check.run(facts)]
+    return sorted(found, key=lambda finding: SEVERITY_ORDER[finding.severity])

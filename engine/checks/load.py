@@ -1,0 +1,153 @@
+"""Load: weights, family, adapter targets, compute type, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..findings import Finding, Fix
+from ..hardware import supports_bf16
+from ..models.facts import match_targets
+from ..models.families import Unsupported
+from .registry import PlanFacts, check
+
+GIB = 2**30
+
+
+@check("load", "E08")
+def weights_there(facts: PlanFacts) -> Iterator[Finding]:
+    """A local directory must hold its weights; a hub model's are downloaded by the worker."""
+    missing = facts.model.missing_weight_files
+    local = facts.recipe.model.name == "demo" or Path(facts.recipe.model.name).expanduser().is_dir()
+    if missing and local:
+        yield Finding(
+            id="E08",
+            severity="error",
+            title=f"{facts.model.path} lacks weights.",
+            evidence={"missing": missing[:5], "found": facts.model.weight_files[:5]},
+            fix=Fix(text="Put the safetensors files there; other formats are not read."),
+        )
+
+
+@check("load", "L08")
+def family_known(facts: PlanFacts) -> Iterator[Finding]:
+    """Families without a descriptor run on plain transformers, and that is said."""
+    if not facts.family.model_types:
+        yield Finding(
+            id="L08",
+            severity="note",
+            title=f"{facts.model.model_type or 'this architecture'} is not a family whet knows: it trains on "
+            "plain transformers.",
+            evidence={"architecture": facts.model.architecture, "sizes_exact": facts.model.parameters.exact},
+        )
+
+
+@check("load", "L09")
+def target_modules(facts: PlanFacts) -> Iterator[Finding]:
+    """Names that match no layer: an adapter that trains nothing, or less than was meant."""
+    adapter = facts.recipe.adapter
+    if adapter.kind == "none" or not facts.model.parameters.exact:
+        return
+    found = match_targets(facts.model, adapter.target_modules)
+    lost = [name for name, modules in found.items() if not modules]
+    names = sorted({module.pattern.rsplit(".", 1)[-1] for module in facts.model.parameters.linear})
+    if lost:
+        everything = len(lost) == len(found)
+        yield Finding(
+            id="L09",
+            severity="error" if everything else "warning",
+            title=f"adapter.target_modules match no layer: {', '.join(lost)}.",
+            evidence={"unmatched": lost, "linear_layers": names},
+            fix=Fix(
+                text="Take all linear layers, or names from the evidence.",
+                patch={"adapter.target_modules": "all-linear"},
+            ),
+        )
+    known = {*names, "embed_tokens", "lm_head", "norm"}
+    odd = [name for name in adapter.modules_to_save if name.rsplit(".", 1)[-1] not in known]
+    if odd and facts.family.model_types:
+        yield Finding(
+            id="L09",
+            severity="error",
+            title=f"adapter.modules_to_save match no module: {', '.join(odd)}.",
+            evidence={"unmatched": odd, "known": sorted(known)},
+            fix=Fix(
+                text="Leave them out.",
+                patch={
+                    "adapter.modules_to_save": [name for name in adapter.modules_to_save if name not in odd]
+                },
+            ),
+        )
+
+
+@check("load", "L06", "L07")
+def compute_type(facts: PlanFacts) -> Iterator[Finding]:
+    """A compute type the hardware lacks, and what the family does not do."""
+    asked = facts.recipe.training.precision
+    if asked == "bf16" and facts.machine.gpus and not supports_bf16(facts.machine):
+        gpu = facts.machine.gpus[0]
+        yield Finding(
+            id="L06",
+            severity="error",
+            title=f"training.precision=bf16, but {gpu.name} has no bf16 (capability below 8.0).",
+            evidence={"gpu": gpu.name, "capability": list(gpu.capability)},
+            fix=Fix(text="Compute in fp16.", patch={"training.precision": "fp16"}),
+        )
+    if asked == "fp16" and not facts.machine.gpus:
+        yield Finding(
+            id="L06",
+            severity="error",
+            title="training.precision=fp16 needs a GPU; none is seen.",
+            evidence={"gpus": 0, "note": facts.machine.gpu_note},
+            fix=Fix(text="Let the hardware decide.", patch={"training.precision": "auto"}),
+        )
+    for name in {facts.resolved.base_precision, facts.recipe.adapter.kind}:
+        capability = facts.family.capabilities.get(name)
+        if isinstance(capability, Unsupported):
+            yield Finding(
+                id="L07",
+                severity="error",
+                title=f"{name} is not possible with {facts.model.family}: {capability.reason}.",
+                evidence={"family": facts.model.family},
+            )
+
+
+@check("load", "L11", "E07")
+def fits(facts: PlanFacts) -> Iterator[Finding]:
+    """The step's peak against the device's memory; alternatives that fit come as patches."""
+    memory = facts.memory
+    evidence = {
+        "needed_gib": round(memory.needed / GIB, 2),
+        "capacity_gib": round(memory.capacity / GIB, 2),
+        "free_gib": round(memory.available / GIB, 2),
+        "components_gib": {name: round(size / GIB, 2) for name, size in memory.components.items()},
+    }
+    if memory.needed > memory.capacity:
+        fitting = [one for one in facts.alternatives if one.memory.fits]
+        evidence["alternatives"] = [
+            {"patch": one.patch, "needed_gib": round(one.memory.needed / GIB, 2), "fits": one.memory.fits}
+            for one in facts.alternatives
+        ]
+        fix = (
+            Fix(text=fitting[0].text, patch=fitting[0].patch)
+            if fitting
+            else Fix(text="Use a smaller model or a larger machine: no setting makes this one fit.")
+        )
+        where = "GPU" if memory.where == "gpu" else "machine"
+        yield Finding(
+            id="L11",
+            severity="error",
+            title=f"Training needs about {memory.needed / GIB:.1f} GiB, the {where} has "
+            f"{memory.capacity / GIB:.1f}.",
+            evidence=evidence,
+            fix=fix,
+        )
+    elif memory.needed > memory.available:
+        yield Finding(
+            id="E07",
+            severity="warning",
+            title=f"Training needs about {memory.needed / GIB:.1f} GiB; other programs leave "
+            f"{memory.available / GIB:.1f}.",
+            evidence=evidence,
+            fix=Fix(text="Wait for them or stop them; a whet run on the same GPU waits by itself."),
+        )

@@ -1,0 +1,70 @@
+"""What a check is: a generator of findings over the facts of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..data.inspection import DataReport
+from ..findings import Finding
+from ..hardware import Machine
+from ..models.facts import ModelFacts
+from ..models.families import Family, family_of
+from ..models.memory import Memory
+from ..recipe import Recipe
+from ..resolve import Resolved
+
+if TYPE_CHECKING:
+    from ..alternatives import Alternative
+
+Phase = Literal["environment", "data", "load", "training", "export"]
+SEVERITY_ORDER = {"error": 0, "warning": 1, "note": 2}
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """Everything a check before the start may look at. No check reads files or asks the machine."""
+
+    recipe: Recipe
+    resolved: Resolved
+    model: ModelFacts
+    machine: Machine
+    report: DataReport
+    memory: Memory
+    alternatives: tuple[Alternative, ...]
+    disk_bytes: dict[str, int]
+    fitting_template: str | None
+    """Chosen by the planner because chat rows need a template and the model has none."""
+    bitsandbytes: bool
+    llama_cpp: bool
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.model.model_type)
+
+
+CheckFunction = Callable[[PlanFacts], Iterator[Finding]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A registered check: its phase, the finding ids it can yield, and the generator."""
+
+    phase: Phase
+    ids: tuple[str, ...]
+    run: CheckFunction
+
+
+def check(phase: Phase, *ids: str) -> Callable[[CheckFunction], Check]:
+    """Mark a generator as a check that yields findings of these ids; list it in :mod:`whet.engine.checks`."""
+
+    def register(function: CheckFunction) -> Check:
+        return Check(phase, ids, function)
+
+    return register
+
+
+def share(part: int, whole: int) -> float:
+    """``part / whole`` for evidence, 0 for an empty whole."""
+    return round(part / whole, 4) if whole else 0.0
