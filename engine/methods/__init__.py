@@ -1,1 +1,1 @@
-"""Training methods, one small folder each: `section.py` (light, its recipe section) and `trainer.py` (heavy)."""
+"""Training methods, one small folder each: `section.py` (light, the recipe's) and `trainer.py` (heavy)."""

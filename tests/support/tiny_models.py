@@ -16,7 +16,15 @@ FamilyName = Literal["llama", "mistral", "qwen2", "qwen3"]
 
 TEXT = Path(__file__).with_name("tiny_text.txt")
 
-SPECIALS = ["<|begin|>", "<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|turn_end|>"]
+SPECIALS = [
+    "<|begin|>",
+    "<|endoftext|>",
+    "<|pad|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|system|>",
+    "<|turn_end|>",
+]
 BOS, EOS, PAD, TURN_END = "<|begin|>", "<|endoftext|>", "<|pad|>", "<|turn_end|>"
 
 # No generation tags: as most models in the wild ship it.
@@ -109,7 +117,16 @@ def write_tokenizer(
 
     Llama and Mistral add BOS in front of plain text, the Qwens have no BOS of their own in encoding.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
 
     split = QWEN2_SPLIT if family.startswith("qwen") else LLAMA3_SPLIT
     tokenizer = Tokenizer(models.BPE())

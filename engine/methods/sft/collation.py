@@ -57,11 +57,11 @@ class PaddingCollator:
 
 @dataclass(frozen=True)
 class PackingCollator:
-    """Bins of row numbers to tensors (B, T); the rows of a bin stand one after another, strangers to each other.
+    """Bins of row numbers to tensors (B, T); the rows of a bin follow one another, strangers to each other.
 
-    ``position_ids`` restart at each row and there is no attention mask: with the cache off, transformers builds
-    the block-diagonal causal mask from the restarts (flash attention takes the sequence offsets from them).
-    Padding has position 0 throughout: each pad token is a row of its own, seen by nobody.
+    ``position_ids`` restart at each row and there is no attention mask: with the cache off, transformers
+    builds the block-diagonal causal mask from the restarts (flash attention takes the sequence offsets from
+    them). Padding has position 0 throughout: each pad token is a row of its own, seen by nobody.
     """
 
     rows: RowStore

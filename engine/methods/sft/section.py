@@ -15,7 +15,7 @@ class SFTSection(BaseModel):
     kind: Literal["sft"] = "sft"
     supervise: Literal["responses", "all"] = Field(
         "responses",
-        description="Loss on the assistant's tokens only (they follow from the chat template), or on all tokens.",
+        description="Loss on the assistant's tokens only (the chat template says which), or on all tokens.",
     )
     packing: bool = Field(
         False, description="Pack short rows together across optimizer steps; fewer, fuller steps."

@@ -2,8 +2,8 @@
 
 What differs from :class:`trl.SFTTrainer`:
 
-- The loss of an optimizer step is the summed token loss over the number of supervised tokens of the whole step,
-  whatever the micro-batches; a held-out loss is the mean over all supervised tokens of the set.
+- The loss of an optimizer step is the summed token loss over the number of supervised tokens of the whole
+  step, whatever the micro-batches; a held-out loss is the mean over all supervised tokens of the set.
 - A loss or a gradient that is not finite ends the run before it reaches the weights.
 - Evaluation leaves the random numbers alone: how often one looks does not change what one sees.
 - Adapters stay in fp32 on a quantised base, and nothing is reported to anybody.
@@ -75,11 +75,11 @@ class SupervisedTrainer(trl.SFTTrainer):
         return loss
 
     def _close_step(self) -> None:
-        losses, tokens, supervised = zip(*self._running, strict=True)
+        loss, tokens, supervised = (torch.stack(parts).sum() for parts in zip(*self._running, strict=True))
         self._running.clear()
-        self.stats.loss = float(self.accelerator.reduce(torch.stack(losses).sum(), reduction="mean"))
-        self.stats.tokens = int(self.accelerator.reduce(torch.stack(tokens).sum(), reduction="sum"))
-        self.stats.supervised_tokens = int(self.accelerator.reduce(torch.stack(supervised).sum(), reduction="sum"))
+        self.stats.loss = float(self.accelerator.reduce(loss, reduction="mean"))
+        self.stats.tokens = int(self.accelerator.reduce(tokens, reduction="sum"))
+        self.stats.supervised_tokens = int(self.accelerator.reduce(supervised, reduction="sum"))
         if not math.isfinite(self.stats.loss):
             raise self._not_finite("loss", self.stats.loss)
 
@@ -96,9 +96,9 @@ class SupervisedTrainer(trl.SFTTrainer):
         return WhetError(
             "train.not_finite",
             f"The {what} of step {step} is {value}; the weights were not changed by this step.",
-            f"Lower training.learning_rate (now {self.args.learning_rate:g}), warm up longer with training.warmup, "
-            "keep training.max_grad_norm at 1, or compute in training.precision=fp32; the data of this step may "
-            "also hold a broken row.",
+            f"Lower training.learning_rate (now {self.args.learning_rate:g}), warm up longer with "
+            "training.warmup, keep training.max_grad_norm at 1, or set training.precision=fp32; the data of "
+            "this step may also hold a broken row.",
         )
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -117,24 +117,26 @@ class SupervisedTrainer(trl.SFTTrainer):
     ) -> EvalLoopOutput:
         """Mean loss over all supervised tokens of the set (``eval_loss``, and ``eval_supervised_tokens``).
 
-        The base class averages the means of the batches, which weighs a token by how short its batch is. It still
-        serves where predictions are asked for.
+        The base class averages the means of the batches, which weighs a token by how short its batch is. It
+        still serves where predictions are asked for.
         """
         if not prediction_loss_only:
             return super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
-        self.model.eval()
+        model: Any = self.model
+        model.eval()
         nll = torch.zeros((), dtype=torch.float64)
         supervised = rows = 0
         for batch in dataloader:
             inputs = self._prepare_inputs(batch)
             count = int(count_supervised(inputs["labels"]))
             rows += len(inputs["labels"])
-            with torch.no_grad(), self.compute_loss_context_manager():
-                loss = self.compute_loss(self.model, inputs)
+            with torch.no_grad(), self.accelerator.autocast(), self.compute_loss_context_manager():
+                loss = self.compute_loss(model, inputs)
             nll += count * loss.double().cpu() if count else 0.0
             supervised += count
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         totals = torch.tensor([float(nll), supervised, rows], dtype=torch.float64)
         if self.args.world_size > 1:
             totals = self.accelerator.reduce(totals.to(self.args.device), reduction="sum").cpu()
@@ -142,7 +144,10 @@ class SupervisedTrainer(trl.SFTTrainer):
             f"{metric_key_prefix}_loss": float(totals[0] / totals[1]) if totals[1] else math.nan,
             f"{metric_key_prefix}_supervised_tokens": int(totals[1]),
         }
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=int(totals[2]))
+        nothing: Any = None
+        return EvalLoopOutput(
+            predictions=nothing, label_ids=None, metrics=metrics, num_samples=int(totals[2])
+        )
 
 
 def _adapter_weights(model: Any) -> dict[str, torch.Tensor]:
@@ -151,7 +156,7 @@ def _adapter_weights(model: Any) -> dict[str, torch.Tensor]:
     return {name: param.data for name, param in model.named_parameters() if param.requires_grad}
 
 
-def _restore_precision(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+def _restore_precision(model: Any, weights: dict[str, torch.Tensor]) -> None:
     """TRL's constructor rounds the adapters of a quantised base to bf16; give them their values back."""
     for name, param in model.named_parameters():
         before = weights.get(name)

@@ -1,0 +1,191 @@
+"""What happens beside the training loop: step events, the schedule of evaluations and checkpoints, requests.
+
+Whether to stop early follows from the history of held-out losses alone, which a checkpoint carries in its
+trainer_state.json; so a resumed run decides what the uninterrupted one would have decided.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import psutil
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..runs.context import Stopped
+from ..runs.events import EvalEvent, Event, StepEvent
+
+Emit = Callable[[Event], Any]
+
+
+class Stats(Protocol):
+    """The trainer's account of the last step; :class:`whet.engine.methods.sft.trainer.StepStats` is one."""
+
+    loss: float
+    tokens: int
+    supervised_tokens: int
+    grad_norm: float
+
+
+class Requests(Protocol):
+    """What people ask of a running job; :class:`whet.engine.runs.context.RunContext` is one."""
+
+    def stop_requested(self) -> str | None: ...
+    def take_checkpoint_request(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Held:
+    """One evaluation: held-out loss in nats after a step."""
+
+    step: int
+    loss: float
+
+
+def history(state: TrainerState) -> list[Held]:
+    """The evaluations of a run so far, oldest first."""
+    return [Held(int(log["step"]), log["eval_loss"]) for log in state.log_history if "eval_loss" in log]
+
+
+def best_of(held: Sequence[Held]) -> Held | None:
+    """The lowest held-out loss, the earlier one of equals."""
+    return min(held, key=lambda one: (one.loss, one.step), default=None)
+
+
+def should_stop_early(held: Sequence[Held], patience: int | None, min_improvement: float) -> bool:
+    """Whether the last ``patience`` evaluations each failed to improve by more than ``min_improvement``."""
+    if patience is None:
+        return False
+    best, waited = float("inf"), 0
+    for one in held:
+        improved = one.loss < best - min_improvement
+        waited = 0 if improved else waited + 1
+        best = min(best, one.loss) if improved else best
+    return waited >= patience
+
+
+class StepReporter(TrainerCallback):
+    """One event for every optimizer step, with what the trainer measured in it."""
+
+    def __init__(self, emit: Emit, stats: Stats) -> None:
+        self.emit, self.stats = emit, stats
+        self.learning_rate = 0.0
+        self.measured_tokens = 0
+        self.measured_seconds = 0.0
+        self._steps = 0
+        self._began = 0.0
+
+    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self.learning_rate = float(kwargs["optimizer"].param_groups[0]["lr"])
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        seconds = time.perf_counter() - self._began
+        if self._steps > 0:  # the first step warms up
+            self.measured_tokens += self.stats.tokens
+            self.measured_seconds += seconds
+        self._steps += 1
+        self.emit(
+            StepEvent(
+                step=state.global_step,
+                total_steps=state.max_steps,
+                epoch=round(state.epoch or 0.0, 6),
+                loss=self.stats.loss,
+                learning_rate=self.learning_rate,
+                grad_norm=self.stats.grad_norm,
+                tokens=self.stats.tokens,
+                supervised_tokens=self.stats.supervised_tokens,
+                seconds=seconds,
+                memory_bytes=memory_in_use(args.device),
+            )
+        )
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Peak bytes allocated on a GPU, resident set size of the process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)
+
+
+class Schedule(TrainerCallback):
+    """When to evaluate, to save and to end: every N steps, at the last one, and when asked.
+
+    A request to stop finishes the step and saves; a request to stop now ends at once.
+    """
+
+    def __init__(self, requests: Requests, *, save_every: int, eval_every: int | None) -> None:
+        self.requests, self.save_every, self.eval_every = requests, save_every, eval_every
+
+    def on_substep_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stop_now()
+
+    def on_prediction_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stop_now()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._stop_now()
+        last = state.global_step >= state.max_steps
+        asked = self.requests.take_checkpoint_request()
+        if self.requests.stop_requested():
+            asked = control.should_training_stop = True
+        control.should_save = asked or last or state.global_step % self.save_every == 0
+        if self.eval_every is not None:
+            control.should_evaluate = last or state.global_step % self.eval_every == 0
+
+    def _stop_now(self) -> None:
+        if self.requests.stop_requested() == "now":
+            raise Stopped
+
+
+class HeldOut(TrainerCallback):
+    """After each evaluation: the event, a checkpoint of the best weights, early stopping, samples."""
+
+    def __init__(
+        self,
+        emit: Emit,
+        *,
+        patience: int | None,
+        min_improvement: float,
+        sample: Callable[[int], None],
+    ) -> None:
+        self.emit, self.sample = emit, sample
+        self.patience, self.min_improvement = patience, min_improvement
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if metrics is None:
+            return
+        held = history(state)
+        best = best_of(held)
+        is_best = state.global_step > 0 and best is not None and best.step == state.global_step
+        self.emit(
+            EvalEvent(
+                step=state.global_step,
+                loss=metrics["eval_loss"],
+                supervised_tokens=int(metrics["eval_supervised_tokens"]),
+                seconds=metrics["eval_runtime"],
+                best=is_best,
+            )
+        )
+        if is_best and best is not None:
+            state.best_global_step, state.best_metric = best.step, best.loss
+            control.should_save = True
+        if should_stop_early(held, self.patience, self.min_improvement):
+            control.should_save = control.should_training_stop = True
+        self.sample(state.global_step)

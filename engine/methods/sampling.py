@@ -1,0 +1,99 @@
+"""The same prompts, answered before training and at each evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from ..models.loading import ModelHandle
+from ..recipe import SamplingSection
+
+SENTINEL = "sentinel"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model wrote to one prompt."""
+
+    prompt: str
+    text: str
+    stopped: bool
+    """It ended its turn by itself."""
+
+
+def stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end an answer: generation_config's, the tokenizer's eos, and the template's end of turn."""
+    configured = model.generation_config.eos_token_id
+    found = list(configured) if isinstance(configured, list | tuple) else [configured]
+    found += [tokenizer.eos_token_id, end_of_turn_id(tokenizer)]
+    return sorted({int(token) for token in found if token is not None})
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that the chat template writes behind an assistant's text, or None."""
+    if tokenizer.chat_template is None:
+        return None
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": SENTINEL}]
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    behind = tokenizer.encode(text[text.rindex(SENTINEL) + len(SENTINEL) :], add_special_tokens=False)
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return next((token for token in behind if token in special), None)
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | None, *, chat: bool
+) -> list[int]:
+    """A user's turn in the chat template with the assistant's begun; or, without chat, the bare text."""
+    if not chat:
+        return list(tokenizer.encode(prompt))
+    turns = [{"role": "system", "content": system}] if system else []
+    turns.append({"role": "user", "content": prompt})
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer.encode(str(text), add_special_tokens=False))  # the template writes BOS itself
+
+
+def answers(
+    handle: ModelHandle,
+    section: SamplingSection,
+    *,
+    chat: bool,
+    system: str | None = None,
+    seed: int = 0,
+    prompts: Sequence[str] | None = None,
+) -> Iterator[Answer]:
+    """Answer each prompt on its own (no padding), greedily unless the section has a temperature.
+
+    With a temperature every call draws the same random numbers, so answers differ by the weights only. The
+    generators' states are left as they were, and so is the model's training mode.
+    """
+    model, tokenizer = handle.model, handle.tokenizer
+    stops = stop_ids(model, tokenizer)
+    settings = GenerationConfig(
+        max_new_tokens=section.max_new_tokens,
+        do_sample=section.temperature > 0,
+        temperature=section.temperature or 1.0,
+        top_k=0,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        eos_token_id=stops,
+        pad_token_id=handle.pad_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    training = model.training
+    model.eval()
+    cast = torch.autocast(handle.device.type, handle.dtype, enabled=handle.dtype != torch.float32)
+    for prompt in section.prompts if prompts is None else prompts:
+        ids_1T = torch.tensor([prompt_ids(tokenizer, prompt, system, chat=chat)], device=handle.device)
+        with torch.random.fork_rng(), torch.no_grad(), cast:
+            torch.manual_seed(seed)
+            output_1T = model.generate(
+                input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T), generation_config=settings
+            )
+        written = output_1T[0, ids_1T.shape[1] :].tolist()
+        text = str(tokenizer.decode(written, skip_special_tokens=True)).strip()
+        yield Answer(prompt, text, stopped=bool(written) and written[-1] in stops)
+    model.train(training)

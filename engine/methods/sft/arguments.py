@@ -1,0 +1,72 @@
+"""From a plan's exact values to TRL's configuration: every choice stated, none left to a default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trl import SFTConfig
+
+if TYPE_CHECKING:
+    from ...recipe import Recipe
+    from ...resolve import Resolved
+
+OPTIMIZERS = {"adamw_8bit": "adamw_bnb_8bit", "adamw": "adamw_torch"}
+MIN_LR_SHARE = 0.1
+"""Where `cosine_with_min_lr` ends, as a share of the peak."""
+
+
+def training_arguments(recipe: Recipe, resolved: Resolved, output: Path, optimizer: str) -> SFTConfig:
+    """TRL's configuration for a run. Saving, evaluating and logging are driven by callbacks of ours.
+
+    Args:
+        recipe: hyperparameters.
+        resolved: what the plan made of the open ones.
+        output: folder of the run's checkpoints.
+        optimizer: ``adamw_8bit`` or ``adamw``, as it was found to work here.
+    """
+    training = recipe.training
+    scheduler: dict[str, Any] = {}
+    if training.scheduler == "cosine_with_min_lr":
+        scheduler = {"min_lr_rate": MIN_LR_SHARE}
+    return SFTConfig(
+        output_dir=str(output),
+        max_steps=resolved.total_steps,
+        per_device_train_batch_size=resolved.batch_size,
+        per_device_eval_batch_size=recipe.eval.batch_size,
+        gradient_accumulation_steps=resolved.gradient_accumulation,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.scheduler,
+        lr_scheduler_kwargs=scheduler,
+        warmup_steps=resolved.warmup_steps,
+        optim=OPTIMIZERS[optimizer],
+        weight_decay=training.weight_decay,
+        adam_beta1=training.beta1,
+        adam_beta2=training.beta2,
+        adam_epsilon=training.epsilon,
+        # With no bound nothing is clipped, but the norm is still measured.
+        max_grad_norm=training.max_grad_norm or float("inf"),
+        bf16=resolved.compute_dtype == "bf16",
+        fp16=resolved.compute_dtype == "fp16",
+        use_cpu=resolved.device == "cpu",
+        gradient_checkpointing=resolved.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if resolved.gradient_checkpointing else None,
+        neftune_noise_alpha=recipe.method.neftune_alpha,
+        seed=training.seed,
+        data_seed=training.seed,
+        # Rows come tokenised, cut and labelled; collators of ours pad or pack them.
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        max_length=None,
+        packing=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=resolved.device == "cuda",
+        eval_strategy="no",
+        save_strategy="no",
+        logging_strategy="no",
+        save_total_limit=None,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        push_to_hub=False,
+    )

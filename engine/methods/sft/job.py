@@ -1,0 +1,256 @@
+"""Supervised fine-tuning from a run's plan to its trained weights; then export takes over.
+
+Every part can be entered again: a finished checkpoint is resumed, finished weights are not trained twice.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from transformers.utils import logging as transformers_logging
+
+from ...data.chat_templates.renderer import strip_generation_tags
+from ...data.packing import pack
+from ...data.token_store import PreparedData, prepare
+from ...data.tokenization import template_source
+from ...errors import WhetError
+from ...models.adapters import add_adapter, hold_trained_in_fp32, save_weights, whole_modules
+from ...models.loading import DTYPES, ModelHandle, load_model
+from ...models.locate import resolve_model
+from ...rates import record_rate
+from ...runs.context import RunContext, Stopped
+from ...runs.events import ExportEvent, FindingEvent, PhaseEvent, SampleEvent
+from ..callbacks import HeldOut, Schedule, StepReporter, best_of, history, should_stop_early
+from ..checkpoints import MANIFEST, delete_incomplete, last_complete, step_folder, write_checkpoint
+from ..optimizers import usable_optimizer
+from ..sampling import answers
+from .arguments import training_arguments
+from .collation import PackingCollator, PaddingCollator
+from .run_trainer import RunTrainer, read_state
+
+
+def run_sft(context: RunContext) -> None:
+    """Train what the plan says and export it. See :func:`whet.engine.methods.jobs.run_job`."""
+    torch.set_num_threads(context.plan.resolved.threads)
+    transformers_logging.disable_progress_bar()
+    trained = trained_folder(context)
+    if not trained.is_dir():
+        delete_incomplete(context.dir.checkpoints)
+        _Training(context).run(trained)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    leave_if_asked(context)
+    from ...export.pipeline import export_run
+
+    export_run(context)
+
+
+def trained_folder(context: RunContext) -> Path:
+    """Where the trained weights lie once they are whole: ``export/adapter``, or ``export/model`` in full."""
+    full = context.recipe.adapter.kind == "none"
+    return context.dir.export / ("model" if full else "adapter")
+
+
+def leave_if_asked(context: RunContext) -> None:
+    """Raises Stopped when someone asked the run to stop."""
+    if context.stop_requested():
+        raise Stopped
+
+
+class _Training:
+    """The objects of one attempt at training."""
+
+    def __init__(self, context: RunContext) -> None:
+        self.context, self.recipe, self.plan = context, context.recipe, context.plan
+        self.resolved = context.plan.resolved
+        self.handle = self._load()
+        leave_if_asked(context)
+        self.data = self._data()
+        leave_if_asked(context)
+        self.trainer, self.reporter = self._trainer()
+
+    def run(self, trained: Path) -> None:
+        """Train to the end (or to a request to stop) and save the weights at ``trained``."""
+        checkpoint = last_complete(self.context.dir.checkpoints)
+        if checkpoint is not None and self._is_finished(checkpoint):
+            self.trainer.load_weights(checkpoint)
+            self.trainer.state = read_state(checkpoint)
+        else:
+            self._train(checkpoint)
+        self._keep_best()
+        self._save(trained)
+        self._summarise()
+
+    def _load(self) -> ModelHandle:
+        context, model = self.context, self.recipe.model
+        context.emit(PhaseEvent(phase="load", detail=model.name))
+        path = resolve_model(model.name, model.revision, weights=True)
+        template = None
+        if self.recipe.data.template is not None:
+            template = strip_generation_tags(template_source(self.recipe.data.template, None) or "")
+        handle = load_model(path, self.resolved, template=template)
+        adapter = self.recipe.adapter
+        if adapter.kind == "none":
+            hold_trained_in_fp32(handle.model)
+        else:
+            for finding in whole_modules(adapter)[2]:
+                context.emit(FindingEvent(finding=finding))
+            base = str(path) if Path(model.name).exists() or model.name == "demo" else model.name
+            handle.model = add_adapter(handle.model, adapter, self.recipe.training.seed, name=base)
+        return handle
+
+    def _data(self) -> PreparedData:
+        context = self.context
+
+        def progress(rows: int) -> None:
+            leave_if_asked(context)
+            context.emit(PhaseEvent(phase="data", detail=f"{rows:,} rows read", done=rows))
+
+        context.emit(PhaseEvent(phase="data"))
+        data = prepare(self.recipe, self.handle.path, progress)
+        if data.digest != self.plan.data.digest:
+            raise WhetError(
+                "data.changed",
+                f"The data is not what was planned: its hash was {self.plan.data.digest[:12]}, it is now "
+                f"{data.digest[:12]}. The rows, the tokenizer or the template changed since the plan.",
+                "Plan again with `whet train RECIPE`, or put the files back.",
+            )
+        return data
+
+    def _trainer(self) -> tuple[RunTrainer, StepReporter]:
+        context, recipe, resolved = self.context, self.recipe, self.resolved
+        optimizer, finding = usable_optimizer(resolved.optimizer, self.handle.device)
+        if finding is not None:
+            context.emit(FindingEvent(finding=finding))
+        rows = open_rows(self.data.train)
+        evaluated = open_rows(self.data.eval) if self.data.eval is not None else None
+        collate = PaddingCollator(self.handle.pad_id)
+        trainer = RunTrainer(
+            self.handle.model,
+            training_arguments(recipe, resolved, context.dir.checkpoints, optimizer),
+            emit=context.emit,
+            keep=recipe.training.keep_checkpoints,
+            train_dataset=pack_rows(rows, resolved.max_length) if resolved.packing else rows,
+            eval_dataset=evaluated,
+            processing_class=self.handle.tokenizer,
+            data_collator=collate,
+        )
+        trainer.eval_collator = collate
+        if resolved.packing:
+            trainer.data_collator = PackingCollator(rows, self.handle.pad_id)
+        reporter = StepReporter(context.emit, trainer.stats)
+        eval_every = resolved.eval_every if evaluated is not None else None
+        trainer.add_callback(reporter)
+        trainer.add_callback(Schedule(context, save_every=resolved.save_every, eval_every=eval_every))
+        trainer.add_callback(
+            HeldOut(
+                context.emit,
+                patience=recipe.eval.early_stopping,
+                min_improvement=recipe.eval.min_improvement,
+                sample=self._sample,
+            )
+        )
+        return trainer, reporter
+
+    def _is_finished(self, checkpoint: Path) -> bool:
+        state, section = read_state(checkpoint), self.recipe.eval
+        early = should_stop_early(history(state), section.early_stopping, section.min_improvement)
+        return early or state.global_step >= self.resolved.total_steps
+
+    def _train(self, checkpoint: Path | None) -> None:
+        has_eval = self.trainer.eval_dataset is not None
+        if checkpoint is None:
+            if has_eval:
+                self.trainer.evaluate()
+            else:
+                self._sample(0)
+        leave_if_asked(self.context)
+        detail = f"resuming from {checkpoint.name}" if checkpoint else ""
+        total = self.resolved.total_steps
+        self.context.emit(PhaseEvent(phase="train", detail=detail, total=total))
+        self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        section = self.recipe.eval
+        early = should_stop_early(
+            history(self.trainer.state), section.early_stopping, section.min_improvement
+        )
+        if self.trainer.state.global_step < total and not early:
+            raise Stopped
+        if not has_eval:
+            self._sample(self.trainer.state.global_step)
+        if self.reporter.measured_seconds > 0:
+            rate = self.reporter.measured_tokens / self.reporter.measured_seconds
+            record_rate(self.plan.model, self.resolved, rate)
+
+    def _sample(self, step: int) -> None:
+        recipe, context = self.recipe, self.context
+        if not recipe.sampling.prompts:
+            return
+        context.emit(PhaseEvent(phase="sample", detail=f"step {step}"))
+        chat = self.data.report.template is not None
+        seed = recipe.training.seed
+        for answer in answers(self.handle, recipe.sampling, chat=chat, system=recipe.data.system, seed=seed):
+            said = SampleEvent(step=step, prompt=answer.prompt, answer=answer.text, stopped=answer.stopped)
+            context.emit(said)
+
+    def _keep_best(self) -> None:
+        """With early stopping the weights of the lowest held-out loss are the result, otherwise the last."""
+        best = best_of(history(self.trainer.state))
+        if best is not None:
+            folder = step_folder(self.context.dir.checkpoints, best.step)
+            self.context.update(best_checkpoint=str(folder))
+            if self.recipe.eval.early_stopping is not None and best.step != self.trainer.state.global_step:
+                self.trainer.load_weights(folder)
+
+    def _save(self, trained: Path) -> None:
+        """Write the weights and the tokenizer with the template in force; they appear whole, by rename."""
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        if self.recipe.adapter.kind == "none":
+            model = model.to(DTYPES.get(_short(self.plan.model.dtype), torch.float32))
+
+        def write(folder: Path) -> None:
+            save_weights(model, folder)
+            self.handle.tokenizer.save_pretrained(folder)
+            if self.data.template_digest is not None:
+                (folder / "template_digest").write_text(self.data.template_digest + "\n", encoding="utf-8")
+
+        partial = trained.with_name(f".{trained.name}.partial")
+        size = write_checkpoint(partial, write)
+        (partial / MANIFEST).unlink()
+        os.replace(partial, trained)
+        self.context.emit(ExportEvent(kind=trained.name, path=str(trained), bytes=size))
+
+    def _summarise(self) -> None:
+        state = self.trainer.state
+        held = history(state)
+        best = best_of(held)
+        self.context.summary |= {
+            "steps": state.global_step,
+            "early_stopped": state.global_step < state.max_steps,
+        }
+        if best is not None:
+            self.context.summary |= {
+                "eval_loss": held[-1].loss,
+                "best_eval_loss": best.loss,
+                "best_step": best.step,
+            }
+
+
+def open_rows(path: Path) -> Dataset:
+    """Tokenised rows as a memory-mapped data set that gives numpy arrays ``input_ids`` and ``labels``."""
+    return Dataset.from_file(str(path)).select_columns(["input_ids", "labels"]).with_format("numpy")
+
+
+def pack_rows(rows: Dataset, capacity: int) -> Dataset:
+    """One data set row for each packed sequence: the numbers of the token rows in it."""
+    lengths = pc.list_value_length(rows.data.column("input_ids")).to_pylist()
+    return Dataset.from_dict({"rows": pack(lengths, capacity)})
+
+
+def _short(dtype: str) -> str:
+    return {"bfloat16": "bf16", "float16": "fp16"}.get(dtype, "fp32")

@@ -1,0 +1,106 @@
+"""LoRA, rsLoRA and DoRA through PEFT, in PEFT's own file format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, set_seed
+
+from ..errors import WhetError
+from ..findings import Finding
+from ..recipe import AdapterSection
+
+EMBEDDINGS = ("embed_tokens", "lm_head")
+
+
+def whole_modules(section: AdapterSection) -> tuple[list[str] | str, list[str], list[Finding]]:
+    """Which modules get an adapter, which are trained whole, and what has to be said about it.
+
+    An adapter on the output head would be left out of the loss (which multiplies with ``lm_head.weight``
+    itself), and one on the embedding rarely is what was meant: both are trained whole instead.
+    """
+    if isinstance(section.target_modules, str):
+        return section.target_modules, section.modules_to_save, []
+    moved = [name for name in section.target_modules if name in EMBEDDINGS]
+    targets = [name for name in section.target_modules if name not in EMBEDDINGS]
+    saved = [*section.modules_to_save, *(name for name in moved if name not in section.modules_to_save)]
+    if not moved:
+        return targets, saved, []
+    said = Finding(
+        id="L10",
+        severity="note",
+        title=f"{' and '.join(moved)}: trained whole (adapter.modules_to_save) instead of by an adapter.",
+        evidence={"adapter.target_modules": section.target_modules},
+    )
+    return targets, saved, [said]
+
+
+def add_adapter(model: PreTrainedModel, section: AdapterSection, seed: int, *, name: str = "") -> PeftModel:
+    """Wrap a model with a fresh adapter; only the adapter (and ``modules_to_save``) has gradients.
+
+    Everything that trains is held in fp32: an update of a bf16 number is lost below 1/256 of it. A quantised
+    base needs no further preparation, its other weights are frozen in the compute type.
+
+    Args:
+        model: loaded base; changed in place.
+        section: kind, rank, alpha, dropout, bias, modules.
+        seed: of the random A matrices (B starts at zero, so the model's answers do not change).
+        name: hub id or path that the saved adapter names as its base; by default where the base came from.
+
+    Raises:
+        WhetError: ``adapter.no_target`` when no module has any of the names.
+    """
+    targets, saved, _ = whole_modules(section)
+    tied = bool(model.config.get_text_config().tie_word_embeddings)
+    config = LoraConfig(
+        r=section.rank,
+        lora_alpha=section.alpha,  # type: ignore[arg-type]  # PEFT divides it, any number will do
+        lora_dropout=section.dropout,
+        bias=section.bias,
+        target_modules=targets,
+        modules_to_save=saved or None,
+        use_rslora=section.kind == "rslora",
+        use_dora=section.kind == "dora",
+        task_type="CAUSAL_LM",
+        ensure_weight_tying=tied and any(name in EMBEDDINGS for name in saved),
+    )
+    set_seed(seed)
+    try:
+        wrapped = get_peft_model(model, config)
+    except ValueError as error:
+        leaves = {path.rsplit(".", 1)[-1] for path, part in model.named_modules() if _is_linear(part)}
+        raise WhetError(
+            "adapter.no_target",
+            f"No adapter fits: {str(error).strip().splitlines()[0]}",
+            f"Set adapter.target_modules to some of {', '.join(sorted(leaves))}, or to all-linear.",
+        ) from error
+    if not isinstance(wrapped, PeftModel):
+        raise TypeError(f"PEFT returned a {type(wrapped).__name__}")
+    if name:
+        wrapped.peft_config["default"].base_model_name_or_path = name
+    hold_trained_in_fp32(wrapped)
+    return wrapped
+
+
+def hold_trained_in_fp32(model: torch.nn.Module) -> None:
+    """Cast every parameter that has a gradient to fp32."""
+    for param in model.parameters():
+        if param.requires_grad:
+            param.data = param.data.float()
+
+
+def _is_linear(module: Any) -> bool:
+    return isinstance(module, torch.nn.Linear)
+
+
+def save_weights(model: Any, folder: Path) -> None:
+    """Write what was trained as safetensors: the adapter in PEFT's format, or the whole model."""
+    if isinstance(model, PeftModel):
+        # "auto" would ask the hub for the base's configuration; what trains is in modules_to_save anyway.
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in; whet writes a real card
+    else:
+        model.save_pretrained(folder)

@@ -1,0 +1,135 @@
+"""From a directory to a model ready to train: weights in the planned precision, tokenizer, family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ..errors import WhetError
+from .families import Family, family_of
+from .quantization import quantization_config, set_compute_dtype
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class LoadSettings(Protocol):
+    """The part of a plan's resolved values that loading needs; ``plan.resolved`` is one."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def compute_dtype(self) -> str: ...
+    @property
+    def base_precision(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Load settings without a plan."""
+
+    device: str = "cpu"
+    compute_dtype: str = "fp32"
+    base_precision: str = "fp32"
+
+
+@dataclass
+class ModelHandle:
+    """A loaded model and what belongs to it."""
+
+    model: Any
+    """transformers' ``PreTrainedModel``, or PEFT's wrapper around it once an adapter was added."""
+    tokenizer: PreTrainedTokenizerBase
+    family: Family
+    path: Path
+    device: torch.device
+    dtype: torch.dtype
+    """What it computes in."""
+
+    @property
+    def pad_id(self) -> int:
+        """Filler of short rows. It carries no label and is attended by nothing, so any token serves."""
+        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        return 0
+
+    @property
+    def positions(self) -> int | None:
+        """Longest sequence the model was made for, None where its configuration does not say."""
+        limit = self.model.config.get_text_config().to_dict().get("max_position_embeddings")
+        return None if limit is None else int(limit)
+
+
+def load_model(
+    path: Path, settings: LoadSettings, *, template: str | None = None, trust_remote_code: bool = False
+) -> ModelHandle:
+    """Load weights and tokenizer of a local directory. No network, safetensors only.
+
+    Args:
+        path: Hugging Face layout, e.g. from :func:`whet.engine.models.locate.resolve_model`.
+        settings: device, compute type and how the base weights are held.
+        template: chat template (Jinja) to put in force; None keeps the model's own.
+        trust_remote_code: run Python code that came with the model; only by a person's explicit choice.
+
+    Raises:
+        WhetError: ``model.load`` when the files are not a causal language model whet can load.
+    """
+    dtype = DTYPES[settings.compute_dtype]
+    held = DTYPES.get(settings.base_precision, dtype)
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
+        set_compute_dtype(config, dtype)
+        quantised = "quantization_config" in config.to_dict()
+        quantization = None if quantised else quantization_config(settings.base_precision, dtype)
+        placed: dict[str, Any] = {}
+        if quantised or quantization is not None or settings.device != "cpu":
+            placed["device_map"] = {"": settings.device}
+        if quantization is not None:
+            placed["quantization_config"] = quantization
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=held,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            **placed,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise WhetError(
+            "model.load",
+            f"{path} could not be loaded as a causal language model: {str(error).strip().splitlines()[0]}",
+            "Check that the folder holds config.json and the complete safetensors weights; a model with code "
+            "of its own needs trust_remote_code.",
+        ) from error
+    handle = ModelHandle(
+        model=model,
+        tokenizer=load_tokenizer(path, template=template, trust_remote_code=trust_remote_code),
+        family=family_of(config.model_type),
+        path=path,
+        device=torch.device(settings.device),
+        dtype=dtype,
+    )
+    return handle
+
+
+def load_tokenizer(
+    path: Path, *, template: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a local directory, with ``template`` (Jinja) in force where one is given."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        path, local_files_only=True, trust_remote_code=trust_remote_code
+    )
+    if template is not None:
+        tokenizer.chat_template = template
+    return tokenizer

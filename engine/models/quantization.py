@@ -1,0 +1,60 @@
+"""Quantised base weights through bitsandbytes, which has kernels for CUDA and CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import BitsAndBytesConfig
+
+from ..errors import WhetError
+
+KERNELS = {"nf4": "load_in_4bit", "int8": "load_in_8bit"}
+
+
+def quantization_config(base_precision: str, compute_dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """How transformers should quantise the base while loading; None for 16- and 32-bit weights.
+
+    nf4 is QLoRA's four-bit normal float with double quantisation of its scales (arXiv:2305.14314); int8 is
+    LLM.int8() (arXiv:2208.07339).
+
+    Args:
+        base_precision: ``nf4``, ``int8``, or a float type.
+        compute_dtype: type the four-bit weights are unpacked to for a product.
+    """
+    if base_precision not in KERNELS:
+        return None
+    if base_precision == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+
+
+def set_compute_dtype(config: Any, compute_dtype: torch.dtype) -> None:
+    """Let a checkpoint that is already quantised to four bits compute in ``compute_dtype``.
+
+    Args:
+        config: the model's configuration, changed in place where it says ``load_in_4bit``.
+
+    Raises:
+        WhetError: ``model.quantization`` for a checkpoint quantised by another method.
+    """
+    settings = config.to_dict().get("quantization_config")
+    if settings is None:
+        return
+    if settings.get("quant_method") != "bitsandbytes":
+        raise WhetError(
+            "model.quantization",
+            f"The checkpoint is quantised with {settings.get('quant_method')!r}; whet trains on bitsandbytes "
+            "weights (nf4, int8) and on 16- or 32-bit weights.",
+            "Use the model's 16-bit checkpoint with model.precision=nf4.",
+        )
+    if settings.get("load_in_4bit"):
+        config.quantization_config = {
+            **settings,
+            "bnb_4bit_compute_dtype": str(compute_dtype).removeprefix("torch."),
+        }
