@@ -1,0 +1,194 @@
+"""`FastLanguageModel`: load a causal language model, adapt it, switch between training and answering."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from ..errors import WhetError
+from ..models.adapters import add_adapter, hold_trained_in_fp32, whole_modules
+from ..models.loading import load_model
+from ..recipe import AdapterSection
+from .checkpointing import is_checkpointing, start_checkpointing, stop_checkpointing
+from .load_options import (
+    checkpointing_wanted,
+    choose_precision,
+    locate,
+    refuse_adapter_options,
+    set_aside,
+    stored_quantisation,
+    target_names,
+)
+from .loading import load_settings
+from .notes import say
+from .saving import bind_saving
+from .spellings import refuse_token
+from .state import ModelState, base_model, remember, state_of, update
+
+
+class FastLanguageModel:
+    """Loading, adapting and switching causal language models. Never instantiated."""
+
+    @staticmethod
+    def from_pretrained(
+        model_name: str = "demo",
+        max_seq_length: int | None = 2048,
+        dtype: torch.dtype | str | None = None,
+        load_in_4bit: bool | None = None,
+        load_in_8bit: bool = False,
+        load_in_16bit: bool = False,
+        full_finetuning: bool = False,
+        token: str | None = None,
+        device_map: str | dict[str, Any] | None = None,
+        trust_remote_code: bool = False,
+        use_gradient_checkpointing: bool | str | None = "unsloth",
+        revision: str | None = None,
+        **given: Any,
+    ) -> tuple[Any, Any]:
+        """Load a model and its tokenizer.
+
+        Args:
+            model_name: `demo`, a local folder (a model, or an adapter whose base is named in it), or a hub
+                id.
+            max_seq_length: longest training row in tokens; the trainer's default. None means the model's
+                limit.
+            dtype: of the computation; None is bf16 where the GPU has it, else fp16, and fp32 on a CPU.
+            load_in_4bit: hold the base as nf4 (QLoRA). By default yes, unless another choice is made or the
+                checkpoint is already quantised, which loads as it is.
+            load_in_8bit: hold the base as int8.
+            load_in_16bit: hold the base in 16 bits.
+            full_finetuning: train all weights; nothing is quantised.
+            token: refused; the hub's token comes from the environment.
+            device_map: as transformers takes it; by default the one device there is.
+            trust_remote_code: run Python code that ships with the model.
+            use_gradient_checkpointing: for full fine-tuning; with an adapter `get_peft_model` decides.
+            revision: hub branch, tag or commit.
+            **given: older names that have no effect, each said aloud.
+
+        Returns:
+            `(model, tokenizer)`.
+
+        Raises:
+            WhetError: `model.not_found` and others of :func:`..models.locate.resolve_model`,
+                `python_api.precision` for contradicting load_in_* choices, `python_api.token`,
+                `python_api.unknown_argument`.
+        """
+        refuse_token("token", token)
+        set_aside(given)
+        folder, adapter = locate(model_name, revision)
+        quantised = stored_quantisation(folder)
+        precision = choose_precision(load_in_4bit, load_in_8bit, load_in_16bit, full_finetuning, quantised)
+        settings = load_settings(precision, dtype, device_map)
+        handle = load_model(folder, settings, trust_remote_code=trust_remote_code)
+        model, tokenizer = handle.model, handle.tokenizer
+        limit = handle.positions
+        length = max_seq_length or limit or 2048
+        if limit is not None and length > limit:
+            say(f"max_seq_length={length} is beyond the {limit} positions this model was trained with.")
+        checkpointing = checkpointing_wanted(use_gradient_checkpointing) if full_finetuning else None
+        rounded = precision if precision in ("nf4", "int8") else None
+        remember(
+            model, ModelState(folder, _base_name(model_name, folder, adapter), length, rounded, checkpointing)
+        )
+        model.max_seq_length = length
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+            hold_trained_in_fp32(model)
+            update(model, gradient_checkpointing=checkpointing_wanted(use_gradient_checkpointing))
+        return bind_saving(model), tokenizer
+
+    @staticmethod
+    def get_peft_model(
+        model: Any,
+        r: int = 16,
+        target_modules: Sequence[str] | str | None = None,
+        lora_alpha: float = 16,
+        lora_dropout: float = 0.0,
+        bias: str = "none",
+        use_gradient_checkpointing: bool | str | None = "unsloth",
+        random_state: int = 3407,
+        modules_to_save: Sequence[str] | None = None,
+        use_rslora: bool = False,
+        use_dora: bool = False,
+        **given: Any,
+    ) -> Any:
+        """Put a LoRA adapter on a model from :meth:`from_pretrained`.
+
+        Args:
+            model: the base model.
+            r: rank of the update.
+            target_modules: names of linear layers; by default all seven of a decoder layer. `embed_tokens`
+                and `lm_head` here are trained whole instead (`modules_to_save`), said aloud.
+            lora_alpha: the update is scaled by alpha/r (rsLoRA: alpha/sqrt(r)).
+            lora_dropout: on the adapter's input.
+            bias: `none`, `all` or `lora_only`.
+            use_gradient_checkpointing: `True`, or `"unsloth"`, which means the same here; `False` keeps
+                activations.
+            random_state: seed of the adapter's first weights.
+            modules_to_save: modules trained whole beside the adapter.
+            use_rslora: rank-stabilised scaling (arXiv:2312.03732).
+            use_dora: weight-decomposed adapters (arXiv:2402.09353).
+            **given: `layers_to_transform`, `layers_pattern`, `init_lora_weights`, `loftq_config`,
+                `task_type`, `max_seq_length`: defaults pass, others are refused by name.
+
+        Raises:
+            WhetError: `adapter.*` of :mod:`..models.adapters`, `python_api.full_finetuning` for a model
+                that already has an adapter, `python_api.unknown_argument`, `python_api.adapter_option`.
+        """
+        refuse_adapter_options(given)
+        if isinstance(model, PeftModel):
+            raise WhetError(
+                "python_api.adapter",
+                "This model already has an adapter.",
+                "Call get_peft_model once, on a model without one; a loaded adapter trains on as it is.",
+            )
+        section = AdapterSection(
+            kind="dora" if use_dora else "rslora" if use_rslora else "lora",
+            rank=r,
+            alpha=lora_alpha,
+            dropout=lora_dropout,
+            bias=bias,  # type: ignore[arg-type]  # pydantic checks the value
+            target_modules=target_names(target_modules),
+            modules_to_save=list(modules_to_save or []),
+        )
+        for finding in whole_modules(section)[2]:
+            say(finding.title)
+        checkpointing = checkpointing_wanted(use_gradient_checkpointing)
+        state = state_of(model)
+        adapted = add_adapter(model, section, random_state, name=state.name if state else "")
+        update(adapted, gradient_checkpointing=checkpointing)
+        return bind_saving(adapted)
+
+    @staticmethod
+    def for_inference(model: Any) -> Any:
+        """Switch to answering: no dropout, cache on, no recomputing; :meth:`for_training` undoes it."""
+        base = base_model(model)
+        if is_checkpointing(model):
+            stop_checkpointing(model)
+            update(model, gradient_checkpointing=True)
+        base.config.use_cache = True
+        base.generation_config.use_cache = True
+        return model.eval()
+
+    @staticmethod
+    def for_training(model: Any, use_gradient_checkpointing: bool | str | None = None) -> Any:
+        """Switch back to training: dropout on, gradient checkpointing as it was asked for."""
+        state = state_of(model)
+        wanted = checkpointing_wanted(use_gradient_checkpointing)
+        if wanted is None and state is not None:
+            wanted = state.gradient_checkpointing
+        if wanted:
+            start_checkpointing(model)
+        elif wanted is False and is_checkpointing(model):
+            stop_checkpointing(model)
+        return model.train()
+
+
+def _base_name(model_name: str, folder: Path, adapter: Path | None) -> str:
+    """What a saved adapter calls its base: the hub id, so that it loads elsewhere, or the local folder."""
+    is_hub_id = adapter is None and model_name != "demo" and not Path(model_name).expanduser().is_dir()
+    return model_name if is_hub_id else str(folder)

@@ -1,0 +1,158 @@
+"""What the arguments of `FastLanguageModel` mean, decided before any weight is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import WhetError
+from ..models.families.descriptor import LINEAR_NAMES
+from ..models.locate import resolve_model
+from .notes import say
+from .spellings import refuse_unknown
+
+Held = Literal["16bit", "nf4", "int8", "stored", "trained"]
+"""How the base is held: `stored` as a quantised checkpoint says itself, `trained` as fp32 masters."""
+
+_ENGINE = "whet answers with transformers and has no second inference engine"
+LOAD_WITHOUT_EFFECT = {
+    "fix_tokenizer": "the tokenizer is taken as it is",
+    "use_exact_model_name": "names are never replaced by other repositories",
+    "fast_inference": _ENGINE,
+    "gpu_memory_utilization": _ENGINE,
+    "float8_kv_cache": _ENGINE,
+    "max_lora_rank": _ENGINE,
+    "disable_log_stats": _ENGINE,
+    "unsloth_vllm_standby": _ENGINE,
+    "random_state": "loading draws no random numbers",
+    "resize_model_vocab": "the vocabulary stays as it is",
+    "rope_scaling": "positions follow the model's own config.json",
+}
+
+ADAPTER_DEFAULTS: dict[str, Any] = {
+    "layers_to_transform": None,
+    "layers_pattern": None,
+    "init_lora_weights": True,
+    "loftq_config": None,
+    "task_type": "CAUSAL_LM",
+    "max_seq_length": None,
+    "temporary_location": None,
+    "finetune_vision_layers": False,
+    "finetune_language_layers": True,
+    "finetune_attention_modules": True,
+    "finetune_mlp_modules": True,
+}
+_HARMLESS = ("max_seq_length", "temporary_location")
+
+
+def locate(model_name: str, revision: str | None) -> tuple[Path, Path | None]:
+    """`(base model folder, adapter folder)`; the second is None for a plain model.
+
+    Raises:
+        WhetError: `model.not_found` and others of :func:`resolve_model`; `model.no_base` for an adapter
+            that does not name its base.
+    """
+    local = Path(model_name).expanduser()
+    if not (local / "adapter_config.json").is_file() or (local / "config.json").is_file():
+        return resolve_model(model_name, revision, weights=True), None
+    base = json.loads((local / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    if not base:
+        raise WhetError(
+            "model.no_base",
+            f"{local / 'adapter_config.json'} does not name its base model.",
+            "Set base_model_name_or_path there to the base's folder or hub id.",
+        )
+    return resolve_model(base, revision, weights=True), local.absolute()
+
+
+def stored_quantisation(folder: Path) -> str | None:
+    """The `quant_method` of a checkpoint that is already quantised, else None."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    stored = config.get("quantization_config")
+    return stored.get("quant_method", "unknown") if stored else None
+
+
+def choose_precision(
+    in_4bit: bool | None, in_8bit: bool, in_16bit: bool, full_finetuning: bool, stored: str | None
+) -> Held:
+    """One way of holding the base from four switches and what the checkpoint is.
+
+    Raises:
+        WhetError: `python_api.precision` for more than one switch, or full fine-tuning of a quantised
+            checkpoint.
+    """
+    chosen = [n for n, on in (("4bit", in_4bit), ("8bit", in_8bit), ("16bit", in_16bit)) if on]
+    if len(chosen) > 1:
+        names = " and ".join(f"load_in_{name}=True" for name in chosen)
+        raise WhetError("python_api.precision", f"{names} contradict each other.", "Keep one.")
+    if full_finetuning:
+        if stored:
+            raise WhetError(
+                "python_api.precision",
+                f"full_finetuning=True, but this checkpoint is stored quantised ({stored}).",
+                "Load the 16-bit checkpoint it was made from.",
+            )
+        if in_4bit or in_8bit:
+            say("full_finetuning=True trains all weights, so they are held in full, not in 4 or 8 bits.")
+        return "trained"
+    if stored:
+        if in_8bit or in_16bit:
+            say(
+                f"This checkpoint is stored quantised ({stored}) and loads so; load_in_{chosen[0]} is set aside."
+            )
+        return "stored"
+    if in_8bit:
+        return "int8"
+    return "16bit" if in_16bit or in_4bit is False else "nf4"
+
+
+def checkpointing_wanted(value: bool | str | None) -> bool | None:
+    """`use_gradient_checkpointing` in any spelling; "unsloth" is the alias scripts carry and means True.
+
+    Raises:
+        WhetError: `python_api.checkpointing` for any other text.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    words = {"unsloth": True, "whet": True, "true": True, "false": False}
+    if value.lower() not in words:
+        raise WhetError(
+            "python_api.checkpointing",
+            f"use_gradient_checkpointing={value!r} is no choice.",
+            'Use True, False or "unsloth" (the same as True).',
+        )
+    return words[value.lower()]
+
+
+def target_names(target_modules: Sequence[str] | str | None) -> list[str] | Literal["all-linear"]:
+    """Names of the layers to adapt; by default the seven linear layers of a decoder layer."""
+    if target_modules == "all-linear":
+        return "all-linear"
+    if isinstance(target_modules, str):
+        return [target_modules]
+    return list(LINEAR_NAMES if target_modules is None else target_modules)
+
+
+def set_aside(given: dict[str, Any]) -> None:
+    """Name the arguments that have no effect; refuse those that no generation had."""
+    refuse_unknown("from_pretrained", given, LOAD_WITHOUT_EFFECT)
+    for name, value in given.items():
+        if value not in (None, False, True) or (name == "fast_inference" and value):
+            say(f"{name}= has no effect: {LOAD_WITHOUT_EFFECT[name]}.")
+
+
+def refuse_adapter_options(given: dict[str, Any]) -> None:
+    """Defaults pass; an option that would change the adapter and is not supported is refused by name."""
+    refuse_unknown("get_peft_model", given, ADAPTER_DEFAULTS)
+    for name, value in given.items():
+        if name in _HARMLESS or value == ADAPTER_DEFAULTS[name] or str(value).endswith("CAUSAL_LM"):
+            continue
+        if name == "loftq_config" and not value:
+            continue
+        raise WhetError(
+            "python_api.adapter_option",
+            f"get_peft_model({name}={value!r}) is not supported.",
+            "Leave it out, or make the adapter with peft and pass the model to SFTTrainer.",
+        )

@@ -1,0 +1,213 @@
+"""`SFTTrainer` and `SFTConfig`: TRL's, taking every generation's spellings, tokenising by the template."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import trl
+from datasets import Dataset, IterableDataset
+from torch import nn
+from torch.optim import Optimizer
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from ..errors import WhetError
+from ..methods.sft.trainer import SupervisedTrainer
+from .precision import resolve_mixed_precision, resolve_optimizer
+from .rows import tokenise_dataset
+from .spellings import config_from_trainer, refuse_unknown, translate_config
+from .state import base_model, state_of
+
+TRL_FIELDS = [field.name for field in fields(trl.SFTConfig) if field.init]
+_CHECKPOINTING = [n for n in ("gradient_checkpointing", "activation_checkpointing") if n in TRL_FIELDS]
+"""Names of one setting, the newest last; older ones mirror it."""
+
+
+@dataclass(init=False)
+class SFTConfig(trl.SFTConfig):
+    """TRL's `SFTConfig`, with older spellings translated and what the hardware decides left to the hardware.
+
+    `bf16`/`fp16` follow the machine, 8-bit AdamW falls back where bitsandbytes cannot run it (both said
+    aloud), non-finite losses are logged as they are.
+
+    Args:
+        output_dir: where checkpoints go.
+        embedding_learning_rate: learning rate of `embed_tokens` and `lm_head` where these train whole.
+        **given: any field of TRL's `SFTConfig`, in any spelling of :mod:`.spellings`.
+
+    Raises:
+        WhetError: `python_api.unknown_argument`, `python_api.conflict`, `python_api.token`,
+            `python_api.warmup`.
+    """
+
+    embedding_learning_rate: float | None = None
+
+    def __init__(
+        self, output_dir: str | None = None, *, embedding_learning_rate: float | None = None, **given: Any
+    ) -> None:
+        self.embedding_learning_rate = embedding_learning_rate
+        arguments = translate_config(given, TRL_FIELDS)
+        self.explicit = dict(arguments)
+        bf16, fp16 = resolve_mixed_precision(arguments.get("bf16"), arguments.get("fp16"))
+        arguments |= {"bf16": bf16, "fp16": fp16}
+        if "optim" in arguments:
+            arguments["optim"] = resolve_optimizer(
+                str(getattr(arguments["optim"], "value", arguments["optim"]))
+            )
+        # A NaN that is logged as 0.0 looks like perfect learning.
+        arguments.setdefault("logging_nan_inf_filter", False)
+        arguments.setdefault(_CHECKPOINTING[-1], True)
+        super().__init__(output_dir=output_dir, **arguments)
+
+
+class SFTTrainer(SupervisedTrainer):
+    """TRL's `SFTTrainer` on whet's supervised trainer, accepting arguments of older generations.
+
+    Rows may be already tokenised, chats (`messages`, `conversations`), prompt and completion, or a text
+    column; text that the chat template rendered gets neither a second BOS nor a second end token.
+
+    Args:
+        tokenizer: older name of `processing_class`.
+        formatting_func: row (or batch of rows) to a text or a list of texts.
+        **given: the trainer's arguments, and those that moved to `SFTConfig`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        formatting_func: Callable[[Any], str | list[str]] | None = None,
+        **given: Any,
+    ) -> None:
+        if tokenizer is not None and processing_class is not None and tokenizer is not processing_class:
+            raise WhetError(
+                "python_api.conflict",
+                "tokenizer= and processing_class= are two different tokenizers.",
+                "Keep processing_class=.",
+            )
+        config = _own_config(args, model)
+        moved = config_from_trainer(given, getattr(config, "explicit", {}))
+        for name, value in moved.items():
+            setattr(config, name, value)
+        _follow_model(config, model, moved)
+        self._text_field_named = "dataset_text_field" in (*moved, *getattr(config, "explicit", {}))
+        refuse_unknown("SFTTrainer", given, _TRAINER_ARGUMENTS)
+        super().__init__(
+            model=model,
+            args=config,
+            data_collator=data_collator,
+            train_dataset=_as_dataset(train_dataset),
+            eval_dataset=_as_dataset(eval_dataset),
+            processing_class=processing_class or tokenizer,
+            formatting_func=formatting_func,
+            **given,
+        )
+
+    def _prepare_dataset(  # type: ignore[override]
+        self,
+        dataset: Dataset | IterableDataset,
+        processing_class: Any,
+        args: trl.SFTConfig,
+        packing: bool,
+        formatting_func: Callable[[Any], str | list[str]] | None,
+        dataset_name: str,
+    ) -> Dataset | IterableDataset:
+        """Tokenise by the template, then leave cutting and packing to TRL."""
+        dataset = tokenise_dataset(
+            dataset,
+            processing_class,
+            args,
+            formatting_func=formatting_func,
+            prefer_text=self._text_field_named,
+            completion_only=args.completion_only_loss,
+            name=dataset_name,
+        )
+        return super()._prepare_dataset(dataset, processing_class, args, packing, None, dataset_name)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
+        """The base trainer's optimizer; embeddings with a rate of their own get their own groups."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        rate = getattr(self.args, "embedding_learning_rate", None)
+        if rate is not None:
+            _split_embedding_groups(optimizer, self.model, rate)
+        return optimizer
+
+
+_TRAINER_ARGUMENTS = (
+    "compute_loss_func",
+    "compute_metrics",
+    "callbacks",
+    "optimizers",
+    "optimizer_cls_and_kwargs",
+    "preprocess_logits_for_metrics",
+    "quantization_config",
+    "peft_config",
+)
+
+
+def _own_config(args: TrainingArguments | None, model: Any) -> trl.SFTConfig:
+    """A configuration that may be changed without the caller seeing it."""
+    if args is None:
+        name = model if isinstance(model, str) else base_model(model).config.name_or_path
+        return SFTConfig(f"{(name or 'model').rstrip('/').split('/')[-1]}-SFT")
+    if isinstance(args, trl.SFTConfig):
+        return copy.copy(args)
+    # Plain TrainingArguments, as many scripts pass: rebuilt, so that precision and optimizer are resolved
+    # too.
+    values = {field.name: getattr(args, field.name) for field in fields(args) if field.init}
+    values.pop("hub_token")
+    config = SFTConfig(**values)
+    config.hub_token = args.hub_token
+    config.explicit = {}
+    return config
+
+
+def _follow_model(config: trl.SFTConfig, model: Any, moved: dict[str, Any]) -> None:
+    """What the script said when it loaded the model holds unless the configuration says otherwise."""
+    state = None if isinstance(model, str) else state_of(model)
+    if state is None or not isinstance(config, SFTConfig):
+        return
+    if "max_length" not in config.explicit and "max_length" not in moved:
+        config.max_length = state.max_seq_length
+    explicit = any(name in config.explicit for name in _CHECKPOINTING)
+    if not explicit and state.gradient_checkpointing is not None:
+        for name in _CHECKPOINTING:
+            setattr(config, name, state.gradient_checkpointing)
+
+
+def _as_dataset(rows: Any) -> Any:
+    """A Python list of rows becomes a Dataset; everything else is TRL's to judge."""
+    return Dataset.from_list(rows) if isinstance(rows, list) else rows
+
+
+def _split_embedding_groups(optimizer: Optimizer, model: nn.Module, rate: float) -> None:
+    """Move the trained input and output embeddings to parameter groups with learning rate `rate`.
+
+    Raises:
+        WhetError: `python_api.no_embeddings` when neither trains.
+    """
+    base = base_model(model)
+    owners = [base.get_input_embeddings(), base.get_output_embeddings()]
+    embeddings = {
+        id(p) for owner in owners if owner is not None for p in owner.parameters() if p.requires_grad
+    }
+    if not embeddings:
+        raise WhetError(
+            "python_api.no_embeddings",
+            f"embedding_learning_rate={rate}, but neither embed_tokens nor lm_head trains.",
+            'Add "embed_tokens" and "lm_head" to target_modules or modules_to_save, or drop the setting.',
+        )
+    for group in list(optimizer.param_groups):
+        chosen = [p for p in group["params"] if id(p) in embeddings]
+        group["params"] = [p for p in group["params"] if id(p) not in embeddings]
+        if chosen:
+            optimizer.add_param_group({**group, "params": chosen, "lr": rate})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
