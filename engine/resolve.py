@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .data.inspection import DataReport
 from .hardware import Machine, supports_bf16
-from .models.facts import ModelFacts, match_targets
+from .models.facts import LinearModule, ModelFacts, match_targets
 from .recipe import AdapterSection, Optimizer, Recipe, TrainingSection
 
 DType = Literal["bf16", "fp16", "fp32"]
 SAVES_PER_RUN = 10
 EVALS_PER_RUN = 5
+WHOLE = ("embed_tokens", "lm_head")
 
 
 class Resolved(BaseModel):
@@ -126,7 +127,7 @@ def resolve(
     if max_length < recipe.model.max_length:
         planned("model.max_length", f"the model has {max_length} positions")
     packing = recipe.method.packing
-    longest = max_length if packing else min(max_length, _longest(report))
+    longest = max_length if packing else min(max_length, max(report.train.length.max, 1))
     if training.threads is None:
         planned("training.threads", f"{machine.cpu_count} usable cores")
     if recipe.data.template is None:
@@ -155,11 +156,6 @@ def resolve(
 def resolved_length(recipe: Recipe, facts: ModelFacts) -> int:
     """Tokens a row may have: the recipe's max_length, at most the model's positions."""
     return min(recipe.model.max_length, facts.max_positions or recipe.model.max_length)
-
-
-def _longest(report: DataReport) -> int:
-    evaluated = report.eval.length.max if report.eval else 0
-    return max(report.train.length.max, evaluated, 1)
 
 
 def _compute_dtype(training: TrainingSection, machine: Machine, planned: Any) -> DType:
@@ -242,24 +238,42 @@ def trainable_parameters(facts: ModelFacts, adapter: AdapterSection) -> int:
     """
     if adapter.kind == "none":
         return facts.parameters.total
-    matched = {
-        module.pattern: module
-        for found in match_targets(facts, adapter.target_modules).values()
-        for module in found
-    }
-    total = sum(module.count * adapter.rank * (module.inputs + module.outputs) for module in matched.values())
+    matched = adapted_layers(facts, adapter)
+    total = sum(module.count * adapter.rank * (module.inputs + module.outputs) for module in matched)
     if adapter.kind == "dora":
-        total += sum(module.count * module.outputs for module in matched.values())
+        total += sum(module.count * module.outputs for module in matched)
     if adapter.bias != "none":
-        biased = facts.parameters.linear if adapter.bias == "all" else matched.values()
+        biased = facts.parameters.linear if adapter.bias == "all" else matched
         total += sum(module.count * module.outputs for module in biased if module.bias)
     return total + saved_module_parameters(facts, adapter)
 
 
+def adapter_parts(adapter: AdapterSection) -> tuple[list[str] | str, list[str]]:
+    """Targets of the adapter, and modules trained whole: head and embedding are always the latter.
+
+    The loss multiplies with the head's weight itself, so an adapter on it would be left out.
+    """
+    if isinstance(adapter.target_modules, str):
+        return adapter.target_modules, list(adapter.modules_to_save)
+    ends = [name for name in adapter.target_modules if name in WHOLE]
+    targets = [name for name in adapter.target_modules if name not in WHOLE]
+    return targets, list(dict.fromkeys([*adapter.modules_to_save, *ends]))
+
+
+def adapted_layers(facts: ModelFacts, adapter: AdapterSection) -> list[LinearModule]:
+    """The linear layers that get an adapter, each once."""
+    targets, _ = adapter_parts(adapter)
+    found = {module.pattern: module for group in match_targets(facts, targets).values() for module in group}
+    return list(found.values())
+
+
 def saved_module_parameters(facts: ModelFacts, adapter: AdapterSection) -> int:
     """Parameters of ``modules_to_save``, which PEFT copies and trains whole."""
+    _, saved = adapter_parts(adapter)
+    if facts.tied and "embed_tokens" in saved and "lm_head" in saved:
+        saved.remove("lm_head")
     total = 0
-    for name in adapter.modules_to_save:
+    for name in saved:
         if name == "embed_tokens" or (name == "lm_head" and facts.tied):
             total += facts.parameters.embedding
         else:

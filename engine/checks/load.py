@@ -9,6 +9,7 @@ from ..findings import Finding, Fix
 from ..hardware import supports_bf16
 from ..models.facts import match_targets
 from ..models.families import Unsupported
+from ..resolve import adapter_parts
 from .registry import PlanFacts, check
 
 GIB = 2**30
@@ -48,7 +49,8 @@ def target_modules(facts: PlanFacts) -> Iterator[Finding]:
     adapter = facts.recipe.adapter
     if adapter.kind == "none" or not facts.model.parameters.exact:
         return
-    found = match_targets(facts.model, adapter.target_modules)
+    targets, whole = adapter_parts(adapter)
+    found = match_targets(facts.model, targets)
     lost = [name for name, modules in found.items() if not modules]
     names = sorted({module.pattern.rsplit(".", 1)[-1] for module in facts.model.parameters.linear})
     if lost:
@@ -64,7 +66,7 @@ def target_modules(facts: PlanFacts) -> Iterator[Finding]:
             ),
         )
     known = {*names, "embed_tokens", "lm_head", "norm"}
-    odd = [name for name in adapter.modules_to_save if name.rsplit(".", 1)[-1] not in known]
+    odd = [name for name in whole if name.rsplit(".", 1)[-1] not in known]
     if odd and facts.family.model_types:
         yield Finding(
             id="L09",

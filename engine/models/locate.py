@@ -80,7 +80,6 @@ def _no_such_directory(name: str, local: Path) -> WhetError:
 
 def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
     """A snapshot in the hub's cache, downloaded unless offline."""
-    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
@@ -107,7 +106,7 @@ def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
             f"{name} is gated and this account has not been granted access.",
             f"Accept its terms at https://huggingface.co/{name}, then run `hf auth login`.",
         ) from error
-    except (HfHubHTTPError, httpx.HTTPError) as error:
+    except HfHubHTTPError as error:
         raise WhetError(
             "model.download",
             f"The hub did not deliver {name}: {str(error).splitlines()[0]}",

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..data.inspection import DataReport
 from ..hardware import Machine
 from ..recipe import AdapterSection
-from ..resolve import Resolved
+from ..resolve import Resolved, adapted_layers, adapter_parts
 from .facts import ModelFacts, match_targets
 
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
@@ -173,12 +173,11 @@ def layer_bytes_a_token(facts: ModelFacts, adapter: AdapterSection, resolved: Re
 def _adapted_inputs(facts: ModelFacts, adapter: AdapterSection, width: int) -> int:
     """Bytes a token and layer of the inputs kept for weight gradients."""
     full = adapter.kind == "none"
-    targets = "all-linear" if full else adapter.target_modules
-    found = {m.pattern: m for group in match_targets(facts, targets).values() for m in group}
+    layers = match_targets(facts, "all-linear")["all-linear"] if full else adapted_layers(facts, adapter)
     shared: dict[str, int] = {}
     total = 0
-    for pattern, module in found.items():
-        leaf = pattern.rsplit(".", 1)[-1]
+    for module in layers:
+        leaf = module.pattern.rsplit(".", 1)[-1]
         source = SHARED_INPUTS.get(leaf, leaf)
         if full or (width == 4 and adapter.dropout == 0):
             shared[source] = module.inputs
@@ -213,5 +212,5 @@ def loss_bytes(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved, r
     width = BYTES[resolved.compute_dtype]
     tile = min(rows, TILE_TOKENS) * min(facts.embedding_rows, TILE_VOCABULARY) * (width + 4)
     hidden = rows * facts.hidden_size * (width + 4)
-    head_trains = adapter.kind == "none" or "lm_head" in adapter.modules_to_save
+    head_trains = adapter.kind == "none" or "lm_head" in adapter_parts(adapter)[1]
     return tile + hidden + (4 * facts.embedding_rows * facts.hidden_size if head_trains else 0)
