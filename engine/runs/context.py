@@ -102,7 +102,6 @@ class RunContext:
                 last = ErrorEvent(code=error.code, message=error.message, hint=error.hint)
                 self._pending["error"] = RunError(**error.as_dict())
             self._pending |= {"status": status, "pid": None, "gpu": None, "waiting_for": []}
-            self._pending |= {"summary": self.summary}
             # The state before the event: who reads the last event then finds the state it speaks of.
             for write in (self._write, lambda: self._events.append(last), self._events.close):
                 try:

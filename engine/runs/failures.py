@@ -18,7 +18,7 @@ NO_SPACE_BYTES = 1 << 20
 
 
 def describe_failure(error: BaseException, directory: Path) -> WhetError:
-    """What ended the run whose files are in ``directory``; its texts are safe to print and to write as JSON."""
+    """What ended the run whose files are in ``directory``; its texts are safe to print and to store."""
     found = _describe(error, directory)
     return WhetError(found.code, _printable(found.message), _printable(found.hint))
 

@@ -6,6 +6,8 @@ import os
 import time
 from collections.abc import Sequence
 
+from ..errors import WhetError
+from ..hardware import inspect_machine
 from . import locks
 from .context import RunContext, Stopped
 from .events import PhaseEvent
@@ -15,15 +17,20 @@ POLL_SECONDS = 0.25
 
 
 def planned_gpus(context: RunContext) -> list[str]:
-    """NVML ids of the GPUs the plan may run on, any one of which will do; none for a CPU run."""
-    device = str(context.plan.resolved.device)
-    if not device.startswith("cuda"):
-        return []
-    from ..hardware import inspect_machine
+    """NVML uuids of the GPUs the plan may run on, any one of which will do; none for a CPU run.
 
-    ids = [gpu.uuid for gpu in inspect_machine().gpus]
-    _, _, index = device.partition(":")
-    return [ids[int(index)]] if index else ids
+    Raises WhetError ``run.no_gpu`` when the plan counts on a GPU that is not there now.
+    """
+    if context.plan.resolved.device == "cpu":
+        return []
+    machine = inspect_machine()
+    if not machine.gpus:
+        raise WhetError(
+            "run.no_gpu",
+            f"The run was planned for a GPU and none is visible now: {machine.gpu_note or 'NVML lists none'}.",
+            "Check `nvidia-smi` and CUDA_VISIBLE_DEVICES, then `whet resume`; or start a new run on the CPU.",
+        )
+    return [gpu.uuid for gpu in machine.gpus]
 
 
 def take_gpu(context: RunContext, candidates: Sequence[str]) -> locks.Lock | None:

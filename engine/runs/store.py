@@ -172,7 +172,7 @@ class RunDir:
         return state.status
 
     def write_plan(self, plan: Plan) -> None:
-        """Write ``plan.json``, and ``recipe.yaml`` with every value, so that later defaults change nothing."""
+        """Write ``plan.json``, and ``recipe.yaml`` with every value: later defaults change nothing."""
         import yaml
 
         recipe = plan.recipe.model_dump(mode="json", exclude_none=True)

@@ -40,7 +40,7 @@ def launch(run: RunDir, worker: Sequence[str] = WORKER) -> int:
 def resume(run: RunDir, extra_overrides: Sequence[str] | None = None, worker: Sequence[str] = WORKER) -> int:
     """Start a worker that goes on from the last finished checkpoint; returns its pid.
 
-    ``extra_overrides`` (``training.max_steps=60``) re-plan the run; model, data, method and adapter are fixed.
+    ``extra_overrides`` (``training.max_steps=60``) re-plan the run; model, data, method, adapter are fixed.
     Raises WhetError ``run.alive``, ``run.finished``, ``run.fixed_setting``.
     """
     with _exclusively(run) as lock:

@@ -79,6 +79,7 @@ def run_worker(context: RunContext, job: Job, choose_gpus: ChooseGpus) -> int:
         gpu = take_gpu(context, choose_gpus(context))
         context.update(status="running", waiting_for=[], gpu=gpu and gpu.path.stem.removeprefix("gpu-"))
         job(context)
+        context.update(summary=context.summary)
     except Stopped:
         refused = context.close("stopped")
     except BaseException as error:  # also SystemExit from a library: a worker never ends without saying how

@@ -1,0 +1,65 @@
+"""Runs with light jobs: a plan with nothing but a recipe, and the script of a worker around any job's body."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from whet.engine.recipe import DataSection, ModelSection, Recipe
+
+SOURCE = Path(__file__).parents[2] / "src"
+
+SCRIPT = """
+import errno, os, signal, sys, time
+from pathlib import Path
+from whet.engine.errors import WhetError
+from whet.engine.runs import worker
+from whet.engine.runs.context import Stopped
+from whet.engine.runs.events import CheckpointEvent, EvalEvent, PhaseEvent, StepEvent
+
+worker.GRACE_SECONDS = 0.3
+
+def step(context, number, loss=1.0):
+    context.emit(StepEvent(step=number, total_steps=9, epoch=0.1, loss=loss, learning_rate=1e-3, grad_norm=1.0,
+                           tokens=8, supervised_tokens=4, seconds=0.1, memory_bytes=1))
+
+def train_until_stopped(context):
+    number = 0
+    while not context.stop_requested():
+        number += 1
+        step(context, number)
+        time.sleep(0.01)
+    return number
+
+def job(context):
+{body}
+
+if __name__ == "__main__":
+    sys.exit(worker.main(job=job, choose_gpus=lambda context: {gpus!r}))
+"""
+
+
+class FakePlan(BaseModel):
+    """As much of a plan as the store needs."""
+
+    recipe: Recipe
+
+
+def make_recipe(name: str = "fake") -> Recipe:
+    return Recipe(name=name, model=ModelSection(name="demo"), data=DataSection(train="demo"))
+
+
+T = TypeVar("T")
+
+
+def until(probe: Callable[[], T], what: str = "the condition", seconds: float = 20.0) -> T:
+    """Poll ``probe`` until it returns something true, and return that."""
+    deadline = time.monotonic() + seconds
+    while not (value := probe()):
+        assert time.monotonic() < deadline, f"{what} did not come about in {seconds} s"
+        time.sleep(0.01)
+    return value
