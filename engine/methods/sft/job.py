@@ -36,6 +36,15 @@ from .run_trainer import RunTrainer, read_state
 
 def run_sft(context: RunContext) -> None:
     """Train what the plan says and export it. See :func:`whet.engine.methods.jobs.run_job`."""
+    train(context)
+    leave_if_asked(context)
+    from ...export.pipeline import export_run
+
+    export_run(context)
+
+
+def train(context: RunContext) -> Path:
+    """The folder of the trained weights: trained now, from the last checkpoint on, or in an earlier attempt."""
     torch.set_num_threads(context.plan.resolved.threads)
     transformers_logging.disable_progress_bar()
     trained = trained_folder(context)
@@ -45,10 +54,7 @@ def run_sft(context: RunContext) -> None:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    leave_if_asked(context)
-    from ...export.pipeline import export_run
-
-    export_run(context)
+    return trained
 
 
 def trained_folder(context: RunContext) -> Path:
