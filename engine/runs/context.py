@@ -68,8 +68,7 @@ class RunContext:
         """Write fields of :class:`RunState` that no event carries, e.g. ``best_checkpoint``, at once."""
         with self._lock:
             if not self._closed:
-                self._pending |= changes
-                self._write()
+                self._write(**changes)
 
     def stop_requested(self) -> StopRequest | None:
         """``checkpoint``: finish the step, save, raise :class:`Stopped`; ``now``: raise it at once."""
@@ -110,8 +109,8 @@ class RunContext:
                     refused.append(problem)
             return refused
 
-    def _write(self) -> None:
-        self.dir.write_state(**self._pending)
+    def _write(self, **changes: Any) -> None:
+        self.dir.write_state(**(self._pending | changes))
         self._pending = {}
         self._mirrored = time.monotonic()
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 
 import pytest
 from support.fake_runs import SCRIPT, SOURCE, FakePlan, make_recipe
+
 from whet.engine.plan import Plan
 from whet.engine.runs import supervisor
 from whet.engine.runs.store import RunDir, RunStore

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.fake_runs import SOURCE
+
 from whet.engine.errors import WhetError
 from whet.engine.runs.events import (
     EvalEvent,
@@ -186,7 +187,10 @@ log.append(PhaseEvent(phase="eval"))
     )
     assert done.stdout == "refused\n", done.stderr
     events, _ = read_events(path)
-    assert [(event.seq, event.type == "phase" and event.phase) for event in events] == [(1, "load"), (2, "eval")]
+    assert [(event.seq, event.type == "phase" and event.phase) for event in events] == [
+        (1, "load"),
+        (2, "eval"),
+    ]
 
 
 def test_last_attempt_has_one_value_a_step() -> None:

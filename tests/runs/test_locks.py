@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.fake_runs import SOURCE, until
+
 from whet.engine.errors import WhetError
 from whet.engine.runs import locks
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 import yaml
 from support.fake_runs import SOURCE, FakePlan, make_recipe
+
 from whet.engine.errors import WhetError
 from whet.engine.plan import Plan
 from whet.engine.recipe import Recipe
@@ -39,7 +40,9 @@ def test_new_run_is_complete_and_private(store: RunStore, create: Create) -> Non
 
 def test_id_comes_from_the_model_when_the_recipe_has_no_name(store: RunStore) -> None:
     recipe = make_recipe().model_copy(update={"name": None})
-    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": "hub/Läma 3.2 (1B)"})})
+    recipe = recipe.model_copy(
+        update={"model": recipe.model.model_copy(update={"name": "hub/Läma 3.2 (1B)"})}
+    )
     run = store.create(cast(Plan, FakePlan(recipe=recipe)), "test")
     assert run.id.startswith("L-ma-3.2-1B-")
 

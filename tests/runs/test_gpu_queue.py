@@ -1,0 +1,101 @@
+"""One run a GPU, in order of start. The GPUs here are names: what is tested is the queue, not CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from support.fake_runs import until
+
+from whet.engine.errors import WhetError
+from whet.engine.runs import gpu_queue, locks, supervisor
+from whet.engine.runs.context import RunContext
+from whet.engine.runs.events import PhaseEvent, read_events
+from whet.engine.runs.store import RunDir, RunStore
+
+Launch = Callable[..., RunDir]
+GPU = ("GPU-aaaa",)
+SHOW = "context.summary['sees'] = os.environ['CUDA_VISIBLE_DEVICES']"
+LOOP = f"{SHOW}\ntrain_until_stopped(context)\nraise Stopped"
+
+
+def waits(run: RunDir) -> list[str]:
+    events, _ = read_events(run.events)
+    return [event.detail for event in events if isinstance(event, PhaseEvent) and event.phase == "wait"]
+
+
+def test_free_gpu_is_held_and_the_only_one_seen(store: RunStore, launch: Launch) -> None:
+    run = launch(SHOW + "\ncontext.summary['state'] = context.dir.read_state().gpu", gpus=GPU)
+    assert supervisor.wait(run, 30) == "finished"
+    assert run.read_state().summary == {"sees": "GPU-aaaa", "state": "GPU-aaaa"}
+    assert waits(run) == [] and run.read_state().gpu is None
+    assert locks.holder(locks.gpu_lock("GPU-aaaa")) == run.id
+
+
+def test_taken_gpu_means_waiting_in_order_of_start(store: RunStore, launch: Launch) -> None:
+    with locks.hold(locks.gpu_lock("GPU-aaaa")) as taken:
+        taken.write_holder("someone-else")
+        first = launch(LOOP, gpus=GPU)
+        until(lambda: first.status() == "waiting", "the first to wait")
+        second = launch(LOOP, gpus=GPU)
+        until(lambda: second.status() == "waiting", "the second to wait")
+        assert "GPU-aaaa is held by someone-else; next in line" in waits(first)
+        assert waits(second)[-1].endswith(f"1 ahead: {first.id}")
+        assert first.read_state().waiting_for == ["GPU-aaaa"]
+        assert first.read_state().step == second.read_state().step == 0
+    until(lambda: first.status() == "running", "the first to run")
+    until(lambda: waits(second)[-1] == f"GPU-aaaa is held by {first.id}; next in line", "the next in line")
+    assert second.status() == "waiting"
+    supervisor.stop(first)
+    assert supervisor.wait(first, 30) == "stopped"
+    until(lambda: second.status() == "running", "the second to run")
+    assert second.read_state().waiting_for == []
+
+
+def test_dead_waiter_holds_nobody_up(store: RunStore, launch: Launch) -> None:
+    with locks.hold(locks.gpu_lock("GPU-aaaa")):
+        first = launch(LOOP, gpus=GPU)
+        until(lambda: first.status() == "waiting", "the first to wait")
+        second = launch(LOOP, gpus=GPU)
+        until(lambda: second.status() == "waiting", "the second to wait")
+        supervisor.stop(first)
+        assert supervisor.wait(first, 30) == "stopped"
+    until(lambda: second.status() == "running", "the second to run")
+
+
+def test_any_free_one_of_several_will_do(store: RunStore, launch: Launch) -> None:
+    two = ("GPU-aaaa", "GPU-bbbb")
+    with locks.hold(locks.gpu_lock("GPU-aaaa")):
+        run = launch(SHOW, gpus=two)
+        assert supervisor.wait(run, 30) == "finished"
+    assert run.read_state().summary == {"sees": "GPU-bbbb"}
+
+
+def test_run_for_another_gpu_does_not_queue_behind(store: RunStore, launch: Launch) -> None:
+    with locks.hold(locks.gpu_lock("GPU-aaaa")):
+        first = launch(LOOP, gpus=GPU)
+        until(lambda: first.status() == "waiting", "the first to wait")
+        other = launch(SHOW, gpus=("GPU-bbbb",))
+        assert supervisor.wait(other, 30) == "finished"
+        assert first.status() == "waiting"
+
+
+def test_cpu_plan_takes_no_gpu_and_a_vanished_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def context(device: str) -> RunContext:
+        return cast(
+            RunContext, SimpleNamespace(plan=SimpleNamespace(resolved=SimpleNamespace(device=device)))
+        )
+
+    def machine(*uuids: str) -> Any:
+        gpus = [SimpleNamespace(uuid=uuid) for uuid in uuids]
+        return lambda: SimpleNamespace(gpus=gpus, gpu_note="no NVIDIA driver")
+
+    monkeypatch.setattr(gpu_queue, "inspect_machine", machine("GPU-1", "GPU-2"))
+    assert gpu_queue.planned_gpus(context("cpu")) == []
+    assert gpu_queue.planned_gpus(context("cuda")) == ["GPU-1", "GPU-2"]
+    monkeypatch.setattr(gpu_queue, "inspect_machine", machine())
+    with pytest.raises(WhetError, match="no NVIDIA driver") as caught:
+        gpu_queue.planned_gpus(context("cuda"))
+    assert caught.value.code == "run.no_gpu"
