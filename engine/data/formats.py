@@ -156,12 +156,12 @@ def _alpaca(value: Mapping[str, Any]) -> Example:
 
 
 def _prompt_completion(value: Mapping[str, Any]) -> Example:
-    prompt, completion = value.get("prompt"), value.get("completion")
-    if isinstance(prompt, list) or isinstance(completion, list):
-        before = _as_messages(prompt, "prompt", "user")
-        after = _as_messages(completion, "completion", "assistant")
+    if isinstance(value.get("prompt"), list) or isinstance(value.get("completion"), list):
+        before = _as_messages(value.get("prompt"), "prompt", "user")
+        after = _as_messages(value.get("completion"), "completion", "assistant")
         return Example(messages=before + after, tools=_tools(value))
-    return Example(prompt=_text_field(value, "prompt"), completion=_text_field(value, "completion", empty=True))
+    completion = _text_field(value, "completion", empty=True)
+    return Example(prompt=_text_field(value, "prompt"), completion=completion)
 
 
 def _as_messages(value: Any, field: str, role: str) -> list[Message]:

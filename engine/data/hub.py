@@ -58,7 +58,7 @@ def hub_commit(source: str, revision: str | None) -> str | None:
         except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
             raise WhetError(
                 "data.not_found",
-                f"There is no file {source!r} here, and the hub does not give a data set of that name: {error}",
+                f"There is no file {source!r} here, and the hub gives no data set of that name: {error}",
                 "Check the path or the id; a private or gated set needs HF_TOKEN.",
             ) from error
     reference = _hub_cache() / f"datasets--{source.replace('/', '--')}" / "refs" / (revision or "main")

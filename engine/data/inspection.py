@@ -42,7 +42,7 @@ class Lengths(BaseModel):
 
 
 class SplitReport(BaseModel):
-    """Counts over one split (train or eval). ``rows`` are usable rows read; ``token_rows`` are those stored."""
+    """Counts over one split, train or eval."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,10 +52,12 @@ class SplitReport(BaseModel):
     )
     tokens: int = Field(0, description="Tokens stored.")
     supervised_tokens: int = Field(0, description="Stored tokens that carry a label.")
-    unsupervised_rows: int = Field(0, description="Rows without any supervised token after the cut; not stored.")
+    unsupervised_rows: int = Field(
+        0, description="Rows without a supervised token after the cut; not stored."
+    )
     unsupervised_examples: list[RowRef] = Field(default_factory=list)
     truncated_rows: int = 0
-    truncated_lost_all: int = Field(0, description="Cut rows that had supervised tokens and lost all of them.")
+    truncated_lost_all: int = Field(0, description="Cut rows that lost all of their supervised tokens.")
     truncated_lost_end: int = Field(0, description="Cut rows that lost the end of their supervised tokens.")
     length: Lengths = Field(default_factory=Lengths)
     double_bos: int = Field(0, description="Rows that begin with two BOS tokens.")
@@ -65,7 +67,7 @@ class SplitReport(BaseModel):
     )
     double_end: int = Field(0, description="Rows whose supervised tokens end with two end tokens.")
     special_in_text: dict[str, int] = Field(
-        default_factory=dict, description="Special tokens of this tokenizer written literally in the rows' text."
+        default_factory=dict, description="Special tokens written literally in messages."
     )
     foreign_markers: dict[str, int] = Field(
         default_factory=dict, description="Literal template markers that this tokenizer splits into pieces."
@@ -83,16 +85,16 @@ class DataReport(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    formats: dict[str, FormatGuess] = Field(description="What each source's rows look like, train sources first.")
+    formats: dict[str, FormatGuess] = Field(description="What each source's rows look like; train first.")
     bad_rows: int = 0
     bad: list[BadRowRecord] = Field(default_factory=list, description=f"The first {KEPT_BAD_ROWS}.")
-    train: SplitReport = Field(default_factory=SplitReport)
+    train: SplitReport
     eval: SplitReport | None = None
     eval_in_train: int = Field(0, description="Eval rows that are also training rows.")
     eval_in_train_examples: list[RowRef] = Field(default_factory=list)
     max_length: int
     supervise: str
-    template: str | None = Field(None, description="Template in force: a name of ours, or `model` for its own.")
+    template: str | None = Field(None, description="Template in force: as the recipe names it, or `model`.")
     bos_token: str | None = None
     end_of_turn: str | None = Field(None, description="What ends a supervised turn, as text.")
     seconds: float = 0.0

@@ -14,7 +14,8 @@ CHUNK = 2**18
 WRAPPERS = ("data", "rows", "train", "examples", "instances", "items")
 """Names under which an object holds its list of rows."""
 
-# A string is one token, so that brackets and commas in it do not count; an unfinished one ends at the buffer's end.
+# A string is one token, so that brackets and commas in it do not count; an unfinished one ends at the
+# buffer's end.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 _WRAPPED = re.compile(r'\s*\{\s*(?:"[^"]*"\s*:\s*(?:"[^"]*"|[\w.+-]+)\s*,\s*)*"(\w+)"\s*:\s*\[')
 
@@ -33,7 +34,8 @@ def read_json(path: Path, limit: int, parse: Callable[[str, str, int], Row]) -> 
             scanner = _Scanner(file.read, name, limit, parse)
             yield from scanner.rows()
     except UnicodeDecodeError as error:
-        reason = f"not UTF-8 after line {scanner.line}: byte 0x{error.object[error.start]:02x}; the rest is unread"
+        byte = error.object[error.start]
+        reason = f"not UTF-8 after line {scanner.line}: byte 0x{byte:02x}; the rest is unread"
         yield BadRow(name, scanner.line, reason)
 
 
@@ -85,7 +87,9 @@ class _Scanner:
             elif token == "," and inner == 0:
                 yield from self._element(self._at - 1, skip=1)
             if self._at > self._limit:
-                reason = f"an element longer than {self._limit:,} characters (or an open string); the rest is unread"
+                reason = (
+                    f"an element beyond {self._limit:,} characters, or an open string; the rest is unread"
+                )
                 yield BadRow(self._name, self._first_line(), reason, preview_of(self._buffer))
                 return
         if self._buffer.strip():

@@ -1,4 +1,4 @@
-"""Markers of templates written literally in the data: tokens that should be special, or placeholders left over."""
+"""Template markers written literally in the data: would-be special tokens, or placeholders left over."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MarkerScan:
     def count(self, example: Example, special: dict[str, int], foreign: dict[str, int]) -> None:
         """Add the markers in one example to the two counters, once a row.
 
-        Special tokens in a plain text are meant (it may be a rendered conversation); in a message they are not.
+        Special tokens in a plain text are meant (it may be a rendered conversation), in a message not.
         """
         if example.messages is None:
             text = f"{example.text or ''}{example.prompt or ''}{example.completion or ''}"

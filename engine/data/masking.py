@@ -15,7 +15,8 @@ Span = tuple[int, int]
 def token_spans(offsets: Sequence[Span], spans: Sequence[Span]) -> list[Span]:
     """Token index ranges that overlap character spans.
 
-    A token that straddles a span's edge belongs to it: its characters inside the span cannot be learnt otherwise.
+    A token that straddles a span's edge belongs to it: its characters inside the span cannot be learnt
+    otherwise.
 
     Args:
         offsets: character range of each token, non-decreasing.

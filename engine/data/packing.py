@@ -11,9 +11,9 @@ from ..errors import WhetError
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Put rows into bins of at most ``capacity`` tokens.
 
-    Best-fit decreasing (Johnson 1974): longest row first, each into the fullest bin that still takes it; at most
-    11/9 of the optimal number of bins plus one. Equal lengths keep their order, bins come in the order of their
-    first row, rows within a bin in data order, so the same lengths always give the same bins.
+    Best-fit decreasing (Johnson 1974): longest row first, each into the fullest bin that still takes it; at
+    most 11/9 of the optimal number of bins plus one. Equal lengths keep their order, bins come in the order
+    of their first row, rows within a bin in data order, so the same lengths always give the same bins.
 
     Args:
         lengths: tokens of each row.

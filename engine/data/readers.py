@@ -60,7 +60,7 @@ def read_csv(path: Path) -> Iterator[Row]:
     """Comma (or tab, by suffix) separated values under a header line."""
     name = str(path)
     tail = [1]
-    rows = csv.reader(_csv_lines(path, tail), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    rows = csv.reader(_CsvLines(path, tail), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
     csv.field_size_limit(MAX_LINE)
     header: list[str] | None = None
     start = 1
@@ -90,7 +90,7 @@ def _csv_row(name: str, line: int, header: list[str], cells: list[str]) -> Row:
         return BadRow(name, line, f"{len(cells)} cells under a header of {len(header)}", shown)
     for field, cell in zip(header, cells, strict=True):
         if cell[:1] in "=+-@#" and _FORMULA.match(cell):
-            return BadRow(name, line, f"field {field!r} holds a spreadsheet formula or error", preview_of(cell))
+            return BadRow(name, line, f"field {field!r} is a spreadsheet formula or error", preview_of(cell))
     # An empty cell is a value that is not there: CSV cannot say null.
     return RawRow(name, line, dict(zip(header, cells, strict=True)))
 
@@ -101,8 +101,8 @@ class _BadLine(Exception):
         self.row = row
 
 
-class _csv_lines:  # noqa: N801
-    """Decoded lines for the csv module, which cannot take a bad line in between: it raises and may go on."""
+class _CsvLines:
+    """Decoded lines for the csv module; a bad line is raised, and reading may go on after it."""
 
     def __init__(self, path: Path, tail: list[int]) -> None:
         self._lines = _lines(path, keep_end=True)

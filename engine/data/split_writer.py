@@ -82,13 +82,13 @@ class SplitWriter:
             self._count_example(row)
         rows = self._tokenizer.encode([text for _, text in self._pending], self._max_length, split_text=True)
         kept: dict[str, list[Any]] = {"input_ids": [], "labels": [], "row": []}
-        for row in rows:
-            pending, prepared = self._pending[row.example]
-            self._count_tokens(row, prepared, pending)
-            if row.supervised:
-                kept["input_ids"].append(row.input_ids)
-                kept["labels"].append(row.labels)
-                kept["row"].append(first + row.example)
+        for tokens in rows:
+            pending, prepared = self._pending[tokens.example]
+            self._count_tokens(tokens, prepared, pending)
+            if tokens.supervised:
+                kept["input_ids"].append(tokens.input_ids)
+                kept["labels"].append(tokens.labels)
+                kept["row"].append(first + tokens.example)
         self._write(kept)
         self._pending.clear()
         self._characters = 0

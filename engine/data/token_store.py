@@ -17,7 +17,7 @@ from ..errors import WhetError
 from ..recipe import DataSection, Recipe
 from ..settings import settings
 from .formats import Example, FormatGuess, sniff, to_example
-from .inspection import KEPT_BAD_ROWS, KEPT_EXAMPLES, BadRowRecord, DataReport, SplitCounter, rows_also_in
+from .inspection import KEPT_BAD_ROWS, KEPT_EXAMPLES, BadRowRecord, DataReport, rows_also_in
 from .marker_scan import MarkerScan
 from .rows import BadRow, RawRow, RowError, preview_of
 from .sources import Role, iter_rows, source_digest
@@ -34,8 +34,11 @@ NAMED_BAD_ROWS = 5
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Tokenised data on disk. ``train`` and ``eval`` are Arrow streams that `datasets.Dataset.from_file` maps;
-    columns input_ids list<int32>, labels list<int32>, row int64 (the source row, counted from 0)."""
+    """Tokenised data on disk: Arrow streams that ``datasets.Dataset.from_file`` memory-maps.
+
+    Columns: input_ids list<int32>, labels list<int32>, row int64 (number of the usable row in its split,
+    from 0).
+    """
 
     dir: Path
     digest: str
@@ -45,9 +48,7 @@ class PreparedData:
     report: DataReport
 
 
-def prepare(
-    recipe: Recipe, model_dir: Path, progress: Callable[[int], None] | None = None
-) -> PreparedData:
+def prepare(recipe: Recipe, model_dir: Path, progress: Callable[[int], None] | None = None) -> PreparedData:
     """Read, check, render, mask and tokenise every row, or find that it was done before.
 
     Args:
@@ -156,9 +157,8 @@ class _Builder:
     def _add(self, example: Example, row: RawRow, role: Role) -> None:
         key = content_hash(example)
         split = self.eval if role == "eval" else self.train
-        if role == "train" and self.eval is not None and self.section.eval_fraction > 0:
-            if held_out(key, self.recipe.training.seed, self.section.eval_fraction):
-                split = self.eval
+        if role == "train" and held_out(key, self.recipe.training.seed, self.section.eval_fraction):
+            split = self.eval
         assert split is not None
         split.add(PendingRow(example, row.file, row.line, key))
 
@@ -195,7 +195,8 @@ class _Builder:
     def _bad_row(self, row: BadRow) -> None:
         self.bad_count += 1
         if len(self.bad) < KEPT_BAD_ROWS:
-            self.bad.append(BadRowRecord(file=row.file, line=row.line, reason=row.reason, preview=row.preview))
+            record = BadRowRecord(file=row.file, line=row.line, reason=row.reason, preview=row.preview)
+            self.bad.append(record)
         if self.section.bad_rows == "stop" and self.bad_count >= NAMED_BAD_ROWS:
             self._refuse_bad_rows()
 
@@ -215,7 +216,7 @@ class _Builder:
         renderer = self.tokenizer.renderer
         origin = self.section.template or ("model" if self.own_template else None)
         if self.train.counter.counts.get("rows", 0) == 0:
-            first = f", the first: {self.bad[0].file}:{self.bad[0].line}: {self.bad[0].reason}" if self.bad else ""
+            first = "; ".join(f", the first: {one.file}:{one.line}: {one.reason}" for one in self.bad[:1])
             raise WhetError(
                 "data.empty",
                 f"No usable training row among {self.read:,} ({self.bad_count:,} bad{first}).",

@@ -113,7 +113,7 @@ class RowTokenizer:
         if not hf_tokenizer.is_fast:
             raise WhetError(
                 "tokenizer.slow",
-                f"{type(hf_tokenizer).__name__} has no fast backend, so spans of text cannot be mapped to tokens.",
+                f"{type(hf_tokenizer).__name__} has no fast backend: spans of text do not map to tokens.",
                 "Load it with use_fast=True, or convert it once with AutoTokenizer and save_pretrained.",
             )
         tokenizer = Tokenizer.from_str(hf_tokenizer.backend_tokenizer.to_str())
@@ -201,10 +201,8 @@ class RowTokenizer:
     def _labelled(self, one: PreparedText, encoding: Encoding) -> tuple[list[int], list[int]]:
         """All ids with their labels, BOS and EOS of plain text included."""
         ids: list[int] = encoding.ids
-        if one.spans is None:
-            labels = list(ids)
-        else:
-            labels = labels_of(ids, token_spans(encoding.offsets, one.spans))
+        spans = [(0, len(ids))] if one.spans is None else token_spans(encoding.offsets, one.spans)
+        labels = labels_of(ids, spans)
         if one.chat:
             return ids, labels
         if self.prefix and ids[: len(self.prefix)] != self.prefix:
@@ -242,11 +240,13 @@ def template_source(override: str | ChatTemplate | None, own: str | None) -> str
 def _renderer(tokenizer: Tokenizer, source: str | None, bos: str | None, eos: str | None) -> Renderer | None:
     if source is None:
         return None
-    added = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.content.strip()]
-    return Renderer(source, bos, eos, added)
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    return Renderer(source, bos, eos, [text for text in added if text.strip()])
 
 
-def _row(ids: list[int], labels: list[int], max_length: int | None, example: int, last: bool = True) -> TokenRow:
+def _row(
+    ids: list[int], labels: list[int], max_length: int | None, example: int, last: bool = True
+) -> TokenRow:
     total = len(ids) - labels.count(IGNORE)
     if max_length is None or len(ids) <= max_length:
         return TokenRow(ids, labels, False, total, example, len(ids), total, last)

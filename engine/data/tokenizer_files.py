@@ -36,11 +36,11 @@ class TokenizerFiles:
 
     @classmethod
     def read(cls, model_dir: Path) -> TokenizerFiles:
-        """Read tokenizer.json's neighbours: tokenizer_config, special_tokens_map, generation_config, template.
+        """Read tokenizer.json's neighbours: configuration, special tokens, generation_config, template.
 
         Raises:
-            WhetError: ``tokenizer.missing`` without any tokenizer; ``tokenizer.slow`` with only a SentencePiece
-                or vocabulary file; ``tokenizer.config`` for a broken configuration file.
+            WhetError: ``tokenizer.missing`` without any tokenizer; ``tokenizer.slow`` with only a
+                SentencePiece or vocabulary file; ``tokenizer.config`` for a broken configuration file.
         """
         path = model_dir / "tokenizer.json"
         if not path.is_file():
@@ -53,7 +53,10 @@ class TokenizerFiles:
         eos = _json(model_dir / "generation_config.json").get("eos_token_id")
         return cls(
             tokenizer_json=path,
-            **{name: _token(names.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")},
+            bos_token=_token(names.get("bos_token")),
+            eos_token=_token(names.get("eos_token")),
+            pad_token=_token(names.get("pad_token")),
+            unk_token=_token(names.get("unk_token")),
             chat_template=_template(model_dir, config),
             model_max_length=int(limit) if limit is not None and limit < NO_LIMIT else None,
             add_bos_token=bool(config.get("add_bos_token")) if explicit else None,
@@ -132,11 +135,12 @@ def _template(model_dir: Path, config: dict[str, Any]) -> str | None:
 
 
 def _no_tokenizer_json(model_dir: Path) -> WhetError:
-    slow = [name for name in ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt") if (model_dir / name).is_file()]
+    kinds = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+    slow = [name for name in kinds if (model_dir / name).is_file()]
     if slow:
         return WhetError(
             "tokenizer.slow",
-            f"{model_dir} has {', '.join(slow)} but no tokenizer.json, so rows cannot be tokenised before the run.",
+            f"{model_dir} has {', '.join(slow)} but no tokenizer.json, so its rows cannot be tokenised yet.",
             "The training worker converts it; or save it once with transformers: "
             "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR).",
         )

@@ -1,7 +1,7 @@
-"""Chat templates by name: Jinja written here from each format's public documentation, with generation tags.
+"""Chat templates by name: Jinja written here from each format's public documentation.
 
-``{% generation %}`` encloses exactly what a model learns to write: the content of an assistant turn through its
-end-of-turn token. So the supervised tokens follow from the template, not from a search for strings.
+``{% generation %}`` encloses exactly what a model learns to write: the content of an assistant turn through
+its end-of-turn token. So the supervised tokens follow from the template, not from a search for strings.
 """
 
 from __future__ import annotations

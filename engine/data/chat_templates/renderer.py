@@ -39,7 +39,7 @@ class Rendered:
 
 
 class GenerationTag(Extension):
-    """``{% generation %} ... {% endgeneration %}``: encloses its body in marks when the caller asks for them."""
+    """``{% generation %} ... {% endgeneration %}``: encloses its body in marks when asked to."""
 
     tags = {"generation"}  # noqa: RUF012  (the name and type Jinja documents)
 
@@ -61,8 +61,8 @@ class Renderer:
         source: Jinja text, with or without generation tags.
         bos_token: text of the tokenizer's BOS, or None when it has none.
         eos_token: likewise.
-        special_tokens: further texts that end or open turns (added tokens of the tokenizer); used to find the end
-            of a turn when the template has no generation tags.
+        special_tokens: further texts that end or open turns (added tokens of the tokenizer); used to find the
+            end of a turn when the template has no generation tags.
 
     Raises:
         WhetError: ``template.syntax`` when the source does not compile.
@@ -113,7 +113,7 @@ class Renderer:
                 **{**self._variables, **variables},
             )
         # A template is foreign code in a sandbox: what it cannot do with a message is the message's fault.
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, ArithmeticError, RecursionError) as error:
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, RecursionError) as error:
             raise WhetError(
                 "template.render",
                 f"The chat template refuses a conversation: {error}",
@@ -156,10 +156,9 @@ class Renderer:
 def strip_generation_tags(source: str) -> str:
     """The template without generation tags, rendering the same text: what other engines read.
 
-    A tag's whitespace control (its dashes, Jinja's ``trim_blocks`` and ``lstrip_blocks``) is applied to the text
-    around it before it goes.
+    A tag's whitespace control (its dashes, Jinja's ``trim_blocks`` and ``lstrip_blocks``) is applied to the
+    text around it before it goes.
     """
-
     parts: list[str] = []
     done = 0
     eat_space = False
@@ -204,9 +203,8 @@ def _unmark(marked: str) -> Rendered:
 
 def _with_reasoning(message: Message) -> dict[str, Any]:
     """Fill ``reasoning_content`` from its other usual names, as transformers does."""
-    reasoning = next(
-        (message[key] for key in ("reasoning_content", "thinking", "reasoning") if message.get(key) is not None), None
-    )
+    names = ("reasoning_content", "thinking", "reasoning")
+    reasoning = next((message[name] for name in names if message.get(name) is not None), None)
     if reasoning is None:
         return dict(message)
     return {"thinking": reasoning, **message, "reasoning_content": reasoning}

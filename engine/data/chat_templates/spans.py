@@ -1,9 +1,9 @@
 """Which characters the assistant wrote, for templates without generation tags (a model's own).
 
-Two facts of any sane chat template decide. The text before a turn plus the generation prompt is a prefix of the
-whole text, so the turn begins where that prefix ends. And the text after a turn's content does not depend on the
-content, so rendering once more with a sentinel in its place shows where the content ends. The end-of-turn token
-that follows belongs to the turn.
+Two facts of any sane chat template decide. The text before a turn plus the generation prompt is a prefix of
+the whole text, so the turn begins where that prefix ends. And the text after a turn's content does not depend
+on the content, so rendering once more with a sentinel in its place shows where the content ends. The
+end-of-turn token that follows belongs to the turn.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _start(
 
 
 def _end_of_turn(renderer: Renderer, tail: str) -> int:
-    """Length of the end-of-turn token (and space before it) that ``tail`` begins with, 0 when there is none."""
+    """Length of the end-of-turn token (and space before it) that ``tail`` begins with, or 0."""
     if renderer.end_token is None:
         return 0
     match = re.match(r"\s*" + re.escape(renderer.end_token), tail)
@@ -81,16 +81,16 @@ def _end_of_turn(renderer: Renderer, tail: str) -> int:
 
 
 def find_end_token(renderer: Renderer) -> str | None:
-    """The first special token after the last answer of a conversation: no header of a next turn can be there."""
+    """The first special token after a conversation's last answer: no header of a next turn is there."""
     probe = [{"role": "user", "content": "question"}, {"role": "assistant", "content": SENTINEL}]
     tail = renderer.render(probe).partition(SENTINEL)[2].lstrip()
     return next((token for token in renderer.special_tokens if tail.startswith(token)), None)
 
 
 def _replaced(messages: Sequence[Message], turn: int) -> list[Message]:
-    return [
-        {**message, "content": SENTINEL} if index == turn else message for index, message in enumerate(messages)
-    ]
+    replaced = list(messages)
+    replaced[turn] = {**messages[turn], "content": SENTINEL}
+    return replaced
 
 
 def _unclear(turn: int, why: str) -> WhetError:
