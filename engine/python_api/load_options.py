@@ -100,7 +100,7 @@ def choose_precision(
     if stored:
         if in_8bit or in_16bit:
             say(
-                f"This checkpoint is stored quantised ({stored}) and loads so; load_in_{chosen[0]} is set aside."
+                f"The checkpoint is quantised ({stored}) and loads so; load_in_{chosen[0]} is set aside."
             )
         return "stored"
     if in_8bit:
