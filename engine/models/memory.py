@@ -16,6 +16,7 @@ from ..hardware import Machine
 from ..recipe import AdapterSection
 from ..resolve import Resolved, adapted_layers, adapter_parts
 from .facts import ModelFacts, match_targets
+from .families import family_of
 
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 MIB = 2**20
@@ -124,80 +125,86 @@ def base_bytes(facts: ModelFacts, precision: str) -> int:
 def activation_bytes(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:
     """What the forward pass keeps for the backward pass, for one micro-batch.
 
-    Without checkpointing: every layer's tensors (:func:`layer_bytes_a_token`). With it: each layer's input,
-    and the tensors of the one layer that is being recomputed together with the gradients flowing through it.
+    Without checkpointing: every layer's tensors (:func:`layer_bytes_a_token`). With it: each layer's input, and
+    the tensors of the one layer that is being recomputed together with the gradients flowing through it.
     """
     tokens = resolved.tokens_per_micro_batch
     width = BYTES[resolved.compute_dtype]
+    stream = 4 if adapter.kind == "none" else width  # the residual stream follows the base weights
     layer = layer_bytes_a_token(facts, adapter, resolved)
     if resolved.gradient_checkpointing:
-        widest = 2 * width * facts.intermediate_size
-        a_token = facts.layers * width * facts.hidden_size + layer + widest
+        gradients = 2 * width * facts.intermediate_size
+        a_token = facts.layers * stream * facts.hidden_size + layer + gradients
     else:
         a_token = facts.layers * layer
-    dequantised = 0
+    ends = 4 * facts.hidden_size  # the final norm's input
+    return tokens * (a_token + ends) + _weight_copies(facts, adapter, resolved)
+
+
+def _weight_copies(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:
+    """Weights that stand a second time in the compute type while a step runs.
+
+    A quantised base is expanded one linear layer at a time. fp32 weights that train in 16 bits are cast by
+    autocast, which keeps all the copies for the step.
+    """
+    width = BYTES[resolved.compute_dtype]
+    inside = [module for module in facts.parameters.linear if module.pattern != "lm_head"]
     if resolved.base_precision in ("nf4", "int8"):
-        # One linear layer at a time is expanded to the compute type, and bitsandbytes builds its scales in
-        # fp32.
-        largest = max(
-            (m.inputs * m.outputs for m in facts.parameters.linear if m.pattern != "lm_head"), default=0
-        )
-        dequantised = width * largest
-    ends = 2 * 4 * facts.hidden_size  # the final norm's input and output
-    return tokens * (a_token + ends) + dequantised
+        return width * max((module.inputs * module.outputs for module in inside), default=0)
+    if adapter.kind == "none" and BYTES[resolved.base_precision] > width:
+        return width * sum(module.parameters for module in inside)
+    return 0
 
 
 def layer_bytes_a_token(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:
     """Bytes one decoder layer saves for each token, as transformers, PEFT and SDPA do it.
 
-    Notation: h hidden, q = heads x head_dim, k = kv_heads x head_dim, f intermediate, w bytes of the compute
-    type.
+    Notation: h hidden, q = heads x head_dim, k = kv_heads x head_dim, f intermediate, w bytes of the compute type.
 
-    - two norms: each computes in fp32 and keeps that input: 2 x 4h; a norm over q and k heads: 4(q + k).
-    - attention: q, k, v after the rotary embedding, the output, one fp32 log-sum a head: w(2q + 2k) + 4
-      heads.
+    - two norms: each computes in fp32 and keeps that input: 2 x 4h, twice that when norm weights train;
+      a norm over q and k heads: 4(q + k).
+    - attention: q, k, v after the rotary embedding, the output, one fp32 log-sum a head: w(2q + 2k) + 4 heads.
     - gated MLP: gate, its activation, up: 3wf.
-    - inputs of trained matrices. In mixed precision PEFT casts the input of each adapted layer for itself,
-      so q, k and v keep three copies of the same tensor; in fp32 they share one. A matrix that does not
-      train keeps none.
-    - LoRA's r-wide middle, once a layer; dropout: a mask of one byte and the dropped copy an adapted layer.
+    - inputs of trained matrices, see :func:`_trained_inputs`.
     """
     h, q, k = facts.hidden_size, facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
     f, w = facts.intermediate_size, BYTES[resolved.compute_dtype]
-    norms = 2 * 4 * h + (4 * (q + k) if facts.family == "qwen3" else 0)
+    trained = 2 if adapter.kind == "none" else 1
+    norms = trained * (2 * 4 * h + (4 * (q + k) if family_of(facts.model_type).qk_norm else 0))
     attention = w * (2 * q + 2 * k) + 4 * facts.heads
     mlp = 3 * w * f
-    return norms + attention + mlp + _adapted_inputs(facts, adapter, w)
+    return norms + attention + mlp + _trained_inputs(facts, adapter, resolved)
 
 
-def _adapted_inputs(facts: ModelFacts, adapter: AdapterSection, width: int) -> int:
-    """Bytes a token and layer of the inputs kept for weight gradients."""
-    full = adapter.kind == "none"
+def _trained_inputs(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:
+    """Bytes a token and layer of the inputs kept for weight gradients.
+
+    In fp32 q, k and v share one input, gate and up another, and o's is the attention's output, which is kept
+    anyway. In mixed precision each layer casts the input for itself, so there are as many copies (o's only with
+    PEFT, which goes through fp32). LoRA adds its r-wide middle; dropout its mask (a byte on a GPU, fp32 on a CPU)
+    and a dropped copy a layer; DoRA the base's and the adapter's outputs, which its magnitude scales.
+    """
+    full, width = adapter.kind == "none", BYTES[resolved.compute_dtype]
     layers = match_targets(facts, "all-linear")["all-linear"] if full else adapted_layers(facts, adapter)
+    casts = width < 4
     shared: dict[str, int] = {}
     total = 0
     for module in layers:
         leaf = module.pattern.rsplit(".", 1)[-1]
-        source = SHARED_INPUTS.get(leaf, leaf)
-        if full or (width == 4 and adapter.dropout == 0):
-            shared[source] = module.inputs
-        else:
+        if adapter.dropout > 0 or (casts and not (full and leaf == "o_proj")):
             total += width * module.inputs
+        elif leaf != "o_proj":
+            shared[SHARED_INPUTS.get(leaf, leaf)] = module.inputs
         if not full:
             total += width * adapter.rank
-            total += module.inputs if adapter.dropout > 0 else 0
-            # DoRA keeps the base layer's output too: its magnitude scales the sum.
-            total += width * module.outputs if adapter.kind == "dora" else 0
+        if not full and adapter.dropout > 0:
+            total += module.inputs * (1 if resolved.device == "cuda" else 4)
+        if adapter.kind == "dora":
+            total += 2 * width * module.outputs
     return total + width * sum(shared.values())
 
 
-SHARED_INPUTS = {
-    "q_proj": "attention",
-    "k_proj": "attention",
-    "v_proj": "attention",
-    "gate_proj": "mlp",
-    "up_proj": "mlp",
-}
+SHARED_INPUTS = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "mlp", "up_proj": "mlp"}
 """Layers that read the same tensor."""
 
 

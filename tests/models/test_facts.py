@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from support.tiny_models import build_tiny_model
+
 from whet.engine.errors import WhetError
 from whet.engine.models.facts import ModelFacts, match_targets, read_model_facts, resolve_model
 from whet.engine.models.families import FAMILIES, UNKNOWN, Unsupported, family_of
