@@ -1,0 +1,182 @@
+"""Smoke test: prove that a GGUF is the trained model, in six steps, against transformers.
+
+Two processes: ``smoke_reference`` (transformers, once for any number of files) and ``smoke_process`` (llama.cpp, one
+a file). Neither can take the caller down: a crash is a failed proof. Light: imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import WhetError
+from .gguf.native import run_native
+from .smoke_cases import Limits, probe_texts
+from .smoke_judge import judge
+from .verdict import Proof, Verdict, fingerprint, save_verdict
+
+HeldOut = list[dict[str, Any]]
+"""Rows that were not trained on: ``messages`` (the last one the answer) and, where known, the ``input_ids`` and
+``labels`` that training made of them; or ``input_ids`` and ``labels`` alone."""
+DIRECT = ("f32", "f16", "bf16")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The reference side's measurements in a folder, good for any number of GGUF files of the same model."""
+
+    work: Path
+    facts: dict[str, Any]
+    limits: Limits
+
+
+@contextmanager
+def reference_of(
+    model_dir: Path, held_out: HeldOut | None = None, limits: Limits | None = None, work_dir: Path | None = None
+) -> Iterator[Baseline]:
+    """Measure the trained model with transformers in a subprocess; the folder vanishes at the end.
+
+    Args:
+        model_dir: plain 16-bit model folder (merged) with tokenizer.
+        held_out: see :data:`HeldOut`.
+        limits: how much to look at.
+        work_dir: where the temporary folder goes (up to 400 MB for large vocabularies).
+
+    Raises:
+        WhetError: ``smoke.reference`` when transformers cannot load or run the model.
+    """
+    limits = limits or Limits()
+    with tempfile.TemporaryDirectory(prefix=".whet-smoke-", dir=work_dir) as folder:
+        request = {
+            "model_dir": str(model_dir),
+            "work": folder,
+            "texts": probe_texts(),
+            "held_out": (held_out or [])[: 4 * limits.held_out_rows],
+            "limits": asdict(limits),
+        }
+        try:
+            run_native("whet.engine.export.smoke_reference", request)
+        except WhetError as error:
+            raise WhetError(
+                "smoke.reference",
+                f"The trained model in {model_dir} could not be measured with transformers: {error.message}",
+                "Does it load with transformers? Is there memory for it?",
+            ) from error
+        facts = json.loads((Path(folder) / "reference.json").read_text(encoding="utf-8"))
+        yield Baseline(Path(folder), facts, limits)
+
+
+def smoke_test(
+    gguf: Path,
+    reference_dir: Path,
+    *,
+    held_out: HeldOut | None = None,
+    f16: Path | None = None,
+    limits: Limits | None = None,
+    progress: Callable[[float, float], None] | None = None,
+) -> Verdict:
+    """The verdict of one file; also saved beside it as ``<name>.verdict.json``.
+
+    Args:
+        gguf: the file to prove.
+        reference_dir: the merged 16-bit model.
+        held_out: see :data:`HeldOut`; without it the model's answers to two questions of our own are compared.
+        f16: unquantised GGUF of the same model; a quantised file is then compared with it instead of transformers.
+        limits: how much to look at.
+        progress: (stages done, stages in all).
+
+    Raises:
+        WhetError: ``smoke.no_gguf``, ``smoke.reference``. What is wrong with the file is in the verdict.
+    """
+    with reference_of(reference_dir, held_out, limits) as baseline:
+        if f16 is not None and type_of(gguf) not in DIRECT:
+            prove(f16, baseline, keep=False)
+        return prove(gguf, baseline, progress=progress)
+
+
+def prove(
+    gguf: Path,
+    baseline: Baseline,
+    *,
+    progress: Callable[[float, float], None] | None = None,
+    keep: bool = True,
+) -> Verdict:
+    """Prove one file against a measured reference. Prove the f16 file first: the quantised ones are held against it."""
+    if not gguf.is_file():
+        raise WhetError("smoke.no_gguf", f"There is no GGUF file at {gguf}.", "Export one with `whet export`.")
+    started, kind = time.monotonic(), type_of(gguf)
+    saved = baseline.work / "f16.npy"
+    direct = kind in DIRECT
+    against_f16 = not direct and saved.is_file()
+    out = baseline.work / "measured.jsonl"
+    out.unlink(missing_ok=True)
+    request = {
+        "gguf": str(gguf),
+        "work": str(baseline.work),
+        "out": str(out),
+        "baseline": str(saved if against_f16 else baseline.work / "logits.npy"),
+        "save": str(saved) if direct and not saved.is_file() else None,
+        "threads": len(os.sched_getaffinity(0)),
+        "new_tokens": baseline.limits.new_tokens,
+    }
+    failure: WhetError | None = None
+    try:
+        run_native("whet.engine.export.smoke_process", request, progress)
+    except WhetError as error:
+        failure = error
+    measured, reached = _stages(out)
+    proofs = judge(baseline.facts, measured, kind, against="f16" if against_f16 else "transformers")
+    if failure is not None:
+        proofs.append(_crash(failure, reached))
+    verdict = Verdict.of(
+        proofs, gguf, file_type=kind, seconds=round(time.monotonic() - started, 2), fingerprint=fingerprint(gguf)
+    )
+    if keep:
+        save_verdict(verdict, gguf)
+    return verdict
+
+
+def _stages(out: Path) -> tuple[dict[str, Any], str]:
+    """Finished stages, and the last one begun."""
+    measured: dict[str, Any] = {}
+    reached = "start"
+    if out.is_file():
+        for line in out.read_text(encoding="utf-8").splitlines(keepends=True):
+            if not line.endswith("\n"):
+                break
+            entry = json.loads(line)
+            reached = entry["stage"]
+            if "value" in entry:
+                measured[reached] = entry["value"]
+    return measured, reached
+
+
+def _crash(error: WhetError, reached: str) -> Proof:
+    return Proof(
+        name="llama.cpp",
+        status="fail",
+        summary=f"llama.cpp did not get past the step {reached!r}: {error.message[:300]}",
+        evidence={"code": error.code, "step": reached, "message": error.message},
+        fix=error.hint or "Convert again; if it stays, the file is not what llama.cpp expects of this architecture.",
+    )
+
+
+def type_of(gguf: Path) -> str:
+    """The file's GGUF type from its header, e.g. ``q4_k_m``; empty for one whet does not know."""
+    from gguf import GGUFReader
+
+    from .gguf.types import GGUF_TYPES
+
+    try:
+        field = GGUFReader(gguf).fields.get("general.file_type")
+    except ValueError as error:
+        raise WhetError("smoke.no_gguf", f"{gguf} is not a GGUF file: {error}.", "Export it again.") from error
+    number = None if field is None else int(field.contents())
+    return next((kind.name for kind in GGUF_TYPES.values() if kind.file_type == number), "")
