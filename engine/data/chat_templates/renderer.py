@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ...errors import WhetError
+from .environment import CLOSE, OPEN, template_environment
+from .stripping import strip_generation_tags
+
+__all__ = ["Rendered", "Renderer", "strip_generation_tags"]
 
 Message = Mapping[str, Any]
 Span = tuple[int, int]
 
-# Noncharacters of Unicode: no text for interchange contains them, no template rewrites them.
-OPEN, CLOSE = "\ufdd0", "\ufdd1"
-
 GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_ANY_GENERATION_TAG = re.compile(
-    r"(?P<lead>[ \t]*)\{%(?P<left>-?)\s*(?:end)?generation\s*(?P<right>-?)%\}(?P<newline>\n?)"
-)
 
 
 @dataclass(frozen=True)
@@ -36,22 +28,6 @@ class Rendered:
 
     text: str
     spans: list[Span]
-
-
-class GenerationTag(Extension):
-    """``{% generation %} ... {% endgeneration %}``: encloses its body in marks when asked to."""
-
-    tags = {"generation"}  # noqa: RUF012  (the name and type Jinja documents)
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        marked = nodes.Name("_mark_generation", "load")
-        call = self.call_method("_enclose", [marked])
-        return nodes.CallBlock(call, [], [], body).set_lineno(line)
-
-    def _enclose(self, marked: object, caller: Callable[[], str]) -> str:
-        return f"{OPEN}{caller()}{CLOSE}" if marked is True else caller()
 
 
 class Renderer:
@@ -85,7 +61,7 @@ class Renderer:
         tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._variables = {name: token for name, token in tokens.items() if token is not None}
         try:
-            self._template = _environment().from_string(source)
+            self._template = template_environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise WhetError(
                 "template.syntax",
@@ -153,30 +129,6 @@ class Renderer:
         return rendered.text[start:end].rpartition("answer")[2].strip() or None
 
 
-def strip_generation_tags(source: str) -> str:
-    """The template without generation tags, rendering the same text: what other engines read.
-
-    A tag's whitespace control (its dashes, Jinja's ``trim_blocks`` and ``lstrip_blocks``) is applied to the
-    text around it before it goes.
-    """
-    parts: list[str] = []
-    done = 0
-    eat_space = False
-    for tag in _ANY_GENERATION_TAG.finditer(source):
-        before = source[done : tag.start()]
-        parts.append(before.lstrip() if eat_space else before)
-        lead = tag["lead"]
-        if tag["left"]:
-            parts[-1] = parts[-1].rstrip()
-        elif parts[-1] and not parts[-1].endswith("\n"):
-            parts.append(lead)
-        eat_space = bool(tag["right"])
-        done = tag.end()
-    rest = source[done:]
-    parts.append(rest.lstrip() if eat_space else rest)
-    return "".join(parts)
-
-
 def _unmark(marked: str) -> Rendered:
     """Take the marks out and turn them into spans."""
     pieces: list[str] = []
@@ -208,30 +160,3 @@ def _with_reasoning(message: Message) -> dict[str, Any]:
     if reasoning is None:
         return dict(message)
     return {"thinking": reasoning, **message, "reasoning_content": reasoning}
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """Jinja with what chat templates expect: the same switches, filters and globals as transformers."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _raise(message: str) -> str:
-    raise jinja2.TemplateError(message)
