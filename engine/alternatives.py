@@ -66,10 +66,10 @@ def _candidates(
     if smaller and not resolved.gradient_checkpointing:
         yield "Smallest micro-batches and recomputed activations.", least
     if recipe.adapter.kind == "none":
+        yield "Train a LoRA adapter instead of all weights.", {**least, "adapter.kind": "lora"}
         if resolved.base_precision == "fp32" and resolved.compute_dtype == "bf16":
             half = {**least, "model.precision": "bf16"}
-            yield "Weights trained in bf16 (small updates are rounded away), least memory else.", half
-        yield "Train a LoRA adapter instead of all weights.", {**least, "adapter.kind": "lora"}
+            yield "All weights trained in bf16, where small updates are rounded away.", half
         return
     if resolved.base_precision not in ("nf4", "int8"):
         yield "Base weights in 4 bits (QLoRA).", {"model.precision": "nf4"}
