@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from support.tiny_runs import create_run, events_of, next_attempt
+
 from whet.engine.recipe import Recipe
 from whet.engine.runs.context import RunContext
 from whet.engine.runs.events import CheckpointEvent, EvalEvent, Event, StepEvent, last_attempt

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from support.tiny_models import TEXT
+
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
 from whet.engine.runs.context import RunContext
@@ -29,7 +30,7 @@ def write_chat_rows(path: Path, rows: int = 24, seed: int = 0) -> Path:
 
 
 def tiny_recipe(base: Path, rows: Path, **sections: dict[str, Any]) -> Recipe:
-    """Six steps of four rows in two micro-batches, LoRA with dropout, fp32, one thread; sections override it."""
+    """Six steps of four rows in two micro-batches, LoRA with dropout, fp32, one thread."""
     defaults: dict[str, dict[str, Any]] = {
         "model": {"name": str(base), "max_length": 128},
         "data": {"train": str(rows)},
