@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class FastLanguageModel:
                 `python_api.unknown_argument`.
         """
         refuse_token("token", token)
-        set_aside(given)
+        set_aside(given, signature(FastLanguageModel.from_pretrained).parameters)
         folder, adapter = locate(model_name, revision)
         quantised = stored_quantisation(folder)
         precision = choose_precision(load_in_4bit, load_in_8bit, load_in_16bit, full_finetuning, quantised)
@@ -139,7 +140,7 @@ class FastLanguageModel:
             WhetError: `adapter.*` of :mod:`..models.adapters`, `python_api.full_finetuning` for a model
                 that already has an adapter, `python_api.unknown_argument`, `python_api.adapter_option`.
         """
-        refuse_adapter_options(given)
+        refuse_adapter_options(given, signature(FastLanguageModel.get_peft_model).parameters)
         if isinstance(model, PeftModel):
             raise WhetError(
                 "python_api.adapter",

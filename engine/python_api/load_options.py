@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,9 +99,7 @@ def choose_precision(
         return "trained"
     if stored:
         if in_8bit or in_16bit:
-            say(
-                f"The checkpoint is quantised ({stored}) and loads so; load_in_{chosen[0]} is set aside."
-            )
+            say(f"The checkpoint is quantised ({stored}) and loads so; load_in_{chosen[0]} is set aside.")
         return "stored"
     if in_8bit:
         return "int8"
@@ -135,17 +133,17 @@ def target_names(target_modules: Sequence[str] | str | None) -> list[str] | Lite
     return list(LINEAR_NAMES if target_modules is None else target_modules)
 
 
-def set_aside(given: dict[str, Any]) -> None:
+def set_aside(given: dict[str, Any], also: Iterable[str]) -> None:
     """Name the arguments that have no effect; refuse those that no generation had."""
-    refuse_unknown("from_pretrained", given, LOAD_WITHOUT_EFFECT)
+    refuse_unknown("from_pretrained", given, LOAD_WITHOUT_EFFECT, also)
     for name, value in given.items():
         if value not in (None, False, True) or (name == "fast_inference" and value):
             say(f"{name}= has no effect: {LOAD_WITHOUT_EFFECT[name]}.")
 
 
-def refuse_adapter_options(given: dict[str, Any]) -> None:
+def refuse_adapter_options(given: dict[str, Any], also: Iterable[str]) -> None:
     """Defaults pass; an option that would change the adapter and is not supported is refused by name."""
-    refuse_unknown("get_peft_model", given, ADAPTER_DEFAULTS)
+    refuse_unknown("get_peft_model", given, ADAPTER_DEFAULTS, also)
     for name, value in given.items():
         if name in _HARMLESS or value == ADAPTER_DEFAULTS[name] or str(value).endswith("CAUSAL_LM"):
             continue

@@ -140,12 +140,21 @@ def config_from_trainer(given: dict[str, Any], set_in_config: dict[str, Any]) ->
     return moved
 
 
-def refuse_unknown(owner: str, arguments: Iterable[str], known: Iterable[str]) -> None:
-    """Raise WhetError `python_api.unknown_argument` for the first unknown name, with the nearest ones."""
-    names = sorted(known)
+def refuse_unknown(
+    owner: str, arguments: Iterable[str], known: Iterable[str], also: Iterable[str] = ()
+) -> None:
+    """Raise WhetError `python_api.unknown_argument` for the first unknown name, with the nearest ones.
+
+    Args:
+        owner: what was called.
+        arguments: names as given.
+        known: names that pass.
+        also: further names worth suggesting.
+    """
+    names = {*known}
     for name in arguments:
         if name not in names:
-            near = get_close_matches(name, names, n=3)
+            near = get_close_matches(name, [*names, *also], n=3)
             raise WhetError(
                 "python_api.unknown_argument",
                 f"{owner} has no argument {name!r}.",

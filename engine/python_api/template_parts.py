@@ -43,8 +43,8 @@ def template_parts(tokenizer: Any) -> TemplateParts:
     opening, between, following, _, end = _cut(_render(tokenizer, exchange), ASK, ANSWER, AGAIN, LAST)
     question_end = _cut(_render(tokenizer, [_user(ASK)]), ASK)[1]
     # White space in front of a marker belongs to the turn before it, and the first turn has none.
-    response = (between.removeprefix(question_end) or between).lstrip()
-    instruction = (following.removeprefix(end) or following).lstrip()
+    response = between.removeprefix(question_end).lstrip() or between.lstrip()
+    instruction = following.removeprefix(end).lstrip() or following.lstrip()
     return TemplateParts(
         openings=tuple(text for text in (opening, _system_opening(tokenizer)) if text.strip()),
         instruction=instruction,

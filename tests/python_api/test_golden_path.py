@@ -1,4 +1,4 @@
-"""A script for another tool runs here with its import lines changed, in whatever order the libraries are imported."""
+"""A script for another tool runs with its import lines changed, whatever the order of imports."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def run_flow(folder: Path, model: Path, data: Path, before: str = "") -> dict:
 
 
 @pytest.fixture(scope="module")
-def flow(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, sharegpt_file: Path) -> tuple[Path, dict]:
+def flow(
+    tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, sharegpt_file: Path
+) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("flow")
     return folder, run_flow(folder, tiny_llama, sharegpt_file)
 
@@ -83,7 +85,9 @@ def test_the_order_of_imports_changes_nothing(
     assert other["losses"] == flow[1]["losses"]
 
 
-def test_the_merged_model_is_the_adapter_on_its_16_bit_base(flow: tuple[Path, dict], tiny_llama: Path) -> None:
+def test_the_merged_model_is_the_adapter_on_its_16_bit_base(
+    flow: tuple[Path, dict], tiny_llama: Path
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from whet.engine import SFTConfig
 from whet.engine.errors import WhetError
 from whet.engine.python_api.notes import WhetNote

@@ -1,0 +1,96 @@
+"""Saving from the model instance: what is refused, and that what is written loads elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from whet.engine import FastLanguageModel, get_chat_template
+from whet.engine.errors import WhetError
+from whet.engine.python_api.saving import gguf_types
+
+IDS = torch.tensor([[9, 8, 7, 6, 5]])
+
+
+def adapted(path: Path, **options: Any) -> tuple[Any, Any]:
+    """A model whose adapter changes its answers."""
+    model, tokenizer = FastLanguageModel.from_pretrained(str(path), **{"load_in_4bit": False, **options})
+    model = FastLanguageModel.get_peft_model(model, r=4, lora_alpha=8)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            if "lora_B" in name:
+                param.normal_(std=0.1)
+    return model.eval(), tokenizer
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(IDS).logits.float()
+
+
+@pytest.mark.parametrize("in_4bit", [False, True])
+def test_merged_weights_answer_as_the_adapter_on_the_16_bit_base(
+    in_4bit: bool, tiny_llama: Path, tmp_path: Path
+) -> None:
+    reference = logits(adapted(tiny_llama)[0])
+    base = logits(AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32))
+    model, tokenizer = adapted(tiny_llama, load_in_4bit=in_4bit)
+    tokenizer = get_chat_template(tokenizer, "zephyr")
+    out = model.save_pretrained_merged(tmp_path / "out", tokenizer, save_method="merged_16bit")
+    merged = AutoModelForCausalLM.from_pretrained(out)
+    assert merged.dtype == torch.bfloat16
+    error = (logits(merged.float()) - reference).abs().max()
+    assert error < 0.03 * (base - reference).abs().max()
+    assert AutoTokenizer.from_pretrained(out).chat_template == tokenizer.chat_template
+
+
+def test_a_fully_trained_model_is_written_whole(tiny_llama: Path, tmp_path: Path) -> None:
+    model, tokenizer = FastLanguageModel.from_pretrained(str(tiny_llama), full_finetuning=True)
+    with torch.no_grad():
+        model.lm_head.weight.add_(0.25)
+    model.save_pretrained_merged(tmp_path / "out", tokenizer)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(again.lm_head.weight, model.lm_head.weight.bfloat16())
+
+
+def test_the_adapter_alone(tiny_llama: Path, tmp_path: Path) -> None:
+    model, tokenizer = adapted(tiny_llama)
+    model.save_pretrained_merged(tmp_path, tokenizer, save_method="lora")
+    again, _ = FastLanguageModel.from_pretrained(str(tmp_path), load_in_4bit=False)
+    assert torch.allclose(logits(again.eval()), logits(model), atol=1e-5)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_methods_are_on_the_instance_and_the_class_stays_as_it_was(tiny_llama: Path) -> None:
+    adapted(tiny_llama)
+    assert not hasattr(LlamaForCausalLM, "save_pretrained_merged")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"save_method": "merged_4bit"}, "merged_16bit"),
+        ({"save_method": "merged16bit"}, "Did you mean 'merged_16bit'"),
+        ({"maximum_memory_usage": 75}, "maximum_memory_usage=75"),
+        ({"token": "hf_secret"}, "HF_TOKEN"),
+    ],
+)
+def test_refusals_say_what_to_do(options: dict, words: str, tiny_llama: Path, tmp_path: Path) -> None:
+    model, tokenizer = FastLanguageModel.from_pretrained(str(tiny_llama), load_in_4bit=False)
+    with pytest.raises(WhetError, match=words):
+        model.save_pretrained_merged(tmp_path / "out", tokenizer, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_gguf_names() -> None:
+    assert gguf_types("q4_k_m") == ["q4_k_m"]
+    assert gguf_types(["Q8_0", "f16"]) == ["q8_0", "f16"]
+    assert gguf_types("fast_quantized") == ["q8_0"]
+    with pytest.raises(WhetError, match="q4_k_m"):
+        gguf_types("q4km")
