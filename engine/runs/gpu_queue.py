@@ -27,7 +27,7 @@ def planned_gpus(context: RunContext) -> list[str]:
     if not machine.gpus:
         raise WhetError(
             "run.no_gpu",
-            f"The run was planned for a GPU and none is visible now: {machine.gpu_note or 'NVML lists none'}.",
+            f"The plan counts on a GPU and none is visible: {machine.gpu_note or 'NVML lists none'}.",
             "Check `nvidia-smi` and CUDA_VISIBLE_DEVICES, then `whet resume`; or start a new run on the CPU.",
         )
     return [gpu.uuid for gpu in machine.gpus]

@@ -137,7 +137,7 @@ def test_state_is_always_whole_beside_a_writer(create: Create) -> None:
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        seen = set()
+        seen: set[int] = set()
         deadline = time.monotonic() + 20
         while len(seen) < 30 and time.monotonic() < deadline:
             state = run.read_state()

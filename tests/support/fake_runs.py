@@ -1,4 +1,4 @@
-"""Runs with light jobs: a plan with nothing but a recipe, and the script of a worker around any job's body."""
+"""Runs with light jobs: a plan with nothing but a recipe, and a worker script around any job's body."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from whet.engine.recipe import DataSection, ModelSection, Recipe
+from whet.engine.recipe import Recipe
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -24,8 +24,8 @@ from whet.engine.runs.events import CheckpointEvent, EvalEvent, PhaseEvent, Step
 worker.GRACE_SECONDS = 0.3
 
 def step(context, number, loss=1.0):
-    context.emit(StepEvent(step=number, total_steps=9, epoch=0.1, loss=loss, learning_rate=1e-3, grad_norm=1.0,
-                           tokens=8, supervised_tokens=4, seconds=0.1, memory_bytes=1))
+    context.emit(StepEvent(step=number, total_steps=9, epoch=0.1, loss=loss, learning_rate=1e-3,
+                           grad_norm=1.0, tokens=8, supervised_tokens=4, seconds=0.1, memory_bytes=1))
 
 def train_until_stopped(context):
     number = 0
@@ -50,7 +50,7 @@ class FakePlan(BaseModel):
 
 
 def make_recipe(name: str = "fake") -> Recipe:
-    return Recipe(name=name, model=ModelSection(name="demo"), data=DataSection(train="demo"))
+    return Recipe.model_validate({"name": name, "model": {"name": "demo"}, "data": {"train": "demo"}})
 
 
 T = TypeVar("T")
