@@ -67,9 +67,6 @@ def _candidates(
         yield "Smallest micro-batches and recomputed activations.", least
     if recipe.adapter.kind == "none":
         yield "Train a LoRA adapter instead of all weights.", {**least, "adapter.kind": "lora"}
-        if resolved.base_precision == "fp32" and resolved.compute_dtype == "bf16":
-            half = {**least, "model.precision": "bf16"}
-            yield "All weights trained in bf16, where small updates are rounded away.", half
         return
     if resolved.base_precision not in ("nf4", "int8"):
         yield "Base weights in 4 bits (QLoRA).", {"model.precision": "nf4"}

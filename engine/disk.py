@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .export.gguf.types import GGUF_TYPES
 from .models.facts import ModelFacts
-from .models.memory import ADAMW_8BIT_BYTES, BYTES
+from .models.memory import ADAMW_8BIT_BYTES
 from .recipe import Recipe
 from .resolve import Resolved
 
@@ -17,7 +17,7 @@ def disk_bytes(recipe: Recipe, resolved: Resolved, facts: ModelFacts) -> dict[st
     unless it was asked for itself.
     """
     full = recipe.adapter.kind == "none"
-    trained = resolved.trainable_parameters * (BYTES.get(resolved.base_precision, 4) if full else 4)
+    trained = 4 * resolved.trainable_parameters
     states = int(
         resolved.trainable_parameters * (ADAMW_8BIT_BYTES if resolved.optimizer == "adamw_8bit" else 8)
     )

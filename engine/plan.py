@@ -78,6 +78,12 @@ class Plan(BaseModel):
         """Errors the recipe does not accept by id; a run with any of these must not start."""
         return [f for f in self.findings if f.severity == "error" and f.id not in self.recipe.accept]
 
+    def data_recipe(self) -> Recipe:
+        """The recipe as the data was prepared by it; preparing it again gives the same digest."""
+        report = self.data.report
+        template = None if report.template == "model" else report.template
+        return _data_recipe(self.recipe, self.resolved.max_length, template)
+
 
 def make_plan(
     recipe: Recipe,
@@ -102,7 +108,7 @@ def make_plan(
     facts = read_model_facts(path, recipe.model.name)
     machine = machine or inspect_machine()
     template = fitting_template(recipe, facts)
-    data = _prepare(data_recipe(recipe, facts, template), facts, progress)
+    data = _prepare(_data_recipe(recipe, resolved_length(recipe, facts), template), facts, progress)
     sequences = _sequences(recipe, facts, data)
     resolved, reasons = resolve(recipe, facts, machine, data.report, sequences)
     resolved, memory, why = _checkpointing(recipe, resolved, facts, data.report, machine)
@@ -168,12 +174,13 @@ def fitting_template(recipe: Recipe, facts: ModelFacts) -> str | None:
     return "vicuna"
 
 
-def data_recipe(recipe: Recipe, facts: ModelFacts, template: str | None) -> Recipe:
-    """The recipe as data is prepared by it: rows no longer than the model's positions, chat rows with a
-    template."""
-    patch: dict[str, object] = {"data.template": template} if template else {}
-    if (length := resolved_length(recipe, facts)) != recipe.model.max_length:
-        patch["model.max_length"] = length
+def _data_recipe(recipe: Recipe, max_length: int, template: str | None) -> Recipe:
+    """Rows no longer than the model's positions; chat rows with a template where the recipe names none."""
+    patch: dict[str, object] = {}
+    if template is not None and recipe.data.template is None:
+        patch["data.template"] = template
+    if max_length != recipe.model.max_length:
+        patch["model.max_length"] = max_length
     return patched(recipe, patch) if patch else recipe
 
 

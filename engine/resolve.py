@@ -180,11 +180,12 @@ def _base_precision(recipe: Recipe, facts: ModelFacts, compute: DType, planned: 
         if asked != held:
             planned("model.precision", f"the checkpoint itself is quantised ({facts.quantization})")
         return held
+    if recipe.adapter.kind == "none":
+        # An update below 1/256 of a weight is lost in bf16.
+        planned("model.precision", "all weights train, so they are held in fp32")
+        return "fp32"
     if asked != "auto":
         return asked
-    if recipe.adapter.kind == "none":
-        planned("model.precision", "all weights train, and small updates need fp32 masters")
-        return "fp32"
     planned("model.precision", f"as the compute type, {compute}")
     return compute
 

@@ -15,6 +15,7 @@ from support.plan_inputs import GIB, LLAMA_8B, gpu, machine, model_facts, recipe
 from support.tiny_models import build_tiny_model
 
 from whet.engine.alternatives import find_alternatives
+from whet.engine.data.token_store import prepare
 from whet.engine.hardware import Machine
 from whet.engine.models.facts import ModelFacts
 from whet.engine.models.memory import estimate_memory
@@ -84,6 +85,7 @@ def test_chat_rows_without_a_template(tmp_path: Path) -> None:
     assert fix is not None and fix.patch == {"data.template": plan.resolved.template}
     assert plan.origins["data.template"].startswith("planner")
     assert plan.data.report.train.supervised_tokens > 0
+    assert prepare(plan.data_recipe(), model).digest == plan.data.digest
     followed = make_plan(patched(wanted, fix.patch))
     assert followed.blocked() == [] and followed.resolved.template == plan.resolved.template
 
@@ -115,6 +117,7 @@ def test_rows_are_cut_at_the_models_positions(tiny_model: Path, tmp_path: Path) 
     plan = make_plan(chat_recipe(tiny_model, data))
     assert plan.resolved.max_length == 512 == plan.data.report.max_length  # the recipe's default is 2048
     assert plan.resolved.longest == 512
+    assert prepare(plan.data_recipe(), tiny_model).digest == plan.data.digest
     assert plan.data.report.train.truncated_rows == 1
     assert plan.origins["model.max_length"].startswith("planner")
 
@@ -180,7 +183,7 @@ def test_saves_and_evaluations(llama_8b: ModelFacts) -> None:
         ([], {}, "fp32", "fp32"),
         ([gpu()], {"model__precision": "nf4"}, "bf16", "nf4"),
         ([gpu()], {"adapter__kind": "none"}, "bf16", "fp32"),
-        ([gpu()], {"adapter__kind": "none", "model__precision": "bf16"}, "bf16", "bf16"),
+        ([gpu()], {"adapter__kind": "none", "model__precision": "bf16"}, "bf16", "fp32"),
         ([gpu()], {"training__precision": "fp32"}, "fp32", "fp32"),
     ],
 )

@@ -89,7 +89,7 @@ def estimate_memory(
         "base": base_bytes(facts, resolved.base_precision),
         # PEFT holds adapters, and its copies of whole modules, in fp32.
         "adapter": 0 if full else 4 * trainable,
-        "gradients": trainable * (BYTES.get(resolved.base_precision, 4) if full else 4),
+        "gradients": 4 * trainable,
         "optimizer": int(trainable * (ADAMW_8BIT_BYTES if resolved.optimizer == "adamw_8bit" else 8)),
         "activations": activation_bytes(facts, adapter, resolved),
         "loss": loss_bytes(facts, adapter, resolved, report),
@@ -125,8 +125,8 @@ def base_bytes(facts: ModelFacts, precision: str) -> int:
 def activation_bytes(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:
     """What the forward pass keeps for the backward pass, for one micro-batch.
 
-    Without checkpointing: every layer's tensors (:func:`layer_bytes_a_token`). With it: each layer's input, and
-    the tensors of the one layer that is being recomputed together with the gradients flowing through it.
+    Without checkpointing: every layer's tensors (:func:`layer_bytes_a_token`). With it: each layer's input,
+    and the tensors of the one layer that is being recomputed together with the gradients flowing through it.
     """
     tokens = resolved.tokens_per_micro_batch
     width = BYTES[resolved.compute_dtype]
@@ -159,11 +159,13 @@ def _weight_copies(facts: ModelFacts, adapter: AdapterSection, resolved: Resolve
 def layer_bytes_a_token(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:
     """Bytes one decoder layer saves for each token, as transformers, PEFT and SDPA do it.
 
-    Notation: h hidden, q = heads x head_dim, k = kv_heads x head_dim, f intermediate, w bytes of the compute type.
+    Notation: h hidden, q = heads x head_dim, k = kv_heads x head_dim, f intermediate, w bytes of the compute
+    type.
 
     - two norms: each computes in fp32 and keeps that input: 2 x 4h, twice that when norm weights train;
       a norm over q and k heads: 4(q + k).
-    - attention: q, k, v after the rotary embedding, the output, one fp32 log-sum a head: w(2q + 2k) + 4 heads.
+    - attention: q, k, v after the rotary embedding, the output, one fp32 log-sum a head: w(2q + 2k) + 4
+      heads.
     - gated MLP: gate, its activation, up: 3wf.
     - inputs of trained matrices, see :func:`_trained_inputs`.
     """
@@ -180,9 +182,10 @@ def _trained_inputs(facts: ModelFacts, adapter: AdapterSection, resolved: Resolv
     """Bytes a token and layer of the inputs kept for weight gradients.
 
     In fp32 q, k and v share one input, gate and up another, and o's is the attention's output, which is kept
-    anyway. In mixed precision each layer casts the input for itself, so there are as many copies (o's only with
-    PEFT, which goes through fp32). LoRA adds its r-wide middle; dropout its mask (a byte on a GPU, fp32 on a CPU)
-    and a dropped copy a layer; DoRA the base's and the adapter's outputs, which its magnitude scales.
+    anyway. In mixed precision each layer casts the input for itself, so there are as many copies (o's only
+    with PEFT, which goes through fp32). LoRA adds its r-wide middle; dropout its mask (a byte on a GPU, fp32
+    on a CPU) and a dropped copy a layer; DoRA the base's and the adapter's outputs, which its magnitude
+    scales.
     """
     full, width = adapter.kind == "none", BYTES[resolved.compute_dtype]
     layers = match_targets(facts, "all-linear")["all-linear"] if full else adapted_layers(facts, adapter)

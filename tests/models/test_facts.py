@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.plan_inputs import adapter
 from support.tiny_models import build_tiny_model
 
 from whet.engine.errors import WhetError
@@ -95,7 +96,7 @@ def test_counts_equal_the_real_model(family: str, extra: dict[str, Any], tied: b
     import torch
     from transformers import CONFIG_MAPPING
 
-    config = CONFIG_MAPPING[family](**SMALL, **extra, tie_word_embeddings=tied)
+    config = CONFIG_MAPPING[family](**SMALL, **extra, **{"tie_word_embeddings": tied})
     model = meta_model(config)
     config.save_pretrained(tmp_path)
     facts = read_model_facts(tmp_path)
@@ -151,14 +152,14 @@ def test_unknown_family_is_counted_from_its_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "section",
     [
-        AdapterSection(rank=4),
-        AdapterSection(rank=4, target_modules="all-linear"),
-        AdapterSection(rank=4, target_modules=["q_proj", "mlp.down_proj"]),
-        AdapterSection(rank=4, target_modules=["model.layers.1.self_attn.v_proj"]),
-        AdapterSection(rank=4, kind="dora"),
-        AdapterSection(rank=4, bias="lora_only", target_modules=["q_proj", "o_proj"]),
-        AdapterSection(rank=4, bias="all", target_modules=["o_proj"]),
-        AdapterSection(rank=4, modules_to_save=["lm_head", "embed_tokens"]),
+        adapter(rank=4),
+        adapter(rank=4, target_modules="all-linear"),
+        adapter(rank=4, target_modules=["q_proj", "mlp.down_proj"]),
+        adapter(rank=4, target_modules=["model.layers.1.self_attn.v_proj"]),
+        adapter(rank=4, kind="dora"),
+        adapter(rank=4, bias="lora_only", target_modules=["q_proj", "o_proj"]),
+        adapter(rank=4, bias="all", target_modules=["o_proj"]),
+        adapter(rank=4, modules_to_save=["lm_head", "embed_tokens"]),
     ],
     ids=lambda section: "-".join(str(value) for value in section.model_dump(exclude_unset=True).values()),
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.plan_inputs import GIB, gpu, machine, model_facts, recipe, report
+from support.plan_inputs import GIB, adapter, gpu, machine, model_facts, recipe, report
 
 from whet.engine.models.facts import ModelFacts, read_model_facts
 from whet.engine.models.memory import Memory, activation_bytes, base_bytes, estimate_memory
@@ -31,10 +31,10 @@ def llama_8b(tmp_path: Path) -> ModelFacts:
 
 
 def settings_for(
-    facts: ModelFacts, adapter: AdapterSection, dtype: str, *, checkpointing: bool = False
+    facts: ModelFacts, section: AdapterSection, dtype: str, *, checkpointing: bool = False
 ) -> Resolved:
     wanted = recipe(
-        adapter__kind=adapter.kind,
+        adapter__kind=section.kind,
         training__precision=dtype,
         training__batch_size=ROWS,
         training__gradient_checkpointing="on" if checkpointing else "off",
@@ -44,23 +44,23 @@ def settings_for(
     return resolve(wanted, facts, machine(), data, 1000)[0]
 
 
-def saved_bytes(config: Any, adapter: AdapterSection, dtype: str) -> int:
+def saved_bytes(config: Any, section: AdapterSection, dtype: str) -> int:
     """Bytes that autograd keeps after the decoder's forward pass, weights excluded, each storage once."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     compute = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-    full = adapter.kind == "none"
+    full = section.kind == "none"
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32 if full else compute)
     decoder = model.model
     if not full:
         model = get_peft_model(
             model,
             LoraConfig(
-                r=adapter.rank,
-                lora_dropout=adapter.dropout,
-                target_modules=adapter.target_modules,
+                r=section.rank,
+                lora_dropout=section.dropout,
+                target_modules=section.target_modules,
                 task_type="CAUSAL_LM",
             ),
         )
@@ -84,28 +84,28 @@ def saved_bytes(config: Any, adapter: AdapterSection, dtype: str) -> int:
 
 
 @pytest.mark.parametrize(
-    "family, dtype, adapter",
+    "family, dtype, section",
     [
-        ("llama", "fp32", AdapterSection(rank=8)),
-        ("llama", "bf16", AdapterSection(rank=8)),
-        ("qwen3", "bf16", AdapterSection(rank=8)),
-        ("llama", "bf16", AdapterSection(rank=8, dropout=0.1)),
-        ("llama", "bf16", AdapterSection(rank=8, target_modules=["q_proj", "v_proj"])),
-        ("llama", "fp32", AdapterSection(kind="none")),
-        ("llama", "bf16", AdapterSection(kind="none")),
+        ("llama", "fp32", adapter(rank=8)),
+        ("llama", "bf16", adapter(rank=8)),
+        ("qwen3", "bf16", adapter(rank=8)),
+        ("llama", "bf16", adapter(rank=8, dropout=0.1)),
+        ("llama", "bf16", adapter(rank=8, target_modules=["q_proj", "v_proj"])),
+        ("llama", "fp32", adapter(kind="none")),
+        ("llama", "bf16", adapter(kind="none")),
     ],
     ids=lambda value: str(value) if isinstance(value, str) else f"{value.kind}-{value.dropout}",
 )
 def test_activations_as_autograd_keeps_them(
-    family: str, dtype: str, adapter: AdapterSection, tmp_path: Path
+    family: str, dtype: str, section: AdapterSection, tmp_path: Path
 ) -> None:
     from transformers import CONFIG_MAPPING
 
     config = CONFIG_MAPPING[family](**SIZES, head_dim=32)
     config.save_pretrained(tmp_path)
     facts = read_model_facts(tmp_path)
-    measured = saved_bytes(config, adapter, dtype)
-    estimated = activation_bytes(facts, adapter, settings_for(facts, adapter, dtype))
+    measured = saved_bytes(config, section, dtype)
+    estimated = activation_bytes(facts, section, settings_for(facts, section, dtype))
     assert estimated == pytest.approx(measured, rel=0.05)
 
 

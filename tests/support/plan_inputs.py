@@ -14,7 +14,7 @@ from whet.engine.data.inspection import DataReport, Lengths, SplitReport
 from whet.engine.hardware import GPU, Machine
 from whet.engine.models.facts import ModelFacts, read_model_facts
 from whet.engine.models.memory import estimate_memory
-from whet.engine.recipe import Recipe
+from whet.engine.recipe import AdapterSection, Recipe
 from whet.engine.recipe_files import patched
 from whet.engine.resolve import resolve
 
@@ -114,6 +114,11 @@ def recipe(**patch: Any) -> Recipe:
         {"model": {"name": "some-org/some-model"}, "data": {"train": "chats.jsonl"}}
     )
     return patched(plain, {key.replace("__", "."): value for key, value in patch.items()})
+
+
+def adapter(**values: Any) -> AdapterSection:
+    """An adapter section with these values, the rest default."""
+    return AdapterSection.model_validate(values)
 
 
 def plan_facts(

@@ -98,8 +98,9 @@ class _Training:
         context.emit(PhaseEvent(phase="load", detail=model.name))
         path = resolve_model(model.name, model.revision, weights=True)
         template = None
-        if self.recipe.data.template is not None:
-            template = strip_generation_tags(template_source(self.recipe.data.template, None) or "")
+        named = self.plan.data_recipe().data.template
+        if named is not None:
+            template = strip_generation_tags(template_source(named, None) or "")
         handle = load_model(path, self.resolved, template=template)
         adapter = self.recipe.adapter
         if adapter.kind == "none":
@@ -119,7 +120,7 @@ class _Training:
             context.emit(PhaseEvent(phase="data", detail=f"{rows:,} rows read", done=rows))
 
         context.emit(PhaseEvent(phase="data"))
-        data = prepare(self.recipe, self.handle.path, progress)
+        data = prepare(self.plan.data_recipe(), self.handle.path, progress)
         if data.digest != self.plan.data.digest:
             raise WhetError(
                 "data.changed",
