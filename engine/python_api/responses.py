@@ -209,7 +209,7 @@ def _mask_batch(batch: dict[str, list[Any]], markers: Markers) -> dict[str, list
 def _mask_dataset(
     dataset: Any, markers: Markers, tokenizer: Any, name: str, num_proc: int | None
 ) -> Dataset | IterableDataset:
-    sample = next(iter(dataset), {})
+    sample: dict[str, Any] = next(iter(dataset), {})
     if "input_ids" not in sample:
         raise WhetError(
             "data.not_tokenised",

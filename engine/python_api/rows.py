@@ -165,7 +165,7 @@ def _encode_chats(batch: Batch, field: str, tokenizer: Any, only_assistant: bool
 
 
 def _encode_alpaca(batch: Batch, tokenizer: Any, only_assistant: bool) -> Batch:
-    section = DataSection(train="rows of the trainer")
+    section = DataSection.model_validate({"train": "rows of the trainer"})
     rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
     chats = []
     for row in rows:

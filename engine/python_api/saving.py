@@ -106,7 +106,7 @@ def save_pretrained_gguf(
     """
     refuse_token("token", token)
     _check_share(maximum_memory_usage)
-    section = ExportSection(gguf=gguf_types(quantization_method))
+    section = ExportSection.model_validate({"gguf": gguf_types(quantization_method)})
     with _weights_folder(self, tokenizer) as (trained, base_dir):
         from ..export.pipeline import export_model
 
@@ -195,7 +195,7 @@ def _write_adapter(model: Any, out: Path, tokenizer: Any) -> Path:
             'Use save_method="merged_16bit", or get_peft_model before training.',
         )
     save_weights(model, out)
-    model.get_base_model().generation_config.save_pretrained(str(out))
+    base_model(model).generation_config.save_pretrained(str(out))
     if tokenizer is not None:
         tokenizer.save_pretrained(str(out))
     return out

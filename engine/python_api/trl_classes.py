@@ -9,7 +9,6 @@ from typing import Any
 
 import trl
 from datasets import Dataset, IterableDataset
-from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
@@ -188,7 +187,7 @@ def _as_dataset(rows: Any) -> Any:
     return Dataset.from_list(rows) if isinstance(rows, list) else rows
 
 
-def _split_embedding_groups(optimizer: Optimizer, model: nn.Module, rate: float) -> None:
+def _split_embedding_groups(optimizer: Optimizer, model: Any, rate: float) -> None:
     """Move the trained input and output embeddings to parameter groups with learning rate `rate`.
 
     Raises:
