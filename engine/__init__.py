@@ -11,6 +11,7 @@ _EXPORTS = {
     "SFTTrainer": "python_api.trl_classes",
     "get_chat_template": "python_api.chat_templates",
     "is_bf16_supported": "python_api.precision",
+    "is_bfloat16_supported": "python_api.precision",
     "standardize_sharegpt": "python_api.chat_templates",
     "train_on_responses_only": "python_api.chat_templates",
 }

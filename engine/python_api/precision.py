@@ -28,6 +28,10 @@ def is_bf16_supported(including_emulation: bool = False) -> bool:
     return torch.cuda.get_device_capability() >= BF16_CAPABILITY
 
 
+is_bfloat16_supported = is_bf16_supported
+"""The name that most notebooks import."""
+
+
 def compute_dtype() -> torch.dtype:
     """The dtype `dtype=None` resolves to: bf16 where the GPU has it, else fp16 on a GPU, fp32 on a CPU."""
     if is_bf16_supported():

@@ -17,7 +17,7 @@ from whet.engine.errors import WhetError
 from whet.engine.python_api.notes import WhetNote
 
 ROWS = [{"text": f"The number {n} comes after {n - 1}."} for n in range(1, 17)]
-QUICK = {"max_steps": 2, "per_device_train_batch_size": 2, "report_to": "none", "logging_steps": 1}
+QUICK: dict[str, Any] = {"max_steps": 2, "per_device_train_batch_size": 2, "report_to": "none", "logging_steps": 1}
 
 
 @pytest.fixture
