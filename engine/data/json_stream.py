@@ -86,17 +86,16 @@ class _Scanner:
                     yield from self._element(self._at)
             elif token == "," and inner == 0:
                 yield from self._element(self._at - 1, skip=1)
-            if self._at > self._limit:
-                reason = (
-                    f"an element beyond {self._limit:,} characters, or an open string; the rest is unread"
-                )
-                yield BadRow(self._name, self._first_line(), reason, preview_of(self._buffer))
-                return
-        if self._buffer.strip():
+        blank = not self._buffer.strip()
+        if not self._done:
+            reason = f"an element beyond {self._limit:,} characters, or an open string; the rest is unread"
+        elif not blank:
             reason = "broken JSON: the file ends within an element or before its list is closed"
-            yield BadRow(self._name, self._first_line(), reason, preview_of(self._buffer))
         elif depth:
-            yield BadRow(self._name, self.line, "broken JSON: the file ends before its list is closed")
+            reason = "broken JSON: the file ends before its list is closed"
+        else:
+            return
+        yield BadRow(self._name, self._first_line(), reason, preview_of(self._buffer[:1000]))
 
     def _element(self, end: int, skip: int = 0) -> Iterator[Row]:
         text = self._buffer[:end]
@@ -110,11 +109,13 @@ class _Scanner:
         while True:
             match = _TOKEN.search(self._buffer, self._at)
             whole = match is not None and (match[0][0] != '"' or (len(match[0]) > 1 and match[0][-1] == '"'))
+            if len(self._buffer) > self._limit and (match is None or match.end() > self._limit):
+                return None
             if match is not None and whole and not self._split_escape(match):
                 self._at = match.end()
                 return match[0] if match[0][0] != '"' else '"'
             self._at = match.start() if match is not None else len(self._buffer)
-            if self._done or len(self._buffer) > self._limit:
+            if self._done:
                 return None
             self._fill()
 

@@ -70,10 +70,12 @@ def read_csv(path: Path) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield BadRow(name, tail[0], f"broken CSV: {error}")
+            yield BadRow(name, start, f"broken CSV: {error}")
+            start = tail[0] + 1
             continue
         except _BadLine as error:
             yield error.row
+            start = tail[0] + 1
             continue
         line, start = start, tail[0] + 1
         if not cells or not any(cells):

@@ -39,7 +39,10 @@ VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
     "detailed, and polite answers to the user's questions."
 )
-ALPACA_SYSTEM = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+ALPACA_SYSTEM = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request."
+)
 
 # With and without a system message, as the formats' own documentation prints them.
 EXPECTED = {
@@ -69,7 +72,10 @@ EXPECTED = {
         "<s>[INST] Be short.\n\nHi[/INST] Hello.</s>[INST] 2+2?[/INST] 4</s>",
         "<s>[INST] Hi[/INST] Hello.</s>[INST] 2+2?[/INST] 4</s>",
     ),
-    **dict.fromkeys(("gemma", "gemma-2", "gemma-3"), ("<s><start_of_turn>user\nBe short.\n\n" + GEMMA_TURNS, "<s><start_of_turn>user\n" + GEMMA_TURNS)),
+    **dict.fromkeys(
+        ("gemma", "gemma-2", "gemma-3"),
+        tuple(f"<s><start_of_turn>user\n{system}{GEMMA_TURNS}" for system in ("Be short.\n\n", "")),
+    ),
     "phi-3": (
         "<|system|>\nBe short.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\nHello.<|end|>\n"
         "<|user|>\n2+2?<|end|>\n<|assistant|>\n4<|end|>\n</s>",
