@@ -17,13 +17,13 @@ from support.plan_inputs import (
     plan_facts,
     recipe,
     report,
+    split,
     with_train,
 )
 
 from whet.engine.checks import CHECKS, PlanFacts, run_checks
 from whet.engine.checks.environment import TESTED
 from whet.engine.data.formats import FormatGuess
-from whet.engine.data.inspection import SplitReport
 from whet.engine.models.facts import ModelFacts
 from whet.engine.recipe_files import patched
 
@@ -68,7 +68,7 @@ HEALTHY: dict[str, Callable[[Path], PlanFacts]] = {
         model_facts(path),
         data=report(
             formats={"books": FormatGuess(format="text", confidence=1, reason="folder of texts")},
-            train=SplitReport(
+            train=split(
                 rows=40, token_rows=9000, tokens=18_000_000, supervised_tokens=18_000_000,
                 special_in_text={"<|eot_id|>": 3},
             ),
@@ -127,7 +127,7 @@ CASES: list[tuple[str, Callable[[ModelFacts], PlanFacts], str, str, dict[str, An
     ("odd roles", data_case(odd_roles=400), "D12", "warning", {}),
     ("many duplicates", data_case(duplicates=2000), "D12", "warning", {}),
     ("eval rows in train", lambda model: plan_facts(
-        model, data=report(eval=SplitReport(rows=100, token_rows=100), eval_in_train=30)),
+        model, data=report(eval=split(rows=100, token_rows=100), eval_in_train=30)),
      "D12", "warning", {}),
     ("skipped rows", lambda model: plan_facts(
         model, wanted=recipe(data__bad_rows="skip"), data=report(bad_rows=3)), "D15", "warning", {}),

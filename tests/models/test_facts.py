@@ -96,7 +96,7 @@ def test_counts_equal_the_real_model(family: str, extra: dict[str, Any], tied: b
     import torch
     from transformers import CONFIG_MAPPING
 
-    config = CONFIG_MAPPING[family](**SMALL, **extra, **{"tie_word_embeddings": tied})
+    config = CONFIG_MAPPING[family](**{**SMALL, **extra, "tie_word_embeddings": tied})
     model = meta_model(config)
     config.save_pretrained(tmp_path)
     facts = read_model_facts(tmp_path)

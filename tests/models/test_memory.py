@@ -101,7 +101,7 @@ def test_activations_as_autograd_keeps_them(
 ) -> None:
     from transformers import CONFIG_MAPPING
 
-    config = CONFIG_MAPPING[family](**SIZES, head_dim=32)
+    config = CONFIG_MAPPING[family](**{**SIZES, "head_dim": 32})
     config.save_pretrained(tmp_path)
     facts = read_model_facts(tmp_path)
     measured = saved_bytes(config, section, dtype)

@@ -83,9 +83,14 @@ def model_facts(folder: Path, config: dict[str, Any] | None = None) -> ModelFact
     return read_model_facts(folder, "some-org/some-model")
 
 
+def split(**values: Any) -> SplitReport:
+    """Counts of a split; what is not named is zero."""
+    return SplitReport.model_validate(values)
+
+
 def report(train: SplitReport | None = None, **changes: Any) -> DataReport:
     """5,000 healthy chat rows of up to 1,500 tokens."""
-    healthy = SplitReport(
+    healthy = split(
         rows=5000,
         token_rows=5000,
         tokens=2_000_000,
