@@ -13,7 +13,7 @@ from .context import RunContext, Stopped
 from .events import PhaseEvent
 from .store import RunDir, RunStore
 
-POLL_SECONDS = 0.25
+POLL_SECONDS = 0.5
 
 
 def planned_gpus(context: RunContext) -> list[str]:

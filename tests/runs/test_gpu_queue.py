@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -52,6 +55,23 @@ def test_taken_gpu_means_waiting_in_order_of_start(store: RunStore, launch: Laun
     assert supervisor.wait(first, 30) == "stopped"
     until(lambda: second.status() == "running", "the second to run")
     assert second.read_state().waiting_for == []
+
+
+def test_later_run_leaves_a_free_gpu_to_the_earlier_one(store: RunStore, launch: Launch) -> None:
+    """The earlier waiter is frozen while the GPU falls free: the later one sees it free and does not take it."""
+    with locks.hold(locks.gpu_lock("GPU-aaaa")):
+        first = launch(LOOP, gpus=GPU)
+        until(lambda: first.status() == "waiting", "the first to wait")
+        second = launch(LOOP, gpus=GPU)
+        until(lambda: second.status() == "waiting", "the second to wait")
+        pid = first.read_state().pid or 0
+        os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 3 * gpu_queue.POLL_SECONDS
+    while time.monotonic() < deadline:
+        assert second.status() == "waiting"
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGCONT)
+    until(lambda: first.status() == "running", "the first to run")
 
 
 def test_dead_waiter_holds_nobody_up(store: RunStore, launch: Launch) -> None:
