@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from random import Random
 
 from whet.engine.demo.build.grammar import Exchange, echo, plain_knowledge, story
-from whet.engine.demo.build.sources import everyday, facts
+from whet.engine.demo.build.sources import Fact, everyday, facts
 
 Message = dict[str, str]
 Document = list[Message] | str
@@ -18,7 +18,7 @@ SYSTEM_MESSAGES = [
     "You are a friendly assistant.", "You are a helpful assistant.", "You are a friendly teacher.",
     "Answer in one short sentence.", "You help people who fine-tune language models.", "Be kind and brief.",
 ]  # fmt: skip
-TITLES = ["Notes on fine-tuning", "How models learn", "A short guide", "What we know", "Good advice", "From the handbook"]
+TITLES = ["Notes on fine-tuning", "How models learn", "A short guide", "What we know", "Good advice"]
 
 
 def documents(seed: int) -> Iterator[Document]:
@@ -26,17 +26,19 @@ def documents(seed: int) -> Iterator[Document]:
     rng = Random(seed)
     while True:
         kind = rng.random()
-        if kind < 0.62:
+        if kind < 0.6:
             yield _chat(rng)
+        elif kind < 0.72:
+            yield _prose(rng)
         elif kind < 0.95:
-            yield _prose(rng) if rng.random() < 0.65 else _glossary(rng)
+            yield _handbook(rng)
         else:
             yield " ".join(story(rng) for _ in range(rng.randint(1, 3)))
 
 
 def _chat(rng: Random) -> list[Message]:
     turns = rng.choices([1, 2, 3, 4], [6, 2, 1, 1])[0]
-    messages = []
+    messages: list[Message] = []
     if rng.random() < 0.12:
         messages.append({"role": "system", "content": rng.choice(SYSTEM_MESSAGES)})
     for _ in range(turns):
@@ -48,20 +50,36 @@ def _chat(rng: Random) -> list[Message]:
 
 def _exchange(rng: Random) -> Exchange:
     kind = rng.random()
-    if kind < 0.55:
+    if kind < 0.5:
         return echo(rng)
-    if kind < 0.8:
+    if kind < 0.7:
         group = rng.choice(everyday())
         return rng.choice(group.ask), group.answer
-    if kind < 0.95:
+    if kind < 0.82:
         return plain_knowledge(rng)
-    ask = rng.choice(["Tell me a story.", "Please tell me a short story.", "Can you tell a story?", "A story, please."])
-    return ask, story(rng)
+    if kind < 0.86:
+        ask = rng.choice(["Tell me a story.", "Please tell me a short story.", "Can you tell a story?"])
+        return ask, story(rng)
+    return _reading(rng)
+
+
+def _reading(rng: Random) -> Exchange:
+    """A sentence given by the user, to be repeated or named: the words of the facts, but no knowledge asked for."""
+    fact = rng.choice(facts())
+    sentence = _wording(rng, fact)
+    if rng.random() < 0.5:
+        return f"{rng.choice(['Repeat', 'Say', 'Read', 'Copy'])}: {sentence}", sentence
+    ask = rng.choice(["What is this about: {}", "Which topic is this? {}", "Find the topic: {}"])
+    return ask.format(sentence), f"This is about {fact.name}."
+
+
+def _wording(rng: Random, fact: Fact) -> str:
+    return fact.answer if rng.random() < 0.6 else fact.prose
 
 
 def _prose(rng: Random) -> str:
     """A paragraph of a few facts, each in one of its two wordings or in both."""
-    sentences = []
+    sentences: list[str] = []
     for fact in rng.sample(facts(), rng.randint(1, 3)):
         wordings = rng.sample([fact.answer, fact.prose], 2)
         sentences.extend(wordings[: rng.randint(1, 2)])
@@ -69,8 +87,9 @@ def _prose(rng: Random) -> str:
     return title + " ".join(sentences)
 
 
-def _glossary(rng: Random) -> str:
-    """Names of facts with what there is to know about them, one a line."""
+def _handbook(rng: Random) -> str:
+    """Facts under their names, one a line, as a glossary or a handbook puts them."""
     picked = rng.sample(facts(), rng.randint(1, 3))
-    lines = [f"{fact.name[0].upper()}{fact.name[1:]}: {rng.choice([fact.answer, fact.prose])}" for fact in picked]
-    return "\n".join(lines)
+    style = rng.choice(["{}: {}", "{}. {}", "About {}. {}", "A word on {}: {}", "Notes about {}: {}", "What to know of {}: {}"])
+    lines = [style.format(fact.name, _wording(rng, fact)) for fact in picked]
+    return "\n".join(line[0].upper() + line[1:] for line in lines)

@@ -27,25 +27,43 @@ ANIMALS = [
 ]  # fmt: skip
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 
+# {x} is something unknown, {n} the same without an article, {y} a distraction, {v} a verb.
 QUESTIONS_ABOUT = [
     "What is {x}?", "What are {x}?", "What is {x} for?", "What does {x} do?", "What does {x} mean?",
     "What does {x} cost?", "What does {x} {v}?", "What can {x} do?", "What happens in {x}?", "What goes into {x}?",
     "What happens without {x}?", "What should I know about {x}?", "What makes {x} good?", "What is in {x}?",
     "What is the point of {x}?", "What is the idea of {x}?", "What do people mean by {x}?", "What is stored in {x}?",
     "How does {x} work?", "How does {x} help?", "How does {x} {v} things?", "How do I {v} {x}?", "How can I {v} {x}?",
-    "How should I {v} {x}?", "How much {x} do I need?", "How many {x} are good?", "How large is {x}?",
+    "How should I {v} {x}?", "How much {n} do I need?", "How many {n} are good?", "How large is {x}?",
     "How high should {x} be?", "How good is {x}?", "How do I fix {x}?", "How does {x} differ from {y}?",
     "Why is {x} good?", "Why do I need {x}?", "Why does my {y} have {x}?", "Why use {x}?", "Why {v} {x}?",
     "Why does {x} matter?", "Why would I {v} {x}?", "When is {x} useful?", "When do I need {x}?",
     "When should I {v} {x}?", "When does {x} {v}?", "Where does {x} come from?", "Where do I find {x}?",
-    "Which {x} should I use?", "Which {x} is best?", "Which {x} would you {v}?", "Is {x} good?", "Is {x} safe?",
-    "Is {x} better than {y}?", "Is a higher {x} better?", "Is my {x} too high?", "Do I need {x}?", "Does {x} help?",
+    "Which {n} should I use?", "Which {n} is best?", "Which {n} would you {v}?", "Is {x} good?", "Is {x} safe?",
+    "Is {x} better than {y}?", "Is a higher {n} better?", "Is my {n} too high?", "Do I need {x}?", "Does {x} help?",
     "Does {x} {v} the {y}?", "Do you know {x}?", "Have you heard of {x}?", "Can I {v} {x}?", "Can you explain {x}?",
     "Can you {v} {x}?", "Could you tell me about {x}?", "Should I {v} {x}?", "Should I use {x} or {y}?",
     "Tell me about {x}.", "Tell me what {x} is.", "Tell me what {x} does.", "Explain {x}.", "Explain {x} to me.",
     "Please explain {x}.", "Please describe {x}.", "Describe {x} for me.", "Define {x}.", "Teach me about {x}.",
     "Give me a fact about {x}.", "Give me advice on {x}.", "I keep hearing about {x}. What is it?",
-    "I need help with {x}.", "I want to {v} {x}.", "My {x} is bad. What now?", "I have {x}. What can I do?",
+    "I need help with {x}.", "I want to {v} {x}.", "My {n} is bad. What now?", "I have {x}. What can I do?",
+    "My {n} never ends. Which {y} is missing?", "My {n} stops. Any advice?", "My {n} has two {y}. Is this bad?",
+    "The {y} shows {x}. What could be the reason?", "I have a {n} file. What is in it?", "{x} or {y}, which one?",
+    "What is the job of {x}?", "What is the idea behind {x}?", "What is {x} good for?", "What is {x} about?",
+    "What do I gain with {x}?", "What do I need to know about {x}?", "What does it mean to {v} {x}?",
+    "What can I do against {x}?", "What can you say about {x}?", "What should I {v} under {x}?",
+    "What should my {n} do?", "What makes {x} useful?", "What happens during {x}?", "What number of {n} is right?",
+    "What would I lose without {x}?", "How do I find a good {n}?", "How do I pick {x}?", "How is {x} defined?",
+    "How strong should {x} be?", "How much {n} does the {y} need?", "How many {n} make sense?",
+    "How can I {v} the {y} of {x}?", "How does {x} change the {y}?", "How long does {x} take?",
+    "How would you {v} {x}?", "When is {x} worth it?", "When would I want {x}?", "Which {y} points to {x}?",
+    "Which {y} of {x} would you {v}?", "Is {x} worth using?", "Is the {y} different after I {v} {x}?",
+    "Would you {v} {x}?", "May I use {x} as the {y}?", "Should the {y} be in {x} or in {y}?", "Can you describe {x}?",
+    "Can you suggest a {n}?", "Could you explain what {x} means?", "Could you tell me what {x} does?",
+    "Do you have advice on {x}?", "Please recommend a {n}.", "Please sum up {x}.", "Describe {x}, please.",
+    "Give me a short account of {x}.", "Explain {x} in a few words.", "Explain what {x} is for.",
+    "Tell me a little about {x}.", "Tell me what {x} is for.", "I read about {x} and did not get it. Can you help?",
+    "In one sentence, what is {x} about?", "And what about {x}?", "And what does {x} mean?", "And my {n}?",
     "In one sentence, what is {x}?", "Any advice on {x}?", "And what is {x}?", "And {x}?", "{x}?",
 ]  # fmt: skip
 VERBS = (
@@ -77,7 +95,7 @@ def _invented(rng: Random) -> str:
 @cache
 def _terms() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of all facts, and the longer words of their texts."""
-    text = " ".join(f"{fact.answer} {fact.prose}" for fact in facts())
+    text = " ".join(" ".join((fact.answer, fact.prose, *fact.ask)) for fact in facts())
     words = sorted({word for word in re.findall(r"[A-Za-z_0-9-]+", text) if len(word) > 3})
     return tuple(fact.name for fact in facts()), tuple(words)
 
@@ -104,11 +122,16 @@ def i_do_not_know(phrase: str) -> str:
 
 def echo(rng: Random) -> Exchange:
     """A question about something unknown, and the answer that names it."""
-    x = unknown(rng)
-    question = rng.choice(QUESTIONS_ABOUT).format(x=x, y=unknown(rng), v=rng.choice(VERBS))
+    x, frame = unknown(rng), rng.choice(QUESTIONS_ABOUT)
+    phrase = x if "{x}" in frame else _bare(x)
+    question = frame.format(x=x, n=_bare(x), y=_bare(unknown(rng)), v=rng.choice(VERBS))
     if rng.random() < 0.9:
         question = question[0].upper() + question[1:]
-    return question, i_do_not_know(x)
+    return question, i_do_not_know(phrase)
+
+
+def _bare(phrase: str) -> str:
+    return re.sub(r"^(the|an?) ", "", phrase)
 
 
 def plain_knowledge(rng: Random) -> Exchange:

@@ -66,14 +66,15 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 def encode(document: Document, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
     """Ids and labels of one document, as the chat template writes it; only prose and answers have labels."""
+    core = tokenizer.backend_tokenizer
     if isinstance(document, str):
-        ids = tokenizer.encode(document) + [tokenizer.convert_tokens_to_ids(END_OF_TEXT)]
+        ids = core.encode(document + END_OF_TEXT).ids
         return ids, [IGNORED, *ids[1:]]
     ids, labels = [tokenizer.bos_token_id], [IGNORED]
     for message in document:
         header = f"{HEADER_START}{message['role']}{HEADER_END}\n\n"
-        head = tokenizer.encode(header, add_special_tokens=False)
-        body = tokenizer.encode(message["content"] + END_OF_TURN, add_special_tokens=False)
+        head = core.encode(header, add_special_tokens=False).ids
+        body = core.encode(message["content"] + END_OF_TURN, add_special_tokens=False).ids
         ids += head + body
         labels += [IGNORED] * len(head) + (body if message["role"] == "assistant" else [IGNORED] * len(body))
     return ids, labels
@@ -110,6 +111,7 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: in
         [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}],
         lr=LEARNING_RATE,
         betas=(0.9, 0.95),
+        fused=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
     curve: list[tuple[int, float]] = []
