@@ -58,7 +58,7 @@ def test_taken_gpu_means_waiting_in_order_of_start(store: RunStore, launch: Laun
 
 
 def test_later_run_leaves_a_free_gpu_to_the_earlier_one(store: RunStore, launch: Launch) -> None:
-    """The earlier waiter is frozen while the GPU falls free: the later one sees it free and does not take it."""
+    """The earlier waiter is frozen while the GPU falls free: the later one sees that and does not take it."""
     with locks.hold(locks.gpu_lock("GPU-aaaa")):
         first = launch(LOOP, gpus=GPU)
         until(lambda: first.status() == "waiting", "the first to wait")
