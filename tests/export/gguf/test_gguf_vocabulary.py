@@ -1,0 +1,193 @@
+"""Token ids: llama.cpp's equal to tokenizer.json's, for each kind of tokenizer, or a clear refusal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.tiny_models import BOS, EOS, PAD, TEXT, TURN_END, write_tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from whet.engine.data.tokenizer_files import TokenizerFiles
+from whet.engine.errors import WhetError
+from whet.engine.export.gguf import trial as trial_module
+from whet.engine.export.gguf.native import run_native
+from whet.engine.export.gguf.pretokenizer import GPT_4O, LLAMA_3, QWEN_2, QWEN_3_5, TEKKEN
+from whet.engine.export.gguf.trial import choose_pretokenizer, expected_ids, write_vocabulary_file
+from whet.engine.export.gguf.vocabulary import CONTROL, UNUSED, USER_DEFINED, read_vocabulary, unsupported_tokenizer
+from whet.engine.export.probe_corpus import probe_groups, probe_texts
+
+ROWS = 1024
+
+
+def byte_level(*parts: pre_tokenizers.PreTokenizer, ignore_merges: bool = False) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(list(parts)) if len(parts) > 1 else parts[0]
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    # Numbers and capitals, so that the rules' differences show in the ids.
+    numbers = [f"{n} {n * 37} {n * 4001}" for n in range(400)] * 4
+    lines = TEXT.read_text(encoding="utf-8").splitlines()
+    tokenizer.train_from_iterator(lines + numbers + [line.upper() for line in lines], trainer)
+    return tokenizer
+
+
+def split(regex: str) -> tuple[pre_tokenizers.PreTokenizer, ...]:
+    whole = pre_tokenizers.Split(Regex(regex), behavior="isolated")
+    return whole, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+
+def sentencepiece_style() -> Tokenizer:
+    """As SentencePiece models look once saved as tokenizer.json alone."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    trainer = trainers.BpeTrainer(vocab_size=600, show_progress=False)
+    trained.train_from_iterator(TEXT.read_text(encoding="utf-8").splitlines(), trainer)
+    state = json.loads(trained.to_str())["model"]
+    first = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocab = {token: id for id, token in enumerate(dict.fromkeys([*first, *state["vocab"]]))}
+    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in state["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in first[:3]])
+    return tokenizer
+
+
+def save(folder: Path, tokenizer: Tokenizer, **settings: Any) -> TokenizerFiles:
+    folder.mkdir(exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return TokenizerFiles.read(folder)
+
+
+def differing(files: TokenizerFiles, folder: Path, pre: str) -> list[str]:
+    """Texts on which llama.cpp differs, asked anew and not taken from the trial's own answer."""
+    path = write_vocabulary_file(folder / "check.gguf", read_vocabulary(files, ROWS))
+    texts, expected = expected_ids(files)
+    answer = run_native("whet.engine.export.gguf.vocab_process", {"path": str(path), "texts": texts, "pre": [pre]})
+    ids = answer["runs"][0]["ids"]
+    return [text for text, a, b in zip(texts, ids, expected, strict=True) if a != b]
+
+
+KINDS: dict[str, tuple[Callable[[], Tokenizer], set[str]]] = {
+    "llama-3": (lambda: byte_level(*split(LLAMA_3), ignore_merges=True), {"llama-bpe"}),
+    "llama-3 split, merged": (lambda: byte_level(*split(LLAMA_3)), {"dbrx"}),
+    "qwen-2": (lambda: byte_level(*split(QWEN_2)), {"qwen2"}),
+    "qwen-3.5": (lambda: byte_level(*split(QWEN_3_5)), {"qwen35"}),
+    "tekken": (lambda: byte_level(*split(TEKKEN)), {"tekken"}),
+    "gpt-4o": (lambda: byte_level(*split(GPT_4O)), {"gpt-4o"}),
+    "gpt-2": (lambda: byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False)), {"gpt-2"}),
+    "smollm": (
+        lambda: byte_level(
+            pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+        ),
+        {"smollm"},
+    ),
+    "sentencepiece": (sentencepiece_style, {"default"}),
+    # Written otherwise than any expression known to us: only the trial can find it.
+    "unknown spelling": (lambda: byte_level(*split(QWEN_2.replace(r"\s+(?!\S)", r"\s+(?=\s|$)"))), {"qwen2"}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_are_equal(tmp_path: Path, kind: str) -> None:
+    make, names = KINDS[kind]
+    files = save(tmp_path / "t", make())
+    pre = choose_pretokenizer(files, read_vocabulary(files, ROWS))
+    assert pre in names
+    assert differing(files, tmp_path, pre) == []
+
+
+def test_the_corpus_tells_the_rules_apart(tmp_path: Path) -> None:
+    files = save(tmp_path / "t", byte_level(*split(QWEN_2)))
+    assert differing(files, tmp_path, "qwen2") == []
+    for wrong in ("llama-bpe", "gpt-2", "tekken", "smollm", "default"):
+        assert len(differing(files, tmp_path, wrong)) > 5, wrong
+
+
+def test_sentencepiece_needs_scores_by_merge_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = save(tmp_path / "t", sentencepiece_style())
+    right = read_vocabulary(files, ROWS)
+    assert right.scores is not None
+    flat = type(right)(**{**right.__dict__, "scores": [-1000.0] * ROWS})
+    monkeypatch.setattr(trial_module, "TOLERATED", 0.0)
+    assert choose_pretokenizer(files, right) == "default"
+    with pytest.raises(WhetError, match="default"):
+        choose_pretokenizer(files, flat)
+
+
+def test_a_rule_llama_cpp_lacks_is_refused(tmp_path: Path) -> None:
+    files = save(tmp_path / "t", byte_level(*split(r"[aeiou]+|[^aeiou]{1,2}")))
+    with pytest.raises(WhetError, match="No pre-tokenizer") as caught:
+        choose_pretokenizer(files, read_vocabulary(files, ROWS))
+    assert caught.value.code == "gguf.unsupported"
+
+
+@pytest.mark.parametrize("model", [models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"), models.Unigram([("a", 0.0)])])
+def test_other_kinds_are_refused(tmp_path: Path, model: Any) -> None:
+    files = save(tmp_path / "t", Tokenizer(model))
+    with pytest.raises(WhetError, match=type(model).__name__) as caught:
+        read_vocabulary(files, ROWS)
+    assert caught.value.code == "gguf.unsupported"
+    assert unsupported_tokenizer(tmp_path / "t") == caught.value.message
+
+
+def test_composing_tokenizers_are_compared_on_composed_texts(tmp_path: Path) -> None:
+    tokenizer = byte_level(*split(QWEN_2))
+    tokenizer.normalizer = normalizers.NFC()
+    texts, _ = expected_ids(save(tmp_path / "t", tokenizer))
+    assert "cafe\u0301" not in texts and "Grüße aus Köln, schöne Straße" in texts
+
+
+def test_roles_and_types(tmp_path: Path) -> None:
+    ids = write_tokenizer(tmp_path, "llama")
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [ids[TURN_END], ids[EOS]]}))
+    files = TokenizerFiles.read(tmp_path)
+    vocabulary = read_vocabulary(files, ids["rows"] + 6)
+    assert vocabulary.ids == {"bos": ids[BOS], "eos": ids[EOS], "pad": ids[PAD], "eot": ids[TURN_END]}
+    assert (vocabulary.add_bos, vocabulary.add_eos) == (True, False)
+    assert vocabulary.types[-6:] == [UNUSED] * 6 and len(set(vocabulary.tokens)) == ids["rows"] + 6
+    assert vocabulary.types[ids[TURN_END]] == CONTROL
+    path = write_vocabulary_file(tmp_path / "v.gguf", vocabulary)
+    run = run_native("whet.engine.export.gguf.vocab_process", {"path": str(path), "texts": [], "pre": None})["runs"][0]
+    assert {ids[TURN_END], ids[EOS]} <= set(run["end_of_generation"])
+    assert (run["bos"], run["eos"], run["eot"], run["pad"]) == (ids[BOS], ids[EOS], ids[TURN_END], ids[PAD])
+    assert (run["add_bos"], run["add_eos"], run["n_vocab"]) == (True, False, ids["rows"] + 6)
+
+
+def test_qwen_adds_no_bos(tmp_path: Path) -> None:
+    ids = write_tokenizer(tmp_path, "qwen2")
+    assert read_vocabulary(TokenizerFiles.read(tmp_path), ids["rows"]).add_bos is False
+
+
+def test_plain_added_tokens_are_user_defined(tmp_path: Path) -> None:
+    tokenizer = byte_level(*split(QWEN_2))
+    tokenizer.add_tokens([AddedToken("<think>", normalized=False)])
+    files = save(tmp_path / "t", tokenizer)
+    vocabulary = read_vocabulary(files, ROWS)
+    assert vocabulary.types[vocabulary.tokens.index("<think>")] == USER_DEFINED
+    assert differing(files, tmp_path, "qwen2") == []
+
+
+def test_generation_tags_are_stripped(tmp_path: Path) -> None:
+    source = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    files = save(tmp_path / "t", byte_level(*split(QWEN_2)), chat_template=source)
+    template = read_vocabulary(files, ROWS).chat_template
+    assert template is not None and "generation" not in template and "m.content" in template
+
+
+def test_tokens_beyond_the_embedding_are_refused(tmp_path: Path) -> None:
+    ids = write_tokenizer(tmp_path, "llama")
+    with pytest.raises(WhetError, match="without an embedding row") as caught:
+        read_vocabulary(TokenizerFiles.read(tmp_path), ids["rows"] - 3)
+    assert caught.value.code == "gguf.vocab_mismatch"
+
+
+def test_the_corpus_is_varied() -> None:
+    texts = probe_texts()
+    assert len(set(texts)) == len(texts) >= 200
+    assert {"whitespace", "code", "numbers", "combining marks", "emoji and symbols"} <= set(probe_groups())
