@@ -70,7 +70,7 @@ def sniff(rows: Iterable[RawRow], columns: Mapping[str, str] | None = None) -> F
     for row in rows:
         value = renamed(row.value, columns or {})
         votes[layout_of(value)] += 1
-        fields.update(value)
+        fields.update(value.keys())
     total = votes.total()
     if not total:
         return FormatGuess(format=None, confidence=0, reason="there are no readable rows")
@@ -212,7 +212,7 @@ def standardize_sharegpt(dataset: Any) -> Any:
     """
     if isinstance(dataset, list):
         return [_standard_row(row, number) for number, row in enumerate(dataset)]
-    return cast(Any, dataset).map(_standard_row, with_indices=True, desc="standardize_sharegpt")
+    return cast(Any, dataset).map(_standard_row, with_indices=True)
 
 
 def _standard_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .formats import Example
 from .inspection import SplitCounter, remember
@@ -81,23 +82,25 @@ class SplitWriter:
         for row, _ in self._pending:
             self._count_example(row)
         rows = self._tokenizer.encode([text for _, text in self._pending], self._max_length, split_text=True)
-        kept: dict[str, list[Any]] = {"input_ids": [], "labels": [], "row": []}
+        ids, labels, numbers = _Lists(), _Lists(), array("q")
         for tokens in rows:
             pending, prepared = self._pending[tokens.example]
             self._count_tokens(tokens, prepared, pending)
             if tokens.supervised:
-                kept["input_ids"].append(tokens.input_ids)
-                kept["labels"].append(tokens.labels)
-                kept["row"].append(first + tokens.example)
-        self._write(kept)
+                ids.append(tokens.input_ids)
+                labels.append(tokens.labels)
+                numbers.append(first + tokens.example)
+        if numbers:
+            self._write(ids, labels, numbers)
         self._pending.clear()
         self._characters = 0
 
-    def _write(self, columns: dict[str, list[Any]]) -> None:
+    def _write(self, ids: _Lists, labels: _Lists, numbers: array[int]) -> None:
         import pyarrow as pa
 
-        if columns["row"]:
-            self._writer.write_batch(pa.RecordBatch.from_pydict(columns, schema=self._schema))
+        rows = pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
+        columns = [ids.arrow(), labels.arrow(), rows]
+        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
 
     def _count_example(self, row: PendingRow) -> None:
         counter, messages = self.counter, row.example.messages
@@ -149,3 +152,23 @@ class SplitWriter:
             self.counter.count("without_end_token")
         elif last > 0 and labels[last - 1] in ends:
             self.counter.count("double_end")
+
+
+class _Lists:
+    """Lists of ids on their way to Arrow, as packed buffers (`pyarrow.array` would import pandas first)."""
+
+    def __init__(self) -> None:
+        self.values = array("i")
+        self.ends = array("i", [0])
+
+    def append(self, ids: list[int]) -> None:
+        self.values.extend(ids)
+        self.ends.append(len(self.values))
+
+    def arrow(self) -> pyarrow.Array:
+        """As list<int32>."""
+        import pyarrow as pa
+
+        values = pa.Array.from_buffers(pa.int32(), len(self.values), [None, pa.py_buffer(self.values)])
+        ends = [None, pa.py_buffer(self.ends)]
+        return pa.Array.from_buffers(pa.list_(pa.int32()), len(self.ends) - 1, ends, children=[values])
