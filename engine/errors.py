@@ -18,6 +18,10 @@ class WhetError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[type[WhetError], tuple[str, str, str]]:
+        """Pickles whole: errors cross process borders, e.g. out of a data set's worker."""
+        return type(self), (self.code, self.message, self.hint)
+
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".rstrip()
 

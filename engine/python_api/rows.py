@@ -77,6 +77,7 @@ def tokenise_dataset(
     prefer_text: bool,
     completion_only: bool | None,
     name: str,
+    only_assistant: bool = False,
 ) -> Dataset | IterableDataset:
     """Rows with `input_ids` and `labels` (lists of int, -100 where unsupervised); tokenised rows pass
     unchanged.
@@ -89,6 +90,7 @@ def tokenise_dataset(
         prefer_text: the text column was named by the script, so it wins over chat columns.
         completion_only: supervise completions only; None means yes.
         name: of the rows, for progress bars and errors.
+        only_assistant: supervise what the assistant writes in chats, and nothing else.
 
     Raises:
         WhetError: `data.no_text` when no column can be read; `template.missing` for chats without a template.
@@ -101,7 +103,17 @@ def tokenise_dataset(
     if formatting_func is not None:
         encode = _formatting_encoder(next(iter(dataset)), formatting_func, tokenizer, args)
     else:
-        encode = _column_encoder(columns, tokenizer, args, prefer_text, completion_only, name)
+        rules = _rules(tokenizer, args)
+        encode = _column_encoder(
+            columns,
+            args.dataset_text_field,
+            tokenizer,
+            rules,
+            prefer_text,
+            completion_only,
+            only_assistant,
+            name,
+        )
     options: dict[str, Any] = {}
     if isinstance(dataset, Dataset):
         options = {"num_proc": args.dataset_num_proc, "desc": f"Tokenising the {name} rows"}
@@ -109,23 +121,25 @@ def tokenise_dataset(
 
 
 def _column_encoder(
-    columns: list[str], tokenizer: Any, args: Any, prefer_text: bool, completion_only: bool | None, name: str
+    columns: list[str],
+    field: str,
+    tokenizer: Any,
+    rules: TextRules,
+    prefer_text: bool,
+    completion_only: bool | None,
+    only_assistant: bool,
+    name: str,
 ) -> Callable[[Batch], Batch]:
     """The encoder for the columns at hand, in order of preference."""
-    field = args.dataset_text_field
     chat = next((column for column in TURN_FIELDS if column in columns), None)
     if field in columns and (prefer_text or not (chat or "prompt" in columns)):
-        return partial(_encode_text, field=field, tokenizer=tokenizer, rules=_rules(tokenizer, args))
+        return partial(_encode_text, field=field, tokenizer=tokenizer, rules=rules)
     if chat:
-        only_assistant = args.assistant_only_loss
         return partial(_encode_chats, field=chat, tokenizer=tokenizer, only_assistant=only_assistant)
     if {"prompt", "completion"} <= set(columns):
         only = completion_only is not False
-        return partial(
-            _encode_pairs, tokenizer=tokenizer, rules=_rules(tokenizer, args), completion_only=only
-        )
+        return partial(_encode_pairs, tokenizer=tokenizer, rules=rules, completion_only=only)
     if {"instruction", "output"} <= set(columns):
-        only_assistant = args.assistant_only_loss
         return partial(_encode_alpaca, tokenizer=tokenizer, only_assistant=only_assistant)
     raise WhetError(
         "data.no_text",

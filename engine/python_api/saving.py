@@ -112,7 +112,8 @@ def save_pretrained_gguf(
 
         result = export_model(trained, base_dir, Path(save_directory), section, emit=lambda event: None)
     for verdict in result.verdicts:
-        say(f"{Path(verdict.gguf).name}: {verdict.status}")
+        if verdict.status != "pass":
+            say(f"{Path(verdict.gguf).name}: {verdict.status}; the verdict says which proof and why.")
     return result
 
 

@@ -9,11 +9,15 @@ from typing import Any
 
 import trl
 from datasets import Dataset, IterableDataset
+from peft import LoraConfig, PeftConfig
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from ..errors import WhetError
 from ..methods.sft.trainer import SupervisedTrainer
+from ..models.adapters import EMBEDDINGS
+from ..models.locate import resolve_model
+from .notes import say
 from .precision import resolve_mixed_precision, resolve_optimizer
 from .rows import tokenise_dataset
 from .spellings import config_from_trainer, refuse_unknown, translate_config
@@ -97,6 +101,11 @@ class SFTTrainer(SupervisedTrainer):
         for name, value in moved.items():
             setattr(config, name, value)
         _follow_model(config, model, moved)
+        # TRL would look for generation tags in the template; the spans are derived here without them.
+        self._assistant_only, config.assistant_only_loss = config.assistant_only_loss, False
+        if isinstance(model, str):
+            model = str(resolve_model(model, weights=True))
+        given["peft_config"] = _train_embeddings_whole(given.get("peft_config"))
         self._text_field_named = "dataset_text_field" in (*moved, *getattr(config, "explicit", {}))
         refuse_unknown("SFTTrainer", given, _TRAINER_ARGUMENTS)
         super().__init__(
@@ -105,7 +114,7 @@ class SFTTrainer(SupervisedTrainer):
             data_collator=data_collator,
             train_dataset=_as_dataset(train_dataset),
             eval_dataset=_as_dataset(eval_dataset),
-            processing_class=processing_class or tokenizer,
+            processing_class=tokenizer if processing_class is None else processing_class,
             formatting_func=formatting_func,
             **given,
         )
@@ -127,6 +136,7 @@ class SFTTrainer(SupervisedTrainer):
             formatting_func=formatting_func,
             prefer_text=self._text_field_named,
             completion_only=args.completion_only_loss,
+            only_assistant=self._assistant_only,
             name=dataset_name,
         )
         return super()._prepare_dataset(dataset, processing_class, args, packing, None, dataset_name)
@@ -180,6 +190,20 @@ def _follow_model(config: trl.SFTConfig, model: Any, moved: dict[str, Any]) -> N
     if not explicit and state.gradient_checkpointing is not None:
         for name in _CHECKPOINTING:
             setattr(config, name, state.gradient_checkpointing)
+
+
+def _train_embeddings_whole(peft_config: PeftConfig | None) -> PeftConfig | None:
+    """Embedding and head among an adapter's targets move to `modules_to_save`, said aloud."""
+    if not isinstance(peft_config, LoraConfig) or isinstance(peft_config.target_modules, str | None):
+        return peft_config
+    moved = sorted(set(peft_config.target_modules) & set(EMBEDDINGS))
+    if not moved:
+        return peft_config
+    say(f"{' and '.join(moved)} in target_modules: trained whole (modules_to_save), not by an adapter.")
+    changed = copy.copy(peft_config)
+    changed.target_modules = sorted(set(peft_config.target_modules) - set(moved))
+    changed.modules_to_save = list(dict.fromkeys([*(peft_config.modules_to_save or []), *moved]))
+    return changed
 
 
 def _as_dataset(rows: Any) -> Any:

@@ -36,7 +36,11 @@ def rows_of(rows: list[dict[str, Any]], tokenizer: Any, **options: Any) -> list[
         "prefer_text": False,
         "completion_only": None,
         "name": "train",
-        **{k: v for k, v in options.items() if k in ("formatting_func", "prefer_text", "completion_only")},
+        **{
+            k: v
+            for k, v in options.items()
+            if k in ("formatting_func", "prefer_text", "completion_only", "only_assistant")
+        },
     }
     args = SFTConfig("out", **{k: v for k, v in options.items() if k not in settings})
     return list(tokenise_dataset(Dataset.from_list(rows), tokenizer, args, **settings))
@@ -88,7 +92,7 @@ def test_chats_are_the_template_and_nothing_else(column: str, tokenizer: Any) ->
 
 
 def test_assistant_only_loss_follows_from_the_template(tokenizer: Any) -> None:
-    (row,) = rows_of([{"messages": CHAT}], tokenizer, assistant_only_loss=True)
+    (row,) = rows_of([{"messages": CHAT}], tokenizer, only_assistant=True)
     assert supervised_text(row, tokenizer) == f"It is a number.{TURN_END}It is one more.{TURN_END}"
 
 

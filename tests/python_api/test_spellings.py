@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -116,3 +117,8 @@ def test_trainer_and_configuration_must_agree() -> None:
     with pytest.raises(WhetError, match="max_length"):
         config_from_trainer({"max_seq_length": 64}, {"max_length": 32})
     assert config_from_trainer({"max_seq_length": 64}, {"max_length": 64}) == {"max_length": 64}
+
+
+def test_errors_cross_process_borders_whole() -> None:
+    error = pickle.loads(pickle.dumps(WhetError("a.code", "What failed.", "Do this.")))
+    assert error.as_dict() == {"code": "a.code", "message": "What failed.", "hint": "Do this."}

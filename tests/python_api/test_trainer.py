@@ -10,6 +10,7 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
+from peft import LoraConfig
 from transformers import TrainingArguments
 
 from whet.engine import FastLanguageModel, SFTConfig, SFTTrainer
@@ -17,7 +18,12 @@ from whet.engine.errors import WhetError
 from whet.engine.python_api.notes import WhetNote
 
 ROWS = [{"text": f"The number {n} comes after {n - 1}."} for n in range(1, 17)]
-QUICK: dict[str, Any] = {"max_steps": 2, "per_device_train_batch_size": 2, "report_to": "none", "logging_steps": 1}
+QUICK: dict[str, Any] = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 2,
+    "report_to": "none",
+    "logging_steps": 1,
+}
 
 
 @pytest.fixture
@@ -86,6 +92,39 @@ def test_plain_training_arguments_serve(loaded: tuple[Any, Any], tmp_path: Path)
     trainer = SFTTrainer(model=model, args=args, train_dataset=ROWS, tokenizer=tokenizer, max_seq_length=32)
     assert (trainer.args.max_steps, trainer.args.learning_rate) == (3, 0.0123)
     assert trainer.args.max_length == 32
+
+
+def test_assistant_only_loss_needs_no_generation_tags(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+    trainer = trainer_for(
+        loaded, tmp_path, config={"assistant_only_loss": True}, train_dataset=[{"conversations": turns}] * 4
+    )
+    labels = [label for label in trainer.train_dataset[0]["labels"] if label != -100]
+    assert loaded[1].decode(labels).startswith("Hello")
+
+
+def test_a_head_among_an_adapters_targets_is_trained_whole(tiny_llama: Path, tmp_path: Path) -> None:
+    loaded = FastLanguageModel.from_pretrained(str(tiny_llama), load_in_4bit=False)
+    asked = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
+    with pytest.warns(WhetNote, match="lm_head"):
+        trainer = trainer_for(loaded, tmp_path, peft_config=asked)
+    assert trainer.model.peft_config["default"].modules_to_save == ["lm_head"]
+    assert asked.modules_to_save is None
+
+
+def test_rows_may_stream(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    rows = Dataset.from_list(ROWS).to_iterable_dataset()
+    trainer = trainer_for(loaded, tmp_path, train_dataset=rows)
+    trainer.train()
+    assert trainer.stats.supervised_tokens > 0
+
+
+def test_a_row_that_cannot_be_used_is_an_error_out_of_worker_processes_too(
+    loaded: tuple[Any, Any], tmp_path: Path
+) -> None:
+    bad = [{"messages": [{"role": "wizard", "content": "Hi"}]}] * 4
+    with pytest.raises(WhetError, match="wizard"):
+        trainer_for(loaded, tmp_path, train_dataset=bad, dataset_num_proc=2)
 
 
 def test_an_unknown_argument_gets_the_nearest(loaded: tuple[Any, Any], tmp_path: Path) -> None:
