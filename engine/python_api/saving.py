@@ -6,6 +6,7 @@ which may hold its base quantised, is only asked for its adapter.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +19,12 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from ..data.chat_templates.renderer import strip_generation_tags
 from ..errors import WhetError
 from ..export.gguf.types import check_types
 from ..export.merging import merge
 from ..models.adapters import save_weights
+from ..models.loading import load_tokenizer
 from ..recipe import ExportSection
 from .notes import say
 from .spellings import refuse_token
@@ -110,7 +113,14 @@ def save_pretrained_gguf(
     with _weights_folder(self, tokenizer) as (trained, base_dir):
         from ..export.pipeline import export_model
 
-        result = export_model(trained, base_dir, Path(save_directory), section, emit=lambda event: None)
+        result = export_model(
+            trained,
+            base_dir,
+            Path(save_directory),
+            section,
+            emit=lambda event: None,
+            trained_precision=_state(self).rounded,
+        )
     for verdict in result.verdicts:
         if verdict.status != "pass":
             say(f"{Path(verdict.gguf).name}: {verdict.status}; the verdict says which proof and why.")
@@ -198,8 +208,16 @@ def _write_adapter(model: Any, out: Path, tokenizer: Any) -> Path:
     save_weights(model, out)
     base_model(model).generation_config.save_pretrained(str(out))
     if tokenizer is not None:
-        tokenizer.save_pretrained(str(out))
+        _write_tokenizer(tokenizer, out)
     return out
+
+
+def _write_tokenizer(tokenizer: Any, out: Path) -> None:
+    """As it was trained with, in Jinja that every engine reads: without our generation tags."""
+    plain = copy.deepcopy(tokenizer)
+    if isinstance(plain.chat_template, str):
+        plain.chat_template = strip_generation_tags(plain.chat_template)
+    plain.save_pretrained(str(out))
 
 
 def _write_whole(model: Any, out: Path, tokenizer: Any) -> Path:
@@ -221,8 +239,7 @@ def _write_whole(model: Any, out: Path, tokenizer: Any) -> Path:
     config = json.loads(file.read_text(encoding="utf-8"))
     config["dtype"] = str(dtype).removeprefix("torch.")
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if tokenizer is not None:
-        tokenizer.save_pretrained(str(out))
+    _write_tokenizer(tokenizer or load_tokenizer(_state(model).base_dir), out)
     return out
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.tiny_models import build_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from whet.engine import FastLanguageModel, get_chat_template
@@ -46,7 +47,12 @@ def test_merged_weights_answer_as_the_adapter_on_the_16_bit_base(
     assert merged.dtype == torch.bfloat16
     error = (logits(merged.float()) - reference).abs().max()
     assert error < 0.03 * (base - reference).abs().max()
-    assert AutoTokenizer.from_pretrained(out).chat_template == tokenizer.chat_template
+    again = AutoTokenizer.from_pretrained(out)
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    assert "generation %}" not in again.chat_template
+    assert again.apply_chat_template(chat, tokenize=False) == tokenizer.apply_chat_template(
+        chat, tokenize=False
+    )
 
 
 def test_a_fully_trained_model_is_written_whole(tiny_llama: Path, tmp_path: Path) -> None:
@@ -86,6 +92,18 @@ def test_refusals_say_what_to_do(options: dict, words: str, tiny_llama: Path, tm
     with pytest.raises(WhetError, match=words):
         model.save_pretrained_merged(tmp_path / "out", tokenizer, **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_gguf_files_are_written_and_proven(tmp_path: Path) -> None:
+    path = build_tiny_model(tmp_path / "model", "llama", wide=True)
+    model, tokenizer = adapted(path)
+    result = model.save_pretrained_gguf(tmp_path / "gguf", tokenizer, quantization_method=["q8_0", "f16"])
+    assert {"q8_0", "f16"} <= set(result.paths)
+    assert all(file.is_file() for file in result.paths.values())
+    assert len(result.verdicts) == 2
+    failures = [proof for verdict in result.verdicts for proof in verdict.failures()]
+    assert not failures
+    assert (tmp_path / "gguf" / "Modelfile").is_file()
 
 
 def test_gguf_names() -> None:
