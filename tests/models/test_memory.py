@@ -158,7 +158,7 @@ def test_within_reach_of_measured_8b(patch: dict[str, Any], measured: float, lla
         assert predicted == pytest.approx(measured, rel=0.06)
 
 
-# Measured 2026-11-24 on an H100: torch 2.11.0+cu130, transformers 5.17.0, peft 0.21.0, bf16 autocast, LoRA r16
+# Measured 2026-11-24 on an H100: torch 2.11.0+cu130, transformers 5.17.0, peft 0.21.0, bf16 autocast, LoRA 16
 # on all seven projections, random weights, gradient of a stand-in loss. GiB of the allocator: weights and
 # adapter, and the most that a forward and backward pass added to them.
 ON_H100 = [
