@@ -112,3 +112,28 @@ def test_gguf_names() -> None:
     assert gguf_types("fast_quantized") == ["q8_0"]
     with pytest.raises(WhetError, match="q4_k_m"):
         gguf_types("q4km")
+
+
+def test_pushing_is_private_and_sends_what_saving_writes(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from whet.engine.export import hub
+
+    sent: dict[str, Any] = {}
+
+    class Recorder:
+        def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> str:
+            sent.update(repo=repo_id, private=private)
+            return f"https://huggingface.co/{repo_id}"
+
+        def upload_folder(self, *, folder_path: str, **rest: Any) -> None:
+            sent["files"] = {file.name for file in Path(folder_path).iterdir()}
+
+    monkeypatch.setattr(hub, "_real_api", Recorder)
+    model, tokenizer = adapted(tiny_llama)
+    address = model.push_to_hub_merged("me/tiny", tokenizer)
+    assert address == "https://huggingface.co/me/tiny"
+    assert (sent["repo"], sent["private"]) == ("me/tiny", True)
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= sent["files"]
+    with pytest.raises(WhetError, match="HF_TOKEN"):
+        model.push_to_hub_gguf("me/tiny", tokenizer, token="hf_secret")
