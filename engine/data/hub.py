@@ -33,6 +33,7 @@ def read_hub(source: str, section: DataSection) -> Iterator[RawRow | BadRow]:
             split=section.split,
             revision=section.revision,
             streaming=section.streaming,
+            download_config=datasets.DownloadConfig(local_files_only=settings().offline),
         )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise WhetError(
@@ -46,21 +47,27 @@ def read_hub(source: str, section: DataSection) -> Iterator[RawRow | BadRow]:
 
 
 def hub_commit(source: str, revision: str | None) -> str | None:
-    """The commit a hub data set stands at: asked online, read from the local cache offline.
+    """The commit a hub data set stands at: asked online, read from the local cache without a network.
 
-    None when offline and not cached.
+    None when it is neither reachable nor cached.
+
+    Raises:
+        WhetError: ``data.not_found`` when the hub says that there is no such data set, or not for this user.
     """
     if not settings().offline:
         import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
         try:
             return huggingface_hub.HfApi().dataset_info(source, revision=revision).sha
-        except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
+        except (HfHubHTTPError, HFValidationError) as error:
             raise WhetError(
                 "data.not_found",
                 f"There is no file {source!r} here, and the hub gives no data set of that name: {error}",
                 "Check the path or the id; a private or gated set needs HF_TOKEN.",
             ) from error
+        except (HTTPError, OSError):
+            pass  # no network: a cached copy will do
     reference = _hub_cache() / f"datasets--{source.replace('/', '--')}" / "refs" / (revision or "main")
     return reference.read_text().strip() if reference.is_file() else None
 

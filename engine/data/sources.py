@@ -36,7 +36,7 @@ def iter_rows(source: str, section: DataSection, role: Role = "train") -> Iterat
     Raises:
         WhetError: ``data.not_found``, ``data.suffix`` or ``data.empty_folder``.
     """
-    files = source_files(source, role)
+    files = source_files(source, role, section.revision)
     if files is None:
         rows: Iterator[RawRow | BadRow] = read_hub(source, section)
     else:
@@ -44,8 +44,8 @@ def iter_rows(source: str, section: DataSection, role: Role = "train") -> Iterat
     return itertools.islice(rows, section.max_rows)
 
 
-def source_files(source: str, role: Role = "train") -> list[Path] | None:
-    """The files of a local source, sorted; None when it is a hub id."""
+def source_files(source: str, role: Role = "train", revision: str | None = None) -> list[Path] | None:
+    """The files of a local source, sorted; None when it is a hub id that is reachable or cached."""
     if source == "demo":
         from .. import demo
 
@@ -63,7 +63,7 @@ def source_files(source: str, role: Role = "train") -> list[Path] | None:
         return [path]
     if not HUB_ID.match(source) or path.suffix.lower() in READERS:
         raise _not_found(source, path)
-    if settings().offline and hub_commit(source, None) is None:
+    if hub_commit(source, revision) is None:
         raise _not_found(source, path)
     return None
 
@@ -73,7 +73,7 @@ def source_digest(source: str, section: DataSection, role: Role = "train") -> st
 
     Hashes of files are remembered by size and times, so the second call costs a ``stat`` a file.
     """
-    files = source_files(source, role)
+    files = source_files(source, role, section.revision)
     total = hashlib.blake2b(digest_size=16)
     if files is None:
         commit = hub_commit(source, section.revision)
@@ -127,11 +127,13 @@ def _not_found(source: str, path: Path) -> WhetError:
         names = [entry.name for entry in path.parent.iterdir()]
         near = [str(path.parent / name) for name in difflib.get_close_matches(path.name, names, n=3)]
     hints = [f"Did you mean {' or '.join(near)}?"] if near else []
-    if HUB_ID.match(source) and settings().offline:
-        hints.append(
-            f"If {source!r} is a hub id: it is not in the local cache, and offline mode is on; "
-            "unset WHET_OFFLINE and HF_HUB_OFFLINE to download it."
+    if HUB_ID.match(source) and path.suffix.lower() not in READERS:
+        why = (
+            "offline mode is on; unset WHET_OFFLINE and HF_HUB_OFFLINE to download it"
+            if settings().offline
+            else "the hub cannot be reached; check the network"
         )
+        hints.append(f"If {source!r} is a hub id: it is not in the local cache, and {why}.")
     else:
         hints.append("Give a file, a folder, or a hub id like 'user/name'.")
     return WhetError("data.not_found", f"There is no data at {source!r}.", " ".join(hints))

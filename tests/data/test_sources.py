@@ -276,3 +276,49 @@ def test_the_digest_follows_the_content(tmp_path: Path) -> None:
     assert changed != first
     path.write_text(lines(ROWS))
     assert source_digest(str(path), SECTION) == first
+
+
+def test_a_hub_id_without_a_network_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WHET_OFFLINE")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+
+    def refuse(*args: object, **names: object) -> None:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", refuse)
+    with pytest.raises(WhetError, match="someone/something") as error:
+        list(iter_rows("someone/something", SECTION))
+    assert error.value.code == "data.not_found" and "network" in error.value.hint
+
+
+def test_a_cached_hub_set_is_known_by_its_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    reference = tmp_path / "hub" / "hub" / "datasets--someone--something" / "refs" / "main"
+    written(reference, "c0ffee")
+    first = source_digest("someone/something", SECTION)
+    written(reference, "decade")
+    assert source_digest("someone/something", SECTION) != first
+
+
+def test_rows_of_a_hub_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import datasets
+
+    asked: dict[str, Any] = {}
+
+    def load(path: str, **options: Any) -> datasets.Dataset:
+        asked.update(options, path=path)
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    written(tmp_path / "hub" / "hub" / "datasets--someone--something" / "refs" / "v2", "c0ffee")
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    section = DataSection(train="x", split="dev", subset="en", revision="v2", max_rows=3)
+    rows = list(iter_rows("someone/something", section))
+    assert [row.value for row in rows if isinstance(row, RawRow)] == ROWS[:3] and rows[2].line == 3
+    assert (asked["path"], asked["name"], asked["split"], asked["revision"]) == (
+        *("someone/something", "en"),
+        *("dev", "v2"),
+    )
+    assert asked["download_config"].local_files_only
+    with pytest.raises(WhetError, match="cannot be streamed offline"):
+        list(iter_rows("someone/something", section.model_copy(update={"streaming": True})))
