@@ -135,7 +135,9 @@ class Adapter:
             merged = self._with_magnitude(merged, self.tensor(keys["lora_magnitude_vector"]).float(), keys)
         return merged
 
-    def _with_magnitude(self, merged: torch.Tensor, magnitude: torch.Tensor, keys: dict[str, str]) -> torch.Tensor:
+    def _with_magnitude(
+        self, merged: torch.Tensor, magnitude: torch.Tensor, keys: dict[str, str]
+    ) -> torch.Tensor:
         """DoRA: rows (columns of an embedding or of a transposed layer) rescaled to the trained length."""
         along = 0 if "lora_embedding_A" in keys or self.config.get("fan_in_fan_out") else 1
         norm = torch.linalg.norm(merged, dim=along, keepdim=True)

@@ -23,6 +23,7 @@ from ..errors import WhetError
 from .adapter_weights import Adapter
 from .base_weights import BaseWeights
 from .gguf.files import require_space
+from .verdict import DIGEST_FILE
 
 MergeDtype = Literal["auto", "bfloat16", "float16", "float32"]
 SHARD_BYTES = 2 << 30
@@ -40,7 +41,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-OTHER_FILES = ("generation_config.json", "LICENSE", "LICENSE.txt", "NOTICE")
+OTHER_FILES = ("generation_config.json", DIGEST_FILE, "LICENSE", "LICENSE.txt", "NOTICE")
 
 
 @dataclass
@@ -90,9 +91,11 @@ def merge(
     plan = _Plan(base, adapter)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     require_space(out_dir.parent, plan.bytes(target) + (64 << 20))
-    report = MergeReport(str(out_dir), str(target).removeprefix("torch."), len(adapter.targets), len(plan.names))
+    report = MergeReport(
+        str(out_dir), str(target).removeprefix("torch."), len(adapter.targets), len(plan.names)
+    )
     report.notes += _notes(base, adapter, trained_precision)
-    partial = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.partial")
+    partial = out_dir.with_name(f".{out_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -137,7 +140,9 @@ class _Plan:
     def _head_differs(self) -> bool:
         """Whether the trained head is another matrix than the trained embedding (as PEFT computes with them)."""
         assert self.embedding is not None
-        if not {self.embedding, self.head} & self.adapter.targets or self.adapter.config.get("ensure_weight_tying"):
+        if not {self.embedding, self.head} & self.adapter.targets or self.adapter.config.get(
+            "ensure_weight_tying"
+        ):
             return False
         head, embedding = self.tensor(self.head), self.tensor(self.embedding)
         return head.shape != embedding.shape or not torch.equal(head, embedding)
@@ -149,7 +154,9 @@ class _Plan:
 
     def bytes(self, target: torch.dtype) -> int:
         """Upper estimate of the result's size."""
-        width = 1 if self.base.rounding == "int8" else 0.5 if self.base.rounding else self.base.dtype().itemsize
+        width = (
+            1 if self.base.rounding == "int8" else 0.5 if self.base.rounding else self.base.dtype().itemsize
+        )
         extra = self.base.bytes if self.untied else 0
         return int((self.base.bytes + extra) * target.itemsize / width)
 

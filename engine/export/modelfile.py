@@ -80,7 +80,9 @@ def write_modelfile(
         notes.append("The model has no chat template: the Modelfile passes the bare prompt on.")
         stops = [files.eos_token] if files.eos_token else []
     else:
-        specials = [token.content for token in files.load().get_added_tokens_decoder().values() if token.special]
+        specials = [
+            token.content for token in files.load().get_added_tokens_decoder().values() if token.special
+        ]
         renderer = Renderer(files.chat_template, files.bos_token, files.eos_token, specials)
         try:
             chat = derive(renderer)
@@ -118,7 +120,9 @@ def derive(renderer: Renderer) -> GoChat:
     system = _system_part(renderer, start, middle)
     literals = [between, middle, start, system.before, system.after, system.default or ""]
     if any("{{" in text or "}}" in text or '"""' in text for text in literals):
-        raise NotExpressible("the chat template's own text contains braces or quotes that a Modelfile cannot hold.")
+        raise NotExpressible(
+            "the chat template's own text contains braces or quotes that a Modelfile cannot hold."
+        )
     # What an answer begins with beyond the generation prompt, such as the space after [/INST].
     chat = GoChat(_compose(system, opening, between.removeprefix(opening)), system.default or "")
     _verify(renderer, chat, system.known)

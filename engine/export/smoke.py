@@ -6,6 +6,7 @@ a file). Neither can take the caller down: a crash is a failed proof. Light: imp
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -16,16 +17,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.chat_templates import TEMPLATES, find
+from ..data.chat_templates.renderer import strip_generation_tags
 from ..errors import WhetError
 from .gguf.native import run_native
-from .smoke_cases import Limits, probe_texts
+from .probe_corpus import probe_texts
+from .smoke_cases import Limits
 from .smoke_judge import judge
-from .verdict import Proof, Verdict, fingerprint, save_verdict
+from .verdict import DIGEST_FILE, Proof, Verdict, fingerprint, save_verdict
 
 HeldOut = list[dict[str, Any]]
 """Rows that were not trained on: ``messages`` (the last one the answer) and, where known, the ``input_ids`` and
 ``labels`` that training made of them; or ``input_ids`` and ``labels`` alone."""
 DIRECT = ("f32", "f16", "bf16")
+SMALL_FILE = 100 << 20
+"""Below this one thread is fastest: llama.cpp's threads spin while they wait for each other."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,10 @@ class Baseline:
 
 @contextmanager
 def reference_of(
-    model_dir: Path, held_out: HeldOut | None = None, limits: Limits | None = None, work_dir: Path | None = None
+    model_dir: Path,
+    held_out: HeldOut | None = None,
+    limits: Limits | None = None,
+    work_dir: Path | None = None,
 ) -> Iterator[Baseline]:
     """Measure the trained model with transformers in a subprocess; the folder vanishes at the end.
 
@@ -70,6 +79,7 @@ def reference_of(
                 "Does it load with transformers? Is there memory for it?",
             ) from error
         facts = json.loads((Path(folder) / "reference.json").read_text(encoding="utf-8"))
+        facts["template_as_trained"] = template_as_trained(model_dir, facts["template"])
         yield Baseline(Path(folder), facts, limits)
 
 
@@ -110,7 +120,9 @@ def prove(
 ) -> Verdict:
     """Prove one file against a measured reference. Prove the f16 file first: the quantised ones are held against it."""
     if not gguf.is_file():
-        raise WhetError("smoke.no_gguf", f"There is no GGUF file at {gguf}.", "Export one with `whet export`.")
+        raise WhetError(
+            "smoke.no_gguf", f"There is no GGUF file at {gguf}.", "Export one with `whet export`."
+        )
     started, kind = time.monotonic(), type_of(gguf)
     saved = baseline.work / "f16.npy"
     direct = kind in DIRECT
@@ -123,7 +135,7 @@ def prove(
         "out": str(out),
         "baseline": str(saved if against_f16 else baseline.work / "logits.npy"),
         "save": str(saved) if direct and not saved.is_file() else None,
-        "threads": len(os.sched_getaffinity(0)),
+        "threads": 1 if gguf.stat().st_size < SMALL_FILE else len(os.sched_getaffinity(0)),
         "new_tokens": baseline.limits.new_tokens,
     }
     failure: WhetError | None = None
@@ -133,14 +145,37 @@ def prove(
         failure = error
     measured, reached = _stages(out)
     proofs = judge(baseline.facts, measured, kind, against="f16" if against_f16 else "transformers")
+    if request["save"]:
+        baseline.facts["f16_logits"] = next((p.model_dump() for p in proofs if p.name == "logits"), None)
     if failure is not None:
         proofs.append(_crash(failure, reached))
     verdict = Verdict.of(
-        proofs, gguf, file_type=kind, seconds=round(time.monotonic() - started, 2), fingerprint=fingerprint(gguf)
+        proofs,
+        gguf,
+        file_type=kind,
+        seconds=round(time.monotonic() - started, 2),
+        fingerprint=fingerprint(gguf),
     )
     if keep:
         save_verdict(verdict, gguf)
     return verdict
+
+
+def template_as_trained(model_dir: Path, template: str | None) -> bool | None:
+    """Whether ``template`` is the one whose hash training left in ``template_digest``; None where it left none.
+
+    The hash is that of the template with its generation tags, which a saved tokenizer no longer has.
+    """
+    file = model_dir / DIGEST_FILE
+    if template is None or not file.is_file():
+        return None
+    trained = file.read_text(encoding="utf-8").strip()
+    sources = [template, *(s for s in map(_source, TEMPLATES) if strip_generation_tags(s) == template)]
+    return any(hashlib.blake2b(source.encode(), digest_size=16).hexdigest() == trained for source in sources)
+
+
+def _source(name: str) -> str:
+    return find(name).source
 
 
 def _stages(out: Path) -> tuple[dict[str, Any], str]:
@@ -164,7 +199,8 @@ def _crash(error: WhetError, reached: str) -> Proof:
         status="fail",
         summary=f"llama.cpp did not get past the step {reached!r}: {error.message[:300]}",
         evidence={"code": error.code, "step": reached, "message": error.message},
-        fix=error.hint or "Convert again; if it stays, the file is not what llama.cpp expects of this architecture.",
+        fix=error.hint
+        or "Convert again; if it stays, the file is not what llama.cpp expects of this architecture.",
     )
 
 
@@ -177,6 +213,8 @@ def type_of(gguf: Path) -> str:
     try:
         field = GGUFReader(gguf).fields.get("general.file_type")
     except ValueError as error:
-        raise WhetError("smoke.no_gguf", f"{gguf} is not a GGUF file: {error}.", "Export it again.") from error
+        raise WhetError(
+            "smoke.no_gguf", f"{gguf} is not a GGUF file: {error}.", "Export it again."
+        ) from error
     number = None if field is None else int(field.contents())
     return next((kind.name for kind in GGUF_TYPES.values() if kind.file_type == number), "")

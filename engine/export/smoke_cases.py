@@ -24,7 +24,13 @@ CASES: dict[str, list[Message]] = {
     "multi-turn": [ASK, ANSWER, AGAIN],
     "system, multi-turn": [SYSTEM, ASK, ANSWER, AGAIN],
     "answered": [ASK, ANSWER],
-    "system, answered twice": [SYSTEM, ASK, ANSWER, AGAIN, {"role": "assistant", "content": "Sechsunddreißig."}],
+    "system, answered twice": [
+        SYSTEM,
+        ASK,
+        ANSWER,
+        AGAIN,
+        {"role": "assistant", "content": "Sechsunddreißig."},
+    ],
 }
 THINKING: Message = {"role": "assistant", "content": "<think>\n3 × 12\n</think>\n\nIt is 36."}
 

@@ -94,7 +94,9 @@ def vocabulary(reference: Measured, measured: Measured) -> Proof:
 def template(reference: Measured, measured: Measured) -> Proof:
     wanted, found = reference["template"], measured["template"]["source"]
     if wanted is None and found is None:
-        return _pass("template", "Neither the model nor the file has a chat template; both complete plain text.", {})
+        return _pass(
+            "template", "Neither the model nor the file has a chat template; both complete plain text.", {}
+        )
     if found is None:
         return Proof(
             name="template",
@@ -142,6 +144,14 @@ def _compare_cases(reference: Measured, measured: Measured) -> Proof:
             if same_text
             else "Put the trained template into the file: convert again from the trained model's folder.",
         )
+    if reference.get("template_as_trained") is False and not trained["compared"]:
+        return Proof(
+            name="template",
+            status="fail",
+            summary="The folder's chat template is not the one that the model was trained with (its hash differs).",
+            evidence=evidence,
+            fix="Export with the tokenizer folder that training wrote.",
+        )
     if trained["differing"]:
         dated = "strftime_now" in reference["template"]
         return Proof(
@@ -153,7 +163,9 @@ def _compare_cases(reference: Measured, measured: Measured) -> Proof:
             fix="Export with the template of the run (its tokenizer folder), not with another one.",
         )
     compared = f", and {trained['compared']} rows equal the ids trained on" if trained["compared"] else ""
-    return _pass("template", f"{len(pairs)} conversations give the same ids on both sides{compared}.", evidence)
+    return _pass(
+        "template", f"{len(pairs)} conversations give the same ids on both sides{compared}.", evidence
+    )
 
 
 def bos(reference: Measured, measured: Measured) -> Proof:
@@ -165,9 +177,15 @@ def bos(reference: Measured, measured: Measured) -> Proof:
     ]
     cases = zip(reference["cases"], measured["template"]["cases"], strict=False)
     chats = [
-        (r["name"], _leading(r["ids"], token), _leading(m["ids"], token)) for r, m in cases if "ids" in r and "ids" in m
+        (r["name"], _leading(r["ids"], token), _leading(m["ids"], token))
+        for r, m in cases
+        if "ids" in r and "ids" in m
     ]
-    evidence: dict[str, Any] = {"bos": token, "chat": [pair[2] for pair in chats], "texts_differing": len(plain)}
+    evidence: dict[str, Any] = {
+        "bos": token,
+        "chat": [pair[2] for pair in chats],
+        "texts_differing": len(plain),
+    }
     doubled = [name for name, _, given in chats if given > 1]
     if doubled:
         return Proof(
@@ -213,7 +231,10 @@ def stops(reference: Measured, measured: Measured) -> Proof:
     trained = {row["trained_end"] for row in reference["rows"] if row["trained_end"] is not None}
     special = {int(i) for i in reference["names"]}
     turn = {*reference["end_of_turn"], *(trained & special)} or {reference["eos"]} - {None}
-    missing, other = sorted(turn - ends), sorted({reference["eos"], *reference["generation_eos"]} - ends - {None})
+    missing, other = (
+        sorted(turn - ends),
+        sorted({reference["eos"], *reference["generation_eos"]} - ends - {None}),
+    )
     names = reference["names"]
     evidence = {
         "end_of_turn": {str(i): names.get(str(i), "") for i in sorted(turn)},
@@ -252,7 +273,12 @@ def stops(reference: Measured, measured: Measured) -> Proof:
 def logits(reference: Measured, measured: Measured, file_type: str, against: str) -> Proof:
     found = measured["logits"]
     config = differences(measured["metadata"], reference["config"])
-    evidence: dict[str, Any] = {"against": against, "reference": reference["dtype"], **found, "configuration": config}
+    evidence: dict[str, Any] = {
+        "against": against,
+        "reference": reference["dtype"],
+        **found,
+        "configuration": config,
+    }
     if config:
         key, (has, wants) = next(iter(config.items()))
         return Proof(
@@ -270,12 +296,23 @@ def logits(reference: Measured, measured: Measured, file_type: str, against: str
             evidence=evidence,
             fix="Convert again: the embedding's rows must be kept.",
         )
+    source = reference.get("f16_logits")
+    if against == "f16" and source is not None and source["status"] == "fail":
+        return Proof(
+            name="logits",
+            status="fail",
+            summary=f"The f16 file that this one is held against is itself wrong: {source['summary']}",
+            evidence=evidence | {"f16": source["evidence"]},
+            fix=source["fix"],
+        )
     gate = gate_for(file_type)
     if against == "transformers" and reference["dtype"] != "float32":
         gate = max(gate, KL_GATES["bf16"])
     evidence["gate"] = gate
     mean = found["mean"]
-    summary = f"Mean KL from {against} is {mean:.1e} nat over {found['positions']} positions (gate {gate:.0e})."
+    summary = (
+        f"Mean KL from {against} is {mean:.1e} nat over {found['positions']} positions (gate {gate:.0e})."
+    )
     if not found["finite"] or mean > gate:
         return Proof(
             name="logits",
@@ -288,7 +325,11 @@ def logits(reference: Measured, measured: Measured, file_type: str, against: str
         )
     status: Status = "warn" if mean > WARN_SHARE * gate else "pass"
     return Proof(
-        name="logits", status=status, summary=summary, evidence=evidence, fix="" if status == "pass" else "Near the gate."
+        name="logits",
+        status=status,
+        summary=summary,
+        evidence=evidence,
+        fix="" if status == "pass" else "Near the gate.",
     )
 
 
@@ -338,4 +379,3 @@ def _mean(values: list[float]) -> float:
 
 def _pass(name: str, summary: str, evidence: dict[str, Any]) -> Proof:
     return Proof(name=name, status="pass", summary=summary, evidence=evidence)
-

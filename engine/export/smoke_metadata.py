@@ -69,7 +69,9 @@ def differences(metadata: dict[str, Any], config: dict[str, Any]) -> dict[str, l
     return found | _rope_differences(metadata, architecture, rope)
 
 
-def _rope_differences(metadata: dict[str, Any], architecture: str, rope: dict[str, Any]) -> dict[str, list[Any]]:
+def _rope_differences(
+    metadata: dict[str, Any], architecture: str, rope: dict[str, Any]
+) -> dict[str, list[Any]]:
     kind = rope.get("rope_type", "default")
     has = metadata.get(f"{architecture}.rope.scaling.type", "none")
     if kind == "llama3":

@@ -8,6 +8,7 @@ save (where to put this file's own, or null), threads, new_tokens. Each finished
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         for number, (name, stage) in enumerate(stages.all().items(), 1):
             # First the name alone: a crash inside the stage is then known by it.
             print(json.dumps({"stage": name}), file=out, flush=True)
-            print(json.dumps({"stage": name, "value": stage()}), file=out, flush=True)
+            started = time.monotonic()
+            value = stage()
+            seconds = round(time.monotonic() - started, 3)
+            print(json.dumps({"stage": name, "value": value, "seconds": seconds}), file=out, flush=True)
             progress(number, len(stages.all()))
     return {}
 

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .gguf.native import Progress, serve
+from .probe_corpus import with_special_tokens
 from .smoke_cases import ASK, CASES, MARKER, Limits, cases_for
 
 FULL_PRECISION_SHARE = 0.6
@@ -26,7 +27,8 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     reference = Reference(Path(request["model_dir"]), Limits(**request["limits"]))
     work = Path(request["work"])
     rows = reference.rows(request["held_out"])
-    result = reference.tokenizer_facts(request["texts"])
+    specials = [str(token) for token in reference.tokenizer.get_added_vocab()]
+    result = reference.tokenizer_facts(with_special_tokens(request["texts"], specials))
     result |= {"rows": rows, "trained_ids": reference.trained_ids(rows)}
     progress(1, 4)
     sequences = reference.probe_sequences(rows, request["texts"])
@@ -36,7 +38,11 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     progress(3, 4)
     result["greedy"] = [reference.greedy(prompt) for prompt in reference.prompts(rows)]
     result |= {"vocabulary_size": int(reference.vocabulary_size)}
-    result |= {"config": reference.config.to_dict(), "dtype": reference.dtype, "device": str(reference.device)}
+    result |= {
+        "config": reference.config.to_dict(),
+        "dtype": reference.dtype,
+        "device": str(reference.device),
+    }
     (work / "reference.json").write_text(json.dumps(result), encoding="utf-8")
     return {"dtype": reference.dtype}
 
@@ -54,7 +60,9 @@ class Reference:
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)
         self.model: Any = model.to(self.device).eval()  # type: ignore[arg-type]
         template = self.tokenizer.chat_template
-        self.template: str | None = template if template is None or isinstance(template, str) else template["default"]
+        self.template: str | None = (
+            template if template is None or isinstance(template, str) else template["default"]
+        )
 
     @property
     def vocabulary_size(self) -> int:
@@ -73,12 +81,18 @@ class Reference:
     def tokenizer_facts(self, texts: list[str]) -> dict[str, Any]:
         generation = self.model.generation_config.eos_token_id
         return {
-            "texts": [{"text": text, "ids": self.encode(text), "special": self.encode(text, True)} for text in texts],
+            "texts": [
+                {"text": text, "ids": self.encode(text), "special": self.encode(text, True)} for text in texts
+            ],
             "template": self.template,
             "cases": [self._case(case) for case in cases_for(self.template)] if self.template else [],
             "bos": self.tokenizer.bos_token_id,
             "eos": self.tokenizer.eos_token_id,
-            "generation_eos": generation if isinstance(generation, list) else [generation] if generation else [],
+            "generation_eos": generation
+            if isinstance(generation, list)
+            else [generation]
+            if generation
+            else [],
             "end_of_turn": self._end_of_turn(),
             "names": {str(i): t for t, i in self.tokenizer.get_added_vocab().items()},
         }
@@ -195,7 +209,9 @@ class Reference:
         chosen = [{"messages": row["messages"], "ids": row["prompt"]} for row in rows[: self.limits.prompts]]
         if not chosen and self.template:
             own = [CASES["single"], CASES["multi-turn"]]
-            chosen = [{"messages": messages, "ids": self.encode(self.render(messages, True))} for messages in own]
+            chosen = [
+                {"messages": messages, "ids": self.encode(self.render(messages, True))} for messages in own
+            ]
         return chosen
 
     @torch.no_grad()

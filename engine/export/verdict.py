@@ -14,6 +14,8 @@ Status = Literal["pass", "warn", "fail"]
 RANK: dict[Status, int] = {"pass": 0, "warn": 1, "fail": 2}
 EXIT_FAIL = 3
 """Exit code of a verdict ``fail``."""
+DIGEST_FILE = "template_digest"
+"""Beside trained weights: the hash of the chat template they were trained with."""
 SAMPLE_BYTES = 4 << 20
 
 
@@ -22,7 +24,9 @@ class Proof(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(description="vocabulary, template, bos, stops, logits, answers; or llama.cpp for a crash.")
+    name: str = Field(
+        description="vocabulary, template, bos, stops, logits, answers; or llama.cpp for a crash."
+    )
     status: Status
     summary: str = Field(description="One sentence, the fact.")
     evidence: dict[str, Any] = Field(default_factory=dict)

@@ -59,7 +59,9 @@ def test_what_changes_with_its_place_or_the_day_is_refused() -> None:
 def test_a_default_system_message_becomes_SYSTEM(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     (tmp_path / "chat_template.jinja").write_text(strip_generation_tags(find("alpaca").source))
-    result = write_modelfile(tmp_path / "Modelfile", "model-q8_0.gguf", tmp_path, {"temperature": 0.6, "top_k": 20}, 512)
+    result = write_modelfile(
+        tmp_path / "Modelfile", "model-q8_0.gguf", tmp_path, {"temperature": 0.6, "top_k": 20}, 512
+    )
     text = (tmp_path / "Modelfile").read_text()
     assert result.path == tmp_path / "Modelfile" and not result.notes
     assert text.startswith("FROM ./model-q8_0.gguf\nTEMPLATE ")
@@ -90,7 +92,7 @@ def test_go_subset() -> None:
     data = {"System": "S", "Messages": [{"Role": "user", "Content": "a"}, {"Role": "tool", "Content": "b"}]}
     loop = '{{ range $i, $m := .Messages }}{{ if eq $m.Role "user" }}U{{ else if eq $i 1 }}T{{ end }}{{ .Content }};{{ end }}'
     assert render(loop, data) == "Ua;Tb;"
-    assert render("{{ if and $.System (eq .System \"S\") }}yes{{ else }}no{{ end }}", data) == "yes"
+    assert render('{{ if and $.System (eq .System "S") }}yes{{ else }}no{{ end }}', data) == "yes"
     assert render("{{ if not .System }}yes{{ else }}no{{ end }}", data) == "no"
     for wrong in ("{{ if .System }}", "{{ printf .System }}", "{{ $x.Role }}", "a{{ end }}"):
         with pytest.raises(GoTemplateError):

@@ -1,0 +1,79 @@
+"""Rows for the smoke test, encoded exactly as training encodes them. Light."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..data.formats import Example, sniff, to_example
+from ..data.rows import RawRow, RowError
+from ..data.sources import iter_rows
+from ..data.token_store import content_hash, held_out
+from ..data.tokenization import RowTokenizer, TokenizerFiles
+from ..recipe import Recipe
+from .smoke_cases import Limits
+
+SCANNED = 20_000
+"""Most source rows read in search of held-out ones."""
+
+
+def held_out_rows(recipe: Recipe, model_dir: Path, limits: Limits | None = None) -> list[dict[str, Any]]:
+    """A few short rows with messages, ids and labels; from the training rows where the recipe holds none out.
+
+    Training rows serve as well: the two engines are compared with each other, not with the truth.
+    """
+    limits = limits or Limits()
+    tokenizer = RowTokenizer.from_files(TokenizerFiles.read(model_dir), recipe.data.template)
+    found = (_row(tokenizer, recipe, example) for example in _examples(recipe))
+    short = (row for row in found if row is not None and len(row["input_ids"]) <= limits.row_tokens)
+    return list(itertools.islice(short, limits.held_out_rows))
+
+
+def _examples(recipe: Recipe) -> Iterator[Example]:
+    section = recipe.data
+    if section.eval is not None:
+        yield from _read(section.eval, recipe, "eval")
+        return
+    sources = [section.train] if isinstance(section.train, str) else list(section.train)
+    for source in sources:
+        for example in _read(source, recipe, "train"):
+            key, fraction = content_hash(example), section.eval_fraction
+            if fraction == 0 or held_out(key, recipe.training.seed, fraction):
+                yield example
+
+
+def _read(source: str, recipe: Recipe, role: Any) -> Iterator[Example]:
+    rows = itertools.islice(iter_rows(source, recipe.data, role), SCANNED)
+    head = list(itertools.islice(rows, 300))
+    good = [row for row in head if isinstance(row, RawRow)]
+    chosen = recipe.data.format
+    layout = sniff(good, recipe.data.columns).format if chosen == "auto" else chosen
+    if layout is None:
+        return
+    for row in itertools.chain(head, rows):
+        if not isinstance(row, RawRow):
+            continue
+        try:
+            yield to_example(row, layout, recipe.data)
+        except RowError:
+            continue  # the plan has reported it
+
+
+def _row(tokenizer: RowTokenizer, recipe: Recipe, example: Example) -> dict[str, Any] | None:
+    if example.tools:
+        return None
+    try:
+        encoded = tokenizer.encode_examples([example], supervise=recipe.method.supervise)[0]
+    except RowError:
+        return None
+    if encoded.supervised == 0:
+        return None
+    messages = example.messages
+    if messages is None and example.prompt is not None and tokenizer.renderer is not None:
+        messages = [
+            {"role": "user", "content": example.prompt},
+            {"role": "assistant", "content": example.completion or ""},
+        ]
+    return {"messages": messages, "input_ids": encoded.input_ids, "labels": encoded.labels}

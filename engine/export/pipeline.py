@@ -1,0 +1,308 @@
+"""From trained weights to proven files: adapter -> merged -> GGUF -> quantised -> smoke test -> Modelfile -> card.
+
+One function for worker, command line and Python API. Imports torch when it merges or converts, not before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import WhetError
+from ..recipe import ExportSection
+from ..runs.events import Event, ExportEvent, PhaseEvent
+from .gguf.types import GGUFType, check_types
+from .model_card import CardFacts, write_card
+from .modelfile import write_modelfile
+from .smoke import HeldOut, prove, reference_of
+from .verdict import DIGEST_FILE, RANK, Status, Verdict
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+    from ..runs.context import RunContext
+    from ..runs.store import RunDir
+
+Emit = Callable[[Event], None]
+
+
+@dataclass
+class ExportResult:
+    """What was written; ``status`` is the worst verdict, None when nothing was proven."""
+
+    paths: dict[str, Path] = field(default_factory=dict)
+    """``merged``, ``modelfile``, ``card``, and each GGUF by its type."""
+    verdicts: list[Verdict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def status(self) -> Status | None:
+        return max((verdict.status for verdict in self.verdicts), key=RANK.__getitem__, default=None)
+
+
+def export_model(
+    trained_dir: Path,
+    base_dir: Path | None,
+    out_dir: Path,
+    section: ExportSection,
+    emit: Emit,
+    held_out: HeldOut | None = None,
+    *,
+    name: str | None = None,
+    trained_precision: str | None = None,
+    facts: CardFacts | None = None,
+) -> ExportResult:
+    """Export what ``section`` asks for into ``out_dir``.
+
+    Args:
+        trained_dir: a PEFT adapter, or a whole model.
+        base_dir: the adapter's 16-bit base; not used for a whole model.
+        out_dir: gets ``merged/``, ``<name>-<type>.gguf`` with verdicts, ``Modelfile`` and ``README.md``.
+        section: which artefacts, and whether to prove them.
+        emit: takes phase and export events as they happen.
+        held_out: rows for the smoke test, see :data:`whet.engine.export.smoke.HeldOut`.
+        name: beginning of the files' names; by default the folder's.
+        trained_precision: ``nf4`` or ``int8`` when training held the base rounded.
+        facts: of the run, for the model card.
+
+    Raises:
+        WhetError: of merging, conversion and quantisation. A failed proof is in the result, not raised.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    return _Export(
+        trained_dir, base_dir, out_dir, section, emit, held_out, name, trained_precision, facts
+    ).run()
+
+
+@dataclass
+class _Export:
+    """One export's settings and what it has written so far."""
+
+    trained_dir: Path
+    base_dir: Path | None
+    out_dir: Path
+    section: ExportSection
+    emit: Emit
+    held_out: HeldOut | None
+    name: str | None
+    trained_precision: str | None
+    facts: CardFacts | None
+    result: ExportResult = field(default_factory=ExportResult)
+
+    def run(self) -> ExportResult:
+        kinds = check_types(self.section.gguf)
+        if kinds or self.section.merged:
+            with self._model() as model_dir:
+                if kinds:
+                    self._gguf(model_dir, kinds)
+                    self._modelfile(model_dir, kinds)
+        self._card()
+        return self.result
+
+    @contextmanager
+    def _model(self) -> Iterator[Path]:
+        """The merged 16-bit model: kept when asked for, else there while the context lasts."""
+        if not (self.trained_dir / "adapter_config.json").is_file():
+            yield self.trained_dir
+            return
+        if self.base_dir is None:
+            raise WhetError(
+                "export.no_base",
+                f"{self.trained_dir} is an adapter, and its base model was not named.",
+                "Name the 16-bit model it was trained on.",
+            )
+        from .merging import merge
+
+        keep = self.section.merged
+        merged = self.out_dir / ("merged" if keep else ".merged-for-gguf")
+        self.emit(PhaseEvent(phase="merge", detail="adapter into 16-bit base"))
+        try:
+            report = merge(
+                self.base_dir,
+                self.trained_dir,
+                merged,
+                progress=self._progress("merge", "adapter into 16-bit base"),
+                trained_precision=self.trained_precision,
+            )
+            self.result.notes += report.notes
+            if keep:
+                self._wrote("merged", merged, report.bytes, {"dtype": report.dtype, "notes": report.notes})
+            yield merged
+        finally:
+            if not keep:
+                shutil.rmtree(merged, ignore_errors=True)
+
+    def _gguf(self, model_dir: Path, kinds: list[GGUFType]) -> None:
+        """The f16 file first: it is what the others are made from and held against; dropped unless asked for."""
+        f16 = self._write_gguf(model_dir, "f16")
+        wanted = {kind.name for kind in kinds}
+        try:
+            files = [f16, *(self._derive(model_dir, f16, kind) for kind in kinds if kind.name != "f16")]
+            for path, kind_name in zip(
+                files, ["f16", *(k.name for k in kinds if k.name != "f16")], strict=True
+            ):
+                if kind_name in wanted:
+                    self._wrote("gguf", path, path.stat().st_size, {"type": kind_name}, key=kind_name)
+            if self.section.smoke_test:
+                self._smoke(model_dir, files, wanted)
+        finally:
+            if "f16" not in wanted:
+                f16.unlink(missing_ok=True)
+
+    def _derive(self, model_dir: Path, f16: Path, kind: GGUFType) -> Path:
+        if kind.direct:
+            return self._write_gguf(model_dir, kind.name)
+        from .gguf.quantize import quantize
+
+        report = quantize(
+            f16, self._path(kind.name), kind.name, self._progress("export", f"GGUF {kind.name}")
+        )
+        if report.fallbacks:
+            self.result.notes.append(
+                f"{kind.name}: {report.fallbacks} tensors got another type, since their rows do not divide by 256."
+            )
+        return report.path
+
+    def _write_gguf(self, model_dir: Path, dtype: Any) -> Path:
+        from .gguf.convert import convert
+
+        title = self.name or self._stem()
+        return convert(
+            model_dir, self._path(dtype), dtype, self._progress("export", f"GGUF {dtype}"), name=title
+        )
+
+    def _smoke(self, model_dir: Path, files: list[Path], wanted: set[str]) -> None:
+        self.emit(PhaseEvent(phase="smoke", detail="measuring the trained model", done=0, total=len(files)))
+        with reference_of(model_dir, self.held_out, work_dir=self.out_dir) as baseline:
+            for number, path in enumerate(files):
+                self.emit(PhaseEvent(phase="smoke", detail=path.name, done=number, total=len(files)))
+                asked = path != files[0] or "f16" in wanted
+                verdict = prove(path, baseline, keep=asked)
+                if asked:
+                    self.result.verdicts.append(verdict)
+                    detail = verdict.model_dump(mode="json")
+                    self.emit(ExportEvent(kind="smoke", path=str(path), detail=detail))
+
+    def _modelfile(self, model_dir: Path, kinds: list[GGUFType]) -> None:
+        """For the smallest file that is not disproven."""
+        failed = {Path(verdict.gguf) for verdict in self.result.verdicts if verdict.status == "fail"}
+        usable = [kind for kind in kinds if self._path(kind.name) not in failed]
+        if not usable:
+            self.result.notes.append("No Modelfile was written: no GGUF file passed its proof.")
+            return
+        chosen = self._path(min(usable, key=lambda kind: kind.bits_per_weight).name)
+        settings = model_dir / "generation_config.json"
+        generation = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+        written = write_modelfile(self.out_dir / "Modelfile", chosen.name, model_dir, generation)
+        self.result.notes += written.notes
+        if written.path is not None:
+            detail = {"for": chosen.name, "notes": written.notes}
+            self._wrote("modelfile", written.path, written.path.stat().st_size, detail)
+
+    def _card(self) -> None:
+        files = {
+            path.name: sum(f.stat().st_size for f in path.rglob("*"))
+            if path.is_dir()
+            else path.stat().st_size
+            for path in self.result.paths.values()
+        }
+        card = write_card(
+            self.out_dir, self.facts or CardFacts(), self.result.verdicts, self.result.notes, files
+        )
+        self._wrote("card", card, card.stat().st_size)
+
+    def _wrote(
+        self, kind: str, path: Path, size: int, detail: dict[str, Any] | None = None, key: str | None = None
+    ) -> None:
+        self.result.paths[key or kind] = path
+        self.emit(ExportEvent(kind=kind, path=str(path), bytes=size, detail=detail or {}))
+
+    def _path(self, kind: str) -> Path:
+        return self.out_dir / f"{self.name or self._stem()}-{kind}.gguf"
+
+    def _stem(self) -> str:
+        return clean_name(self.out_dir.resolve().name)
+
+    def _progress(self, phase: Any, detail: str) -> Callable[[float, float], None]:
+        """Phase events at whole percents, so that a model of thousands of tensors does not flood the log."""
+        last = -1
+
+        def tell(done: float, total: float) -> None:
+            nonlocal last
+            percent = int(100 * done / total) if total else 100
+            if percent != last:
+                last = percent
+                self.emit(PhaseEvent(phase=phase, detail=detail, done=done, total=total))
+
+        return tell
+
+
+def export_run(context: RunContext) -> ExportResult:
+    """Export a run's trained weights as its recipe asks; called by the job when training has ended.
+
+    The result lies in the run's ``export/`` beside the adapter, and its verdict in the run's summary.
+    """
+    result = export_finished(context.dir, context.plan, context.summary, context.emit)
+    context.summary["export"] = {kind: str(path) for kind, path in result.paths.items()}
+    if result.status is not None:
+        context.summary["verdict"] = result.status
+    return result
+
+
+def export_finished(
+    run: RunDir,
+    plan: Plan,
+    summary: Mapping[str, Any],
+    emit: Emit,
+    section: ExportSection | None = None,
+    out_dir: Path | None = None,
+) -> ExportResult:
+    """Export what a run trained, by default what its recipe asks for into its own folder.
+
+    Raises:
+        WhetError: ``export.untrained`` while the run has no finished weights; those of :func:`export_model`.
+    """
+    from ..models.locate import resolve_model
+    from .held_out import held_out_rows
+
+    recipe = plan.recipe
+    section = section or recipe.export
+    full = recipe.adapter.kind == "none"
+    trained = run.export / ("model" if full else "adapter")
+    if not trained.is_dir():
+        raise WhetError(
+            "export.untrained",
+            f"Run {run.id} has no finished weights in {trained}.",
+            f"Wait for it (`whet attach {run.id}`), or go on with it: `whet resume {run.id}`.",
+        )
+    base = resolve_model(recipe.model.name, recipe.model.revision, weights=not full)
+    digest = trained / DIGEST_FILE
+    facts = CardFacts(
+        base_model=recipe.model.name,
+        recipe=recipe.model_dump(mode="json", exclude_defaults=True),
+        data_digest=plan.data.digest,
+        template_digest=digest.read_text(encoding="utf-8").strip() if digest.is_file() else None,
+        metrics={name: value for name, value in summary.items() if isinstance(value, int | float)},
+        run=run.id,
+    )
+    return export_model(
+        trained,
+        None if full else base,
+        out_dir or run.export,
+        section,
+        emit,
+        held_out_rows(recipe, base) if section.gguf and section.smoke_test else None,
+        name=recipe.name or clean_name(Path(recipe.model.name).name),
+        trained_precision=plan.resolved.base_precision,
+        facts=facts,
+    )
+
+
+def clean_name(name: str) -> str:
+    """``name`` as the beginning of a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
