@@ -1,6 +1,6 @@
 """llama.cpp's log-probabilities for tests, computed in a process of its own.
 
-    from support.gguf_logits import llama_log_probs, model_log_probs, kl
+from support.gguf_logits import llama_log_probs, model_log_probs, kl
 """
 
 from __future__ import annotations
@@ -54,7 +54,14 @@ def main(path: str, out: str, ids: list[int]) -> None:
     import llama_cpp
 
     llama = llama_cpp.Llama(
-        path, n_ctx=len(ids) + 8, logits_all=True, type_k=0, type_v=0, flash_attn=False, n_threads=1, verbose=True
+        path,
+        n_ctx=len(ids) + 8,
+        logits_all=True,
+        type_k=0,
+        type_v=0,
+        flash_attn=False,
+        n_threads=1,
+        verbose=True,
     )
     llama.eval(ids)
     np.save(out, log_softmax(np.array(llama.scores[: len(ids)])))

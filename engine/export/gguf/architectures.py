@@ -1,7 +1,7 @@
 """Which models the converter knows: one descriptor a family. Light: plan asks it before anything is loaded.
 
-To add a family, add a descriptor; `convert.py` needs no change as long as its differences are a matter of names,
-permutation, keys and extra tensors.
+To add a family, add a descriptor; `convert.py` needs no change as long as its differences are a matter of
+names, permutation, keys and extra tensors.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Architecture:
         model_types: values of ``model_type`` in config.json.
         name: llama.cpp's architecture, one of ``gguf.MODEL_ARCH_NAMES``, e.g. ``llama``.
         layer_modules: modules whose ``.weight`` every layer must have, below ``model.layers.N.``.
-        permute_qk: q and k rows are reordered from rotate-half to interleaved pairs, as llama.cpp's rope wants
-            them for this architecture.
+        permute_qk: q and k rows are reordered from rotate-half to interleaved pairs, as llama.cpp's rope
+            wants them for this architecture.
         biases: modules of a layer that may carry a ``.bias``; llama.cpp drops any other silently.
         activation: the only ``hidden_act`` llama.cpp computes for this architecture.
         windowed: a ``sliding_window`` in config.json is in force unless ``use_sliding_window`` denies it.
@@ -106,6 +106,7 @@ def find_architecture(config: Config) -> Architecture:
         raise WhetError(
             "gguf.unsupported",
             reason,
-            "Export the adapter or the merged weights instead, or convert the merged folder with another tool.",
+            "Export the adapter or the merged weights instead, or convert the merged folder "
+            "with another tool.",
         )
     return _BY_MODEL_TYPE[model_type]

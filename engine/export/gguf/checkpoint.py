@@ -63,7 +63,9 @@ def _open(path: Path) -> Iterator[Any]:
         shard = safe_open(path, framework="pt")
     except SafetensorError as error:
         raise WhetError(
-            "gguf.broken_weights", f"{path} is not a whole safetensors file: {error}.", "Write or download it again."
+            "gguf.broken_weights",
+            f"{path} is not a whole safetensors file: {error}.",
+            "Write or download it again.",
         ) from error
     with shard as opened:
         yield opened

@@ -40,8 +40,8 @@ def convert(
 ) -> Path:
     """Write ``out`` from the config, tokenizer and safetensors in ``model_dir``; whole or not at all.
 
-    Matrices become ``dtype``; vectors (norms, biases) stay float32, as llama.cpp expects. Memory stays at about two
-    copies of the largest tensor.
+    Matrices become ``dtype``; vectors (norms, biases) stay float32, as llama.cpp expects. Memory stays at
+    about two copies of the largest tensor.
 
     Args:
         model_dir: a folder as ``save_pretrained`` writes it, with 16- or 32-bit weights.
@@ -51,9 +51,10 @@ def convert(
         name: the model's name in the file; by default the folder's.
 
     Raises:
-        WhetError: ``gguf.unsupported`` (architecture or tokenizer), ``gguf.vocab_mismatch``, ``gguf.quantized_source``,
-            ``gguf.missing_tensor``, ``gguf.unknown_tensor``, ``gguf.not_finite``, ``gguf.f16_overflow``,
-            ``gguf.adapter_only``, ``gguf.no_weights``, ``export.disk_full``, ``tokenizer.*``.
+        WhetError: ``gguf.unsupported`` (architecture or tokenizer), ``gguf.vocab_mismatch``,
+            ``gguf.quantized_source``, ``gguf.missing_tensor``, ``gguf.unknown_tensor``, ``gguf.not_finite``,
+            ``gguf.f16_overflow``, ``gguf.adapter_only``, ``gguf.no_weights``, ``gguf.broken_weights``,
+            ``export.disk_full``, ``gguf.native_crash``, ``tokenizer.*``.
     """
     from gguf import GGUFWriter
 
@@ -119,7 +120,8 @@ def plan_tensors(
             raise WhetError(
                 "gguf.unknown_tensor",
                 f"{source} {list(shape)} has no place in a GGUF of architecture {architecture.name!r}.",
-                "The model differs from its family; llama.cpp would compute something else without this tensor.",
+                "The model differs from its family; llama.cpp would compute something else "
+                "without this tensor.",
             )
         plan.append(PlannedTensor(source, name, shape, dtype if len(shape) > 1 else "f32"))
     return plan
@@ -135,8 +137,8 @@ def _check_complete(architecture: Architecture, config: Config, checkpoint: Chec
     if missing:
         raise WhetError(
             "gguf.missing_tensor",
-            f"{checkpoint.folder} lacks {len(missing)} tensors that its config.json asks for: {', '.join(missing[:3])}"
-            f"{' ...' if len(missing) > 3 else ''}.",
+            f"{checkpoint.folder} lacks {len(missing)} tensors that its config.json asks for: "
+            f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}.",
             "The folder is incomplete or belongs to another config.json.",
         )
 
@@ -196,7 +198,8 @@ def _rotary_heads(architecture: Architecture, config: Config, source: str) -> in
 def interleave_pairs(value: torch.Tensor, heads: int) -> torch.Tensor:
     """Reorder the rows of each head from (x_0 .. x_half, y_0 .. y_half) to (x_0, y_0, x_1, y_1, ..).
 
-    transformers rotates row i with row i + half, llama.cpp's rope for this architecture row 2i with row 2i + 1.
+    transformers rotates row i with row i + half, llama.cpp's rope for this architecture row 2i with row
+    2i + 1.
 
     Args:
         value: [heads * head_dim, ...], a weight or a bias.

@@ -23,7 +23,7 @@ def require_space(directory: Path, needed: int) -> None:
 
 @contextmanager
 def atomic_file(out: Path, needed: int) -> Iterator[Path]:
-    """A path to write ``out`` under; it takes its place when the block ends well and vanishes when it does not.
+    """A path to write ``out`` under; it takes its place when the block ends well, else it vanishes.
 
     Args:
         out: the file's place; its folder is created.

@@ -1,4 +1,4 @@
-"""llama.cpp in a process of its own, so that a native crash is an error message and not the end of the program.
+"""llama.cpp in a process of its own: a native crash is then an error message, not the end of the program.
 
 A process module reads one JSON request from stdin and answers with JSON lines on stdout: any number of
 ``{"progress": [done, total]}``, then one ``{"result": ...}`` or ``{"error": {code, message, hint}}``.
@@ -116,7 +116,7 @@ def serve(handle: Callable[[dict[str, Any], Progress], dict[str, Any]]) -> None:
 
 
 class LlamaLog:
-    """Collects llama.cpp's log lines and shows each finished one to ``on_line``; keep it alive while in use."""
+    """Collects llama.cpp's log and shows each finished line to ``on_line``; keep it alive while in use."""
 
     def __init__(self, on_line: Callable[[str], None] | None = None) -> None:
         import ctypes
@@ -149,5 +149,7 @@ def import_llama_cpp() -> None:
         import llama_cpp  # noqa: F401
     except ImportError as error:
         raise WhetError(
-            "gguf.llama_cpp_missing", f"llama-cpp-python cannot be imported: {error}.", f"Install it: {REBUILD}"
+            "gguf.llama_cpp_missing",
+            f"llama-cpp-python cannot be imported: {error}.",
+            f"Install it: {REBUILD}",
         ) from error

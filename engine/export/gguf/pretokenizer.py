@@ -1,7 +1,7 @@
 """Which of llama.cpp's pre-tokenizers splits text as a tokenizer.json does. Light: reads JSON only.
 
-llama.cpp has a fixed list of named splitting rules. The regular expressions in tokenizer.json say which names to try
-first; the trial in vocabulary.py, on the probe corpus, decides.
+llama.cpp has a fixed list of named splitting rules. The regular expressions in tokenizer.json say which
+names to try first; the trial in trial.py, on the probe corpus, decides.
 """
 
 from __future__ import annotations
@@ -36,13 +36,17 @@ BY_SIGNATURE: dict[tuple[str, ...], tuple[str, ...]] = {
 
 # Every other rule that byte-level tokenizers in use have; tried when the likely names do not fit.
 OTHERS = (
-    "llama-bpe", "dbrx", "qwen2", "gpt-2", "smollm", "tekken", "gpt-4o", "qwen35", "deepseek-llm", "deepseek-coder",
-    "deepseek-v3", "falcon", "seed-coder", "bailingmoe", "superbpe", "exaone-moe", "viking", "bloom", "youtu", "default",
+    "llama-bpe", "dbrx", "qwen2", "gpt-2", "smollm", "tekken", "gpt-4o", "qwen35", "deepseek-llm",
+    "deepseek-coder", "deepseek-v3", "falcon", "seed-coder", "bailingmoe", "superbpe",
+    "exaone-moe", "viking", "bloom", "youtu", "default",
 )  # fmt: skip
+
+# Of these, the rules under which a word that is itself a token is taken without merging (``ignore_merges``).
+WHOLE_WORDS = frozenset({"llama-bpe", "tekken", "youtu"})
 
 
 def signature(pre_tokenizer: dict[str, Any] | None) -> tuple[str, ...]:
-    """What a ``pre_tokenizer`` entry splits by, in order: regular expressions, DIGITS, BYTE_LEVEL (its own regex)."""
+    """What a ``pre_tokenizer`` splits by, in order: expressions, DIGITS, BYTE_LEVEL (GPT-2's own)."""
     if pre_tokenizer is None:
         return ()
     match pre_tokenizer["type"]:
@@ -76,5 +80,9 @@ def likely_names(tokenizer: dict[str, Any]) -> tuple[str, ...]:
     return names
 
 
-def other_names(tried: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name for name in OTHERS if name not in tried)
+def other_names(tokenizer: dict[str, Any], tried: tuple[str, ...]) -> tuple[str, ...]:
+    """The remaining names, first those that treat whole words as the tokenizer does."""
+    whole = bool(tokenizer["model"].get("ignore_merges"))
+    return tuple(
+        sorted(set(OTHERS) - set(tried), key=lambda n: ((n in WHOLE_WORDS) != whole, OTHERS.index(n)))
+    )

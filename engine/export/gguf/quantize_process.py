@@ -1,4 +1,4 @@
-"""Quantise one GGUF with ``llama_model_quantize``. Request: source, out, type, threads. Run by quantize.py."""
+"""Quantise one GGUF with ``llama_model_quantize``. Request: source, out, type, threads (or null)."""
 
 from __future__ import annotations
 

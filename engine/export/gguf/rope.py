@@ -1,4 +1,4 @@
-"""Rotary position parameters of a config.json, in the old and the new spelling, and what GGUF makes of them. Light."""
+"""Rotary position parameters of a config.json, old and new spelling, and what GGUF makes of them. Light."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def rope_reason(config: Mapping[str, Any]) -> str | None:
         return f"Rope scaling of type {rope.kind!r} cannot be written yet (only {', '.join(KNOWN)})."
     partial = rope.scaling.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
     if partial != 1.0:
-        return f"Only part of each head is rotated (partial_rotary_factor={partial}), which is not written yet."
+        return (
+            f"Only part of each head is rotated (partial_rotary_factor={partial}), which is not written yet."
+        )
     if rope.kind == "yarn" and not _plain_yarn(rope.scaling):
         return f"These YaRN parameters have no GGUF counterpart: {dict(rope.scaling)}."
     return None
@@ -48,7 +50,7 @@ def _plain_yarn(scaling: Mapping[str, Any]) -> bool:
 
 
 def llama3_factors(rope: Rope, head_dim: int) -> list[float]:
-    """By how much each of the ``head_dim / 2`` rotary frequencies is divided, Llama 3.1's long-context scaling.
+    """Divisors of the ``head_dim / 2`` rotary frequencies under Llama 3.1's long-context scaling.
 
     Short wavelengths stay, long ones are stretched by ``factor``, those between are interpolated linearly in
     original_context / wavelength (Llama 3 herd of models, arXiv 2407.21783, and its reference parameters).

@@ -42,18 +42,20 @@ def choose_pretokenizer(files: TokenizerFiles, vocabulary: Vocabulary) -> str:
     texts, expected = expected_ids(files)
     with tempfile.TemporaryDirectory() as folder:
         path = write_vocabulary_file(Path(folder) / "vocabulary.gguf", vocabulary)
-        names = ("default",)
         if vocabulary.model == "gpt2":
-            names = likely_names(json.loads(files.tokenizer_json.read_text(encoding="utf-8")))
-        outcomes = _try(path, names, texts, expected)
-        if vocabulary.model == "gpt2" and not any(not one.differing for one in outcomes):
-            outcomes += _try(path, other_names(names), texts, expected)
+            spec = json.loads(files.tokenizer_json.read_text(encoding="utf-8"))
+            names = likely_names(spec)
+            outcomes = _try(path, names, texts, expected)
+            if all(one.differing for one in outcomes):
+                outcomes += _try(path, other_names(spec, names), texts, expected)
+        else:
+            outcomes = _try(path, ("default",), texts, expected)
     best = min(outcomes, key=lambda one: len(one.differing))
     if len(best.differing) > TOLERATED * len(texts):
         raise WhetError(
             "gguf.unsupported",
-            f"No pre-tokenizer of llama.cpp splits text as this tokenizer does: the nearest, {best.pre!r}, differs on "
-            f"{len(best.differing)} of {len(texts)} probe texts, e.g. {best.differing[0]!r}.",
+            f"No pre-tokenizer of llama.cpp splits text as this tokenizer does: the nearest, {best.pre!r}, "
+            f"differs on {len(best.differing)} of {len(texts)} probe texts, e.g. {best.differing[0]!r}.",
             "Export the merged weights instead; models keep their tokenizer there.",
         )
     if best.differing:
@@ -62,7 +64,7 @@ def choose_pretokenizer(files: TokenizerFiles, vocabulary: Vocabulary) -> str:
 
 
 def expected_ids(files: TokenizerFiles) -> tuple[list[str], list[list[int]]]:
-    """The probe texts and their ids. Texts that the tokenizer composes (NFC) are left out: llama.cpp composes none."""
+    """The probe texts and their ids, without those that the tokenizer composes (NFC), as llama.cpp does not."""
     tokenizer = files.load()
     added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
     texts = [text for text in with_special_tokens(probe_texts(), added) if not composed(tokenizer, text)]
@@ -70,7 +72,7 @@ def expected_ids(files: TokenizerFiles) -> tuple[list[str], list[list[int]]]:
 
 
 def composed(tokenizer: Tokenizer, text: str) -> bool:
-    """Whether the tokenizer's normalizer changes ``text`` beyond the spaces that SentencePiece writes as ▁."""
+    """Whether the normalizer changes ``text`` beyond the spaces that SentencePiece writes as ▁."""
     normalizer = tokenizer.normalizer
     if normalizer is None:
         return False

@@ -13,8 +13,8 @@ from ...errors import WhetError
 class GGUFType:
     """One file type.
 
-    ``bits_per_weight`` is the average over a whole decoder (mixed types such as q4_k_m keep some tensors larger);
-    it serves size estimates, not accounting.
+    ``bits_per_weight`` is the average over a whole decoder (mixed types such as q4_k_m keep some tensors
+    larger); it serves size estimates, not accounting.
     """
 
     name: str

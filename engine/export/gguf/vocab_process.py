@@ -1,4 +1,4 @@
-"""Tokenise with llama.cpp. Request: path, texts, pre (names to try, or null for the file's own). See vocabulary.py."""
+"""Tokenise with llama.cpp. Request: path, texts, pre (names to try, or null for the file's own)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .native import LlamaLog, Progress, import_llama_cpp, serve
 
 
 def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Answers with ``runs``: one entry a name, its ids per text and what llama.cpp made of the special tokens.
+    """Answers with ``runs``: one entry a name, its ids per text and what became of the special tokens.
 
     A name that llama.cpp does not know gives an ``error`` in its entry instead. Ids are those of
     ``add_special=False, parse_special=True``: special tokens written in a text are recognised, none is added.

@@ -1,4 +1,4 @@
-"""A tokenizer.json as llama.cpp's vocabulary: tokens, types, merges or scores, special ids. Light: no torch."""
+"""A tokenizer.json as llama.cpp's vocabulary: tokens, types, merges or scores, special ids. Light."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def read_vocabulary(files: TokenizerFiles, rows: int) -> Vocabulary:
         rows: rows of the embedding; ids without a token become unused padding.
 
     Raises:
-        WhetError: ``gguf.unsupported`` for other kinds of tokenizer, ``gguf.vocab_mismatch`` when a token's id has no
-            embedding row.
+        WhetError: ``gguf.unsupported`` for other kinds of tokenizer, ``gguf.vocab_mismatch`` when a token's
+            id has no embedding row.
     """
     spec = json.loads(files.tokenizer_json.read_text(encoding="utf-8"))
     kind = tokenizer_kind(spec)
@@ -92,7 +92,7 @@ def read_vocabulary(files: TokenizerFiles, rows: int) -> Vocabulary:
 
 
 def tokenizer_kind(spec: dict[str, Any]) -> str:
-    """``gpt2`` or ``llama``, from a tokenizer.json. Raises WhetError ``gguf.unsupported`` for anything else."""
+    """``gpt2`` or ``llama``, from a tokenizer.json. Raises WhetError ``gguf.unsupported`` for others."""
     model = spec["model"]
     if model.get("type", "BPE") == "BPE":
         if is_byte_level(spec["pre_tokenizer"]):
@@ -101,8 +101,8 @@ def tokenizer_kind(spec: dict[str, Any]) -> str:
             return "llama"
     raise WhetError(
         "gguf.unsupported",
-        f"The GGUF writer knows byte-level BPE and SentencePiece-style BPE tokenizers, not {model.get('type')!r} "
-        f"(byte_fallback={model.get('byte_fallback')}).",
+        f"The GGUF writer knows byte-level BPE and SentencePiece-style BPE tokenizers, "
+        f"not {model.get('type')!r} (byte_fallback={model.get('byte_fallback')}).",
         "Export the adapter or the merged weights instead.",
     )
 
@@ -116,9 +116,7 @@ def unsupported_tokenizer(folder: Path) -> str | None:
     return None
 
 
-def _tokens(
-    tokenizer: Tokenizer, kind: str, model: dict[str, Any], rows: int
-) -> tuple[list[str], list[int]]:
+def _tokens(tokenizer: Tokenizer, kind: str, model: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
     """Text and type of each id below ``rows``."""
     tokens, types = [f"[PAD{id}]" for id in range(rows)], [UNUSED] * rows
     added = tokenizer.get_added_tokens_decoder()
@@ -128,9 +126,10 @@ def _tokens(
         text, id = max(beyond.items(), key=lambda item: item[1])
         raise WhetError(
             "gguf.vocab_mismatch",
-            f"The tokenizer has {len(beyond)} tokens without an embedding row: {text!r} is id {id}, the model has "
-            f"{rows} rows.",
-            "Resize the model's embeddings to the tokenizer, or use the tokenizer the model was trained with.",
+            f"The tokenizer has {len(beyond)} tokens without an embedding row: {text!r} is id {id}, "
+            f"the model has {rows} rows.",
+            "Resize the model's embeddings to the tokenizer, or use the tokenizer the model was "
+            "trained with.",
         )
     for text, id in vocabulary.items():
         tokens[id], types[id] = text, NORMAL
@@ -153,14 +152,19 @@ def _scores(tokens: list[str], merges: list[str]) -> list[float]:
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(merges):
         ranks.setdefault(merge.replace(" ", ""), rank)
-    # What no merge makes (bytes, characters, special tokens) needs no score; last place keeps it out of the way.
+    # What no merge makes (bytes, characters, special tokens) needs no score; the last place does no harm.
     return [-float(ranks.get(token, len(merges))) for token in tokens]
 
 
 def _adds_space(spec: dict[str, Any]) -> bool:
     """Whether a space is put in front of the text."""
     normalizer, pre_tokenizer = spec.get("normalizer") or {}, spec.get("pre_tokenizer") or {}
-    parts = [normalizer, *normalizer.get("normalizers", ()), pre_tokenizer, *pre_tokenizer.get("pretokenizers", ())]
+    parts = [
+        normalizer,
+        *normalizer.get("normalizers", ()),
+        pre_tokenizer,
+        *pre_tokenizer.get("pretokenizers", ()),
+    ]
     return any(
         part.get("type") == "Prepend"
         or (part.get("type") == "Metaspace" and part.get("prepend_scheme", "always") != "never")
@@ -178,10 +182,10 @@ def _added_around_text(tokenizer: Tokenizer, files: TokenizerFiles) -> tuple[boo
 
 
 def _special_ids(tokenizer: Tokenizer, files: TokenizerFiles) -> dict[str, int]:
-    """Ids by role. EOT is what ends a turn of the chat template, EOM a further id that generation stops at."""
+    """Ids by role. EOT ends a turn of the chat template, EOM is a further id that generation stops at."""
     roles = {"bos": files.bos_token, "eos": files.eos_token, "pad": files.pad_token, "unk": files.unk_token}
-    ids = {role: tokenizer.token_to_id(text) for role, text in roles.items() if text is not None}
-    ids = {role: id for role, id in ids.items() if id is not None}
+    found = {role: tokenizer.token_to_id(text) for role, text in roles.items() if text is not None}
+    ids = {role: id for role, id in found.items() if id is not None}
     end = _end_of_turn(tokenizer, files)
     stops = [id for id in (end, *files.generation_eos_ids) if id is not None and id != ids.get("eos")]
     return ids | dict(zip(("eot", "eom"), dict.fromkeys(stops), strict=False))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -29,8 +30,8 @@ SAME = 1e-9
 """Mean KL in nats below which two float32 computations are the same; the right ones measure 1e-12."""
 
 LLAMA_3_ROPE = {
-    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
 }  # fmt: skip
 
 
@@ -140,13 +141,18 @@ def test_the_oracle_sees_mistakes(
     elif mutation == "epsilon":
         source = edit_config(llama, tmp_path / "wrong", rms_norm_eps=1e-5)
     elif mutation == "theta":
-        source = edit_config(llama, tmp_path / "wrong", rope_parameters={"rope_type": "default", "rope_theta": 11000.0})
+        source = edit_config(
+            llama, tmp_path / "wrong", rope_parameters={"rope_type": "default", "rope_theta": 11000.0}
+        )
     else:
         plan = convert_module.plan_tensors
 
         def swapped(*args: Any) -> list[convert_module.PlannedTensor]:
             tensors = plan(*args)
-            names = {"blk.0.ffn_up.weight": "blk.0.ffn_gate.weight", "blk.0.ffn_gate.weight": "blk.0.ffn_up.weight"}
+            names = {
+                "blk.0.ffn_up.weight": "blk.0.ffn_gate.weight",
+                "blk.0.ffn_gate.weight": "blk.0.ffn_up.weight",
+            }
             return [
                 convert_module.PlannedTensor(one.source, names.get(one.name, one.name), one.shape, one.dtype)
                 for one in tensors
@@ -219,8 +225,8 @@ def spoil(code: str, weights: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "gguf.missing_tensor", "gguf.unknown_tensor", "gguf.quantized_source", "gguf.not_finite", "gguf.f16_overflow",
-        "gguf.vocab_mismatch",
+        "gguf.missing_tensor", "gguf.unknown_tensor", "gguf.quantized_source", "gguf.not_finite",
+        "gguf.f16_overflow", "gguf.vocab_mismatch",
     ],
 )  # fmt: skip
 def test_spoilt_weights(tmp_path: Path, llama: Path, code: str) -> None:
@@ -236,9 +242,11 @@ def test_a_bias_llama_cpp_would_drop_is_refused(tmp_path: Path) -> None:
 
     model = build_tiny_model(tmp_path / "mistral", "mistral")
     spoilt = rewrite(
-        model, tmp_path / "biased", lambda w: w.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(64)})
+        model,
+        tmp_path / "biased",
+        lambda w: w.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}),
     )
-    with pytest.raises(WhetError, match="q_proj.bias"):
+    with pytest.raises(WhetError, match=r"q_proj\.bias"):
         convert(spoilt, tmp_path / "model.gguf", "f32")
 
 
@@ -268,7 +276,7 @@ def test_a_torn_file_is_named(tmp_path: Path, llama: Path) -> None:
 
 
 def test_disk_full_says_how_much(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files_module.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 4321))  # type: ignore[attr-defined]
+    monkeypatch.setattr(files_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=4321))
     with pytest.raises(WhetError, match="4321 bytes") as caught:
         convert(llama, tmp_path / "model.gguf", "f16")
     assert caught.value.code == "export.disk_full"

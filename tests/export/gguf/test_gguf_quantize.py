@@ -30,10 +30,14 @@ def reference(source: Path) -> Array:
     return llama_log_probs(source, IDS)
 
 
-# Random weights have no redundancy, so they lose more than trained ones: these gates only catch broken files, whose
-# divergence is that of unrelated models, above 1.
-@pytest.mark.parametrize(("kind", "gate"), [("q8_0", 0.01), ("q6_k", 0.05), ("q5_k_m", 0.12), ("q4_k_m", 0.35)])
-def test_quantised_files_stay_near(tmp_path: Path, source: Path, reference: Array, kind: str, gate: float) -> None:
+# Random weights have no redundancy, so they lose more than trained ones: these gates only catch broken files,
+# whose divergence is that of unrelated models, above 1.
+@pytest.mark.parametrize(
+    ("kind", "gate"), [("q8_0", 0.01), ("q6_k", 0.05), ("q5_k_m", 0.12), ("q4_k_m", 0.35)]
+)
+def test_quantised_files_stay_near(
+    tmp_path: Path, source: Path, reference: Array, kind: str, gate: float
+) -> None:
     seen: list[tuple[float, float]] = []
     report = quantize(source, tmp_path / "q.gguf", kind, progress=lambda *at: seen.append(at))
     assert 0 < kl(reference, llama_log_probs(report.path, IDS)) < gate
@@ -82,7 +86,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> str:
 
 
 def test_a_crash_names_the_rebuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    body = "import os, sys, signal; sys.stderr.write('at ldtilecfg'); sys.stderr.flush(); os.kill(os.getpid(), 11)"
+    body = "import os, sys; print('at ldtilecfg', file=sys.stderr, flush=True); os.kill(os.getpid(), 11)"
     with pytest.raises(WhetError, match="at ldtilecfg") as caught:
         run_native(module(tmp_path, monkeypatch, body), {})
     assert caught.value.code == "gguf.native_crash" and signal.Signals(11).name in caught.value.message
