@@ -38,7 +38,9 @@ def whole_modules(section: AdapterSection) -> tuple[list[str] | str, list[str], 
     return targets, saved, [said]
 
 
-def add_adapter(model: PreTrainedModel, section: AdapterSection, seed: int, *, name: str = "") -> PeftModel:
+def add_adapter(
+    model: PreTrainedModel, section: AdapterSection, seed: int, *, name: str = "", revision: str | None = None
+) -> PeftModel:
     """Wrap a model with a fresh adapter; only the adapter (and ``modules_to_save``) has gradients.
 
     Everything that trains is held in fp32: an update of a bf16 number is lost below 1/256 of it. A quantised
@@ -49,6 +51,7 @@ def add_adapter(model: PreTrainedModel, section: AdapterSection, seed: int, *, n
         section: kind, rank, alpha, dropout, bias, modules.
         seed: of the random A matrices (B starts at zero, so the model's answers do not change).
         name: hub id or path that the saved adapter names as its base; by default where the base came from.
+        revision: of the base on the hub.
 
     Raises:
         WhetError: ``adapter.no_target`` when no module has any of the names.
@@ -65,6 +68,7 @@ def add_adapter(model: PreTrainedModel, section: AdapterSection, seed: int, *, n
         use_rslora=section.kind == "rslora",
         use_dora=section.kind == "dora",
         task_type="CAUSAL_LM",
+        revision=revision,
         ensure_weight_tying=tied and any(name in EMBEDDINGS for name in saved),
     )
     set_seed(seed)

@@ -42,7 +42,7 @@ def rows() -> Dataset:
 def trainer_of(
     base: Path, rows: Any, tmp_path: Path, collate: Any = None, **settings: Any
 ) -> SupervisedTrainer:
-    arguments = {
+    arguments: dict[str, Any] = {
         "output_dir": str(tmp_path),
         "max_steps": 3,
         "per_device_train_batch_size": 2,
@@ -68,6 +68,10 @@ def trainer_of(
         processing_class=AutoTokenizer.from_pretrained(base),
         data_collator=collate or PaddingCollator(PAD),
     )
+
+
+def model_of(trainer: SupervisedTrainer) -> Any:
+    return trainer.model
 
 
 def mean_nll(model: Any, rows: Any) -> float:
@@ -98,7 +102,8 @@ def test_accumulation_changes_nothing(base: Path, rows: Dataset, tmp_path: Path)
         many.stats.tokens,
         many.stats.supervised_tokens,
     )
-    for (name, left), right in zip(one.model.named_parameters(), many.model.parameters(), strict=True):
+    left_model, right_model = model_of(one), model_of(many)
+    for (name, left), right in zip(left_model.named_parameters(), right_model.parameters(), strict=True):
         # AdamW divides by the gradient's size: where that is near zero rounding decides, hence absolute.
         assert torch.allclose(left, right, atol=2e-3), name
 
@@ -133,18 +138,18 @@ def test_evaluation_leaves_random_numbers_alone(base: Path, rows: Dataset, tmp_p
 def test_nan_stops_before_the_weights_change(base: Path, rows: Dataset, tmp_path: Path) -> None:
     trainer = trainer_of(base, rows, tmp_path)
     with torch.no_grad():
-        trainer.model.lm_head.weight[7, 0] = float("nan")
-    before = trainer.model.model.embed_tokens.weight.clone()
+        model_of(trainer).lm_head.weight[7, 0] = float("nan")
+    before = model_of(trainer).model.embed_tokens.weight.clone()
     with pytest.raises(WhetError) as caught:
         trainer.train()
     assert caught.value.code == "train.not_finite"
     assert "step 1 is nan" in caught.value.message and "learning_rate" in caught.value.hint
-    assert torch.equal(before, trainer.model.model.embed_tokens.weight)
+    assert torch.equal(before, model_of(trainer).model.embed_tokens.weight)
 
 
 def test_infinite_gradient_stops(base: Path, rows: Dataset, tmp_path: Path) -> None:
     trainer = trainer_of(base, rows, tmp_path)
-    trainer.model.model.embed_tokens.weight.register_hook(lambda gradient: gradient * float("inf"))
+    model_of(trainer).model.embed_tokens.weight.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(WhetError) as caught:
         trainer.train()
     assert caught.value.code == "train.not_finite"

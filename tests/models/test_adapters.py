@@ -59,7 +59,7 @@ def test_the_seed_decides_the_start(path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "scale"), [("lora", 32 / 16), ("rslora", 32 / 4), ("dora", 32 / 16)])
 def test_scale(path: Path, kind: Any, scale: float) -> None:
-    model = adapted(path, AdapterSection(kind=kind, rank=16, alpha=32))
+    model: Any = adapted(path, AdapterSection(kind=kind, rank=16, alpha=32))
     layer = model.base_model.model.model.layers[0].self_attn.q_proj
     assert layer.scaling["default"] == scale
 
@@ -98,7 +98,7 @@ def test_saved_adapter_loads_elsewhere(path: Path, tmp_path: Path) -> None:
 
 def test_a_tied_embedding_stays_tied(tmp_path: Path) -> None:
     path = build_tiny_model(tmp_path / "tied", tied=True)
-    model = adapted(path, AdapterSection(modules_to_save=["embed_tokens"]))
+    model: Any = adapted(path, AdapterSection(modules_to_save=["embed_tokens"]))
     inner = model.base_model.model
     with torch.no_grad():
         inner.model.embed_tokens.modules_to_save["default"].weight.add_(1.0)

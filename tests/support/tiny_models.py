@@ -144,7 +144,8 @@ def write_tokenizer(
     )
     tokenizer.train_from_iterator(TEXT.read_text(encoding="utf-8").splitlines(), trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
-    ids = {token: tokenizer.token_to_id(token) for token in SPECIALS}
+    vocabulary = tokenizer.get_vocab()
+    ids = {token: vocabulary[token] for token in SPECIALS}
     adds_bos = not family.startswith("qwen")
     byte_level = processors.ByteLevel(trim_offsets=False)
     tokenizer.post_processor = (

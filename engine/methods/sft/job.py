@@ -44,7 +44,7 @@ def run_sft(context: RunContext) -> None:
 
 
 def train(context: RunContext) -> Path:
-    """The folder of the trained weights: trained now, from the last checkpoint on, or in an earlier attempt."""
+    """The folder of the trained weights: trained now, from the last checkpoint on, or earlier."""
     torch.set_num_threads(context.plan.resolved.threads)
     transformers_logging.disable_progress_bar()
     trained = trained_folder(context)
@@ -109,7 +109,8 @@ class _Training:
             for finding in whole_modules(adapter)[2]:
                 context.emit(FindingEvent(finding=finding))
             base = str(path) if Path(model.name).exists() or model.name == "demo" else model.name
-            handle.model = add_adapter(handle.model, adapter, self.recipe.training.seed, name=base)
+            seed = self.recipe.training.seed
+            handle.model = add_adapter(handle.model, adapter, seed, name=base, revision=model.revision)
         return handle
 
     def _data(self) -> PreparedData:

@@ -60,6 +60,11 @@ class SupervisedTrainer(trl.SFTTrainer):
     def _send_telemetry(self) -> None:
         """Nothing is sent."""
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's; a step that an earlier call left half done is forgotten."""
+        self._running.clear()
+        return super().train(*args, **kwargs)
+
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
