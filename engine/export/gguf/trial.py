@@ -64,7 +64,7 @@ def choose_pretokenizer(files: TokenizerFiles, vocabulary: Vocabulary) -> str:
 
 
 def expected_ids(files: TokenizerFiles) -> tuple[list[str], list[list[int]]]:
-    """The probe texts and their ids, without those that the tokenizer composes (NFC), as llama.cpp does not."""
+    """The probe texts and their ids, without those the tokenizer composes (NFC): llama.cpp composes none."""
     tokenizer = files.load()
     added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
     texts = [text for text in with_special_tokens(probe_texts(), added) if not composed(tokenizer, text)]
