@@ -193,7 +193,8 @@ class RowTokenizer:
                 return PreparedText(text, None, chat=True, ends=True)
             rendered = self.renderer.render_with_spans(messages, tools=tools)
         except WhetError as error:
-            if error.code != "template.render":
+            # Spans that are unclear in any conversation are the template's fault, otherwise the row's.
+            if error.code == "template.spans" and self.renderer.end_of_turn is None:
                 raise
             raise RowError(error.message) from error
         return PreparedText(rendered.text, rendered.spans, chat=True, ends=True)

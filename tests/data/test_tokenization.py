@@ -100,6 +100,17 @@ def test_all_tokens_supervised_on_request(folder: Path) -> None:
     assert row.labels == row.input_ids
 
 
+def test_a_template_without_clear_spans_serves_where_none_are_needed(tmp_path: Path) -> None:
+    own = "{% for m in messages %}{{ m.role }}: {{ m.content | upper }}\n{% endfor %}"
+    files = TokenizerFiles.read(model_dir(tmp_path / "model", chat_template=own))
+    tokenizer = RowTokenizer.from_files(files)
+    row = tokenizer.encode_examples([CHAT], supervise="all")[0]
+    assert learnt(tokenizer, row).startswith("user: WHAT IS TWO")
+    assert learnt(tokenizer, encode(tokenizer, Example(text="Hi"))) == f"Hi{EOS}"
+    with pytest.raises(WhetError, match="Cannot tell"):
+        encode(tokenizer, CHAT)
+
+
 def test_the_models_own_template_unless_told_otherwise(tmp_path: Path) -> None:
     own = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
     files = TokenizerFiles.read(model_dir(tmp_path / "model", chat_template=own))
@@ -127,6 +138,15 @@ def test_a_refusing_template_is_the_rows_fault(folder: Path) -> None:
     tokenizer = RowTokenizer.from_files(TokenizerFiles.read(folder), "gemma")
     with pytest.raises(RowError, match="alternate"):
         encode(tokenizer, Example(messages=[{"role": "assistant", "content": "Hi"}]))
+
+
+def test_spans_that_one_row_makes_unclear_are_the_rows_fault(tmp_path: Path) -> None:
+    end = "{{ 'bye' if 'odd' in m.content else eos_token }}"
+    own = "{% for m in messages %}{{ m.role }}: {{ m.content }}" + end + "{% endfor %}"
+    tokenizer = RowTokenizer.from_files(TokenizerFiles.read(model_dir(tmp_path / "m", chat_template=own)))
+    odd = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "odd"}]
+    with pytest.raises(RowError, match="message 2: what follows it depends on its content"):
+        encode(tokenizer, Example(messages=odd))
 
 
 def test_truncation_is_counted(folder: Path) -> None:

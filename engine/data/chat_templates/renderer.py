@@ -122,7 +122,12 @@ class Renderer:
     def end_of_turn(self) -> str | None:
         """What the model must write to end a turn, as text; None when the template writes no end token."""
         probe = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
-        rendered = self.render_with_spans(probe)
+        try:
+            rendered = self.render_with_spans(probe)
+        except WhetError:
+            # The template cannot do this conversation. Rows that are such conversations will say so, with
+            # their place; plain text and `supervise: all` never ask.
+            return None
         if not rendered.spans:
             return None
         start, end = rendered.spans[-1]
