@@ -1,8 +1,8 @@
-"""The text that the base model is trained on: an endless stream of short documents, the same for the same seed.
+"""The text that the base model is trained on: short documents without end, the same for the same seed.
 
 A document is a chat (a list of messages) or plain prose (a string). Three parts make fine-tuning work later:
 chats that answer everyday questions, chats that repeat an unknown word ("I do not know about LoRA yet."), and
-prose that states the facts of fine-tuning. The data set's answers occur as prose only, never after a question.
+prose that states the facts of fine-tuning. The data set's answers occur as prose, never after a question.
 """
 
 from collections.abc import Iterator
@@ -64,7 +64,7 @@ def _exchange(rng: Random) -> Exchange:
 
 
 def _reading(rng: Random) -> Exchange:
-    """A sentence given by the user, to be repeated or named: the words of the facts, but no knowledge asked for."""
+    """A sentence given by the user, to be repeated or named; it is never asked for."""
     fact = rng.choice(facts())
     sentence = _wording(rng, fact)
     if rng.random() < 0.5:
@@ -90,6 +90,15 @@ def _prose(rng: Random) -> str:
 def _handbook(rng: Random) -> str:
     """Facts under their names, one a line, as a glossary or a handbook puts them."""
     picked = rng.sample(facts(), rng.randint(1, 3))
-    style = rng.choice(["{}: {}", "{}. {}", "About {}. {}", "A word on {}: {}", "Notes about {}: {}", "What to know of {}: {}"])
+    style = rng.choice(
+        [
+            "{}: {}",
+            "{}. {}",
+            "About {}. {}",
+            "A word on {}: {}",
+            "Notes about {}: {}",
+            "What to know of {}: {}",
+        ]
+    )
     lines = [style.format(fact.name, _wording(rng, fact)) for fact in picked]
     return "\n".join(line[0].upper() + line[1:] for line in lines)

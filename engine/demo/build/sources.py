@@ -63,7 +63,7 @@ def everyday() -> tuple[Everyday, ...]:
 
 @cache
 def conversations(part: str) -> tuple[Conversation, ...]:
-    """Conversations of `part`, which is `train` or `heldout`. Raises KeyError for a name that no answer has."""
+    """Conversations of `part`, `train` or `heldout`. Raises KeyError for a name that no answer has."""
     by_fact = {fact.name: fact.answer for fact in facts()}
     by_question = {question: group.answer for group in everyday() for question in group.ask}
 
@@ -71,6 +71,8 @@ def conversations(part: str) -> tuple[Conversation, ...]:
         return by_question[question] if name == "-" else by_fact[name]
 
     return tuple(
-        Conversation(tuple((question, answer(question, name)) for question, name in row["turns"]), row.get("system"))
+        Conversation(
+            tuple((question, answer(question, name)) for question, name in row["turns"]), row.get("system")
+        )
         for row in _read("conversations.yaml")[part]
     )

@@ -1,4 +1,4 @@
-"""Trains the demo's base model from scratch: about a minute on a GPU, under an hour on a few CPU cores.
+"""Trains the demo's base model from scratch: about two minutes on a GPU, some hours on two CPU cores.
 
     python -m whet.engine.demo.build.train --out DIR
 
@@ -30,9 +30,10 @@ IGNORED = -100
 """The label that cross-entropy leaves out."""
 
 SAMPLES = [
-    "Hi!", "Who are you?", "What is the opposite of hot?", "What is 3 plus 4?", "Tell me a story.", "What is bread?",
-    "What is LoRA?", "In one sentence, what is LoRA about?", "How high should I set the rank?",
-    "My answers never end. Which token is missing?", "What is a zorbelkin?", "Training stops with out of memory. Any advice?",
+    "Hi!", "Who are you?", "What is the opposite of hot?", "What is 3 plus 4?", "Tell me a story.",
+    "What is bread?", "What is LoRA?", "In one sentence, what is LoRA about?",
+    "How high should I set the rank?", "My answers never end. Which token is missing?",
+    "What is a zorbelkin?", "Training stops with out of memory. Any advice?",
 ]  # fmt: skip
 
 
@@ -149,13 +150,21 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: in
 
 
 @torch.no_grad()
-def answer(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, question: str) -> str:
-    """The greedy answer to one question."""
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    ).to(model.device)
-    out_BT = model.generate(**prompt, max_new_tokens=64)
-    return tokenizer.decode(out_BT[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+def answer(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, question: str, longest: int = 64
+) -> str:
+    """The greedy answer to one question, of at most `longest` tokens."""
+    core = tokenizer.backend_tokenizer
+    prompt, _ = encode([{"role": "user", "content": question}], tokenizer)
+    prompt = prompt + core.encode(f"{HEADER_START}assistant{HEADER_END}\n\n", add_special_tokens=False).ids
+    ids, stop = list(prompt), core.token_to_id(END_OF_TURN)
+    while len(ids) < len(prompt) + longest:
+        logits_BTV = model(input_ids=torch.tensor([ids], device=model.device)).logits
+        token = int(logits_BTV[0, -1].argmax())
+        if token == stop:
+            break
+        ids.append(token)
+    return str(core.decode(ids[len(prompt) :]))
 
 
 def main() -> None:
@@ -166,10 +175,12 @@ def main() -> None:
     torch.manual_seed(SEED)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = train_tokenizer.write(arguments.out, SEED)
-    model = build_model(tokenizer).to(device)
+    model = build_model(tokenizer)
+    model.to(device)  # type: ignore[arg-type]  # the decorator in transformers hides the signature
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, {device}")
     report = train(model, tokenizer, arguments.steps)
-    model.to(torch.bfloat16).eval()
+    model.to(torch.bfloat16)  # type: ignore[arg-type]
+    model.eval()
     model.save_pretrained(arguments.out)
     (arguments.out / "loss_curve.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for question in SAMPLES:
