@@ -2,8 +2,10 @@
 
 The arithmetic, in float32 with W the base weight [out, in], A [r, in], B [out, r]:
 
-- LoRA (Hu et al., 2021): W' = W + s B A with s = alpha / r; rsLoRA (Kalajdzievski, 2023): s = alpha / sqrt(r).
-- DoRA (Liu et al., 2024): W' = m * (W + s B A) / ||W + s B A||, the norm of each row, m the trained magnitude.
+- LoRA (Hu et al., 2021): W' = W + s B A with s = alpha / r; rsLoRA (Kalajdzievski, 2023): s = alpha /
+  sqrt(r).
+- DoRA (Liu et al., 2024): W' = m * (W + s B A) / ||W + s B A||, the norm of each row, m the trained
+  magnitude.
 - An embedding's factors are stored transposed: its update is s (B A)^T.
 """
 
@@ -42,7 +44,8 @@ class Adapter:
     """The updates of ``adapter_dir``; tensors are read when asked for, so that memory stays small.
 
     Raises:
-        WhetError: ``merge.no_adapter`` without adapter files, ``merge.adapter_kind`` for what is not (rs/Do)LoRA.
+        WhetError: ``merge.no_adapter`` without adapter files, ``merge.adapter_kind`` for what is not
+        (rs/Do)LoRA.
     """
 
     def __init__(self, adapter_dir: Path) -> None:
@@ -108,7 +111,8 @@ class Adapter:
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
 
     def apply(self, name: str, base: torch.Tensor) -> torch.Tensor:
-        """The tensor after training, float32, from the base's tensor of that name; untouched ones come back as is."""
+        """The tensor after training, float32, from the base's tensor of that name; untouched ones come back
+        as is."""
         if name in self.replaced:
             base = self.tensor(self.replaced[name])
         if name not in self.factors:

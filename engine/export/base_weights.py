@@ -1,4 +1,5 @@
-"""The base model's tensors, read one at a time from safetensors, dequantised where they are held rounded. Needs torch."""
+"""The base model's tensors, read one at a time from safetensors, dequantised where they are held rounded.
+Needs torch."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ class BaseWeights:
     """Tensors of ``model_dir`` by name, lazily.
 
     Raises:
-        WhetError: ``merge.no_weights`` without safetensors, ``merge.quantized`` for a rounding that cannot be undone.
+        WhetError: ``merge.no_weights`` without safetensors, ``merge.quantized`` for a rounding that cannot be
+        undone.
     """
 
     def __init__(self, model_dir: Path) -> None:
@@ -43,7 +45,7 @@ class BaseWeights:
             return "int8"
         raise WhetError(
             "merge.quantized",
-            f"{self.dir} holds weights quantised by {method!r}, which cannot be turned back into 16 bits here.",
+            f"{self.dir} holds weights quantised by {method!r}, which cannot be undone here.",
             "Merge onto the 16-bit model that it was made from.",
         )
 
@@ -92,7 +94,8 @@ class BaseWeights:
             yield name, self.tensor(name)
 
     def dtype(self) -> torch.dtype:
-        """Floating type of the stored weights: the one most weights of the first file have, 4-bit ones aside."""
+        """Floating type of the stored weights: the one most weights of the first file have, 4-bit ones
+        aside."""
         for name in self.names():
             tensor = self.raw(name)
             if tensor.is_floating_point() and tensor.ndim > 1:

@@ -1,8 +1,8 @@
 """Export or smoke test in a process of its own: ``python -P -m whet.engine.export.export_process``.
 
-Reads one JSON request from stdin and writes event JSON lines to stdout; talk of libraries goes to stderr. So the
-command line exports without importing torch. Exit codes: 0 proven (or nothing to prove), 3 a proof failed, 1 error
-(the last line is then an ``error`` event).
+Reads one JSON request from stdin and writes event JSON lines to stdout; talk of libraries goes to stderr. So
+the command line exports without importing torch. Exit codes: 0 proven (or nothing to prove), 3 a proof
+failed, 1 error (the last line is then an ``error`` event).
 
 Requests:
     {"action": "export", "run": id, "section": {...} | null, "out": path | null}

@@ -1,7 +1,8 @@
 """Just enough of Go's text/template to render what :mod:`modelfile` writes, for its verification. Light.
 
 Known: text, ``.Name``, ``$.Name``, ``$name.Name``, string literals, ``if / else if / else / end``,
-``range $i, $m := .Messages``, and the functions ``eq``, ``and``, ``not``. Whitespace trimming dashes are not used.
+``range $i, $m := .Messages``, and the functions ``eq``, ``and``, ``not``. Whitespace trimming dashes are not
+used.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ Node = str | list[Any]
 
 
 def render(template: str, data: Mapping[str, Any]) -> str:
-    """``template`` with ``data`` as dot. Raises :class:`GoTemplateError` for what the subset does not know."""
+    """``template`` with ``data`` as dot. Raises :class:`GoTemplateError` for what the subset does not
+    know."""
     pieces = ACTION.split(template)
     # Even places are text, odd ones actions.
     tokens = [(at % 2 == 1, piece.strip() if at % 2 else piece) for at, piece in enumerate(pieces)]

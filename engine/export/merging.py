@@ -1,9 +1,9 @@
 """Merge an adapter into its base model, tensor by tensor, into a folder that is whole or absent. Needs torch.
 
-Sums are float32, the result is cast to 16 bits once. Memory holds one output shard and one tensor, whatever the
-model's size. The base is the 16-bit checkpoint, also when training held it rounded (QLoRA): the rounding error
-would otherwise stay in the weights for ever. Only a checkpoint that exists in rounded form alone is dequantised,
-and the report says so.
+Sums are float32, the result is cast to 16 bits once. Memory holds one output shard and one tensor, whatever
+the model's size. The base is the 16-bit checkpoint, also when training held it rounded (QLoRA): the rounding
+error would otherwise stay in the weights for ever. Only a checkpoint that exists in rounded form alone is
+dequantised, and the report says so.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class MergeReport:
     tensors: int
     bytes: int = 0
     untied: bool = False
-    """The base shared its embedding with its head and the result does not, since only one of them was trained."""
+    """The base shared its embedding with its head and the result does not, since only one of them was
+    trained."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -69,7 +70,8 @@ def merge(
     trained_precision: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> MergeReport:
-    """Write base + adapter as a plain transformers model folder with tokenizer, template and generation settings.
+    """Write base + adapter as a plain transformers model folder with tokenizer, template and generation
+    settings.
 
     Args:
         base_dir: model folder with safetensors.
@@ -77,7 +79,8 @@ def merge(
         out_dir: appears whole at the end. A folder there is replaced only if an earlier merge wrote it.
         dtype: of the result; auto is the base's own 16-bit type, bfloat16 for a float32 or rounded base.
         progress: called with (tensors done, tensors in all).
-        trained_precision: ``nf4`` or ``int8`` when training held the base rounded: the report then measures how far
+        trained_precision: ``nf4`` or ``int8`` when training held the base rounded: the report then measures
+        how far
             the 16-bit weights are from the ones trained over.
         shard_bytes: most bytes of one output file, and so of memory.
 
@@ -118,7 +121,8 @@ def merge(
 
 
 class _Plan:
-    """Which tensors the result has and how each comes about, with tied embeddings untied where training split them."""
+    """Which tensors the result has and how each comes about, with tied embeddings untied where training split
+    them."""
 
     def __init__(self, base: BaseWeights, adapter: Adapter) -> None:
         self.base, self.adapter = base, adapter
@@ -130,15 +134,16 @@ class _Plan:
         if unmatched:
             raise WhetError(
                 "merge.unmatched",
-                f"{len(unmatched)} trained tensors have no place in {base.dir}: {', '.join(unmatched[:3])} ...",
-                f"It has names such as {self.names[0]}. The adapter was trained on another base model; name that one.",
+                f"{len(unmatched)} trained tensors do not fit {base.dir}: {', '.join(unmatched[:3])} ...",
+                f"Its names are like {self.names[0]}. The adapter belongs to another base model; name that.",
             )
         self.untied = tied and self._head_differs()
         if self.untied:
             self.names = [*self.names, self.head]
 
     def _head_differs(self) -> bool:
-        """Whether the trained head is another matrix than the trained embedding (as PEFT computes with them)."""
+        """Whether the trained head is another matrix than the trained embedding (as PEFT computes with
+        them)."""
         assert self.embedding is not None
         if not {self.embedding, self.head} & self.adapter.targets or self.adapter.config.get(
             "ensure_weight_tying"
@@ -226,8 +231,8 @@ def _notes(base: BaseWeights, adapter: Adapter, trained_precision: str | None) -
     notes = []
     if base.rounding is not None:
         notes.append(
-            f"The base checkpoint holds {base.rounding} weights only: they were dequantised, so their rounding error "
-            "stays in the merged weights. Merge onto the 16-bit original where you have it."
+            f"The base checkpoint holds {base.rounding} weights only: they were dequantised, so their "
+            "rounding error stays in the merged weights. Merge onto the 16-bit original where you have it."
         )
     elif trained_precision in ("nf4", "int8") and adapter.factors:
         name = sorted(adapter.factors)[0]

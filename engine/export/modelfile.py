@@ -1,9 +1,9 @@
 """Ollama's Modelfile: its Go template derived from the chat template, verified, or not written at all. Light.
 
-Ollama guesses a template from a GGUF by edit distance to those it knows and otherwise sends the bare prompt, so a
-fine-tuned model needs TEMPLATE and stops written down. The Go template is derived by rendering the Jinja template
-with sentinel strings for the messages and cutting the text around them; then both are rendered on other
-conversations and must agree. BOS is left to the GGUF, which llama.cpp adds by itself.
+Ollama guesses a template from a GGUF by edit distance to those it knows and otherwise sends the bare prompt,
+so a fine-tuned model needs TEMPLATE and stops written down. The Go template is derived by rendering the Jinja
+template with sentinel strings for the messages and cutting the text around them; then both are rendered on
+other conversations and must agree. BOS is left to the GGUF, which llama.cpp adds by itself.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ class SystemPart:
 
 
 def _system_part(renderer: Renderer, start: str, middle: str) -> SystemPart:
-    """Split what stands before the first question (``start``) and between answer and question (``middle``)."""
+    """Split what stands before the first question (``start``) and between answer and question
+    (``middle``)."""
     try:
         text = _prompt(renderer, [{"role": "system", "content": SYSTEM}, _user(USER)])
     except WhetError:
@@ -190,7 +191,8 @@ def _compose(part: SystemPart, opening: str, answer_start: str) -> str:
     return (
         f"{outside}{{{{ range $i, $m := .Messages }}}}"
         f'{{{{ if eq $m.Role "user" }}}}{part.user_start}{inside}{{{{ $m.Content }}}}{opening}'
-        f'{{{{ else if eq $m.Role "assistant" }}}}{answer_start}{{{{ $m.Content }}}}{part.answer_end}{{{{ end }}}}{{{{ end }}}}'
+        f'{{{{ else if eq $m.Role "assistant" }}}}{answer_start}{{{{ $m.Content }}}}{part.answer_end}'
+        "{{ end }}{{ end }}"
     )
 
 

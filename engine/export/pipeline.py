@@ -1,4 +1,5 @@
-"""From trained weights to proven files: adapter -> merged -> GGUF -> quantised -> smoke test -> Modelfile -> card.
+"""From trained weights to proven files: adapter -> merged -> GGUF -> quantised -> smoke test -> Modelfile ->
+card.
 
 One function for worker, command line and Python API. Imports torch when it merges or converts, not before.
 """
@@ -138,7 +139,8 @@ class _Export:
                 shutil.rmtree(merged, ignore_errors=True)
 
     def _gguf(self, model_dir: Path, kinds: list[GGUFType]) -> None:
-        """The f16 file first: it is what the others are made from and held against; dropped unless asked for."""
+        """The f16 file first: it is what the others are made from and held against; dropped unless asked
+        for."""
         f16 = self._write_gguf(model_dir, "f16")
         wanted = {kind.name for kind in kinds}
         try:
@@ -164,7 +166,7 @@ class _Export:
         )
         if report.fallbacks:
             self.result.notes.append(
-                f"{kind.name}: {report.fallbacks} tensors got another type, since their rows do not divide by 256."
+                f"{kind.name}: {report.fallbacks} tensors got another type: their rows do not divide by 256."
             )
         return report.path
 

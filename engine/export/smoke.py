@@ -1,7 +1,7 @@
 """Smoke test: prove that a GGUF is the trained model, in six steps, against transformers.
 
-Two processes: ``smoke_reference`` (transformers, once for any number of files) and ``smoke_process`` (llama.cpp, one
-a file). Neither can take the caller down: a crash is a failed proof. Light: imports no torch.
+Two processes: ``smoke_reference`` (transformers, once for any number of files) and ``smoke_process``
+(llama.cpp, one a file). Neither can take the caller down: a crash is a failed proof. Light: imports no torch.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from .smoke_judge import judge
 from .verdict import DIGEST_FILE, Proof, Verdict, fingerprint, save_verdict
 
 HeldOut = list[dict[str, Any]]
-"""Rows that were not trained on: ``messages`` (the last one the answer) and, where known, the ``input_ids`` and
-``labels`` that training made of them; or ``input_ids`` and ``labels`` alone."""
+"""Rows that were not trained on: ``messages`` (the last one the answer) and, where known, the ``input_ids``
+and ``labels`` that training made of them; or ``input_ids`` and ``labels`` alone."""
 DIRECT = ("f32", "f16", "bf16")
+OWN_ROWS = 32
 SMALL_FILE = 100 << 20
 """Below this one thread is fastest: llama.cpp's threads spin while they wait for each other."""
 
@@ -66,7 +67,7 @@ def reference_of(
         request = {
             "model_dir": str(model_dir),
             "work": folder,
-            "texts": probe_texts(),
+            "texts": [*probe_texts(), *_contents(held_out or [])],
             "held_out": (held_out or [])[: 4 * limits.held_out_rows],
             "limits": asdict(limits),
         }
@@ -97,9 +98,9 @@ def smoke_test(
     Args:
         gguf: the file to prove.
         reference_dir: the merged 16-bit model.
-        held_out: see :data:`HeldOut`; without it the model's answers to two questions of our own are compared.
-        f16: unquantised GGUF of the same model; a quantised file is then compared with it instead of transformers.
-        limits: how much to look at.
+        held_out: see :data:`HeldOut`; without it the model's answers to two questions of our own are
+        compared. f16: unquantised GGUF of the same model; a quantised file is then compared with it instead
+        of transformers. limits: how much to look at.
         progress: (stages done, stages in all).
 
     Raises:
@@ -118,7 +119,8 @@ def prove(
     progress: Callable[[float, float], None] | None = None,
     keep: bool = True,
 ) -> Verdict:
-    """Prove one file against a measured reference. Prove the f16 file first: the quantised ones are held against it."""
+    """Prove one file against a measured reference. Prove the f16 file first: the quantised ones are held
+    against it."""
     if not gguf.is_file():
         raise WhetError(
             "smoke.no_gguf", f"There is no GGUF file at {gguf}.", "Export one with `whet export`."
@@ -161,8 +163,15 @@ def prove(
     return verdict
 
 
+def _contents(rows: HeldOut) -> list[str]:
+    """The users' own texts join the probe corpus."""
+    messages = [message for row in rows[:OWN_ROWS] for message in row.get("messages") or []]
+    return [message["content"] for message in messages if isinstance(message.get("content"), str)]
+
+
 def template_as_trained(model_dir: Path, template: str | None) -> bool | None:
-    """Whether ``template`` is the one whose hash training left in ``template_digest``; None where it left none.
+    """Whether ``template`` is the one whose hash training left in ``template_digest``; None where it left
+    none.
 
     The hash is that of the template with its generation tags, which a saved tokenizer no longer has.
     """
@@ -205,16 +214,15 @@ def _crash(error: WhetError, reached: str) -> Proof:
 
 
 def type_of(gguf: Path) -> str:
-    """The file's GGUF type from its header, e.g. ``q4_k_m``; empty for one whet does not know."""
+    """The file's GGUF type from its header, e.g. ``q4_k_m``; empty for one whet does not know or cannot
+    read."""
     from gguf import GGUFReader
 
     from .gguf.types import GGUF_TYPES
 
     try:
         field = GGUFReader(gguf).fields.get("general.file_type")
-    except ValueError as error:
-        raise WhetError(
-            "smoke.no_gguf", f"{gguf} is not a GGUF file: {error}.", "Export it again."
-        ) from error
+    except ValueError:
+        return ""  # no GGUF, or cut off: llama.cpp's own words go into the verdict
     number = None if field is None else int(field.contents())
     return next((kind.name for kind in GGUF_TYPES.values() if kind.file_type == number), "")

@@ -1,7 +1,7 @@
 """What the smoke test asks of both sides: conversations and token budgets. Light.
 
-A case is a conversation that ends in a user's turn (rendered with the generation prompt) or in an answer (without).
-A template that refuses a case must refuse it on both sides.
+A case is a conversation that ends in a user's turn (rendered with the generation prompt) or in an answer
+(without). A template that refuses a case must refuse it on both sides.
 """
 
 from __future__ import annotations

@@ -9,10 +9,12 @@ from typing import Any
 from .smoke_metadata import differences
 from .verdict import Proof, Status
 
-# Mean KL divergence in nats that a file may have from its baseline: f32, f16 and bf16 from transformers, the others
-# from the f16 file. Calibrated on the demo model and on tiny random and overfitted models of four families (2 to 4
-# layers): healthy files stayed at least three times below, a swapped tensor or a changed epsilon a decade above (the
-# epsilon only for f32 and f16, which is why configuration values are compared as well). See docs/export.md.
+# Mean KL divergence in nats that a file may have from its baseline: f32, f16 and bf16 from transformers, the
+# others from the f16 file. Calibrated on the shipped demo model (2.75 M parameters, 512 positions of held-out
+# rows), where healthy files measured f32 1e-7, f16 3e-7, bf16 1e-5, q8_0 3e-4, q6_k 2e-3, q5 4e-3 to 6e-3, q4
+# 1.2e-2 to 2.4e-2, q3 and iq3 3e-2 to 7e-2, q2_k 0.12. Reversing the rows of one matrix of a small f16 file
+# measured more than ten gates. Two-layer models of random or overfitted weights reach 0.08 to 0.2 at 4 bits:
+# small models lose most.
 KL_GATES = {
     "f32": 1e-6,
     "f16": 1e-5,
@@ -29,8 +31,9 @@ KL_GATES = {
 ANSWER_GATE = 0.3
 """Nats of teacher-forced loss an answer may lose; wrong templates cost 0.6 to 3.5."""
 TOLERATED_TEXTS = 0.002
-"""Share of the (deliberately odd) probe texts that may differ with a warning; a wrong pre-tokenizer has 2 to 50 %."""
-WARN_SHARE = 0.5
+"""Share of the (deliberately odd) probe texts that may differ with a warning; a wrong pre-tokenizer has 2 to
+50 %."""
+WARN_SHARE = 0.75
 """Above this share of a gate a proof warns."""
 
 Measured = dict[str, Any]
@@ -42,7 +45,8 @@ def gate_for(file_type: str) -> float:
 
 
 def judge(reference: Measured, measured: Measured, file_type: str, *, against: str) -> list[Proof]:
-    """All proofs whose stage was measured, in order. ``against`` names the logits' baseline in the evidence."""
+    """All proofs whose stage was measured, in order. ``against`` names the logits' baseline in the
+    evidence."""
     proofs = []
     if "vocabulary" in measured:
         proofs.append(vocabulary(reference, measured))
@@ -78,14 +82,14 @@ def vocabulary(reference: Measured, measured: Measured) -> Proof:
         return Proof(
             name="vocabulary",
             status="warn",
-            summary=f"{len(differing)} of {len(pairs)} texts differ, all of them text that is not in NFC form.",
+            summary=f"{len(differing)} of {len(pairs)} texts differ, all of them text not in NFC form.",
             evidence=evidence,
             fix="llama.cpp does not normalise: send it text in Unicode's NFC form.",
         )
     return Proof(
         name="vocabulary",
         status="warn" if len(differing) <= TOLERATED_TEXTS * len(pairs) else "fail",
-        summary=f"{len(differing)} of {len(pairs)} texts give other ids than the trained tokenizer, e.g. {text[:40]!r}.",
+        summary=f"{len(differing)} of {len(pairs)} texts give other ids than in training: {text[:40]!r}.",
         evidence=evidence,
         fix="The pre-tokenizer or the merges in the file are wrong: convert again, and report the tokenizer.",
     )
@@ -148,7 +152,7 @@ def _compare_cases(reference: Measured, measured: Measured) -> Proof:
         return Proof(
             name="template",
             status="fail",
-            summary="The folder's chat template is not the one that the model was trained with (its hash differs).",
+            summary="The chat template is not the one the model was trained with (its hash differs).",
             evidence=evidence,
             fix="Export with the tokenizer folder that training wrote.",
         )
@@ -157,7 +161,7 @@ def _compare_cases(reference: Measured, measured: Measured) -> Proof:
         return Proof(
             name="template",
             status="warn" if dated else "fail",
-            summary=f"{trained['differing']} of {trained['compared']} held-out rows render to other ids than those "
+            summary=f"{trained['differing']} of {trained['compared']} rows render to other ids than those "
             f"trained on{', for the template writes the date' if dated else ''}.",
             evidence=evidence,
             fix="Export with the template of the run (its tokenizer folder), not with another one.",
@@ -210,8 +214,9 @@ def bos(reference: Measured, measured: Measured) -> Proof:
         return Proof(
             name="bos",
             status="fail",
-            summary=f"For plain text llama.cpp {'adds special tokens that' if more else 'lacks special tokens'} "
-            f"{'transformers does not add' if more else 'transformers adds'} (tokenizer.ggml.add_bos_token, add_eos_token).",
+            summary="For plain text llama.cpp "
+            + ("adds special tokens that transformers does not add" if more else "lacks special tokens")
+            + " (tokenizer.ggml.add_bos_token, add_eos_token).",
             evidence=evidence,
             fix="Convert again: both flags must follow the trained tokenizer.",
         )
@@ -236,7 +241,7 @@ def stops(reference: Measured, measured: Measured) -> Proof:
         sorted({reference["eos"], *reference["generation_eos"]} - ends - {None}),
     )
     names = reference["names"]
-    evidence = {
+    evidence: dict[str, Any] = {
         "end_of_turn": {str(i): names.get(str(i), "") for i in sorted(turn)},
         "end_of_generation": {str(i): names.get(str(i), "") for i in sorted(ends)[:20]},
         "eos": [measured["stops"]["eos"], reference["eos"]],
@@ -362,7 +367,7 @@ def answers(reference: Measured, measured: Measured) -> Proof:
             evidence=evidence,
             fix="See the stops proof; if it passes, use a larger type.",
         )
-    if stopped[0] == 0 and greedy or stopped[1] < stopped[0]:
+    if (greedy and stopped[0] == 0) or stopped[1] < stopped[0]:
         return Proof(
             name="answers",
             status="warn",

@@ -1,4 +1,5 @@
-"""Configuration values of a GGUF, and those the model's config.json asks for. Light (reads headers with gguf)."""
+"""Configuration values of a GGUF, and those the model's config.json asks for. Light (reads headers with
+gguf)."""
 
 from __future__ import annotations
 

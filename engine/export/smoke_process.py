@@ -1,8 +1,9 @@
-"""The GGUF as llama.cpp computes it: the smoke test's other side, a process of its own since llama.cpp may crash.
+"""The GGUF as llama.cpp computes it: the smoke test's other side, a process of its own since llama.cpp may
+crash.
 
-Request: gguf, work (folder with the reference), out (JSON lines), baseline (log-probabilities to compare with, .npy),
-save (where to put this file's own, or null), threads, new_tokens. Each finished stage is one line
-``{"stage": ..., "value": ...}`` in ``out``, so that a crash later loses none of it. Run by smoke.py.
+Request: gguf, work (folder with the reference), out (JSON lines), baseline (log-probabilities to compare
+with, .npy), save (where to put this file's own, or null), threads, new_tokens. Each finished stage is one
+line ``{"stage": ..., "value": ...}`` in ``out``, so that a crash later loses none of it. Run by smoke.py.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class Measurement:
         }
 
     def load(self) -> dict[str, Any]:
-        """Everything in float32 but the weights, no flash attention, no GPU: differences are then the file's."""
+        """Everything in float32 but the weights, no flash attention, no GPU: differences are then the
+        file's."""
         import llama_cpp
 
         self.log = LlamaLog()
@@ -115,7 +117,7 @@ class Measurement:
             return {"error": str(error)}
         return {"text": text, "ids": self.tokenize(text)}
 
-    def render(self, messages: list[dict[str, str]], add_generation_prompt: bool, **kwargs: Any) -> str:
+    def render(self, messages: list[Any], add_generation_prompt: bool, **kwargs: Any) -> str:
         """The prompt as llama-cpp-python's chat completion makes it from the file's own template."""
         from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
@@ -177,7 +179,8 @@ class Measurement:
         }
 
     def answers(self) -> list[float]:
-        """Mean negative log-likelihood of each held-out answer after the prompt as this file renders it, in nats."""
+        """Mean negative log-likelihood of each held-out answer after the prompt as this file renders it, in
+        nats."""
         losses = []
         for row in self.reference["rows"]:
             prompt = self._prompt(row["messages"], row["prompt"])

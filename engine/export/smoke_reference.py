@@ -1,7 +1,7 @@
 """The trained model as transformers computes it: the smoke test's reference side, a process of its own.
 
-Request: model_dir, work (folder), texts, held_out (rows), limits. Writes ``reference.json`` and ``logits.npy``
-(float32 log-probabilities [positions, vocabulary]) into ``work``. Run by smoke.py.
+Request: model_dir, work (folder), texts, held_out (rows), limits. Writes ``reference.json`` and
+``logits.npy`` (float32 log-probabilities [positions, vocabulary]) into ``work``. Run by smoke.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from .probe_corpus import with_special_tokens
 from .smoke_cases import ASK, CASES, MARKER, Limits, cases_for
 
 FULL_PRECISION_SHARE = 0.6
-"""float32 weights may take this share of the free memory; otherwise the reference is bfloat16, and says so."""
+"""float32 weights may take this share of the free memory; otherwise the reference is bfloat16, and says
+so."""
 
 
 def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -171,7 +172,8 @@ class Reference:
         return {"compared": len(compared), "differing": len(differing), "example": example}
 
     def probe_sequences(self, rows: list[dict[str, Any]], texts: list[str]) -> list[list[int]]:
-        """Token sequences to compare distributions on: held-out rows first, then conversations, then plain text."""
+        """Token sequences to compare distributions on: held-out rows first, then conversations, then plain
+        text."""
         pool = [row["prompt"] + row["answer"] for row in rows]
         if self.template:
             pool += [made["ids"] for made in map(self._case, cases_for(self.template)) if "ids" in made]
@@ -237,7 +239,8 @@ class Reference:
 
 
 def _place(float32_bytes: int) -> tuple[torch.device, torch.dtype]:
-    """Where the reference runs: a GPU with room for float32, else the CPU, in bfloat16 when memory is short."""
+    """Where the reference runs: a GPU with room for float32, else the CPU, in bfloat16 when memory is
+    short."""
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
         if float32_bytes < FULL_PRECISION_SHARE * free:

@@ -30,7 +30,7 @@ class Proof(BaseModel):
     status: Status
     summary: str = Field(description="One sentence, the fact.")
     evidence: dict[str, Any] = Field(default_factory=dict)
-    fix: str = Field("", description="What to do about it, in the imperative; empty for pass.")
+    fix: str = Field(default="", description="What to do about it, in the imperative; empty for pass.")
 
 
 class Verdict(BaseModel):
@@ -43,7 +43,7 @@ class Verdict(BaseModel):
     gguf: str
     file_type: str = ""
     seconds: float = 0.0
-    fingerprint: str = Field("", description="Of the file that was proven, see :func:`fingerprint`.")
+    fingerprint: str = Field(default="", description="Of the file that was proven, see :func:`fingerprint`.")
 
     @classmethod
     def of(cls, proofs: list[Proof], gguf: Path, **rest: Any) -> Verdict:

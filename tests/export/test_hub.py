@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from whet.engine.errors import WhetError
 from whet.engine.export.hub import push_folder
 from whet.engine.export.verdict import Proof, Status, Verdict, fingerprint, save_verdict

@@ -1,4 +1,5 @@
-"""Merged weights must compute what base + adapter compute, for every kind of adapter, and be a whole folder."""
+"""Merged weights must compute what base + adapter compute, for every kind of adapter, and be a whole
+folder."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import load_file, save_file
 from support.tiny_models import build_tiny_model
 from transformers import AutoModelForCausalLM
+
 from whet.engine.errors import WhetError
 from whet.engine.export.base_weights import BaseWeights
 from whet.engine.export.merging import REPORT, merge
@@ -36,7 +38,7 @@ def train_at_random(base: Path, out: Path, **config: Any) -> Path:
                 parameter.mul_(1 + 0.2 * torch.rand_like(parameter))
             else:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-    model.save_pretrained(out)
+    model.save_pretrained(str(out))
     return out
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.tiny_models import BOS, EOS, TURN_END, write_tokenizer
+
 from whet.engine.data.chat_templates import TEMPLATES, find
 from whet.engine.data.chat_templates.renderer import Renderer, strip_generation_tags
 from whet.engine.export.go_template import GoTemplateError, render
@@ -90,7 +91,10 @@ def test_a_refusal_is_a_note_not_a_wrong_file(tmp_path: Path) -> None:
 
 def test_go_subset() -> None:
     data = {"System": "S", "Messages": [{"Role": "user", "Content": "a"}, {"Role": "tool", "Content": "b"}]}
-    loop = '{{ range $i, $m := .Messages }}{{ if eq $m.Role "user" }}U{{ else if eq $i 1 }}T{{ end }}{{ .Content }};{{ end }}'
+    loop = (
+        '{{ range $i, $m := .Messages }}{{ if eq $m.Role "user" }}U{{'
+        " else if eq $i 1 }}T{{ end }}{{ .Content }};{{ end }}"
+    )
     assert render(loop, data) == "Ua;Tb;"
     assert render('{{ if and $.System (eq .System "S") }}yes{{ else }}no{{ end }}', data) == "yes"
     assert render("{{ if not .System }}yes{{ else }}no{{ end }}", data) == "no"
