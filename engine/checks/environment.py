@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..findings import Finding, Fix
+from ..hardware import Machine
 from .registry import PlanFacts, check
 
 TESTED = {
@@ -25,9 +26,14 @@ OPTIONAL = {"bitsandbytes"}
 @check("environment", "E01")
 def versions(facts: PlanFacts) -> Iterator[Finding]:
     """Packages missing, or outside of the range whet was run with."""
+    yield from version_findings(facts.machine)
+
+
+def version_findings(machine: Machine) -> Iterator[Finding]:
+    """E01 from the machine alone, so that `whet doctor` needs no recipe."""
     from packaging.specifiers import SpecifierSet
 
-    installed = facts.machine.versions
+    installed = machine.versions
     missing = [name for name in TESTED if name not in installed and name not in OPTIONAL]
     if missing:
         yield Finding(
@@ -52,6 +58,16 @@ def versions(facts: PlanFacts) -> Iterator[Finding]:
             + ".",
             evidence={"installed": outside, "tested": {name: TESTED[name] for name in outside}},
             fix=Fix(text="Install tested versions.", command=f"pip install {pins}"),
+        )
+
+
+    if not machine.gpus and "trl" in installed and not SpecifierSet(">=1.16").contains(installed["trl"]):
+        yield Finding(
+            id="E01",
+            severity="error",
+            title=f"TRL {installed['trl']} trains on a GPU only, and there is none.",
+            evidence={"trl": installed["trl"], "gpus": 0},
+            fix=Fix(text="Install a newer TRL.", command="pip install 'trl>=1.16,<1.17'"),
         )
 
 

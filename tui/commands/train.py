@@ -47,13 +47,17 @@ def attach(run: str, as_json: bool) -> int:
 
 @click.command()
 @run_argument
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--detach", is_flag=True, help="Start it and return.")
 @json_option
-def resume(run: str, detach: bool, as_json: bool) -> int:
-    """Go on with RUN from its last finished checkpoint; the loss curve is the uninterrupted one's."""
+def resume(run: str, overrides: tuple[str, ...], detach: bool, as_json: bool) -> int:
+    """Go on with RUN from its last finished checkpoint; the loss curve is the uninterrupted one's.
+
+    Overrides may change training.*, eval.*, sampling.* and export.*, e.g. training.max_steps=500.
+    """
     found = api.find(run)
     seen = found.events.stat().st_size if found.events.exists() else 0
-    run_id = api.resume(found.id)
+    run_id = api.resume(found.id, overrides)
     if detach:
         _say_started(run_id, as_json)
         return 0

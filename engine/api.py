@@ -1,0 +1,306 @@
+"""The one façade that the command line, the TUI and the MCP server call. It imports no torch.
+
+What needs torch runs elsewhere: in a run's own worker, or in a short process that speaks JSON lines.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from .chat.session import ChatPiece, ChatSession, ChatTarget, Who
+from .errors import WhetError
+from .data.chat_templates import TEMPLATES
+from .data.inspection import DataReport
+from .data.preview import TemplatePreview
+from .doctor import DoctorReport
+from .findings import Finding, Fix
+from .plan import RECIPE_KEYS, Plan, make_plan
+from .recipe import ExportSection, Recipe
+from .recipe_files import build, find_recipe, load_recipe, patched, shipped, to_yaml
+from .runs import supervisor
+from .runs.events import (
+    CheckpointEvent,
+    DoneEvent,
+    ErrorEvent,
+    EvalEvent,
+    Event,
+    ExportEvent,
+    FindingEvent,
+    PhaseEvent,
+    SampleEvent,
+    StepEvent,
+    last_attempt,
+    read_events,
+)
+from .runs.store import RunDir, RunState, RunStore, RunSummary, Status
+
+__all__ = [
+    "RECIPE_KEYS",
+    "ChatPiece",
+    "ChatSession",
+    "ChatTarget",
+    "CheckpointEvent",
+    "DataReport",
+    "DoctorReport",
+    "DoneEvent",
+    "ErrorEvent",
+    "EvalEvent",
+    "Event",
+    "ExportEvent",
+    "Finding",
+    "FindingEvent",
+    "Fix",
+    "PhaseEvent",
+    "Plan",
+    "Recipe",
+    "RunState",
+    "RunSummary",
+    "RunView",
+    "SampleEvent",
+    "Status",
+    "StepEvent",
+    "TemplatePreview",
+    "WhetError",
+    "Who",
+    "patched",
+    "shipped",
+    "to_yaml",
+]
+
+LAST = "last"
+
+
+class RunView(BaseModel):
+    """Everything the directory of a run tells: its state, its plan, what happened, what was found and written."""
+
+    id: str
+    path: Path
+    status: Status
+    state: RunState
+    plan: Plan
+    evals: list[EvalEvent] = []
+    samples: list[SampleEvent] = []
+    findings: list[Finding] = []
+    exports: list[ExportEvent] = []
+    steps: list[StepEvent] = []
+    verdict: str | None = None
+    """The worst verdict of the smoke tests: pass, warn or fail; none before the first."""
+
+
+# --- recipes and plans
+
+
+def recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe file or a shipped recipe's name, with ``key=value`` overrides."""
+    return load_recipe(source, overrides)
+
+
+def copy_recipe(name: str, to: Path) -> Path:
+    """Copy a shipped recipe to start from. Refuses to overwrite."""
+    target = to / f"{Path(name).stem}.yaml" if to.is_dir() else to
+    if target.exists():
+        raise WhetError("recipe.exists", f"{target} exists.", "Name another file: --copy NAME --to FILE")
+    shutil.copyfile(find_recipe(name), target)
+    return target
+
+
+def about_recipe(name: str) -> str:
+    """The first line of a shipped recipe's comment."""
+    return find_recipe(name).read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of the recipe."""
+    return Recipe.model_json_schema()
+
+
+def plan(
+    wanted: Recipe, overrides: Sequence[str] = (), progress: Callable[[int], None] | None = None
+) -> Plan:
+    """What would happen: every value with its origin, memory, time, findings. ``progress`` counts rows read.
+
+    ``overrides`` are the ``key=value`` words already applied to ``wanted``; they only mark the values' origins.
+    """
+    return make_plan(wanted, overrides=overrides, progress=progress)
+
+
+# --- data and the machine
+
+
+def inspect_data(values: dict[str, Any], progress: Callable[[int], None] | None = None) -> DataReport:
+    """Read every row of a recipe's data (``values``: its model and data sections) and report."""
+    from .data.token_store import prepare
+    from .models.locate import resolve_model
+
+    wanted = build(values, where="data")
+    return prepare(wanted, resolve_model(wanted.model.name, wanted.model.revision), progress).report
+
+
+def preview_template(
+    model: str, source: str, template: str | None = None, rows: int = 2
+) -> list[TemplatePreview]:
+    """The first rows of ``source`` as ``model``'s tokens, supervised ones marked."""
+    from .data.preview import preview_template as preview
+
+    values = {"model": {"name": model}, "data": {"train": source, "template": template}}
+    return preview(build(values, where="template"), rows)
+
+
+def chat_templates() -> dict[str, str]:
+    """Name of each chat template whet knows, and whose it is."""
+    return {name: info.family for name, info in TEMPLATES.items()}
+
+
+def doctor() -> DoctorReport:
+    """What this machine has and what is wrong with it."""
+    from .doctor import examine
+
+    return examine()
+
+
+# --- runs
+
+
+def start(agreed: Plan, started_by: str) -> str:
+    """Start a run from a plan, detached from this process; returns its id.
+
+    Raises WhetError ``plan.blocked`` when the plan holds errors the recipe does not accept.
+    """
+    blocked = agreed.blocked()
+    if blocked:
+        ids = ", ".join(sorted({finding.id for finding in blocked}))
+        raise WhetError(
+            "plan.blocked",
+            f"{len(blocked)} finding(s) block the start: {ids}.",
+            f"Apply their fixes, or accept them by name: accept='[{ids}]'",
+        )
+    created = RunStore().create(agreed, started_by)
+    supervisor.launch(created)
+    return created.id
+
+
+def runs() -> list[RunSummary]:
+    """All runs, newest first."""
+    return RunStore().list()
+
+
+def find(run_id: str) -> RunDir:
+    """The directory of a run, by id, unique beginning, or ``last``."""
+    if run_id == LAST:
+        newest = runs()[:1]
+        if not newest:
+            raise WhetError("run.none", "There is no run yet.", "Start one: whet demo")
+        run_id = newest[0].id
+    return RunStore().get(run_id)
+
+
+def run(run_id: str) -> RunView:
+    """All that is known of one run."""
+    found = find(run_id)
+    events = list(last_attempt(read_events(found.events)[0]))
+    exports = [event for event in events if isinstance(event, ExportEvent)]
+    verdicts = [event.detail.get("status") for event in exports if event.kind == "smoke"]
+    agreed = found.load_plan()
+    return RunView(
+        id=found.id,
+        path=found.path,
+        status=found.status(),
+        state=found.read_state(),
+        plan=agreed,
+        evals=[event for event in events if isinstance(event, EvalEvent)],
+        samples=[event for event in events if isinstance(event, SampleEvent)],
+        findings=agreed.findings + [event.finding for event in events if isinstance(event, FindingEvent)],
+        exports=exports,
+        steps=[event for event in events if isinstance(event, StepEvent)],
+        verdict=next((worst for worst in ("fail", "warn", "pass") if worst in verdicts), None),
+    )
+
+
+def follow(run_id: str, offset: int = 0) -> Iterator[Event]:
+    """Events of a run from byte ``offset`` on, as they come, until its worker has ended."""
+    return supervisor.follow(find(run_id), offset)
+
+
+def stop(run_id: str, now: bool = False) -> None:
+    """Ask a run to finish its step, checkpoint and end; ``now`` ends it at once."""
+    supervisor.stop(find(run_id), now=now)
+
+
+def resume(run_id: str, overrides: Sequence[str] = ()) -> str:
+    """Go on from the last finished checkpoint, detached; returns the run's id.
+
+    ``overrides`` may lengthen or shorten the run, or change evaluation and export; model, data and adapter
+    stay as they are.
+    """
+    found = find(run_id)
+    supervisor.resume(found, overrides)
+    return found.id
+
+
+# --- artefacts
+
+
+def export(
+    target: str, types: Sequence[str], merged: bool = False, out: Path | None = None, smoke: bool = True
+) -> Iterator[Event]:
+    """Export a run, or a folder with an adapter or a model; without ``types`` a run's recipe decides."""
+    from .export.client import export_events
+    from .export.gguf.types import check_types
+
+    check_types(list(types))
+    wanted = bool(types) or merged
+    section = ExportSection(merged=merged, gguf=list(types), smoke_test=smoke).model_dump() if wanted else None
+    folder = Path(target)
+    if not folder.is_dir():
+        place = str(out.absolute()) if out else None
+        yield from export_events(
+            {"action": "export", "run": find(target).id, "section": section, "out": place}
+        )
+        return
+    if section is None:
+        raise WhetError("export.nothing", "Nothing to write was named.", "Add --gguf q4_k_m or --merged.")
+    request = {"action": "export", "trained": str(folder.absolute()), "section": section}
+    yield from export_events(request | {"out": str((out or folder / "export").absolute())})
+
+
+def smoke(gguf: Path, reference: Path) -> Iterator[Event]:
+    """Prove a GGUF against the model folder (or adapter) it was made from."""
+    from .export.client import export_events
+
+    request = {"action": "smoke", "gguf": str(gguf.absolute()), "reference": str(reference.absolute())}
+    return export_events(request)
+
+
+def chat_target(target: str) -> ChatTarget:
+    """What ``whet chat TARGET`` means: a GGUF file, a model folder, an adapter folder, or a run."""
+    path = Path(target)
+    if path.suffix == ".gguf" and path.is_file():
+        return ChatTarget(gguf=path.absolute())
+    if (path / "adapter_config.json").is_file():
+        return _adapter_target(path)
+    if (path / "config.json").is_file():
+        return ChatTarget(model=path.absolute())
+    found = find(target)
+    if (found.export / "adapter").is_dir():
+        return ChatTarget(model=found.load_plan().model.path, adapter=found.export / "adapter")
+    if (found.export / "model").is_dir():
+        return ChatTarget(model=found.export / "model")
+    raise WhetError(
+        "chat.nothing_trained",
+        f"Run {found.id} is {found.status()} and has no finished weights yet.",
+        f"Wait for it: whet attach {found.id}",
+    )
+
+
+def _adapter_target(path: Path) -> ChatTarget:
+    from .models.locate import resolve_model
+
+    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    base = resolve_model(config["base_model_name_or_path"], config.get("revision"), weights=True)
+    return ChatTarget(model=base, adapter=path.absolute())

@@ -1,0 +1,48 @@
+"""The near end of an export: starts :mod:`whet.engine.export.export_process` and yields its events. Light."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from ..runs.events import EVENT, ErrorEvent, Event
+
+LOG_TAIL = 500
+
+
+def export_events(request: dict[str, Any]) -> Iterator[Event]:
+    """Events of one export or smoke test; an ErrorEvent last when it failed. Closing the iterator ends it."""
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "whet.engine.export.export_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            encoding="utf-8",
+        )
+        assert process.stdin is not None and process.stdout is not None
+        failed = False
+        try:
+            process.stdin.write(json.dumps(request))
+            process.stdin.close()
+            for line in process.stdout:
+                event = EVENT.validate_json(line)
+                failed = failed or isinstance(event, ErrorEvent)
+                yield event
+            process.wait()
+        finally:
+            process.kill()  # nothing to kill unless the reader went away
+            process.wait()
+        if process.returncode not in (0, 1, 3) or (process.returncode == 1 and not failed):
+            log.seek(0)
+            said = log.read().decode(errors="replace").strip()[-LOG_TAIL:]
+            yield ErrorEvent(
+                code="export.crashed",
+                message=f"The export's process ended with code {process.returncode}: {said}",
+                hint="A code of -9 is usually memory; `whet doctor` tells what is free.",
+            )
