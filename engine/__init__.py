@@ -1,4 +1,4 @@
-"""whet's Python API, loaded lazily so that `import whet.engine` costs nothing and import order never matters."""
+"""whet's Python API, loaded lazily: importing it costs nothing and import order never matters."""
 
 from __future__ import annotations
 

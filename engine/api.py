@@ -14,11 +14,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from .chat.session import ChatPiece, ChatSession, ChatTarget, Who
-from .errors import WhetError
 from .data.chat_templates import TEMPLATES
 from .data.inspection import DataReport
 from .data.preview import TemplatePreview
 from .doctor import DoctorReport
+from .errors import WhetError
 from .findings import Finding, Fix
 from .plan import RECIPE_KEYS, Plan, make_plan
 from .recipe import ExportSection, Recipe
@@ -77,7 +77,7 @@ LAST = "last"
 
 
 class RunView(BaseModel):
-    """Everything the directory of a run tells: its state, its plan, what happened, what was found and written."""
+    """Everything the directory of a run tells: its state, its plan, what happened, was found and written."""
 
     id: str
     path: Path
@@ -125,7 +125,7 @@ def plan(
 ) -> Plan:
     """What would happen: every value with its origin, memory, time, findings. ``progress`` counts rows read.
 
-    ``overrides`` are the ``key=value`` words already applied to ``wanted``; they only mark the values' origins.
+    ``overrides`` are the ``key=value`` words already applied to ``wanted``: they mark the values' origins.
     """
     return make_plan(wanted, overrides=overrides, progress=progress)
 
@@ -255,7 +255,9 @@ def export(
 
     check_types(list(types))
     wanted = bool(types) or merged
-    section = ExportSection(merged=merged, gguf=list(types), smoke_test=smoke).model_dump() if wanted else None
+    section = (
+        ExportSection(merged=merged, gguf=list(types), smoke_test=smoke).model_dump() if wanted else None
+    )
     folder = Path(target)
     if not folder.is_dir():
         place = str(out.absolute()) if out else None

@@ -1,4 +1,4 @@
-"""A finding: what a check saw, the evidence, and a fix a program can apply. One object in CLI, TUI and MCP."""
+"""A finding: what a check saw, the evidence, and a fix a program can apply; one object in all front ends."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ class ModelSection(Section):
     max_length: int = Field(2048, ge=8, description="Longest training row in tokens; longer rows are cut.")
     precision: BasePrecision = Field(
         "auto",
-        description="How the base weights are held: 16-bit (auto picks bf16 where the hardware has it), fp32, "
-        "or quantised to nf4 (QLoRA) or int8.",
+        description="How the base weights are held: 16-bit (auto picks bf16 where the hardware has it), "
+        "fp32, or quantised to nf4 (QLoRA) or int8.",
     )
 
 
@@ -46,7 +46,7 @@ class DataSection(Section):
     """Where the rows are and how they are read."""
 
     train: str | list[str] = Field(
-        description="`demo`, a file (JSONL, JSON, CSV, Parquet, text), a folder of them, or a hub id; or a list."
+        description="`demo`, a file (JSONL, JSON, CSV, Parquet, text), a folder, a hub id, or a list of these."
     )
     eval: str | None = Field(None, description="Held-out rows, same choices as `train`.")
     eval_fraction: float = Field(
@@ -55,7 +55,9 @@ class DataSection(Section):
     split: str = Field("train", description="Split of a hub data set.")
     subset: str | None = Field(None, description="Configuration name of a hub data set.")
     revision: str | None = Field(None, description="Revision of a hub data set.")
-    streaming: bool = Field(False, description="Read a hub data set row by row instead of downloading it whole.")
+    streaming: bool = Field(
+        False, description="Read a hub data set row by row instead of downloading it whole."
+    )
     format: DataFormat = Field("auto", description="How a row is laid out; auto looks at the rows.")
     columns: dict[str, str] = Field(
         default_factory=dict, description="Rename columns: the format's field name to this data's column."
@@ -75,7 +77,9 @@ class AdapterSection(Section):
 
     kind: Literal["lora", "rslora", "dora", "none"] = "lora"
     rank: int = Field(16, ge=1, description="Rank r of the update.")
-    alpha: float = Field(16, gt=0, description="Scale: the update is multiplied by alpha/r (rsLoRA: alpha/sqrt(r)).")
+    alpha: float = Field(
+        16, gt=0, description="Scale: the update is multiplied by alpha/r (rsLoRA: alpha/sqrt(r))."
+    )
     dropout: float = Field(0.0, ge=0, lt=1)
     bias: Literal["none", "all", "lora_only"] = "none"
     target_modules: list[str] | Literal["all-linear"] = Field(
@@ -83,7 +87,8 @@ class AdapterSection(Section):
         description="Names of the linear layers to adapt.",
     )
     modules_to_save: list[str] = Field(
-        default_factory=list, description="Modules trained whole beside the adapter, e.g. embed_tokens, lm_head."
+        default_factory=list,
+        description="Modules trained whole beside the adapter, e.g. embed_tokens, lm_head.",
     )
 
 
@@ -102,13 +107,17 @@ class TrainingSection(Section):
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     epsilon: float = Field(1e-8, gt=0)
-    max_grad_norm: float = Field(1.0, ge=0, description="Clip the gradient's norm to this; 0 turns clipping off.")
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="Clip the gradient's norm to this; 0 turns clipping off."
+    )
     precision: Precision = Field("auto", description="Compute type; auto is bf16 where the hardware has it.")
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     seed: int = Field(3407, ge=0)
     save_every: int | None = Field(None, ge=1, description="Checkpoint each N steps; by default ten a run.")
     keep_checkpoints: int = Field(2, ge=1, description="Newest finished checkpoints kept, beside the best.")
-    threads: int | None = Field(None, ge=1, description="CPU threads; recorded, since they change the last digits.")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads; recorded, since they change the last digits."
+    )
 
     @field_validator("gradient_checkpointing", mode="before")
     @classmethod
@@ -123,7 +132,9 @@ class EvalSection(Section):
     every: int | None = Field(None, ge=1, description="Steps between evaluations; by default five a run.")
     batch_size: int = Field(2, ge=1)
     early_stopping: int | None = Field(
-        None, ge=1, description="Stop after this many evaluations without improvement; the best weights are kept."
+        None,
+        ge=1,
+        description="Stop after this many evaluations without improvement; the best weights are kept.",
     )
     min_improvement: float = Field(0.0, ge=0, description="What counts as improvement, in nats.")
 
@@ -149,7 +160,9 @@ class ExportSection(Section):
 class Recipe(Section):
     """A whole fine-tuning job. Everything has a default but the model's name and the data."""
 
-    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Prefix of the run's id.")
+    name: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Prefix of the run's id."
+    )
     model: ModelSection
     data: DataSection
     method: MethodSection = Field(default_factory=SFTSection)
@@ -168,15 +181,17 @@ class Recipe(Section):
         full = self.adapter.kind == "none"
         if full and self.model.precision in ("nf4", "int8"):
             raise ValueError(
-                f"adapter.kind=none trains all weights, but model.precision={self.model.precision} holds them "
-                "quantised. Use adapter.kind=lora, or model.precision=bf16."
+                f"adapter.kind=none trains all weights, but model.precision={self.model.precision} holds "
+                "them quantised. Use adapter.kind=lora, or model.precision=bf16."
             )
         if full and self.adapter.modules_to_save:
-            raise ValueError("adapter.modules_to_save has no meaning with adapter.kind=none: all weights train.")
+            raise ValueError(
+                "adapter.modules_to_save has no meaning with adapter.kind=none: all weights train."
+            )
         if self.data.eval is not None and self.data.eval_fraction > 0:
             raise ValueError(
-                f"data.eval={self.data.eval!r} and data.eval_fraction={self.data.eval_fraction} both hold out "
-                "rows. Keep one."
+                f"data.eval={self.data.eval!r} and data.eval_fraction={self.data.eval_fraction} both hold "
+                "out rows. Keep one."
             )
         holds_out = self.data.eval is not None or self.data.eval_fraction > 0
         if self.eval.early_stopping is not None and not holds_out:

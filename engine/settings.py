@@ -1,4 +1,4 @@
-"""whet's few environment settings, typed in one place. They override nothing but where and how, never what."""
+"""whet's few environment settings, typed in one place. They say where and how, never what."""
 
 from __future__ import annotations
 

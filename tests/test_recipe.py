@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from whet.engine.errors import WhetError
 from whet.engine.recipe import Recipe
 from whet.engine.recipe_files import load_recipe, patched, settings_paths, shipped, to_yaml
@@ -127,7 +128,9 @@ def test_patch_and_yaml_round_trip(tmp_path: Path) -> None:
     file = tmp_path / "again.yaml"
     file.write_text(to_yaml(recipe))
     assert load_recipe(file) == recipe
-    assert recipe.training.gradient_accumulation == 8 and recipe.adapter.rank == load_recipe("demo").adapter.rank
+    assert (
+        recipe.training.gradient_accumulation == 8 and recipe.adapter.rank == load_recipe("demo").adapter.rank
+    )
 
 
 def test_every_setting_is_in_the_schema() -> None:

@@ -33,14 +33,14 @@ class TransformersVoice:
         cuda = torch.cuda.is_available()
         dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
         source = target.adapter or target.model
-        self.tokenizer = AutoTokenizer.from_pretrained(source)
-        self.model = AutoModelForCausalLM.from_pretrained(
-            target.model, dtype=dtype, device_map={"": "cuda:0" if cuda else "cpu"}
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(str(source))
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            str(target.model), dtype=dtype, device_map={"": "cuda:0" if cuda else "cpu"}
         )
         if target.adapter is not None:
             from peft import PeftModel
 
-            self.model = PeftModel.from_pretrained(self.model, target.adapter)
+            self.model = PeftModel.from_pretrained(self.model, str(target.adapter))
         self.model.eval()
 
     def answer(self, request: dict[str, Any]) -> Iterator[tuple[str, bool]]:
@@ -81,7 +81,7 @@ class GgufVoice:
     def __init__(self, target: ChatTarget) -> None:
         from llama_cpp import Llama
 
-        self.llama = Llama(str(target.gguf), n_ctx=0, verbose=False)
+        self.llama: Any = Llama(str(target.gguf), n_ctx=0, verbose=False)
 
     def answer(self, request: dict[str, Any]) -> Iterator[tuple[str, bool]]:
         reason = None
@@ -118,14 +118,15 @@ def main() -> None:
         request = json.loads(line)
         voice: Voice | None = gguf_voice if request["who"] == "gguf" else transformers_voice
         if voice is None:
-            error = WhetError("chat.voice", f"{request['who']} is not loaded.", f"Have: {target.voices}.")
-            say({"error": error.as_dict()})
+            unknown = WhetError("chat.voice", f"{request['who']} is not loaded.", f"Have: {target.voices}.")
+            say({"error": unknown.as_dict()})
             continue
-        stopped = False
+        ended = False
         for text, stopped in voice.answer(request):
+            ended = ended or stopped
             if text:
                 say({"who": request["who"], "text": text})
-        say({"who": request["who"], "end": True, "stopped": stopped})
+        say({"who": request["who"], "end": True, "stopped": ended})
 
 
 if __name__ == "__main__":

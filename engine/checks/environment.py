@@ -60,7 +60,6 @@ def version_findings(machine: Machine) -> Iterator[Finding]:
             fix=Fix(text="Install tested versions.", command=f"pip install {pins}"),
         )
 
-
     if not machine.gpus and "trl" in installed and not SpecifierSet(">=1.16").contains(installed["trl"]):
         yield Finding(
             id="E01",

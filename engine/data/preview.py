@@ -50,7 +50,9 @@ def preview_template(recipe: Recipe, rows: int) -> list[TemplatePreview]:
     source = recipe.data.train if isinstance(recipe.data.train, str) else recipe.data.train[0]
     head = [row for row in islice(iter_rows(source, recipe.data), SNIFFED_ROWS) if isinstance(row, RawRow)]
     if not head:
-        raise WhetError("data.empty", f"{source} has no readable row at its beginning.", f"whet data {source}")
+        raise WhetError(
+            "data.empty", f"{source} has no readable row at its beginning.", f"whet data {source}"
+        )
     layout = recipe.data.format if recipe.data.format != "auto" else sniff(head, recipe.data.columns).format
     if layout is None:
         raise WhetError("data.format", f"The rows of {source} have no known layout.", f"whet data {source}")

@@ -178,7 +178,7 @@ def test_space_carrying_tokens_at_the_edge_are_supervised() -> None:
     rows = RowTokenizer(tokenizer, "<s>", "</s>", Renderer(find("llama-2").source, "<s>", "</s>"))
     messages = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "It is four"}]
     row = encode(rows, Example(messages=messages))
-    pieces = [tokenizer.id_to_token(label) for label in row.labels if label != IGNORE]
+    pieces = [str(tokenizer.id_to_token(label)) for label in row.labels if label != IGNORE]
     assert "".join(pieces).replace("▁", " ").split() == ["It", "is", "four", "</s>"]
     assert pieces[0].startswith("▁")
 

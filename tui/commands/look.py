@@ -70,7 +70,9 @@ def schema(as_json: bool) -> None:
 
 @click.command()
 @click.argument("source")
-@click.option("--format", "data_format", default="auto", help="Instead of looking: text, alpaca, sharegpt, ...")
+@click.option(
+    "--format", "data_format", default="auto", help="Instead of looking: text, alpaca, sharegpt, ..."
+)
 @click.option("--column", "columns", multiple=True, metavar="FIELD=COLUMN", help="Rename a column.")
 @click.option("--model", "model_name", default="demo", show_default=True, help="Whose tokenizer counts.")
 @click.option("--template", help="Chat template by name; by default the model's own.")
@@ -105,7 +107,7 @@ def data(
         from ..render.data import data_report
 
         data_out().print(data_report(report))
-    return EXIT_FAILED if report.rows == 0 else 0
+    return EXIT_FAILED if report.train.rows == 0 else 0
 
 
 @click.command()

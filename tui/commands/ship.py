@@ -22,7 +22,7 @@ from .common import EXIT_FAILED, EXIT_PROOF_FAILED, data_out, json_option, print
 def export(
     run: str, types: tuple[str, ...], merged: bool, out: Path | None, no_smoke: bool, as_json: bool
 ) -> int:
-    """Export RUN (or an adapter or model folder): merge, GGUF, proof. By default what its recipe asked for."""
+    """Export RUN (or an adapter or model folder): merge, GGUF, proof. By default what its recipe asks."""
     events = api.export(run, list(types), merged, out, smoke=not no_smoke)
     return _show(events, as_json)
 
@@ -45,7 +45,9 @@ def smoke(gguf: Path, reference: Path, as_json: bool) -> int:
 @click.argument("target", default="last")
 @click.option("--prompt", "-p", multiple=True, help="Ask this and leave; repeatable for several turns.")
 @click.option("--system", help="System message.")
-@click.option("--base/--no-base", default=None, help="Also the base model's answer; by default where there is one.")
+@click.option(
+    "--base/--no-base", default=None, help="Also the base model's answer; by default where there is one."
+)
 @click.option("--max-new-tokens", default=256, show_default=True)
 @click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
 @json_option

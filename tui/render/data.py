@@ -19,12 +19,15 @@ def data_report(report: DataReport) -> RenderableType:
     table.add_column(style="dim")
     table.add_column()
     for source, guess in report.formats.items():
-        table.add_row("format", f"{guess.format} ({guess.confidence:.0%} sure: {plain(guess.reason, 120)})  {source}")
+        table.add_row(
+            "format", f"{guess.format} ({guess.confidence:.0%} sure: {plain(guess.reason, 120)})  {source}"
+        )
     table.add_row("rows", f"{train.rows:,} usable, {report.bad_rows:,} bad, {train.duplicates:,} repeated")
+    supervised = train.supervised_tokens / max(1, train.tokens)
+    length = train.length
+    table.add_row("tokens", f"{amount(train.tokens)}, {supervised:.0%} supervised")
     table.add_row(
-        "tokens",
-        f"{amount(train.tokens)}, {train.supervised_tokens / max(1, train.tokens):.0%} supervised; "
-        f"a row p50 {train.length.p50}, p95 {train.length.p95}, p99 {train.length.p99}, longest {train.length.max}",
+        "tokens a row", f"p50 {length.p50}, p95 {length.p95}, p99 {length.p99}, longest {length.max}"
     )
     table.add_row(
         f"cut at {report.max_length}",
@@ -36,7 +39,9 @@ def data_report(report: DataReport) -> RenderableType:
     if report.bad:
         parts.append(Text(f"\nbad rows (first {len(report.bad)})", style="bold"))
         parts += [
-            Text.assemble((f"{bad.file}:{bad.line}  ", "red"), plain(bad.reason, 160), (f"  {bad.preview}", "dim"))
+            Text.assemble(
+                (f"{bad.file}:{bad.line}  ", "red"), plain(bad.reason, 160), (f"  {bad.preview}", "dim")
+            )
             for bad in report.bad
         ]
     return Group(*parts)

@@ -9,6 +9,7 @@ from whet.engine.api import Finding, WhetError
 
 from .text import plain
 
+VERDICT_COLOURS = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}
 COLOURS = {"error": "red", "warning": "yellow", "note": "blue"}
 
 

@@ -33,5 +33,7 @@ def machine_report(report: DoctorReport) -> RenderableType:
     table.add_row("llama.cpp", report.llama_cpp)
     table.add_row("versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items()))
     parts: list[RenderableType] = [table, ""]
-    parts.append(findings_block(report.findings) if report.findings else Text("nothing wrong found", style="green"))
+    parts.append(
+        findings_block(report.findings) if report.findings else Text("nothing wrong found", style="green")
+    )
     return Group(*parts)

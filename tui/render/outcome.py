@@ -9,11 +9,9 @@ from rich.text import Text
 
 from whet.engine.api import ExportEvent, RunView, SampleEvent
 
-from .findings import findings_block
+from .findings import VERDICT_COLOURS, findings_block
 from .text import plain
 from .units import amount, duration, size
-
-VERDICT_COLOURS = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}
 
 
 def outcome(view: RunView) -> RenderableType:
@@ -34,7 +32,9 @@ def run_details(view: RunView) -> RenderableType:
     state = view.state
     head = Table.grid(padding=(0, 2))
     head.add_row("run", Text(view.id, style="bold"))
-    head.add_row("status", view.status + (f" ({state.phase})" if state.phase and view.status == "running" else ""))
+    head.add_row(
+        "status", view.status + (f" ({state.phase})" if state.phase and view.status == "running" else "")
+    )
     head.add_row("model", plain(view.plan.recipe.model.name))
     head.add_row("data", plain(str(view.plan.recipe.data.train)))
     head.add_row("step", f"{state.step}/{state.total_steps or '?'}, attempt {state.attempt}")
@@ -64,10 +64,11 @@ def _losses(view: RunView) -> list[RenderableType]:
         seconds = sum(step.seconds for step in view.steps)
         rate = sum(step.tokens for step in view.steps) / seconds if seconds else 0.0
         first, last = view.steps[0], view.steps[-1]
+        peak = max(step.memory_bytes for step in view.steps)
         lines.append(
             Text(
                 f"training loss {first.loss:.3f} → {last.loss:.3f} in {len(view.steps)} steps, "
-                f"{duration(seconds)}, {amount(rate)} tokens/s, peak {size(max(s.memory_bytes for s in view.steps))}"
+                f"{duration(seconds)}, {amount(rate)} tokens/s, peak {size(peak)}"
             )
         )
     if view.evals:
@@ -93,12 +94,16 @@ def _answers(samples: list[SampleEvent]) -> Table:
     return table
 
 
-def _written(view: RunView) -> Table:
-    table = Table.grid(padding=(0, 2))
+def _written(view: RunView) -> Text:
+    """The artefacts; those of the run's own folder by their name in it."""
+    folder = f"{view.path}/export"
+    text = Text(f"in {folder}\n")
     for event in view.exports:
         if event.kind != "smoke":
-            table.add_row(event.kind, size(event.bytes) if event.bytes else "", event.path)
-    return table
+            name = event.path.removeprefix(f"{folder}/")
+            text.append(f"  {event.kind:10}{size(event.bytes) if event.bytes else '':>9}  {name}\n")
+    text.rstrip()
+    return text
 
 
 def proof_lines(proofs: list[ExportEvent]) -> Text:
@@ -110,7 +115,7 @@ def proof_lines(proofs: list[ExportEvent]) -> Text:
         text.append(event.path.rsplit("/", 1)[-1] + "\n")
         for proof in event.detail.get("proofs", []):
             if proof["status"] != "pass":
-                text.append(f"      {proof['name']}: {proof['status']}  {plain(str(proof['evidence']), 300)}\n")
+                text.append(f"      {proof['name']}: {proof['status']}  {plain(proof['summary'], 300)}\n")
                 text.append(f"      fix: {plain(proof['fix'], 300)}\n" if proof["fix"] else "")
     text.rstrip()
     return text
@@ -130,9 +135,9 @@ def _verdict(view: RunView) -> list[RenderableType]:
 
 def _next(view: RunView) -> Text:
     gguf = next((event.path for event in view.exports if event.kind == "gguf"), None)
-    lines = [f"whet chat {view.id}                 talk to it, base beside tuned"]
+    lines = [f"whet chat {view.id}    talk to it, base beside tuned"]
     if gguf:
-        lines.append(f"whet chat {gguf}    talk to the exported file")
-    lines.append(f"whet show {view.id}                 everything about this run")
-    lines.append("whet recipes                        examples to point at your own data")
+        lines.append(f"whet chat {gguf}    talk to the file")
+    lines.append(f"whet show {view.id}    everything about this run")
+    lines.append("whet recipes    examples to point at your own model and data")
     return Text("\n".join(lines))

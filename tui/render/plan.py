@@ -21,7 +21,9 @@ def plan_summary(plan: Plan) -> RenderableType:
     table.add_column()
     parameters = plan.model.parameters.total
     share = resolved.trainable_parameters / parameters
-    table.add_row("model", f"{plain(plan.recipe.model.name)}, {plan.model.family}, {amount(parameters)} parameters")
+    table.add_row(
+        "model", f"{plain(plan.recipe.model.name)}, {plan.model.family}, {amount(parameters)} parameters"
+    )
     table.add_row(
         "trains",
         f"{plan.recipe.adapter.kind}, {amount(resolved.trainable_parameters)} parameters ({share:.1%}), "

@@ -1,9 +1,10 @@
-"""Following a run on a terminal: a live line with loss, speed, memory and time left; plain lines elsewhere."""
+"""Following a run on a terminal: a live line with loss, speed, memory, time left; plain lines elsewhere."""
 
 from __future__ import annotations
 
 from collections import deque
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -22,7 +23,7 @@ from whet.engine.api import (
     StepEvent,
 )
 
-from .findings import finding_text
+from .findings import VERDICT_COLOURS, finding_text
 from .text import plain
 from .units import amount, size
 
@@ -81,15 +82,17 @@ class Follower:
                 self._line(("eval ", "bold"), f"step {event.step}: held-out loss {event.loss:.4f}{best}")
             case SampleEvent():
                 who = "before training" if event.step == 0 else f"step {event.step}"
-                self._line((f"{who}: ", "dim"), plain(event.prompt, 60), "  ", (plain(event.answer, 200), "italic"))
+                answer = (plain(event.answer, 200), "italic")
+                self._line((f"{who}: ", "dim"), plain(event.prompt, 60), "  ", answer)
             case FindingEvent():
                 self._line(finding_text(event.finding))
             case CheckpointEvent() if not self.live:
                 self._line(f"checkpoint {event.path} ({size(event.bytes)})")
             case ExportEvent():
-                self._line(("wrote ", "green"), f"{event.kind}: {event.path}", f" ({size(event.bytes)})" if event.bytes else "")
+                self._export(event)
             case ErrorEvent():
-                self._line(("failed ", "bold red"), (event.code, "dim"), f" {plain(event.message)} {event.hint}")
+                words = f" {plain(event.message)} {event.hint}"
+                self._line(("failed ", "bold red"), (event.code, "dim"), words)
             case DoneEvent():
                 self._line((event.status, "bold"))
 
@@ -101,7 +104,9 @@ class Follower:
         facts = f"loss {loss:.3f} · {amount(rate)} tok/s · {size(event.memory_bytes)}"
         if self.live:
             self._bar("training", event.step, event.total_steps, facts)
-        elif event.step % max(1, event.total_steps // PLAIN_LINES) == 0 or event.step in (1, event.total_steps):
+            return
+        ends = event.step in (1, event.total_steps)
+        if ends or event.step % max(1, event.total_steps // PLAIN_LINES) == 0:
             self._line(f"step {event.step}/{event.total_steps} {facts}")
 
     def _phase(self, event: PhaseEvent) -> None:
@@ -112,13 +117,24 @@ class Follower:
             self._line(words)
         self.phase = words
 
-    def _bar(self, description: str, done: float, total: float | None, facts: str) -> None:
-        if self.task is None:
-            self.task = self.progress.add_task(description, total=total, completed=int(done), facts=facts)
-        elif self.progress.tasks[0].description != description:
-            self.progress.reset(self.task, description=description, total=total, completed=int(done), facts=facts)
+    def _export(self, event: ExportEvent) -> None:
+        name = event.path.rsplit("/", 1)[-1]
+        if event.kind == "smoke":
+            status = str(event.detail.get("status"))
+            self._line((f"proof {status} ", VERDICT_COLOURS.get(status, "")), name)
         else:
-            self.progress.update(self.task, total=total, completed=int(done), facts=facts)
+            self._line(
+                ("wrote ", "green"), f"{event.kind} {name}", f" ({size(event.bytes)})" if event.bytes else ""
+            )
+
+    def _bar(self, words: str, done: float, total: float | None, facts: str) -> None:
+        state: dict[str, Any] = {"description": words, "total": total, "completed": int(done), "facts": facts}
+        if self.task is None:
+            self.task = self.progress.add_task(**state)
+        elif self.progress.tasks[0].description != words:
+            self.progress.reset(self.task, **state)
+        else:
+            self.progress.update(self.task, **state)
 
     def _line(self, *parts: str | Text | tuple[str, str]) -> None:
         self.console.print(Text.assemble(*parts), soft_wrap=not self.live)

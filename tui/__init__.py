@@ -1,0 +1,1 @@
+"""The terminal front end, and `cli.py`, its headless door."""
