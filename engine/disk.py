@@ -23,8 +23,7 @@ def disk_bytes(recipe: Recipe, resolved: Resolved, facts: ModelFacts) -> dict[st
     )
     weights = facts.parameters.total
     export = recipe.export
-    wanted = {name.lower().replace("-", "_") for name in export.gguf}
-    sizes = {name: GGUF_TYPES[name].bits_per_weight / 8 for name in wanted if name in GGUF_TYPES}
+    sizes = {name: GGUF_TYPES[name].bits_per_weight / 8 for name in export.gguf}
     if sizes:
         sizes["f16"] = 2.0
     return {

@@ -128,6 +128,7 @@ def make_plan(
             alternatives=tuple(others),
             disk_bytes=disk,
             fitting_template=template,
+            gguf_refusal=_gguf_refusal(recipe, facts),
             bitsandbytes="bitsandbytes" in machine.versions,
             llama_cpp=find_spec("llama_cpp") is not None,
         )
@@ -196,6 +197,17 @@ def _chat_rows(recipe: Recipe) -> bool:
     first = iter_rows(train if isinstance(train, str) else train[0], recipe.data)
     guess = sniff([row for row in islice(first, 100) if isinstance(row, RawRow)], recipe.data.columns)
     return guess.format in ("messages", "sharegpt", "alpaca")
+
+
+def _gguf_refusal(recipe: Recipe, facts: ModelFacts) -> str | None:
+    """Why this architecture or tokenizer has no GGUF; known before hours of training."""
+    if not recipe.export.gguf:
+        return None
+    from .export.gguf.architectures import supported_architecture
+    from .export.gguf.vocabulary import unsupported_tokenizer
+
+    config = json.loads((facts.path / "config.json").read_text(encoding="utf-8"))
+    return supported_architecture(facts.model_type, config) or unsupported_tokenizer(facts.path)
 
 
 def _special_tokens(path: Path) -> set[str]:

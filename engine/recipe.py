@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from .errors import WhetError
+from .export.gguf.types import check_types
 from .methods.sft.section import SFTSection
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -155,6 +157,15 @@ class ExportSection(Section):
         default_factory=list, description="GGUF types, e.g. [f16, q8_0, q4_k_m]; f16 is always the reference."
     )
     smoke_test: bool = Field(True, description="Prove each GGUF against the trained model with llama.cpp.")
+
+    @field_validator("gguf")
+    @classmethod
+    def _known_types(cls, names: list[str]) -> list[str]:
+        """In our spelling, each once; an unknown one is refused with the nearest name."""
+        try:
+            return [kind.name for kind in check_types(names)]
+        except WhetError as error:
+            raise ValueError(f"{error.message} {error.hint}") from error
 
 
 class Recipe(Section):

@@ -27,6 +27,7 @@ CHECKS: tuple[Check, ...] = (
     load.fits,
     export.disk_space,
     export.gguf_possible,
+    export.merge_possible,
 )
 
 __all__ = ["CHECKS", "Check", "PlanFacts", "run_checks"]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..errors import WhetError
-from ..export.gguf.types import find_type
 from ..findings import Finding, Fix
-from ..models.families import Unsupported
 from .registry import PlanFacts, check
 
 GIB = 2**30
+UNDOABLE = ("nf4", "fp4", "int8")
 SPARE = 0.05
 """Share of the free disk that stays free."""
 
@@ -40,29 +38,17 @@ def disk_space(facts: PlanFacts) -> Iterator[Finding]:
 
 @check("export", "X04")
 def gguf_possible(facts: PlanFacts) -> Iterator[Finding]:
-    """GGUF asked for: is the type known, the architecture written, the tool there?"""
+    """GGUF asked for: can this architecture and tokenizer be written, is the tool there?"""
     wanted = facts.recipe.export.gguf
     if not wanted:
         return
     without = Fix(text="Export without GGUF.", patch={"export.gguf": []})
-    for name in wanted:
-        try:
-            find_type(name)
-        except WhetError as error:
-            yield Finding(
-                id="X04",
-                severity="error",
-                title=error.message,
-                evidence={"type": name, "code": error.code},
-                fix=Fix(text=error.hint),
-            )
-    capability = facts.family.capabilities.get("gguf")
-    if isinstance(capability, Unsupported):
+    if facts.gguf_refusal is not None:
         yield Finding(
             id="X04",
             severity="error",
-            title=f"GGUF export of {facts.model.model_type} is not possible: {capability.reason}.",
-            evidence={"model_type": facts.model.model_type},
+            title=f"This model cannot be exported to GGUF. {facts.gguf_refusal}",
+            evidence={"model_type": facts.model.model_type, "gguf": wanted},
             fix=without,
         )
     if not facts.llama_cpp:
@@ -77,3 +63,21 @@ def gguf_possible(facts: PlanFacts) -> Iterator[Finding]:
                 command="CMAKE_ARGS=-DGGML_NATIVE=OFF pip install llama-cpp-python==0.3.36",
             ),
         )
+
+
+@check("export", "X04")
+def merge_possible(facts: PlanFacts) -> Iterator[Finding]:
+    """Merged weights and GGUF need a base that is 16-bit, or rounded in a way that can be undone."""
+    export, held = facts.recipe.export, facts.model.quantization
+    if held in (None, *UNDOABLE) or not (export.merged or export.gguf):
+        return
+    yield Finding(
+        id="X04",
+        severity="error",
+        title=f"The adapter cannot be merged: {facts.model.name} holds its weights quantised by {held}.",
+        evidence={"quantization": held, "can_be_undone": list(UNDOABLE)},
+        fix=Fix(
+            text="Export the adapter alone, or train on the 16-bit original.",
+            patch={"export.merged": False, "export.gguf": []},
+        ),
+    )

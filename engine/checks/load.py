@@ -103,6 +103,15 @@ def compute_type(facts: PlanFacts) -> Iterator[Finding]:
             evidence={"gpus": 0, "note": facts.machine.gpu_note},
             fix=Fix(text="Let the hardware decide.", patch={"training.precision": "auto"}),
         )
+    if facts.recipe.adapter.kind == "none" and facts.model.quantization is not None:
+        yield Finding(
+            id="L07",
+            severity="error",
+            title=f"adapter.kind=none trains all weights, and {facts.model.name} holds them quantised "
+            f"({facts.model.quantization}).",
+            evidence={"quantization": facts.model.quantization},
+            fix=Fix(text="Train an adapter, or name the 16-bit original.", patch={"adapter.kind": "lora"}),
+        )
     for name in {facts.resolved.base_precision, facts.recipe.adapter.kind}:
         capability = facts.family.capabilities.get(name)
         if isinstance(capability, Unsupported):

@@ -36,6 +36,8 @@ class PlanFacts:
     disk_bytes: dict[str, int]
     fitting_template: str | None
     """Chosen by the planner because chat rows need a template and the model has none."""
+    gguf_refusal: str | None
+    """Why GGUF files were asked for and cannot be written of this model; None when they can."""
     bitsandbytes: bool
     llama_cpp: bool
 

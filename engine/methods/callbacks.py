@@ -6,6 +6,7 @@ trainer_state.json; so a resumed run decides what the uninterrupted one would ha
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,8 +52,9 @@ def history(state: TrainerState) -> list[Held]:
 
 
 def best_of(held: Sequence[Held]) -> Held | None:
-    """The lowest held-out loss, the earlier one of equals."""
-    return min(held, key=lambda one: (one.loss, one.step), default=None)
+    """The lowest finite held-out loss, the earlier one of equals."""
+    finite = (one for one in held if math.isfinite(one.loss))
+    return min(finite, key=lambda one: (one.loss, one.step), default=None)
 
 
 def should_stop_early(held: Sequence[Held], patience: int | None, min_improvement: float) -> bool:

@@ -65,7 +65,7 @@ class RunContext:
                 self._write()
 
     def update(self, **changes: Any) -> None:
-        """Write fields of :class:`RunState` that no event carries, e.g. ``best_checkpoint``, at once."""
+        """Write fields of :class:`RunState` that no event carries, e.g. ``gpu``, at once."""
         with self._lock:
             if not self._closed:
                 self._write(**changes)
@@ -130,5 +130,5 @@ def _mirror(event: Event) -> dict[str, Any]:
         case EvalEvent():
             return {"eval_loss": event.loss}
         case CheckpointEvent():
-            return {"last_checkpoint": event.path}
+            return {"last_checkpoint": event.path} | ({"best_checkpoint": event.path} if event.best else {})
     return {}

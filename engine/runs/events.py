@@ -91,11 +91,14 @@ class FindingEvent(EventBase):
 
 
 class CheckpointEvent(EventBase):
+    """A checkpoint was finished: from here on a resume can begin there."""
+
     type: Literal["checkpoint"] = "checkpoint"
     step: int
     path: str
     bytes: int
     seconds: float
+    best: bool = Field(default=False, description="It holds the lowest held-out loss so far.")
 
 
 class ExportEvent(EventBase):

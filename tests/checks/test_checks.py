@@ -167,10 +167,15 @@ CASES: list[tuple[str, Callable[[ModelFacts], PlanFacts], str, str, dict[str, An
      "X02", "error", {"training.keep_checkpoints": 1}),
     ("no llama.cpp", lambda model: plan_facts(
         model, wanted=recipe(export__gguf=["q4_k_m"]), llama_cpp=False), "X04", "error", {"export.gguf": []}),
-    ("GGUF type that is none", recipe_case(export__gguf=["q4_k_x"]), "X04", "error", {}),
-    ("GGUF of an unknown family", lambda model: plan_facts(
-        model.model_copy(update={"model_type": "newmodel"}), wanted=recipe(export__gguf=["f16"])),
+    ("GGUF that cannot be written", lambda model: plan_facts(
+        model, wanted=recipe(export__gguf=["f16"]), gguf_refusal="The writer does not know it."),
      "X04", "error", {"export.gguf": []}),
+    ("merge onto weights that cannot be restored", lambda model: plan_facts(
+        model.model_copy(update={"quantization": "gptq"}), wanted=recipe(export__merged=True)),
+     "X04", "error", {"export.merged": False, "export.gguf": []}),
+    ("full fine-tuning of a quantised checkpoint", lambda model: plan_facts(
+        model.model_copy(update={"quantization": "nf4"}), wanted=recipe(adapter__kind="none")),
+     "L07", "error", {"adapter.kind": "lora"}),
 ]  # fmt: skip
 
 

@@ -26,12 +26,6 @@ QUICK = [
     "export.gguf=[]",
     "export.merged=false",
 ]
-    "training.max_steps=40",
-    "export.gguf=[]",
-    "export.merged=false",
-    "eval.every=40",
-    "sampling.prompts=[]",
-]
 LONGEST_RUN = 240.0  # seconds
 
 
@@ -122,10 +116,3 @@ def test_the_export_is_proven(home: Path) -> None:
     assert view.verdict == "pass"
     kinds = {event.kind for event in view.exports}
     assert kinds >= {"adapter", "merged", "gguf", "modelfile", "card", "smoke"}
-        "adapter",
-        "merged",
-        "gguf",
-        "modelfile",
-        "card",
-        "smoke",
-    }

@@ -147,6 +147,7 @@ def plan_facts(
         alternatives=(),
         disk_bytes={"checkpoints": GIB},
         fitting_template=None,
+        gguf_refusal=None,
         bitsandbytes="bitsandbytes" in on.versions,
         llama_cpp=True,
     )

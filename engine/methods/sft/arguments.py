@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,7 @@ def training_arguments(recipe: Recipe, resolved: Resolved, output: Path, optimiz
         bf16=resolved.compute_dtype == "bf16",
         fp16=resolved.compute_dtype == "fp16",
         use_cpu=resolved.device == "cpu",
-        gradient_checkpointing=resolved.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if resolved.gradient_checkpointing else None,
+        **_checkpointing(resolved.gradient_checkpointing),
         neftune_noise_alpha=recipe.method.neftune_alpha,
         seed=training.seed,
         data_seed=training.seed,
@@ -70,3 +70,10 @@ def training_arguments(recipe: Recipe, resolved: Resolved, output: Path, optimiz
         disable_tqdm=True,
         push_to_hub=False,
     )
+
+
+def _checkpointing(on: bool) -> dict[str, Any]:
+    """Recomputing activations, under the name that this version of transformers has for it."""
+    newer = "activation_checkpointing"
+    name = newer if newer in {field.name for field in fields(SFTConfig)} else "gradient_checkpointing"
+    return {name: on, f"{name}_kwargs": {"use_reentrant": False} if on else None}

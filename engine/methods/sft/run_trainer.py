@@ -56,12 +56,14 @@ class RunTrainer(SupervisedTrainer):
         """Called by the training loop when a callback asked for a checkpoint."""
         began = time.perf_counter()
         root = Path(str(self.args.output_dir))
-        folder = step_folder(root, self.state.global_step)
+        step, best = self.state.global_step, self.state.best_global_step
+        folder = step_folder(root, step)
         size = write_checkpoint(folder, self._write_state)
-        protected = {self.state.best_global_step} if self.state.best_global_step else set()
-        rotate(root, self.keep, protected)
+        rotate(root, self.keep, protect={best} if best else ())
         seconds = time.perf_counter() - began
-        self.emit(CheckpointEvent(step=self.state.global_step, path=str(folder), bytes=size, seconds=seconds))
+        self.emit(
+            CheckpointEvent(step=step, path=str(folder), bytes=size, seconds=seconds, best=step == best)
+        )
 
     def _write_state(self, folder: Path) -> None:
         """Under transformers' own file names, so that its trainer can resume from them too."""

@@ -108,7 +108,7 @@ class SupervisedTrainer(trl.SFTTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Held-out metrics; the random number generators are left as they were."""
-        with preserved_rng():
+        with preserved_rng(self.args.device):
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics
 
@@ -170,9 +170,9 @@ def _restore_precision(model: Any, weights: dict[str, torch.Tensor]) -> None:
 
 
 @contextmanager
-def preserved_rng() -> Iterator[None]:
-    """What is drawn inside (numpy, torch on CPU and GPUs) is not seen outside."""
+def preserved_rng(device: torch.device) -> Iterator[None]:
+    """What is drawn inside (numpy, torch on the CPU and on ``device``) is not seen outside."""
     numpy_state = np.random.get_state()
-    with torch.random.fork_rng():
+    with fork_rng(device):
         yield
     np.random.set_state(numpy_state)
