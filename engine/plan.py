@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,9 +28,6 @@ from .recipe import Recipe
 from .recipe_files import patched
 from .resolve import RECIPE_KEYS, Resolved, recipe_origins, resolve, resolved_length
 
-if TYPE_CHECKING:
-    from .data.token_store import PreparedData
-
 __all__ = ["RECIPE_KEYS", "Alternative", "DataFacts", "Plan", "Resolved", "make_plan"]
 
 
@@ -46,6 +42,10 @@ class DataFacts(BaseModel):
     train: Path
     eval: Path | None
     report: DataReport
+
+    def is_complete(self) -> bool:
+        """Whether all of it still lies in the cache."""
+        return all(path.is_file() for path in (self.train, self.eval) if path is not None)
 
 
 class Plan(BaseModel):
@@ -108,7 +108,7 @@ def make_plan(
     facts = read_model_facts(path, recipe.model.name)
     machine = machine or inspect_machine()
     template = fitting_template(recipe, facts)
-    data = _prepare(_data_recipe(recipe, resolved_length(recipe, facts), template), facts, progress)
+    data = prepare_data(_data_recipe(recipe, resolved_length(recipe, facts), template), path, progress)
     sequences = _sequences(recipe, facts, data)
     resolved, reasons = resolve(recipe, facts, machine, data.report, sequences)
     resolved, memory, why = _checkpointing(recipe, resolved, facts, data.report, machine)
@@ -218,10 +218,11 @@ def _special_tokens(path: Path) -> set[str]:
     return {entry["content"] for entry in json.loads(file.read_text(encoding="utf-8"))["added_tokens"]}
 
 
-def _prepare(recipe: Recipe, facts: ModelFacts, progress: Callable[[int], None] | None) -> DataFacts:
+def prepare_data(recipe: Recipe, model_dir: Path, progress: Callable[[int], None] | None) -> DataFacts:
+    """Read and tokenise the rows, or find that it was done before; see :mod:`whet.engine.data.token_store`."""
     from .data.token_store import prepare
 
-    prepared: PreparedData = prepare(recipe, facts.path, progress)
+    prepared = prepare(recipe, model_dir, progress)
     return DataFacts(
         dir=prepared.dir,
         digest=prepared.digest,

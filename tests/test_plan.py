@@ -17,9 +17,9 @@ from support.tiny_models import build_tiny_model
 from whet.engine.alternatives import find_alternatives
 from whet.engine.data.token_store import prepare
 from whet.engine.hardware import Machine
-from whet.engine.models.facts import ModelFacts
+from whet.engine.models.facts import ModelFacts, read_model_facts
 from whet.engine.models.memory import estimate_memory
-from whet.engine.plan import Plan, make_plan
+from whet.engine.plan import Plan, _gguf_refusal, make_plan
 from whet.engine.rates import known_rate, record_rate
 from whet.engine.recipe import Recipe
 from whet.engine.recipe_files import build, patched
@@ -88,6 +88,37 @@ def test_chat_rows_without_a_template(tmp_path: Path) -> None:
     assert prepare(plan.data_recipe(), model).digest == plan.data.digest
     followed = make_plan(patched(wanted, fix.patch))
     assert followed.blocked() == [] and followed.resolved.template == plan.resolved.template
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "reason"),
+    [
+        ("config.json", {"model_type": "gemma"}, "model_type 'gemma'"),
+        ("config.json", {"hidden_act": "gelu"}, "gelu"),
+        ("tokenizer.json", {"model": {"type": "WordPiece", "vocab": {}}}, "WordPiece"),
+    ],
+)
+def test_gguf_that_cannot_be_written_blocks_before_training(
+    tmp_path: Path, tiny_model: Path, file: str, change: dict[str, Any], reason: str
+) -> None:
+    """The fix drops the GGUF and nothing else; without GGUF such a model is fine."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    data = write_chats(tmp_path / "chats.jsonl", 1200)
+    wanted = chat_recipe(model, data, export__gguf=["q8_0"], export__merged=True)
+    assert make_plan(wanted).blocked() == []
+    values = json.loads((model / file).read_text()) | change
+    (model / file).write_text(json.dumps(values))
+    refusal = _gguf_refusal(wanted, read_model_facts(model))
+    assert refusal is not None and reason in refusal
+    if file == "tokenizer.json":
+        return  # no rows can be tokenised with it here
+    plan = make_plan(wanted)
+    assert [finding.id for finding in plan.blocked()] == ["X04"]
+    fix = plan.blocked()[0].fix
+    assert fix is not None
+    followed = patched(wanted, fix.patch)
+    assert make_plan(followed).blocked() == [] and followed.export.merged
 
 
 def test_a_template_fits_when_its_markers_are_in_the_vocabulary(tmp_path: Path, tiny_model: Path) -> None:

@@ -100,6 +100,14 @@ def test_impossible_combinations_name_both_settings(
     assert all(name in error.message for name in both)
 
 
+def test_gguf_types_are_known_before_anything_starts(tmp_path: Path) -> None:
+    error = error_of(tmp_path, export={"gguf": ["f16", "q4_k_x"]})
+    assert error.code == "recipe.invalid"
+    assert "export.gguf" in error.message and "'q4_k_x'" in error.message and "q4_k_s" in error.message
+    recipe = load_recipe(write(tmp_path, dict(MINIMAL)), ["export.gguf=[Q8_0, q4-k-m, q8_0]"])
+    assert recipe.export.gguf == ["q8_0", "q4_k_m"]
+
+
 @pytest.mark.parametrize("text", ["model: [", "- a\n- b\n", "model:\n\tname: demo\n"])
 def test_broken_yaml_is_one_clear_error(tmp_path: Path, text: str) -> None:
     file = tmp_path / "recipe.yaml"
