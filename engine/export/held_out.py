@@ -5,15 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.formats import Example, sniff, to_example
 from ..data.rows import RawRow, RowError
 from ..data.sources import iter_rows
 from ..data.token_store import content_hash, held_out
 from ..data.tokenization import RowTokenizer, TokenizerFiles
+from ..errors import WhetError
 from ..recipe import Recipe
 from .smoke_cases import Limits
+
+if TYPE_CHECKING:
+    from ..plan import Plan
 
 SCANNED = 20_000
 """Most source rows read in search of held-out ones."""
@@ -29,6 +33,33 @@ def held_out_rows(recipe: Recipe, model_dir: Path, limits: Limits | None = None)
     found = (_row(tokenizer, recipe, example) for example in _examples(recipe))
     short = (row for row in found if row is not None and len(row["input_ids"]) <= limits.row_tokens)
     return list(itertools.islice(short, limits.held_out_rows))
+
+
+def planned_rows(plan: Plan, model_dir: Path, limits: Limits | None = None) -> list[dict[str, Any]]:
+    """Rows for the proof of a run's export.
+
+    Read from the source, which has the conversations; where that is gone by now, the tokens that the plan
+    prepared serve without them.
+    """
+    try:
+        return held_out_rows(plan.data_recipe(), model_dir, limits)
+    except WhetError as gone:
+        if not gone.code.startswith("data.") or not plan.data.is_complete():
+            raise
+    return _token_rows(plan.data.eval or plan.data.train, limits or Limits())
+
+
+def _token_rows(file: Path, limits: Limits) -> list[dict[str, Any]]:
+    import pyarrow as pa
+
+    found: list[dict[str, Any]] = []
+    with pa.memory_map(str(file)) as source:
+        for batch in pa.ipc.open_stream(source):
+            rows = batch.select(["input_ids", "labels"]).to_pylist()
+            found += [row for row in rows if len(row["input_ids"]) <= limits.row_tokens]
+            if len(found) >= limits.held_out_rows:
+                break
+    return found[: limits.held_out_rows]
 
 
 def _examples(recipe: Recipe) -> Iterator[Example]:

@@ -20,9 +20,10 @@ import torch
 from safetensors.torch import save_file
 
 from ..errors import WhetError
+from ..runs.files import sync_path
 from .adapter_weights import Adapter
 from .base_weights import BaseWeights
-from .gguf.files import require_space
+from .files import require_space
 from .verdict import DIGEST_FILE
 
 MergeDtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -111,7 +112,8 @@ def merge(
         _write_config(partial, plan, target, writer.rows)
         copy_tokenizer(base_dir, adapter_dir, partial)
         (partial / REPORT).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-        _flush(partial)
+        for path in [*partial.iterdir(), partial]:
+            sync_path(path)
         if out_dir.exists():
             shutil.rmtree(out_dir)
         os.replace(partial, out_dir)
@@ -283,10 +285,3 @@ def copy_tokenizer(base_dir: Path, trained_dir: Path, out_dir: Path) -> None:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, out_dir / name)
                 break
-
-
-def _flush(folder: Path) -> None:
-    for path in [*folder.iterdir(), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from .files import write_text
 from .verdict import Verdict
 
 PACKAGES = ("whet", "torch", "transformers", "trl", "peft", "gguf", "llama-cpp-python")
@@ -70,11 +70,7 @@ def write_card(
         text = yaml.safe_dump(_without_paths(dict(facts.recipe)), sort_keys=False, allow_unicode=True)
         parts.append(f"## Recipe\n\n```yaml\n{text}```")
     parts.append("## Made with\n\n" + "\n".join(f"- {line}" for line in _provenance(facts)))
-    card = folder / "README.md"
-    partial = folder / f".README.md.{os.getpid()}"
-    partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    os.replace(partial, card)
-    return card
+    return write_text(folder / "README.md", "\n\n".join(parts) + "\n")
 
 
 def _proof(verdicts: Sequence[Verdict]) -> list[str]:

@@ -8,7 +8,6 @@ other conversations and must agree. BOS is left to the GGUF, which llama.cpp add
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from ..data.chat_templates.renderer import Renderer
 from ..data.tokenizer_files import TokenizerFiles
 from ..errors import WhetError
+from .files import write_text
 from .go_template import render
 from .smoke_cases import ASK, CASES, THINKING
 
@@ -101,10 +101,7 @@ def write_modelfile(
             lines.append(f"PARAMETER {parameter} {value}")
     if context_length is not None:
         lines.append(f"PARAMETER num_ctx {context_length}")
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(partial, out)
-    return ModelfileResult(out, notes)
+    return ModelfileResult(write_text(out, "\n".join(lines) + "\n"), notes)
 
 
 def derive(renderer: Renderer) -> GoChat:

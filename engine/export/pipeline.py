@@ -270,7 +270,7 @@ def export_finished(
         WhetError: ``export.untrained`` while the run has no finished weights; those of :func:`export_model`.
     """
     from ..models.locate import resolve_model
-    from .held_out import held_out_rows
+    from .held_out import planned_rows
 
     recipe = plan.recipe
     section = section or recipe.export
@@ -298,7 +298,7 @@ def export_finished(
         out_dir or run.export,
         section,
         emit,
-        held_out_rows(recipe, base) if section.gguf and section.smoke_test else None,
+        planned_rows(plan, base) if section.gguf and section.smoke_test else None,
         name=recipe.name or clean_name(Path(recipe.model.name).name),
         trained_precision=plan.resolved.base_precision,
         facts=facts,

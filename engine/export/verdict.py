@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from .files import write_text
 
 Status = Literal["pass", "warn", "fail"]
 RANK: dict[Status, int] = {"pass": 0, "warn": 1, "fail": 2}
@@ -71,11 +72,7 @@ def verdict_path(gguf: Path) -> Path:
 
 
 def save_verdict(verdict: Verdict, gguf: Path) -> Path:
-    path = verdict_path(gguf)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(verdict.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_text(verdict_path(gguf), verdict.model_dump_json(indent=2) + "\n")
 
 
 def load_verdict(gguf: Path) -> Verdict | None:

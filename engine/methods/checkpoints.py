@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ..runs.failures import describe_failure
-from ..runs.files import private_dir, sync_dir, write_atomic
+from ..runs.files import private_dir, sync_path, write_atomic
 
 MANIFEST = "MANIFEST.json"
 STEP = re.compile(r"^step-(\d{6,})$")
@@ -55,7 +55,7 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> int:
         if failure.code == "run.disk_full":
             raise failure from error
         raise
-    sync_dir(folder.parent)
+    sync_path(folder.parent)
     return sum(sizes.values())
 
 

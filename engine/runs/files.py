@@ -33,11 +33,11 @@ def write_atomic(path: Path, data: bytes) -> None:
     except OSError:
         beside.unlink(missing_ok=True)
         raise
-    sync_dir(path.parent)
+    sync_path(path.parent)
 
 
-def sync_dir(path: Path) -> None:
-    """Make a rename inside ``path`` survive a power cut."""
+def sync_path(path: Path) -> None:
+    """Make a file's content, or the renames inside a folder, survive a power cut."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

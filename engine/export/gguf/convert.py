@@ -13,9 +13,9 @@ import numpy as np
 
 from ...data.tokenizer_files import TokenizerFiles
 from ...errors import WhetError
+from ..files import atomic_file
 from .architectures import Architecture, Config, find_architecture
 from .checkpoint import Checkpoint
-from .files import atomic_file
 from .metadata import write_general, write_hyperparameters
 from .native import Progress
 from .rope import llama3_factors, read_rope

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import WhetError
-from .files import atomic_file
+from ..files import atomic_file
 from .native import Progress, run_native
 from .types import find_type
 

@@ -19,8 +19,8 @@ from support.gguf_logits import kl, llama_log_probs, model_log_probs
 from support.tiny_models import FamilyName, build_tiny_model
 
 from whet.engine.errors import WhetError
+from whet.engine.export import files as files_module
 from whet.engine.export.gguf import convert as convert_module
-from whet.engine.export.gguf import files as files_module
 from whet.engine.export.gguf.architectures import supported_architecture
 from whet.engine.export.gguf.convert import convert
 from whet.engine.export.gguf.metadata import clean_name

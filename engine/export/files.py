@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...errors import WhetError
+from ..errors import WhetError
+from ..runs.files import sync_path
 
 PARTIAL = ".partial"
 
@@ -38,15 +39,23 @@ def atomic_file(out: Path, needed: int) -> Iterator[Path]:
     partial = out.with_name(f".{out.name}.{os.getpid()}{PARTIAL}")
     try:
         yield partial
-        _flush(partial)
+        sync_path(partial)
         os.replace(partial, out)
-        _flush(out.parent)
+        sync_path(out.parent)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         raise _disk_full(out.parent, needed, shutil.disk_usage(out.parent).free) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(out: Path, text: str) -> Path:
+    """``out`` with this text, whole or as it was before. Raises as :func:`atomic_file`."""
+    data = text.encode()
+    with atomic_file(out, len(data)) as partial:
+        partial.write_bytes(data)
+    return out
 
 
 def _sweep(out: Path) -> None:
@@ -65,14 +74,6 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _disk_full(directory: Path, needed: int, free: int) -> WhetError:
