@@ -219,7 +219,7 @@ def _special_tokens(path: Path) -> set[str]:
 
 
 def prepare_data(recipe: Recipe, model_dir: Path, progress: Callable[[int], None] | None) -> DataFacts:
-    """Read and tokenise the rows, or find that it was done before; see :mod:`whet.engine.data.token_store`."""
+    """The tokens of a recipe's rows; see :func:`whet.engine.data.token_store.prepare`."""
     from .data.token_store import prepare
 
     prepared = prepare(recipe, model_dir, progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..findings import Finding, Fix
+from .random_numbers import preserved_rng
 
 
 def usable_optimizer(name: str, device: torch.device) -> tuple[str, Finding | None]:
@@ -31,7 +32,7 @@ def usable_optimizer(name: str, device: torch.device) -> tuple[str, Finding | No
 def _try_8bit(device: torch.device) -> None:
     from bitsandbytes.optim import AdamW8bit
 
-    with torch.random.fork_rng():
+    with preserved_rng(device):
         # States of fewer than 4096 numbers stay in fp32 and would prove nothing.
         weights = torch.nn.Parameter(torch.zeros(4096, device=device))
         weights.grad = torch.ones_like(weights)

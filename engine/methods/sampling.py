@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from ..models.loading import ModelHandle
 from ..recipe import SamplingSection
+from .random_numbers import preserved_rng
 
 SENTINEL = "sentinel"
 
@@ -88,7 +89,7 @@ def answers(
     cast = torch.autocast(handle.device.type, handle.dtype, enabled=handle.dtype != torch.float32)
     for prompt in section.prompts if prompts is None else prompts:
         ids_1T = torch.tensor([prompt_ids(tokenizer, prompt, system, chat=chat)], device=handle.device)
-        with torch.random.fork_rng(), torch.no_grad(), cast:
+        with preserved_rng(handle.device), torch.no_grad(), cast:
             torch.manual_seed(seed)
             output_1T = model.generate(
                 input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T), generation_config=settings

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from support.tiny_runs import create_run, events_of, next_attempt, tiny_recipe, 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from whet.engine.errors import WhetError
+from whet.engine.methods.sft.arguments import training_arguments
 from whet.engine.methods.sft.job import train
+from whet.engine.plan import make_plan
 from whet.engine.runs.context import RunContext, Stopped
 from whet.engine.runs.events import CheckpointEvent, EvalEvent, Event, SampleEvent, StepEvent
 from whet.engine.runs.store import RunDir
@@ -63,6 +67,26 @@ class Asking(RunContext):
                 self.dir.control.request_checkpoint()
             else:
                 self.signals = {"stop": 1, "stop now": 2}[self.what]
+
+
+class BestSoFar(RunContext):
+    """Remembers which checkpoint the run's state called the best after each checkpoint."""
+
+    told: dict[int, str]
+
+    @classmethod
+    def of(cls, run: RunDir) -> BestSoFar:
+        context = next_attempt(run)
+        best = cls(run, context.attempt, context._events)
+        best.told = {}
+        return best
+
+    def emit(self, event: Event) -> None:
+        super().emit(event)
+        if isinstance(event, CheckpointEvent):
+            named = self.dir.read_state().best_checkpoint
+            if named is not None:
+                self.told[event.step] = Path(named).name
 
 
 def asking(run: RunDir, step: int, what: str) -> Asking:
@@ -158,8 +182,19 @@ def test_evaluating_does_not_change_the_training(model: Path, rows: Path, held_o
     assert [e.loss for e in of(looked, StepEvent)] == [e.loss for e in of(blind, StepEvent)]
 
 
-def test_stop_finishes_the_step_saves_and_resumes(model: Path, rows: Path) -> None:
-    recipe = tiny_recipe(model, rows, training={"save_every": 100})
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"adapter": {"kind": "dora", "modules_to_save": ["lm_head"]}},
+        {"adapter": {"kind": "none"}},
+        {"model": {"precision": "nf4"}, "training": {"optimizer": "adamw_8bit"}},
+    ],
+    ids=["lora", "dora", "full", "nf4"],
+)
+def test_stop_finishes_the_step_saves_and_resumes(model: Path, rows: Path, sections: dict[str, Any]) -> None:
+    training = {"save_every": 100} | sections.get("training", {})
+    recipe = tiny_recipe(model, rows, **sections | {"training": training})
     run, whole = create_run(recipe), create_run(recipe)
     with pytest.raises(Stopped):
         train(asking(run, 3, "stop"))
@@ -203,9 +238,10 @@ def test_early_stopping_keeps_the_best_weights(model: Path, rows: Path, held_out
         data={"eval": str(held_out)},
         training={"max_steps": 200, "learning_rate": 3e-2, "save_every": 3, "keep_checkpoints": 1},
         eval={"every": 4, "early_stopping": 2},
+        sampling={"prompts": ["what is a token?"], "max_new_tokens": 16, "temperature": 2.0},
     )
     run = create_run(recipe)
-    context = next_attempt(run)
+    context = BestSoFar.of(run)
     adapter = train(context)
     evals = of(run, EvalEvent)[1:]
     best = min(evals, key=lambda event: event.loss)
@@ -213,7 +249,17 @@ def test_early_stopping_keeps_the_best_weights(model: Path, rows: Path, held_out
     assert [event.step for event in evals if event.best][-1] == best.step
     assert context.summary["best_step"] == best.step and context.summary["early_stopped"]
     assert f"step-{best.step:06d}" in checkpoints(run)
+    # It was known all along, not only at the end.
+    assert context.told == {
+        event.step: f"step-{max(e.step for e in evals if e.best and e.step <= event.step):06d}"
+        for event in of(run, CheckpointEvent)
+        if event.step >= 4
+    }
     assert run.read_state().best_checkpoint == str(run.checkpoints / f"step-{best.step:06d}")
+    said = {event.step: event.answer for event in of(run, SampleEvent)[:-1]}
+    last = of(run, SampleEvent)[-1]
+    assert (last.step, last.answer) == (best.step, said[best.step])
+    assert said[evals[-1].step] != last.answer
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), adapter)
     assert loss_of(loaded, AutoTokenizer.from_pretrained(model), held_out) == pytest.approx(
         best.loss, rel=1e-4
@@ -236,21 +282,37 @@ def test_nan_names_the_step_and_keeps_the_checkpoints(model: Path, rows: Path) -
     assert checkpoints(run)[-1] == f"step-{steps[-1].step:06d}"
 
 
-def test_lost_data_file(model: Path, rows: Path) -> None:
-    run = create_run(tiny_recipe(model, rows))
+def test_a_lost_data_file_is_not_missed_while_its_tokens_are_there(model: Path, rows: Path) -> None:
+    recipe = tiny_recipe(model, rows)
+    run, whole = create_run(recipe), create_run(recipe)
+    with pytest.raises(Stopped):
+        train(asking(run, 3, "stop"))
     rows.unlink()
-    with pytest.raises(WhetError) as caught:
+    train(next_attempt(run))
+    train(next_attempt(whole))
+    assert [e.loss for e in of(run, StepEvent)] == [e.loss for e in of(whole, StepEvent)]
+
+
+def test_lost_tokens_are_made_again_from_the_same_rows_only(model: Path, rows: Path) -> None:
+    recipe = tiny_recipe(model, rows, training={"save_every": 2, "max_steps": 4})
+    run = create_run(recipe)
+    tokens = run.load_plan().data.dir
+    with pytest.raises(Stopped):
+        train(asking(run, 3, "stop"))
+    kept = checkpoints(run)
+    shutil.rmtree(tokens)
+    away = rows.rename(rows.with_suffix(".away"))
+    with pytest.raises(WhetError) as lost:
         train(next_attempt(run))
-    assert caught.value.code.startswith("data.")
-    assert rows.name in caught.value.message
-
-
-def test_changed_data_file(model: Path, rows: Path) -> None:
-    run = create_run(tiny_recipe(model, rows))
+    assert lost.value.code == "data.not_found" and rows.name in lost.value.message
     write_chat_rows(rows, 25, seed=9)
-    with pytest.raises(WhetError) as caught:
+    with pytest.raises(WhetError) as changed:
         train(next_attempt(run))
-    assert caught.value.code == "data.changed"
+    assert changed.value.code == "data.changed"
+    assert checkpoints(run) == kept == ["step-000002", "step-000003"]
+    away.replace(rows)
+    train(next_attempt(run))
+    assert [event.step for event in of(run, StepEvent)] == [1, 2, 3, 4]
 
 
 def test_a_template_by_name_travels_with_the_adapter(model: Path, rows: Path) -> None:
@@ -259,3 +321,22 @@ def test_a_template_by_name_travels_with_the_adapter(model: Path, rows: Path) ->
     text = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
     assert "<|user|>\nhello" in text
     assert "generation" not in tokenizer.chat_template.replace("add_generation_prompt", "")
+
+
+def test_the_next_plan_of_the_same_work_knows_the_time(model: Path, rows: Path) -> None:
+    recipe = tiny_recipe(model, rows)
+    run = create_run(recipe)
+    assert run.load_plan().seconds is None
+    train(next_attempt(run))
+    steps = of(run, StepEvent)[1:]  # the first warms up
+    measured = sum(event.tokens for event in steps) / sum(event.seconds for event in steps)
+    again = make_plan(recipe)
+    assert again.seconds == pytest.approx(again.total_tokens / measured, rel=0.01, abs=0.1)
+
+
+def test_the_configuration_uses_no_deprecated_name(tmp_path: Path, model: Path, rows: Path) -> None:
+    plan = make_plan(tiny_recipe(model, rows, training={"gradient_checkpointing": "on"}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        args = training_arguments(plan.recipe, plan.resolved, tmp_path, "adamw")
+    assert args.gradient_checkpointing and args.gradient_checkpointing_kwargs == {"use_reentrant": False}

@@ -16,12 +16,12 @@ from transformers.utils import logging as transformers_logging
 
 from ...data.chat_templates.renderer import strip_generation_tags
 from ...data.packing import pack
-from ...data.token_store import PreparedData, prepare
 from ...data.tokenization import template_source
 from ...errors import WhetError
 from ...models.adapters import add_adapter, hold_trained_in_fp32, save_weights, whole_modules
 from ...models.loading import DTYPES, ModelHandle, load_model
 from ...models.locate import resolve_model
+from ...plan import DataFacts, prepare_data
 from ...rates import record_rate
 from ...runs.context import RunContext, Stopped
 from ...runs.events import ExportEvent, FindingEvent, PhaseEvent, SampleEvent
@@ -89,7 +89,8 @@ class _Training:
             self.trainer.state = read_state(checkpoint)
         else:
             self._train(checkpoint)
-        self._keep_best()
+        if self.recipe.eval.early_stopping is not None:
+            self._take_best()
         self._save(trained)
         self._summarise()
 
@@ -113,20 +114,27 @@ class _Training:
             handle.model = add_adapter(handle.model, adapter, seed, name=base, revision=model.revision)
         return handle
 
-    def _data(self) -> PreparedData:
-        context = self.context
+    def _data(self) -> DataFacts:
+        """The tokens that were planned: as the plan left them, else made again from the same rows.
+
+        A run that was planned needs its source files no more, unless someone emptied the cache.
+        """
+        context, planned = self.context, self.plan.data
+        if planned.is_complete():
+            return planned
 
         def progress(rows: int) -> None:
             leave_if_asked(context)
             context.emit(PhaseEvent(phase="data", detail=f"{rows:,} rows read", done=rows))
 
         context.emit(PhaseEvent(phase="data"))
-        data = prepare(self.plan.data_recipe(), self.handle.path, progress)
-        if data.digest != self.plan.data.digest:
+        data = prepare_data(self.plan.data_recipe(), self.handle.path, progress)
+        if data.digest != planned.digest:
             raise WhetError(
                 "data.changed",
-                f"The data is not what was planned: its hash was {self.plan.data.digest[:12]}, it is now "
-                f"{data.digest[:12]}. The rows, the tokenizer or the template changed since the plan.",
+                f"The prepared data is gone from {planned.dir}, and its source is not what was planned: the "
+                f"hash was {planned.digest[:12]}, it is now {data.digest[:12]}. The rows, the tokenizer or "
+                "the template changed since the plan.",
                 "Plan again with `whet train RECIPE`, or put the files back.",
             )
         return data
@@ -206,14 +214,12 @@ class _Training:
             said = SampleEvent(step=step, prompt=answer.prompt, answer=answer.text, stopped=answer.stopped)
             context.emit(said)
 
-    def _keep_best(self) -> None:
-        """With early stopping the weights of the lowest held-out loss are the result, otherwise the last."""
+    def _take_best(self) -> None:
+        """Go back to the weights of the lowest held-out loss, and let them have the last word in samples."""
         best = best_of(history(self.trainer.state))
-        if best is not None:
-            folder = step_folder(self.context.dir.checkpoints, best.step)
-            self.context.update(best_checkpoint=str(folder))
-            if self.recipe.eval.early_stopping is not None and best.step != self.trainer.state.global_step:
-                self.trainer.load_weights(folder)
+        if best is not None and best.step != self.trainer.state.global_step:
+            self.trainer.load_weights(step_folder(self.context.dir.checkpoints, best.step))
+            self._sample(best.step)
 
     def _save(self, trained: Path) -> None:
         """Write the weights and the tokenizer with the template in force; they appear whole, by rename."""

@@ -12,12 +12,9 @@ What differs from :class:`trl.SFTTrainer`:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import trl
 from peft import PeftModel
@@ -26,6 +23,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...errors import WhetError
+from ..random_numbers import preserved_rng
 from .collation import count_supervised, count_tokens
 
 
@@ -167,12 +165,3 @@ def _restore_precision(model: Any, weights: dict[str, torch.Tensor]) -> None:
         before = weights.get(name)
         if before is not None and param.dtype != before.dtype:
             param.data = before.to(param.device)
-
-
-@contextmanager
-def preserved_rng(device: torch.device) -> Iterator[None]:
-    """What is drawn inside (numpy, torch on the CPU and on ``device``) is not seen outside."""
-    numpy_state = np.random.get_state()
-    with fork_rng(device):
-        yield
-    np.random.set_state(numpy_state)
