@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +12,9 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from ..errors import WhetError
+from ..processes import send, start
 
+LOG_TAIL = 300
 Who = Literal["base", "tuned", "gguf"]
 
 
@@ -50,14 +51,7 @@ class ChatSession:
 
     def __init__(self, target: ChatTarget) -> None:
         self.target = target
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "whet.engine.chat.process", target.model_dump_json()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-        )
+        self._process = start("whet.engine.chat.process", target.model_dump_json(), stderr=subprocess.DEVNULL)
         self._read()  # the process says when it is ready, or why it is not
 
     def __enter__(self) -> ChatSession:
@@ -72,6 +66,7 @@ class ChatSession:
         """End the process; an answer under way is dropped."""
         self._process.terminate()
         self._process.wait()
+        self._log.close()
 
     def ask(
         self,
@@ -91,9 +86,7 @@ class ChatSession:
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
         }
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        send(self._process, request)
         while True:
             piece = ChatPiece.model_validate(self._read())
             yield piece
@@ -104,9 +97,12 @@ class ChatSession:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
+            code = self._process.wait()
+            self._log.seek(0)
+            said = self._log.read().decode(errors="replace").strip().rpartition("\n")[2]
             raise WhetError(
                 "chat.ended",
-                f"The model's process ended with code {self._process.wait()}.",
+                f"The model's process ended with code {code}: {said[-LOG_TAIL:] or 'it said nothing'}",
                 "A negative code is a signal: -9 is usually memory, -11 a fault in native code.",
             )
         message: dict[str, Any] = json.loads(line)

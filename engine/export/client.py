@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from ..processes import send, start
 from ..runs.events import EVENT, ErrorEvent, Event
 
 LOG_TAIL = 500
@@ -17,19 +15,11 @@ LOG_TAIL = 500
 def export_events(request: dict[str, Any]) -> Iterator[Event]:
     """Events of one export or smoke test; an ErrorEvent last when it failed. Closing the iterator ends it."""
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "whet.engine.export.export_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            encoding="utf-8",
-        )
-        assert process.stdin is not None and process.stdout is not None
+        process = start("whet.engine.export.export_process", stderr=log)
+        assert process.stdout is not None
         failed = False
         try:
-            process.stdin.write(json.dumps(request))
-            process.stdin.close()
+            send(process, request, last=True)
             for line in process.stdout:
                 event = EVENT.validate_json(line)
                 failed = failed or isinstance(event, ErrorEvent)

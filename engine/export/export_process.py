@@ -24,8 +24,8 @@ from typing import Any
 
 from ..errors import WhetError
 from ..recipe import ExportSection
-from ..runs.events import ErrorEvent, Event, ExportEvent, PhaseEvent
-from .pipeline import Emit, ExportResult, export_finished, export_model
+from ..runs.events import ErrorEvent, Event, ExportEvent, FindingEvent, PhaseEvent
+from .pipeline import Emit, ExportResult, export_finished, export_model, merge_findings
 from .smoke import smoke_test
 from .verdict import EXIT_FAIL, Status
 
@@ -101,9 +101,10 @@ def _whole_model(folder: Path, base: str | None, emit: Emit) -> Iterator[Path]:
         return
     from .merging import merge
 
-    emit(PhaseEvent(phase="merge", detail="adapter into 16-bit base"))
+    emit(PhaseEvent(phase="merge", detail="adapter into base"))
     with tempfile.TemporaryDirectory(prefix=".whet-smoke-") as scratch:
-        merge(base_dir, folder, Path(scratch) / "merged")
+        for finding in merge_findings(merge(base_dir, folder, Path(scratch) / "merged")):
+            emit(FindingEvent(finding=finding))
         yield Path(scratch) / "merged"
 
 

@@ -58,6 +58,8 @@ class MergeReport:
     untied: bool = False
     """The base shared its embedding with its head and the result does not, since only one of them was
     trained."""
+    dequantised: bool = False
+    """The base exists in rounded form alone, and its rounding error stays in the result."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -98,6 +100,7 @@ def merge(
     report = MergeReport(
         str(out_dir), str(target).removeprefix("torch."), len(adapter.targets), len(plan.names)
     )
+    report.dequantised = base.rounding is not None
     report.notes += _notes(base, adapter, trained_precision)
     partial = out_dir.with_name(f".{out_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -14,6 +14,13 @@ import yaml
 from .files import write_text
 from .verdict import Verdict
 
+MEASURES = {
+    "steps": "optimizer steps",
+    "early_stopped": "stopped early",
+    "eval_loss": "held-out loss at the end, nats a token",
+    "best_eval_loss": "lowest held-out loss, nats a token",
+    "best_step": "step of the lowest held-out loss",
+}
 PACKAGES = ("whet", "torch", "transformers", "trl", "peft", "gguf", "llama-cpp-python")
 
 
@@ -22,8 +29,11 @@ class CardFacts:
     """What only the caller knows of the run; all of it may be missing."""
 
     base_model: str | None = None
+    revision: str | None = None
     recipe: Mapping[str, Any] | None = None
     data_digest: str | None = None
+    rows: int | None = None
+    held_out_rows: int = 0
     template_digest: str | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     run: str | None = None
@@ -46,23 +56,22 @@ def write_card(
         files: name -> bytes of what was exported.
     """
     front: dict[str, Any] = {"tags": ["whet", "fine-tuned"], "pipeline_tag": "text-generation"}
-    if facts.base_model and not Path(facts.base_model).exists():
+    if facts.base_model and _on_hub(facts.base_model):
         front["base_model"] = facts.base_model
-    if any(verdict.gguf for verdict in verdicts):
+    if verdicts:
         front["library_name"] = "gguf"
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {folder.resolve().name if facts.run is None else facts.run}",
-        f"Fine-tuned from `{_public(facts.base_model)}` with whet."
-        if facts.base_model
-        else "Exported with whet.",
+        _origin(facts),
     ]
     if files:
-        rows = "\n".join(f"| `{name}` | {size / 1e6:,.1f} MB |" for name, size in files.items())
+        rows = "\n".join(f"| `{name}` | {_size(size)} |" for name, size in files.items())
         parts.append(f"## Files\n\n| file | size |\n|---|---:|\n{rows}")
     parts += _proof(verdicts)
     if facts.metrics:
-        rows = "\n".join(f"| {name} | {_number(value)} |" for name, value in facts.metrics.items())
+        measured = {MEASURES.get(name, name): value for name, value in facts.metrics.items()}
+        rows = "\n".join(f"| {name} | {_number(value)} |" for name, value in measured.items())
         parts.append(f"## Training\n\n| measure | value |\n|---|---:|\n{rows}")
     if notes:
         parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in notes))
@@ -71,6 +80,18 @@ def write_card(
         parts.append(f"## Recipe\n\n```yaml\n{text}```")
     parts.append("## Made with\n\n" + "\n".join(f"- {line}" for line in _provenance(facts)))
     return write_text(folder / "README.md", "\n\n".join(parts) + "\n")
+
+
+def _origin(facts: CardFacts) -> str:
+    """One or two sentences: from which model, on how much data."""
+    if facts.base_model is None:
+        return "Exported with whet."
+    revision = f" (revision `{facts.revision}`)" if facts.revision else ""
+    text = f"Fine-tuned from `{_public(facts.base_model)}`{revision} with whet."
+    if facts.rows is not None:
+        held = f"; {facts.held_out_rows:,} were held out to measure it" if facts.held_out_rows else ""
+        text += f" It was trained on {facts.rows:,} rows{held}."
+    return text
 
 
 def _proof(verdicts: Sequence[Verdict]) -> list[str]:
@@ -105,7 +126,12 @@ def _provenance(facts: CardFacts) -> list[str]:
 
 def _public(name: str) -> str:
     """A local path says nothing to others, and may say too much: only its last part is written."""
-    return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
+    return name if name == "demo" or _on_hub(name) else Path(name).name
+
+
+def _on_hub(name: str) -> bool:
+    path = Path(name).expanduser()
+    return name != "demo" and not path.is_absolute() and not path.exists()
 
 
 def _without_paths(value: Any) -> Any:
@@ -123,5 +149,11 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count / 1e3:,.1f} kB"
+
+
 def _number(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value).strip('"')

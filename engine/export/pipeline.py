@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WhetError
+from ..findings import Finding, Severity
 from ..recipe import ExportSection
-from ..runs.events import Event, ExportEvent, PhaseEvent
+from ..runs.events import Event, ExportEvent, FindingEvent, PhaseEvent
 from .gguf.types import GGUFType, check_types
 from .model_card import CardFacts, write_card
 from .modelfile import write_modelfile
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ..plan import Plan
     from ..runs.context import RunContext
     from ..runs.store import RunDir
+    from .merging import MergeReport
 
 Emit = Callable[[Event], None]
 
@@ -121,18 +123,19 @@ class _Export:
 
         keep = self.section.merged
         merged = self.out_dir / ("merged" if keep else ".merged-for-gguf")
-        self.emit(PhaseEvent(phase="merge", detail="adapter into 16-bit base"))
+        self.emit(PhaseEvent(phase="merge", detail="adapter into base"))
         try:
             report = merge(
                 self.base_dir,
                 self.trained_dir,
                 merged,
-                progress=self._progress("merge", "adapter into 16-bit base"),
+                progress=self._progress("merge", "adapter into base"),
                 trained_precision=self.trained_precision,
             )
-            self.result.notes += report.notes
+            for finding in merge_findings(report):
+                self._tell(finding)
             if keep:
-                self._wrote("merged", merged, report.bytes, {"dtype": report.dtype, "notes": report.notes})
+                self._wrote("merged", merged, report.bytes, {"dtype": report.dtype})
             yield merged
         finally:
             if not keep:
@@ -165,8 +168,9 @@ class _Export:
             f16, self._path(kind.name), kind.name, self._progress("export", f"GGUF {kind.name}")
         )
         if report.fallbacks:
-            self.result.notes.append(
-                f"{kind.name}: {report.fallbacks} tensors got another type: their rows do not divide by 256."
+            self._note(
+                "X03",
+                f"{kind.name}: {report.fallbacks} tensors got another type: their rows do not divide by 256.",
             )
         return report.path
 
@@ -195,28 +199,34 @@ class _Export:
         failed = {Path(verdict.gguf) for verdict in self.result.verdicts if verdict.status == "fail"}
         usable = [kind for kind in kinds if self._path(kind.name) not in failed]
         if not usable:
-            self.result.notes.append("No Modelfile was written: no GGUF file passed its proof.")
+            self._note("X05", "No Modelfile was written: no GGUF file passed its proof.")
             return
         chosen = self._path(min(usable, key=lambda kind: kind.bits_per_weight).name)
         settings = model_dir / "generation_config.json"
         generation = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
         written = write_modelfile(self.out_dir / "Modelfile", chosen.name, model_dir, generation)
-        self.result.notes += written.notes
+        for note in written.notes:
+            self._note("X05", note)
         if written.path is not None:
-            detail = {"for": chosen.name, "notes": written.notes}
-            self._wrote("modelfile", written.path, written.path.stat().st_size, detail)
+            self._wrote("modelfile", written.path, written.path.stat().st_size, {"for": chosen.name})
 
     def _card(self) -> None:
-        files = {
-            path.name: sum(f.stat().st_size for f in path.rglob("*"))
-            if path.is_dir()
-            else path.stat().st_size
-            for path in self.result.paths.values()
-        }
+        written = list(self.result.paths.values())
+        if self.trained_dir.parent == self.out_dir:
+            written.insert(0, self.trained_dir)
+        files = {path.name: _bytes(path) for path in written}
         card = write_card(
             self.out_dir, self.facts or CardFacts(), self.result.verdicts, self.result.notes, files
         )
         self._wrote("card", card, card.stat().st_size)
+
+    def _note(self, id: str, text: str) -> None:
+        self._tell(Finding(id=id, severity="note", title=text))
+
+    def _tell(self, finding: Finding) -> None:
+        """What a person should know of these files: shown now, and written into the card."""
+        self.result.notes.append(finding.title)
+        self.emit(FindingEvent(finding=finding))
 
     def _wrote(
         self, kind: str, path: Path, size: int, detail: dict[str, Any] | None = None, key: str | None = None
@@ -242,6 +252,13 @@ class _Export:
                 self.emit(PhaseEvent(phase=phase, detail=detail, done=done, total=total))
 
         return tell
+
+
+def merge_findings(report: MergeReport) -> Iterator[Finding]:
+    """What the merge says of its base: a warning where the merged weights keep a rounding error."""
+    severity: Severity = "warning" if report.dequantised else "note"
+    for note in report.notes:
+        yield Finding(id="X01", severity=severity, title=note)
 
 
 def export_run(context: RunContext) -> ExportResult:
@@ -286,8 +303,11 @@ def export_finished(
     digest = trained / DIGEST_FILE
     facts = CardFacts(
         base_model=recipe.model.name,
+        revision=recipe.model.revision,
         recipe=recipe.model_dump(mode="json", exclude_defaults=True),
         data_digest=plan.data.digest,
+        rows=plan.data.report.train.token_rows,
+        held_out_rows=plan.data.report.eval.token_rows if plan.data.report.eval else 0,
         template_digest=digest.read_text(encoding="utf-8").strip() if digest.is_file() else None,
         metrics={name: value for name, value in summary.items() if isinstance(value, int | float)},
         run=run.id,
@@ -303,6 +323,11 @@ def export_finished(
         trained_precision=plan.resolved.base_precision,
         facts=facts,
     )
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def clean_name(name: str) -> str:

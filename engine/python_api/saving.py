@@ -121,6 +121,8 @@ def save_pretrained_gguf(
             emit=lambda event: None,
             trained_precision=_state(self).rounded,
         )
+    for note in result.notes:
+        say(note)
     for verdict in result.verdicts:
         if verdict.status != "pass":
             say(f"{Path(verdict.gguf).name}: {verdict.status}; the verdict says which proof and why.")

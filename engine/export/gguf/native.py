@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from ...errors import WhetError
+from ...processes import send, start
 
 Progress = Callable[[float, float], None]
 """Called with (done, total) in any unit."""
@@ -35,14 +36,7 @@ def run_native(module: str, request: dict[str, Any], progress: Progress | None =
             ``gguf.native_failed`` when it ended without an answer.
     """
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            encoding="utf-8",
-        )
+        process = start(module, stderr=log)
         try:
             answer = _converse(process, request, progress)
         finally:
@@ -61,12 +55,8 @@ def _converse(
     process: subprocess.Popen[str], request: dict[str, Any], progress: Progress | None
 ) -> dict[str, Any] | None:
     """Send the request, forward progress; None when the process ended before it answered."""
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        with process.stdin as stdin:
-            json.dump(request, stdin)
-    except BrokenPipeError:
-        return None
+    assert process.stdout is not None
+    send(process, request, last=True)
     answer = None
     with process.stdout as stdout:
         for line in stdout:

@@ -1,0 +1,106 @@
+"""An export says what it did: events while it runs, and a card that is true of this run. No llama.cpp here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny_models import build_tiny_model
+
+from whet.engine.errors import WhetError
+from whet.engine.export.model_card import CardFacts, write_card
+from whet.engine.export.pipeline import export_model
+from whet.engine.export.verdict import Proof, Verdict
+from whet.engine.findings import Finding
+from whet.engine.recipe import ExportSection
+from whet.engine.runs.events import Event, ExportEvent, FindingEvent
+
+
+def write_adapter(base: Path, out: Path) -> Path:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    tuned.save_pretrained(str(out))
+    return out
+
+
+def export(
+    adapter: Path, base: Path, out: Path, trained_precision: str | None = None
+) -> tuple[list[Event], list[Finding]]:
+    events: list[Event] = []
+    section = ExportSection(merged=True)
+    export_model(adapter, base, out, section, events.append, trained_precision=trained_precision)
+    return events, [event.finding for event in events if isinstance(event, FindingEvent)]
+
+
+def test_a_plain_merge_has_nothing_to_confess(tmp_path: Path) -> None:
+    base = build_tiny_model(tmp_path / "base")
+    events, findings = export(write_adapter(base, tmp_path / "adapter"), base, tmp_path / "out")
+    assert findings == []
+    assert [event.kind for event in events if isinstance(event, ExportEvent)] == ["merged", "card"]
+    assert "## Notes" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_training_over_rounded_weights_is_said_aloud(tmp_path: Path) -> None:
+    base = build_tiny_model(tmp_path / "base")
+    _, findings = export(write_adapter(base, tmp_path / "adapter"), base, tmp_path / "out", "nf4")
+    assert [(one.id, one.severity) for one in findings] == [("X01", "note")]
+    assert "nf4" in findings[0].title and "16-bit" in findings[0].title
+    assert findings[0].title in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_base_that_stays_rounded_is_a_warning(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    base = build_tiny_model(tmp_path / "base", wide=True)
+    adapter = write_adapter(base, tmp_path / "adapter")
+    bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    held = AutoModelForCausalLM.from_pretrained(base, quantization_config=bits)
+    held.save_pretrained(tmp_path / "rounded")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "rounded")
+    _, findings = export(adapter, tmp_path / "rounded", tmp_path / "out", "nf4")
+    assert [(one.id, one.severity) for one in findings] == [("X01", "warning")]
+    assert "dequantised" in findings[0].title and "rounding error stays" in findings[0].title
+    assert findings[0].title in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_an_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
+    adapter = write_adapter(build_tiny_model(tmp_path / "base"), tmp_path / "adapter")
+    with pytest.raises(WhetError) as caught:
+        export_model(adapter, None, tmp_path / "out", ExportSection(merged=True), lambda event: None)
+    assert caught.value.code == "export.no_base"
+
+
+def test_the_card_names_base_data_measures_and_verdict(tmp_path: Path) -> None:
+    proof = Proof(name="logits", status="fail", summary="Mean KL is 3 | too much.")
+    verdict = Verdict.of([proof], tmp_path / "m-q4_k_m.gguf")
+    facts = CardFacts(
+        base_model="some-org/some-model",
+        revision="abc123",
+        recipe={"model": {"name": "some-org/some-model"}, "data": {"train": "/home/me/secret/chats.jsonl"}},
+        data_digest="d1g35t",
+        rows=1200,
+        held_out_rows=60,
+        metrics={"eval_loss": 0.51234, "early_stopped": False},
+        run="mine-1",
+    )
+    card = write_card(tmp_path, facts, [verdict], ["A note."], {"m-q4_k_m.gguf": 2_500_000, "Modelfile": 414})
+    text = card.read_text()
+    assert "base_model: some-org/some-model\n" in text and "`some-org/some-model` (revision `abc123`)" in text
+    assert "trained on 1,200 rows; 60 were held out" in text and "`d1g35t`" in text
+    assert "| held-out loss at the end, nats a token | 0.5123 |" in text and "| stopped early | no |" in text
+    assert "**`m-q4_k_m.gguf`: fail**" in text and "Mean KL is 3 \\| too much." in text
+    assert "| `m-q4_k_m.gguf` | 2.5 MB |" in text and "| `Modelfile` | 0.4 kB |" in text
+    assert "- A note." in text and "train: chats.jsonl" in text and "secret" not in text
+
+
+@pytest.mark.parametrize("name", ["demo", "/home/me/models/mine"])
+def test_a_local_base_is_no_hub_id(tmp_path: Path, name: str) -> None:
+    text = write_card(tmp_path, CardFacts(base_model=name)).read_text()
+    assert "base_model:" not in text and "/home" not in text
+    assert (
+        f"Fine-tuned from `{Path(name).name}`" in text and "No GGUF file of this export was proven." in text
+    )
