@@ -8,22 +8,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
-from .chat.session import ChatPiece, ChatSession, ChatTarget, Who
-from .data.chat_templates import TEMPLATES
-from .data.inspection import DataReport
-from .data.preview import TemplatePreview
-from .doctor import DoctorReport
 from .errors import WhetError
 from .findings import Finding, Fix
-from .plan import RECIPE_KEYS, Plan, make_plan
-from .recipe import ExportSection, Recipe
-from .recipe_files import build, find_recipe, load_recipe, patched, shipped, to_yaml
 from .runs import supervisor
+from .runs.control import StopRequest
 from .runs.events import (
     CheckpointEvent,
     DoneEvent,
@@ -35,10 +27,38 @@ from .runs.events import (
     PhaseEvent,
     SampleEvent,
     StepEvent,
-    last_attempt,
     read_events,
 )
 from .runs.store import RunDir, RunState, RunStore, RunSummary, Status
+from .settings import Settings, settings
+
+if TYPE_CHECKING:
+    from .chat.session import ChatPiece, ChatSession, ChatTarget, Who
+    from .data.inspection import DataReport
+    from .data.preview import TemplatePreview
+    from .doctor import DoctorReport
+    from .plan import RECIPE_KEYS, Plan
+    from .recipe import Recipe
+    from .recipe_files import patched, shipped, to_yaml
+    from .run_view import RunView
+
+# Loaded when first used: listing runs and completing words in a shell must not wait for the planner.
+_LAZY = {
+    "RECIPE_KEYS": "plan",
+    "ChatPiece": "chat.session",
+    "ChatSession": "chat.session",
+    "ChatTarget": "chat.session",
+    "DataReport": "data.inspection",
+    "DoctorReport": "doctor",
+    "Plan": "plan",
+    "Recipe": "recipe",
+    "RunView": "run_view",
+    "TemplatePreview": "data.preview",
+    "Who": "chat.session",
+    "patched": "recipe_files",
+    "shipped": "recipe_files",
+    "to_yaml": "recipe_files",
+}
 
 __all__ = [
     "RECIPE_KEYS",
@@ -63,12 +83,15 @@ __all__ = [
     "RunSummary",
     "RunView",
     "SampleEvent",
+    "Settings",
     "Status",
     "StepEvent",
+    "StopRequest",
     "TemplatePreview",
     "WhetError",
     "Who",
     "patched",
+    "settings",
     "shipped",
     "to_yaml",
 ]
@@ -76,21 +99,10 @@ __all__ = [
 LAST = "last"
 
 
-class RunView(BaseModel):
-    """Everything the directory of a run tells: its state, its plan, what happened, was found and written."""
-
-    id: str
-    path: Path
-    status: Status
-    state: RunState
-    plan: Plan
-    evals: list[EvalEvent] = []
-    samples: list[SampleEvent] = []
-    findings: list[Finding] = []
-    exports: list[ExportEvent] = []
-    steps: list[StepEvent] = []
-    verdict: str | None = None
-    """The worst verdict of the smoke tests: pass, warn or fail; none before the first."""
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LAZY[name]}", __package__), name)
 
 
 # --- recipes and plans
@@ -98,25 +110,41 @@ class RunView(BaseModel):
 
 def recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and validate a recipe file or a shipped recipe's name, with ``key=value`` overrides."""
+    from .recipe_files import load_recipe
+
     return load_recipe(source, overrides)
 
 
 def copy_recipe(name: str, to: Path) -> Path:
     """Copy a shipped recipe to start from. Refuses to overwrite."""
+    from .recipe_files import find_recipe
+
+    source = find_recipe(name)
     target = to / f"{Path(name).stem}.yaml" if to.is_dir() else to
     if target.exists():
         raise WhetError("recipe.exists", f"{target} exists.", "Name another file: --copy NAME --to FILE")
-    shutil.copyfile(find_recipe(name), target)
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise WhetError(
+            "recipe.not_writable",
+            f"Cannot write {target}: {error.strerror}.",
+            "Name another place with --to.",
+        ) from error
     return target
 
 
 def about_recipe(name: str) -> str:
     """The first line of a shipped recipe's comment."""
+    from .recipe_files import find_recipe
+
     return find_recipe(name).read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
 
 
 def schema() -> dict[str, Any]:
     """JSON Schema of the recipe."""
+    from .recipe import Recipe
+
     return Recipe.model_json_schema()
 
 
@@ -127,6 +155,8 @@ def plan(
 
     ``overrides`` are the ``key=value`` words already applied to ``wanted``: they mark the values' origins.
     """
+    from .plan import make_plan
+
     return make_plan(wanted, overrides=overrides, progress=progress)
 
 
@@ -137,6 +167,7 @@ def inspect_data(values: dict[str, Any], progress: Callable[[int], None] | None 
     """Read every row of a recipe's data (``values``: its model and data sections) and report."""
     from .data.token_store import prepare
     from .models.locate import resolve_model
+    from .recipe_files import build
 
     wanted = build(values, where="data")
     return prepare(wanted, resolve_model(wanted.model.name, wanted.model.revision), progress).report
@@ -147,6 +178,7 @@ def preview_template(
 ) -> list[TemplatePreview]:
     """The first rows of ``source`` as ``model``'s tokens, supervised ones marked."""
     from .data.preview import preview_template as preview
+    from .recipe_files import build
 
     values = {"model": {"name": model}, "data": {"train": source, "template": template}}
     return preview(build(values, where="template"), rows)
@@ -154,6 +186,8 @@ def preview_template(
 
 def chat_templates() -> dict[str, str]:
     """Name of each chat template whet knows, and whose it is."""
+    from .data.chat_templates import TEMPLATES
+
     return {name: info.family for name, info in TEMPLATES.items()}
 
 
@@ -202,24 +236,9 @@ def find(run_id: str) -> RunDir:
 
 def run(run_id: str) -> RunView:
     """All that is known of one run."""
-    found = find(run_id)
-    events = list(last_attempt(read_events(found.events)[0]))
-    exports = [event for event in events if isinstance(event, ExportEvent)]
-    verdicts = [event.detail.get("status") for event in exports if event.kind == "smoke"]
-    agreed = found.load_plan()
-    return RunView(
-        id=found.id,
-        path=found.path,
-        status=found.status(),
-        state=found.read_state(),
-        plan=agreed,
-        evals=[event for event in events if isinstance(event, EvalEvent)],
-        samples=[event for event in events if isinstance(event, SampleEvent)],
-        findings=agreed.findings + [event.finding for event in events if isinstance(event, FindingEvent)],
-        exports=exports,
-        steps=[event for event in events if isinstance(event, StepEvent)],
-        verdict=next((worst for worst in ("fail", "warn", "pass") if worst in verdicts), None),
-    )
+    from .run_view import view_run
+
+    return view_run(find(run_id))
 
 
 def follow(run_id: str, offset: int = 0) -> Iterator[Event]:
@@ -227,9 +246,17 @@ def follow(run_id: str, offset: int = 0) -> Iterator[Event]:
     return supervisor.follow(find(run_id), offset)
 
 
-def stop(run_id: str, now: bool = False) -> None:
-    """Ask a run to finish its step, checkpoint and end; ``now`` ends it at once."""
-    supervisor.stop(find(run_id), now=now)
+def events(run_id: str, offset: int = 0) -> tuple[list[Event], int]:
+    """Events of a run so far from byte ``offset`` on, and the offset to go on from; does not wait."""
+    return read_events(find(run_id).events, offset)
+
+
+def stop(run_id: str, now: bool = False) -> StopRequest:
+    """Ask a run to finish its step, checkpoint and end; asked twice, or ``now``, it ends at once.
+
+    Returns what was asked. Raises WhetError ``run.not_running`` when no worker is there to hear it.
+    """
+    return supervisor.stop(find(run_id), now=now)
 
 
 def resume(run_id: str, overrides: Sequence[str] = ()) -> str:
@@ -252,6 +279,7 @@ def export(
     """Export a run, or a folder with an adapter or a model; without ``types`` a run's recipe decides."""
     from .export.client import export_events
     from .export.gguf.types import check_types
+    from .recipe import ExportSection
 
     check_types(list(types))
     wanted = bool(types) or merged
@@ -281,6 +309,8 @@ def smoke(gguf: Path, reference: Path) -> Iterator[Event]:
 
 def chat_target(target: str) -> ChatTarget:
     """What ``whet chat TARGET`` means: a GGUF file, a model folder, an adapter folder, or a run."""
+    from .chat.session import ChatTarget
+
     path = Path(target)
     if path.suffix == ".gguf" and path.is_file():
         return ChatTarget(gguf=path.absolute())
@@ -301,6 +331,7 @@ def chat_target(target: str) -> ChatTarget:
 
 
 def _adapter_target(path: Path) -> ChatTarget:
+    from .chat.session import ChatTarget
     from .models.locate import resolve_model
 
     config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))

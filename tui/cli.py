@@ -1,37 +1,48 @@
 """The headless door: `whet VERB`. Data on stdout, talk on stderr, and no import of the TUI.
 
 Exit codes: 0 done · 1 failed, with the reason · 2 wrong usage · 3 the export's proof failed ·
-4 findings block the start · 5 the run was stopped or interrupted and can be resumed.
+4 findings block the start · 5 the run was stopped or interrupted and can be resumed ·
+130 Ctrl-C (a run that was followed goes on).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 import click
 
 from whet.engine.errors import WhetError
 
-VERBS = {
-    "demo": "train",
-    "train": "train",
-    "attach": "train",
-    "resume": "train",
-    "runs": "runs",
-    "show": "runs",
-    "stop": "runs",
-    "plan": "look",
-    "recipes": "look",
-    "schema": "look",
-    "data": "look",
-    "template": "look",
-    "doctor": "look",
-    "export": "ship",
-    "smoke": "ship",
-    "chat": "ship",
+# Verb -> its module and its line in the list of verbs: listing imports none of them.
+GROUPS = {
+    "Run": {
+        "demo": ("train", "The whole path on a tiny model, no GPU needed."),
+        "train": ("train", "Plan RECIPE, start it, follow it; it outlives this terminal."),
+        "attach": ("train", "Follow a run again, from its first event on."),
+        "resume": ("train", "Go on from a run's last finished checkpoint."),
+        "runs": ("runs", "List runs, newest first."),
+        "show": ("runs", "One run: state, losses, findings, answers, files."),
+        "stop": ("runs", "Checkpoint and end a run; it can be resumed."),
+    },
+    "Look": {
+        "plan": ("look", "What RECIPE would do: memory, steps, time, findings."),
+        "recipes": ("look", "List the shipped recipes, or copy one to start from."),
+        "schema": ("look", "JSON Schema of recipes, for editors and agents."),
+        "data": ("look", "Read every row of SOURCE: format, lengths, bad rows."),
+        "template": ("look", "Rows as the model's tokens, supervised ones marked."),
+        "doctor": ("look", "This machine: GPU, memory, versions, what is wrong."),
+    },
+    "Ship": {
+        "export": ("ship", "Merge, convert to GGUF, quantise, and prove the files."),
+        "smoke": ("ship", "Prove a GGUF against the model it came from."),
+        "chat": ("ship", "Talk to a run, a model folder or a GGUF file."),
+    },
 }
+VERBS = {verb: module for group in GROUPS.values() for verb, (module, _) in group.items()}
 
 
 class LazyGroup(click.Group):
@@ -47,6 +58,11 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for name, verbs in GROUPS.items():
+            with formatter.section(name):
+                formatter.write_dl([(verb, words) for verb, (_, words) in verbs.items()], col_spacing=4)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -58,47 +74,70 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="whet")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Fine-tune language models, find what goes wrong, export to GGUF and prove the export.
 
     \b
-    whet demo                      the whole path on a tiny model, no GPU needed
+    whet demo                      see the whole path in a minute or two
     whet recipes --copy demo       a recipe to start from
-    whet plan my.yaml              what would happen: memory, time, findings
-    whet train my.yaml key=value   run it; it outlives this terminal
+    whet plan demo.yaml            what would happen
+    whet train demo.yaml training.max_steps=30
 
-    Every verb takes --json. Shell completion: eval "$(_WHET_COMPLETE=bash_source whet)"
-    (zsh_source, fish_source).
+    \b
+    Every verb takes --json. Completion for bash (zsh_source, fish_source too):
+    eval "$(_WHET_COMPLETE=bash_source whet)"
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
-def main() -> None:
-    """Console entry point."""
+def main(args: Sequence[str] | None = None) -> None:
+    """Console entry point; leaves by SystemExit with one of the exit codes above."""
+    words = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:  # a stream a test or an embedder put there may be of another kind
+            reconfigure(errors="backslashreplace")
     try:
-        sys.exit(cli.main(standalone_mode=False))
+        code = cli.main(words, prog_name="whet", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code)
     except click.exceptions.Abort:
         sys.exit(130)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
     except click.ClickException as error:
-        error.show()
+        _report_usage(error, words)
         sys.exit(error.exit_code)
     except WhetError as error:
-        _report(error)
+        _report(error, words)
         sys.exit(1)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(0)
+    except OSError as error:
+        hint = "Check the permissions and the free space there; WHET_HOME says where whet keeps its files."
+        _report(WhetError("os", str(error), hint), words)
+        sys.exit(1)
 
 
-def _report(error: WhetError) -> None:
-    from rich.console import Console
+def _report_usage(error: click.ClickException, words: list[str]) -> None:
+    if "--json" not in words:
+        error.show()
+        return
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path if context else "whet"
+    print(json.dumps({"error": WhetError("usage", error.format_message(), f"{command} -h").as_dict()}))
 
+
+def _report(error: WhetError, words: list[str]) -> None:
+    if "--json" in words:
+        print(json.dumps({"error": error.as_dict()}))
+        return
+    from .commands.common import talk
     from .render.findings import print_error
 
-    if "--json" in sys.argv:
-        print(json.dumps({"error": error.as_dict()}))
-    else:
-        print_error(Console(stderr=True), error)
+    print_error(talk(), error)

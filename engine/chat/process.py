@@ -46,9 +46,7 @@ class TransformersVoice:
     def answer(self, request: dict[str, Any]) -> Iterator[tuple[str, bool]]:
         from transformers import TextIteratorStreamer
 
-        batch = self.tokenizer.apply_chat_template(
-            request["messages"], add_generation_prompt=True, return_tensors="pt", return_dict=True
-        ).to(self.model.device)
+        batch = self._prompt(request["messages"])
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         sampling: dict[str, Any] = {"do_sample": False}
         if request["temperature"] > 0:
@@ -73,6 +71,15 @@ class TransformersVoice:
         thread.join()
         new_tokens = produced[0].shape[1] - batch["input_ids"].shape[1]
         yield "", new_tokens < request["max_new_tokens"]
+
+    def _prompt(self, messages: list[dict[str, str]]) -> Any:
+        """Token ids; a model without a chat template goes on from the text itself."""
+        if self.tokenizer.chat_template is None:
+            text = "".join(message["content"] for message in messages)
+            return self.tokenizer(text, return_tensors="pt").to(self.model.device)
+        return self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        ).to(self.model.device)
 
 
 class GgufVoice:

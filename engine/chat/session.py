@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -51,7 +50,8 @@ class ChatSession:
 
     def __init__(self, target: ChatTarget) -> None:
         self.target = target
-        self._process = start("whet.engine.chat.process", target.model_dump_json(), stderr=subprocess.DEVNULL)
+        self._log = tempfile.TemporaryFile()
+        self._process = start("whet.engine.chat.process", target.model_dump_json(), stderr=self._log)
         self._read()  # the process says when it is ready, or why it is not
 
     def __enter__(self) -> ChatSession:

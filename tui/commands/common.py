@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from whet.engine import api
 
-EXIT_FAILED, EXIT_PROOF_FAILED, EXIT_BLOCKED, EXIT_RESUMABLE = 1, 3, 4, 5
+EXIT_FAILED, EXIT_PROOF_FAILED, EXIT_BLOCKED, EXIT_RESUMABLE, EXIT_INTERRUPT = 1, 3, 4, 5, 130
+PIPED_WIDTH = 160  # columns of tables that no terminal limits
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -22,14 +24,32 @@ def json_option(function: Function) -> Function:
     return click.option("--json", "as_json", is_flag=True, help="Data as JSON on stdout.")(function)
 
 
-def talk() -> Console:
+class PlainConsole(Console):
+    """Text is text: no markup, no emoji codes, no guessing at numbers; and a gone reader is an error."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = PIPED_WIDTH
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def talk() -> PlainConsole:
     """The console for talk: stderr, so that stdout holds data alone."""
-    return Console(stderr=True, highlight=False)
+    return PlainConsole(stderr=True)
 
 
-def data_out() -> Console:
-    """The console for human-readable data on stdout."""
-    return Console(highlight=False)
+def print_data(data: RenderableType) -> None:
+    """Human-readable data on stdout; without a terminal, lines carry no padding."""
+    console = PlainConsole()
+    if console.is_terminal:
+        console.print(data)
+        return
+    with console.capture() as capture:
+        console.print(data)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def print_json(value: Any) -> None:
@@ -79,16 +99,22 @@ def follow(run: str, as_json: bool, offset: int = 0) -> int:
                 for event in api.follow(run, offset):
                     follower.show(event)
     except KeyboardInterrupt:
-        console.print(f"\nDetached. {run} goes on.  Back: whet attach {run}   Stop: whet stop {run}")
-        return 0
-    return _exit_code(run, console)
-
-
-def _exit_code(run: str, console: Console) -> int:
+        console.print(f"\nDetached; {run} goes on.", soft_wrap=True)
+        console.print(f"  back  whet attach {run}\n  stop  whet stop {run}", soft_wrap=True)
+        return EXIT_INTERRUPT
     view = api.run(run)
+    code = _exit_code(view)
+    if as_json:
+        print_json({"type": "end", "id": run, "status": view.status, "verdict": view.verdict, "exit": code})
+    elif view.status in ("stopped", "interrupted", "failed"):
+        console.print(f"{run} is {view.status} at step {view.state.step}.", soft_wrap=True)
+        if view.status != "stopped":
+            console.print(f"  why    whet show {run} --log 40", soft_wrap=True)
+        console.print(f"  go on  whet resume {run}", soft_wrap=True)
+    return code
+
+
+def _exit_code(view: api.RunView) -> int:
     if view.status == "finished":
         return EXIT_PROOF_FAILED if view.verdict == "fail" else 0
-    if view.status in ("stopped", "interrupted"):
-        console.print(f"{run} is {view.status}. Go on with: whet resume {run}")
-        return EXIT_RESUMABLE
-    return EXIT_FAILED
+    return EXIT_RESUMABLE if view.status in ("stopped", "interrupted") else EXIT_FAILED

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from whet.engine import api
 
-from .common import EXIT_BLOCKED, EXIT_FAILED, data_out, json_option, print_json, recipe_arguments, talk
+from .common import EXIT_BLOCKED, EXIT_FAILED, json_option, print_data, print_json, recipe_arguments, talk
 
 
 def make_plan(recipe: str, overrides: Sequence[str], console: Console) -> api.Plan:
@@ -33,7 +33,7 @@ def plan(recipe: str, overrides: tuple[str, ...], as_json: bool) -> int:
     else:
         from ..render.plan import plan_details
 
-        data_out().print(plan_details(made))
+        print_data(plan_details(made))
     return EXIT_BLOCKED if made.blocked() else 0
 
 
@@ -48,14 +48,15 @@ def recipes(name: str | None, to: Path, as_json: bool) -> None:
         if as_json:
             print_json({"path": str(target)})
         else:
-            talk().print(f"{target}   Edit it, then: whet plan {target}")
+            talk().print(f"{target}   Edit it, then: whet plan {target}", soft_wrap=True)
         return
     about = {name: api.about_recipe(name) for name in api.shipped()}
     if as_json:
         print_json(about)
     else:
-        for name, words in about.items():
-            click.echo(f"{name:20} {words}")
+        from ..render.facts import facts
+
+        print_data(facts(about.items()))
 
 
 @click.command()
@@ -76,7 +77,7 @@ def schema(as_json: bool) -> None:
 @click.option("--column", "columns", multiple=True, metavar="FIELD=COLUMN", help="Rename a column.")
 @click.option("--model", "model_name", default="demo", show_default=True, help="Whose tokenizer counts.")
 @click.option("--template", help="Chat template by name; by default the model's own.")
-@click.option("--max-length", type=int, default=2048, show_default=True)
+@click.option("--max-length", type=click.IntRange(min=1), default=2048, show_default=True)
 @json_option
 def data(
     source: str,
@@ -93,7 +94,7 @@ def data(
         "data": {
             "train": source,
             "format": data_format,
-            "columns": dict(column.split("=", 1) for column in columns),
+            "columns": dict(_renamed(column) for column in columns),
             "template": template,
             "bad_rows": "skip",
         },
@@ -106,8 +107,15 @@ def data(
     else:
         from ..render.data import data_report
 
-        data_out().print(data_report(report))
+        print_data(data_report(report))
     return EXIT_FAILED if report.train.rows == 0 else 0
+
+
+def _renamed(text: str) -> tuple[str, str]:
+    field, equals, column = text.partition("=")
+    if not (field and equals and column):
+        raise click.BadParameter(f"{text!r} is not FIELD=COLUMN.", param_hint="--column")
+    return field, column
 
 
 @click.command()
@@ -115,7 +123,7 @@ def data(
 @click.argument("source", required=False)
 @click.option("--list", "show_list", is_flag=True, help="The chat templates whet knows by name.")
 @click.option("--template", help="Use this template instead of the model's own.")
-@click.option("--rows", default=2, show_default=True)
+@click.option("--rows", type=click.IntRange(min=1), default=2, show_default=True)
 @json_option
 def template(
     model: str | None, source: str | None, show_list: bool, template: str | None, rows: int, as_json: bool
@@ -126,8 +134,9 @@ def template(
         if as_json:
             print_json(known)
         else:
-            for name, words in known.items():
-                click.echo(f"{name:14} {words}")
+            from ..render.facts import facts
+
+            print_data(facts(known.items()))
         return
     if model is None or source is None:
         raise click.UsageError("Give MODEL and SOURCE, or --list.")
@@ -137,9 +146,8 @@ def template(
         return
     from ..render.data import template_preview
 
-    out = data_out()
     for preview in previews:
-        out.print(template_preview(preview))
+        print_data(template_preview(preview))
 
 
 @click.command()
@@ -152,5 +160,5 @@ def doctor(as_json: bool) -> int:
     else:
         from ..render.machine import machine_report
 
-        data_out().print(machine_report(report))
+        print_data(machine_report(report))
     return EXIT_FAILED if any(finding.severity == "error" for finding in report.findings) else 0

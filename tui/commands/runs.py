@@ -6,11 +6,11 @@ import click
 
 from whet.engine import api
 
-from .common import data_out, json_option, print_json, run_argument, talk
+from .common import json_option, print_data, print_json, run_argument, talk
 
 
 @click.command()
-@click.option("--limit", default=20, show_default=True, help="Show the newest N.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show the newest N.")
 @json_option
 def runs(limit: int, as_json: bool) -> None:
     """List runs, newest first."""
@@ -22,14 +22,20 @@ def runs(limit: int, as_json: bool) -> None:
     else:
         from ..render.runs import run_table
 
-        data_out().print(run_table(found[:limit]))
+        print_data(run_table(found[:limit]))
         if len(found) > limit:
             talk().print(f"{len(found) - limit} older: whet runs --limit {len(found)}")
 
 
 @click.command()
 @run_argument
-@click.option("--log", "log_lines", type=int, default=0, help="Also the last N lines of the worker's log.")
+@click.option(
+    "--log",
+    "log_lines",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Also the last N lines of the worker's log.",
+)
 @json_option
 def show(run: str, log_lines: int, as_json: bool) -> None:
     """Show RUN: state, settings, losses, findings, samples, files."""
@@ -39,10 +45,11 @@ def show(run: str, log_lines: int, as_json: bool) -> None:
         print_json(view.model_dump(mode="json") | {"log": log})
         return
     from ..render.outcome import run_details
+    from ..render.text import printable
 
-    data_out().print(run_details(view))
+    print_data(run_details(view))
     for line in log:
-        click.echo(line)
+        click.echo(printable(line))
 
 
 @click.command()
@@ -52,9 +59,9 @@ def show(run: str, log_lines: int, as_json: bool) -> None:
 def stop(run: str, now: bool, as_json: bool) -> None:
     """Finish the step, checkpoint, and end RUN; it can be resumed."""
     run_id = api.find(run).id
-    api.stop(run_id, now=now)
+    asked = api.stop(run_id, now=now)
     if as_json:
-        print_json({"id": run_id, "requested": "now" if now else "checkpoint"})
+        print_json({"id": run_id, "requested": asked})
     else:
-        how = "at once" if now else "after this step, with a checkpoint"
-        talk().print(f"{run_id} ends {how}. Go on later: whet resume {run_id}")
+        how = "at once" if asked == "now" else "after this step, with a checkpoint"
+        talk().print(f"{run_id} ends {how}.\n  go on  whet resume {run_id}", soft_wrap=True)

@@ -9,7 +9,7 @@ import click
 
 from whet.engine import api
 
-from .common import EXIT_FAILED, EXIT_PROOF_FAILED, data_out, json_option, print_json, run_argument, talk
+from .common import EXIT_FAILED, EXIT_PROOF_FAILED, json_option, print_json, run_argument, talk
 
 
 @click.command()
@@ -48,8 +48,10 @@ def smoke(gguf: Path, reference: Path, as_json: bool) -> int:
 @click.option(
     "--base/--no-base", default=None, help="Also the base model's answer; by default where there is one."
 )
-@click.option("--max-new-tokens", default=256, show_default=True)
-@click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option(
+    "--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy."
+)
 @json_option
 def chat(
     target: str,
@@ -120,7 +122,6 @@ def _answer(
 
 def _show(events: Iterable[api.Event], as_json: bool) -> int:
     """Print an export's events; the exit code says how the proof ended."""
-    from ..render.outcome import proof_lines
     from ..render.progress import Follower
 
     proofs: list[api.ExportEvent] = []
@@ -134,8 +135,10 @@ def _show(events: Iterable[api.Event], as_json: bool) -> int:
                 click.echo(event.model_dump_json())
             else:
                 follower.show(event)
-    if proofs and not as_json:
-        data_out().print(proof_lines(proofs))
+    statuses = [proof.detail.get("status") for proof in proofs]
+    worst = next((status for status in ("fail", "warn", "pass") if status in statuses), None)
+    if worst and not as_json:
+        click.echo(f"verdict: {worst}")
     if failed:
         return EXIT_FAILED
-    return EXIT_PROOF_FAILED if any(proof.detail.get("status") == "fail" for proof in proofs) else 0
+    return EXIT_PROOF_FAILED if worst == "fail" else 0

@@ -73,9 +73,11 @@ def _train(recipe: str, overrides: Sequence[str], detach: bool, as_json: bool) -
         console.print(plan_summary(agreed))
     if agreed.blocked():
         if as_json:
-            print_json({"blocked": agreed.blocked()})
+            ids = sorted({finding.id for finding in agreed.blocked()})
+            error = api.WhetError("plan.blocked", f"Findings block the start: {', '.join(ids)}.")
+            print_json({"error": error.as_dict(), "findings": agreed.blocked()})
         else:
-            console.print("Not started: the errors above block it.", style="bold red")
+            console.print("Not started: apply the fixes above, or accept=[ID] what you accept.")
         return EXIT_BLOCKED
     run_id = api.start(agreed, started_by="cli")
     if detach:
@@ -84,7 +86,7 @@ def _train(recipe: str, overrides: Sequence[str], detach: bool, as_json: bool) -
     if as_json:
         print_json({"type": "run", "id": run_id, "path": str(api.find(run_id).path)})
     else:
-        console.print(f"run {run_id}   Ctrl-C detaches, it goes on; stop it with: whet stop {run_id}")
+        console.print(f"\nrun {run_id}   Ctrl-C detaches, `whet stop` ends it", soft_wrap=True)
     return _follow_and_report(run_id, as_json)
 
 
@@ -102,4 +104,5 @@ def _say_started(run_id: str, as_json: bool) -> None:
     if as_json:
         print_json({"type": "run", "id": run_id, "path": str(api.find(run_id).path)})
     else:
-        talk().print(f"{run_id} runs by itself.  Follow: whet attach {run_id}   Stop: whet stop {run_id}")
+        talk().print(f"{run_id} runs by itself.", soft_wrap=True)
+        talk().print(f"  follow  whet attach {run_id}\n  stop    whet stop {run_id}", soft_wrap=True)

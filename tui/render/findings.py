@@ -7,7 +7,7 @@ from rich.text import Text
 
 from whet.engine.api import Finding, WhetError
 
-from .text import plain
+from .text import override, plain, printable
 
 VERDICT_COLOURS = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}
 COLOURS = {"error": "red", "warning": "yellow", "note": "blue"}
@@ -24,9 +24,9 @@ def finding_text(finding: Finding) -> Text:
     if finding.fix:
         text.append(f"\n    fix:  {plain(finding.fix.text)}")
         for key, value in finding.fix.patch.items():
-            text.append(f"\n          {key}={value}", style="bold")
+            text.append(f"\n          {override(key, value)}", style="bold")
         if finding.fix.command:
-            text.append(f"\n          {finding.fix.command}", style="bold")
+            text.append(f"\n          {plain(finding.fix.command)}", style="bold")
     return text
 
 
@@ -39,7 +39,7 @@ def findings_block(findings: list[Finding]) -> Group:
 
 def print_error(console: Console, error: WhetError) -> None:
     """The fact, then what to do."""
-    text = Text.assemble(("error ", "bold red"), (error.code, "dim"), f"\n{error.message}")
+    text = Text.assemble(("error ", "bold red"), (error.code, "dim"), f"\n{printable(error.message)}")
     if error.hint:
-        text.append(f"\n{error.hint}", style="bold")
+        text.append(f"\n{printable(error.hint)}", style="bold")
     console.print(text, soft_wrap=True)

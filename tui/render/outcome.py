@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import time
+
 from rich.console import Group, RenderableType
 from rich.rule import Rule
 from rich.table import Table
@@ -9,9 +12,11 @@ from rich.text import Text
 
 from whet.engine.api import ExportEvent, RunView, SampleEvent
 
+from .facts import facts
 from .findings import VERDICT_COLOURS, findings_block
+from .runs import COLOURS
 from .text import plain
-from .units import amount, duration, size
+from .units import age, amount, duration, size
 
 
 def outcome(view: RunView) -> RenderableType:
@@ -29,22 +34,24 @@ def outcome(view: RunView) -> RenderableType:
 
 def run_details(view: RunView) -> RenderableType:
     """All there is to see of a run in any state."""
-    state = view.state
-    head = Table.grid(padding=(0, 2))
-    head.add_row("run", Text(view.id, style="bold"))
-    head.add_row(
-        "status", view.status + (f" ({state.phase})" if state.phase and view.status == "running" else "")
-    )
-    head.add_row("model", plain(view.plan.recipe.model.name))
-    head.add_row("data", plain(str(view.plan.recipe.data.train)))
-    head.add_row("step", f"{state.step}/{state.total_steps or '?'}, attempt {state.attempt}")
-    head.add_row("started by", plain(state.started_by))
-    head.add_row("folder", str(view.path))
+    state, recipe = view.state, view.plan.recipe
+    phase = f" ({state.phase})" if state.phase and view.status == "running" else ""
+    attempt = f", attempt {state.attempt}" if state.attempt > 1 else ""
+    rows: list[tuple[str, str | Text]] = [
+        ("run", Text(view.id, style="bold")),
+        ("status", Text(f"{view.status}{phase}", style=COLOURS[view.status])),
+        ("model", recipe.model.name),
+        ("data", recipe.data.train if isinstance(recipe.data.train, str) else ", ".join(recipe.data.train)),
+        ("step", f"{state.step}/{state.total_steps or '?'}{attempt}"),
+        ("started", f"{age(time.time() - state.created)} ago by {state.started_by}"),
+        ("folder", str(view.path)),
+    ]
     if state.last_checkpoint:
-        head.add_row("checkpoint", state.last_checkpoint)
-    parts: list[RenderableType] = [head]
+        rows.append(("checkpoint", state.last_checkpoint))
+    parts: list[RenderableType] = [facts(rows)]
     if state.error:
-        parts.append(Text(f"\n{state.error.code}: {state.error.message} {state.error.hint}", style="red"))
+        words = f"{state.error.message} {state.error.hint}"
+        parts.append(Text(f"\n{state.error.code}: {plain(words)}", style="red"))
     parts += _losses(view)
     if view.findings:
         parts += [Text("\nfindings", style="bold"), findings_block(view.findings)]
@@ -53,6 +60,8 @@ def run_details(view: RunView) -> RenderableType:
     if view.exports:
         parts += [Text("\nwritten", style="bold"), _written(view)]
     parts += _verdict(view)
+    if view.status in ("interrupted", "failed"):
+        parts.append(Text(f"\nthe worker's last words: whet show {view.id} --log 40"))
     if view.status in ("stopped", "interrupted", "failed"):
         parts.append(Text(f"\ngo on with: whet resume {view.id}", style="bold"))
     return Group(*parts)
@@ -73,12 +82,10 @@ def _losses(view: RunView) -> list[RenderableType]:
         )
     if view.evals:
         best = min(view.evals, key=lambda event: event.loss)
-        lines.append(
-            Text(
-                f"held-out loss {view.evals[0].loss:.3f} → {best.loss:.3f} (best, step {best.step})",
-                style="bold",
-            )
-        )
+        words = f"held-out loss {view.evals[0].loss:.3f}"
+        if len(view.evals) > 1:
+            words += f" → {best.loss:.3f} (best, step {best.step})"
+        lines.append(Text(words, style="bold"))
     return lines
 
 
@@ -90,7 +97,8 @@ def _answers(samples: list[SampleEvent]) -> Table:
     for prompt in dict.fromkeys(sample.prompt for sample in samples):
         mine = [sample for sample in samples if sample.prompt == prompt]
         before = next((sample.answer for sample in mine if sample.step == 0), "")
-        table.add_row(plain(prompt, 80), plain(before, 200), plain(mine[-1].answer, 200))
+        words = (plain(prompt, 80), plain(before, 200), plain(mine[-1].answer, 200))
+        table.add_row(*map(Text, words))
     return table
 
 
@@ -100,7 +108,7 @@ def _written(view: RunView) -> Text:
     text = Text(f"in {folder}\n")
     for event in view.exports:
         if event.kind != "smoke":
-            name = event.path.removeprefix(f"{folder}/")
+            name = plain(event.path.removeprefix(f"{folder}/"))
             text.append(f"  {event.kind:10}{size(event.bytes) if event.bytes else '':>9}  {name}\n")
     text.rstrip()
     return text
@@ -112,7 +120,7 @@ def proof_lines(proofs: list[ExportEvent]) -> Text:
     for event in proofs:
         status = str(event.detail.get("status"))
         text.append(f"{status:5}", VERDICT_COLOURS.get(status, ""))
-        text.append(event.path.rsplit("/", 1)[-1] + "\n")
+        text.append(plain(event.path.rsplit("/", 1)[-1]) + "\n")
         for proof in event.detail.get("proofs", []):
             if proof["status"] != "pass":
                 text.append(f"      {proof['name']}: {proof['status']}  {plain(proof['summary'], 300)}\n")
@@ -135,9 +143,12 @@ def _verdict(view: RunView) -> list[RenderableType]:
 
 def _next(view: RunView) -> Text:
     gguf = next((event.path for event in view.exports if event.kind == "gguf"), None)
-    lines = [f"whet chat {view.id}    talk to it, base beside tuned"]
+    lines = [(f"whet chat {view.id}", "talk: base beside tuned")]
     if gguf:
-        lines.append(f"whet chat {gguf}    talk to the file")
-    lines.append(f"whet show {view.id}    everything about this run")
-    lines.append("whet recipes    examples to point at your own model and data")
-    return Text("\n".join(lines))
+        lines.append((f"whet chat {shlex.quote(gguf)}", ""))
+    lines += [
+        (f"whet show {view.id}", "this page, and the findings"),
+        ("whet recipes", "start with your own model and data"),
+    ]
+    width = max(len(command) for command, words in lines if words)
+    return Text("\n".join(f"{command:{width}}  {words}".rstrip() for command, words in lines))

@@ -2,91 +2,105 @@
 
 from __future__ import annotations
 
+import json
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from whet.engine.api import RECIPE_KEYS, Plan
 
+from .facts import facts
 from .findings import findings_block
-from .text import plain
+from .text import override, plain
 from .units import amount, duration, size
 
 
 def plan_summary(plan: Plan) -> RenderableType:
     """The facts a person checks before starting: a dozen lines and the findings."""
     resolved, report = plan.resolved, plan.data.report
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column()
     parameters = plan.model.parameters.total
     share = resolved.trainable_parameters / parameters
-    table.add_row(
-        "model", f"{plain(plan.recipe.model.name)}, {plan.model.family}, {amount(parameters)} parameters"
-    )
-    table.add_row(
-        "trains",
-        f"{plan.recipe.adapter.kind}, {amount(resolved.trainable_parameters)} parameters ({share:.1%}), "
-        f"base in {resolved.base_precision}, compute in {resolved.compute_dtype}",
-    )
     held_out = f", {report.eval.token_rows:,} held out" if report.eval else ""
-    table.add_row(
-        "data",
-        f"{report.train.token_rows:,} rows{held_out}, {amount(report.train.tokens)} tokens, "
-        f"{report.train.supervised_tokens / max(1, report.train.tokens):.0%} supervised, "
-        f"format {report.format.format}, template {resolved.template or 'none'}",
-    )
-    table.add_row(
-        "steps",
-        f"{resolved.total_steps} of {resolved.rows_per_step} rows "
-        f"({resolved.batch_size} × {resolved.gradient_accumulation}), {resolved.epochs:.3g} epochs, "
-        f"{resolved.optimizer}, learning rate {plan.recipe.training.learning_rate:g}",
-    )
+    supervised = report.train.supervised_tokens / max(1, report.train.tokens)
     where = "GPU memory" if plan.memory.where == "gpu" else "memory"
-    table.add_row(
-        "needs",
-        f"{size(plan.memory.needed)} of {size(plan.memory.available)} {where}, "
-        f"{size(sum(plan.disk_bytes.values()))} disk",
-    )
-    time = "unknown before the first run on this machine" if plan.seconds is None else duration(plan.seconds)
-    table.add_row("time", f"{time} on {resolved.machine}")
-    parts: list[RenderableType] = [table]
+    time = "unknown until a run here has set the pace" if plan.seconds is None else duration(plan.seconds)
+    rows: list[tuple[str, str | Text]] = [
+        ("model", f"{plan.recipe.model.name}, {plan.model.family}, {amount(parameters)} parameters"),
+        (
+            "trains",
+            f"{plan.recipe.adapter.kind}, {amount(resolved.trainable_parameters)} parameters ({share:.1%}), "
+            f"base in {resolved.base_precision}, compute in {resolved.compute_dtype}",
+        ),
+        (
+            "data",
+            f"{report.train.token_rows:,} rows{held_out}, {amount(report.train.tokens)} tokens, "
+            f"{supervised:.0%} supervised, format {report.format.format}, "
+            f"template {resolved.template or 'none'}",
+        ),
+        (
+            "steps",
+            f"{resolved.total_steps} of {resolved.rows_per_step} rows "
+            f"({resolved.batch_size} × {resolved.gradient_accumulation}), {resolved.epochs:.3g} epochs, "
+            f"{resolved.optimizer}, learning rate {plan.recipe.training.learning_rate:g}",
+        ),
+        (
+            "needs",
+            f"{size(plan.memory.needed)} of {size(plan.memory.available)} {where}, "
+            f"{size(sum(plan.disk_bytes.values()))} disk",
+        ),
+        ("time", time),
+        ("machine", resolved.machine),
+    ]
+    parts: list[RenderableType] = [facts(rows)]
     if plan.findings:
-        parts += ["", findings_block(plan.findings)]
+        parts += [Text(), findings_block(plan.findings)]
     return Group(*parts)
 
 
 def plan_details(plan: Plan) -> RenderableType:
-    """The summary, memory by component, the settings with their origin, and the alternatives."""
-    parts: list[RenderableType] = [plan_summary(plan), Text("\nmemory", style="bold"), _memory(plan)]
+    """The summary, memory by component, the alternatives, and the settings with their origin."""
+    parts: list[RenderableType] = [plan_summary(plan), _heading("memory"), _memory(plan)]
     if plan.alternatives:
-        parts.append(Text("\nalternatives", style="bold"))
+        parts.append(_heading("alternatives"))
         for other in plan.alternatives:
-            patch = " ".join(f"{key}={value}" for key, value in other.patch.items())
-            parts.append(Text(f"{size(other.memory.needed):>9}  {other.text}  {patch}"))
-    parts += [Text("\nsettings not left at their default", style="bold"), _origins(plan)]
-    parts.append(Text(f"\nplan {plan.id}", style="dim"))
+            parts.append(Text(f"{size(other.memory.needed):>9}  {plain(other.text)}"))
+            parts += [
+                Text(f"{'':9}  {override(key, value)}", style="bold") for key, value in other.patch.items()
+            ]
+    values = plan.recipe.model_dump(mode="json")
+    for origin, heading in (("planner", "decided here"), ("recipe", "recipe"), ("override", "overridden")):
+        chosen = [key for key, value in plan.origins.items() if value.split(":")[0] == origin]
+        if chosen:
+            parts += [_heading(heading), _settings(plan, values, chosen)]
+    parts.append(Text(f"\nplan {plan.id}; all other settings are at their default", style="dim"))
     return Group(*parts)
 
 
-def _memory(plan: Plan) -> Table:
+def _heading(words: str) -> Text:
+    return Text(f"\n{words}", style="bold")
+
+
+def _memory(plan: Plan) -> Text:
+    """Components on one line, largest first."""
+    components = sorted(plan.memory.components.items(), key=lambda item: -item[1])
+    return Text(" · ".join(f"{name} {size(count)}" for name, count in components if count))
+
+
+def _settings(plan: Plan, values: dict[str, object], keys: list[str]) -> Table:
     table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis")
     table.add_column(style="dim")
-    table.add_column(justify="right")
-    for name, count in plan.memory.components.items():
-        if count:
-            table.add_row(name, size(count))
+    for key in keys:
+        reason = plan.origins[key].partition(": ")[2]
+        table.add_row(Text(key), Text(_shown(_value(plan, values, key))), Text(plain(reason)))
     return table
 
 
-def _origins(plan: Plan) -> Table:
-    values = plan.recipe.model_dump(mode="json")
-    table = Table.grid(padding=(0, 2))
-    for key, origin in plan.origins.items():
-        if origin == "default":
-            continue
-        table.add_row(key, plain(str(_value(plan, values, key)), 60), Text(origin, style="dim"))
-    return table
+def _shown(value: object) -> str:
+    """As it would be written in a recipe."""
+    return plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 80)
 
 
 def _value(plan: Plan, values: dict[str, object], key: str) -> object:

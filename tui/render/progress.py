@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, TextColumn
+from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from whet.engine.api import (
@@ -21,43 +22,62 @@ from whet.engine.api import (
     PhaseEvent,
     SampleEvent,
     StepEvent,
+    settings,
 )
 
-from .findings import VERDICT_COLOURS, finding_text
+from .findings import finding_text
+from .outcome import proof_lines
 from .text import plain
-from .units import amount, size
+from .units import amount, clock, size
 
-SMOOTHING = 20  # steps over which the shown loss and speed are averaged
+SMOOTHING = 20  # steps over which the shown loss, speed and time left are averaged
 PLAIN_LINES = 20  # step lines a whole run prints when nobody watches a terminal
+MIN_BAR, MAX_BAR = 8, 40
 PHASES = {
+    "wait": "waiting for a GPU",
     "load": "loading the model",
     "data": "reading the data",
     "train": "training",
-    "eval": "measuring held-out loss",
-    "sample": "answering the sample prompts",
-    "merge": "merging the adapter",
-    "export": "writing GGUF",
-    "smoke": "proving the export",
+    "eval": "held-out loss",
+    "sample": "sample answers",
+    "merge": "merging",
+    "export": "writing",
+    "smoke": "proving",
 }
 
 
+class SizedBar(BarColumn):
+    """A bar only where there is a total to fill and room to fill it in."""
+
+    def render(self, task: Task) -> ProgressBar:
+        width = task.fields["room"] if task.total else 0
+        return ProgressBar(
+            total=task.total or 1, completed=task.completed, width=width if width >= MIN_BAR else 0
+        )
+
+
 class Follower:
-    """Shows events as they come. Use as a context manager and call :meth:`show` with each event."""
+    """Shows events as they come. Use as a context manager and call :meth:`show` with each event.
+
+    On a terminal there is one live line, and above it a line for each thing that stays true: an evaluation,
+    an answer that changed, a finding, a file. Elsewhere there are only such lines, and twenty of steps.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.live = console.is_terminal
+        self.live = console.is_terminal and not console.is_dumb_terminal
         self.steps: deque[StepEvent] = deque(maxlen=SMOOTHING)
+        self.answers: dict[str, str] = {}
         self.phase = ""
         self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeRemainingColumn(compact=True),
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            SizedBar(),
+            TextColumn("{task.fields[facts]}", markup=False),
             console=console,
             transient=True,
             disable=not self.live,
+            refresh_per_second=2 if settings().low_bandwidth else 10,
         )
         self.task: TaskID | None = None
 
@@ -81,58 +101,87 @@ class Follower:
                 best = " (best so far)" if event.best else ""
                 self._line(("eval ", "bold"), f"step {event.step}: held-out loss {event.loss:.4f}{best}")
             case SampleEvent():
-                who = "before training" if event.step == 0 else f"step {event.step}"
-                answer = (plain(event.answer, 200), "italic")
-                self._line((f"{who}: ", "dim"), plain(event.prompt, 60), "  ", answer)
+                self._sample(event)
             case FindingEvent():
                 self._line(finding_text(event.finding))
             case CheckpointEvent() if not self.live:
-                self._line(f"checkpoint {event.path} ({size(event.bytes)})")
+                self._line(f"checkpoint {plain(event.path)} ({size(event.bytes)})")
             case ExportEvent():
                 self._export(event)
             case ErrorEvent():
-                words = f" {plain(event.message)} {event.hint}"
-                self._line(("failed ", "bold red"), (event.code, "dim"), words)
+                self._line(("failed ", "bold red"), (event.code, "dim"), f"\n{plain(event.message)}")
+                if event.hint:
+                    self._line((plain(event.hint), "bold"))
             case DoneEvent():
-                self._line((event.status, "bold"))
+                if not self.live:
+                    self._line((event.status, "bold"))
 
     def _step(self, event: StepEvent) -> None:
         self.steps.append(event)
         seconds = sum(step.seconds for step in self.steps)
         rate = sum(step.tokens for step in self.steps) / seconds if seconds else 0.0
         loss = sum(step.loss for step in self.steps) / len(self.steps)
-        facts = f"loss {loss:.3f} · {amount(rate)} tok/s · {size(event.memory_bytes)}"
+        left = (event.total_steps - event.step) * seconds / len(self.steps)
+        words = [
+            f"{event.step}/{event.total_steps}",
+            f"loss {loss:.3f}",
+            f"{amount(rate)} tok/s",
+            size(event.memory_bytes),
+            f"{clock(left)} left",
+        ]
         if self.live:
-            self._bar("training", event.step, event.total_steps, facts)
-            return
-        ends = event.step in (1, event.total_steps)
-        if ends or event.step % max(1, event.total_steps // PLAIN_LINES) == 0:
-            self._line(f"step {event.step}/{event.total_steps} {facts}")
+            self.phase = "train"
+            self._bar("training", event.step, event.total_steps, words)
+        elif event.step in (1, event.total_steps) or self._is_milestone(event):
+            self._line("step " + " · ".join(words))
+
+    def _is_milestone(self, event: StepEvent) -> bool:
+        return event.step % max(1, event.total_steps // PLAIN_LINES) == 0
 
     def _phase(self, event: PhaseEvent) -> None:
-        words = PHASES[event.phase] + (f": {event.detail}" if event.detail else "")
+        words = PHASES[event.phase]
         if self.live:
-            self._bar(words, event.done or 0, event.total, "")
-        elif words != self.phase:
+            detail = (
+                f"{words} {plain(event.detail, 40)}" if event.detail and event.phase != "train" else words
+            )
+            share = [f"{event.done / event.total:.0%}"] if event.done is not None and event.total else []
+            self._bar(detail, event.done or 0, event.total, share)
+        elif event.phase not in (self.phase, "eval", "sample"):  # those two end in a line of their own
             self._line(words)
-        self.phase = words
+        self.phase = event.phase
+
+    def _sample(self, event: SampleEvent) -> None:
+        if self.answers.get(event.prompt) == event.answer:
+            return
+        self.answers[event.prompt] = event.answer
+        text = Text.assemble((f"  {plain(event.prompt, 60)}  ", "dim"), (plain(event.answer, 400), "italic"))
+        if self.live:
+            text.truncate(self.console.width, overflow="ellipsis")
+        self._line(text)
 
     def _export(self, event: ExportEvent) -> None:
-        name = event.path.rsplit("/", 1)[-1]
         if event.kind == "smoke":
-            status = str(event.detail.get("status"))
-            self._line((f"proof {status} ", VERDICT_COLOURS.get(status, "")), name)
-        else:
-            self._line(
-                ("wrote ", "green"), f"{event.kind} {name}", f" ({size(event.bytes)})" if event.bytes else ""
-            )
+            self._line(proof_lines([event]))
+            return
+        name = event.path.rsplit("/", 1)[-1]
+        self._line(("wrote ", "green"), plain(name), f"  {size(event.bytes)}" if event.bytes else "")
 
-    def _bar(self, words: str, done: float, total: float | None, facts: str) -> None:
-        state: dict[str, Any] = {"description": words, "total": total, "completed": int(done), "facts": facts}
+    def _bar(self, words: str, done: float, total: float | None, facts: list[str]) -> None:
+        """Update the live line; on a narrow terminal memory goes first, then speed, then the loss."""
+        room = self.console.width - len(words) - 5  # spinner and gaps
+        facts = list(facts)
+        while len(facts) > 2 and len(" · ".join(facts)) > room - MIN_BAR:
+            facts.pop(3 if len(facts) > 4 else -2)
+        line = " · ".join(facts)
+        state: dict[str, Any] = {
+            "description": words,
+            "total": total,
+            "completed": done,
+            "facts": line,
+            "room": min(MAX_BAR, room - len(line)),
+        }
         if self.task is None:
             self.task = self.progress.add_task(**state)
-        elif self.progress.tasks[0].description != words:
-            self.progress.reset(self.task, **state)
         else:
             self.progress.update(self.task, **state)
 

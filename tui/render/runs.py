@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 
 from rich.table import Table
+from rich.text import Text
 
 from whet.engine.api import RunSummary
 
 from .text import plain
-from .units import duration
+from .units import age
 
 COLOURS = {
     "running": "green",
@@ -26,18 +27,20 @@ COLOURS = {
 def run_table(runs: list[RunSummary]) -> Table:
     """Newest first: id, status, steps, losses, age, by whom."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("run", "status", "step", "loss", "eval", "age", "by"):
-        table.add_column(column, no_wrap=column in ("run", "status"))
+    table.add_column("run", overflow="fold", min_width=25)  # an id is for copying: never cut
+    table.add_column("status", no_wrap=True)
+    for column in ("step", "loss", "eval", "age"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("by", no_wrap=True)
     for run in runs:
         state = run.state
-        status = f"[{COLOURS[run.status]}]{run.status}[/]"
+        status = Text(run.status, style=COLOURS[run.status])
         if run.status == "running" and state.phase:
-            status += f" {state.phase}"
+            status.append(f" {state.phase}", style="dim")
         steps = f"{state.step}/{state.total_steps}" if state.total_steps else ""
-        age = duration(time.time() - state.created) if state.created else ""
-        table.add_row(
-            run.id, status, steps, _loss(state.loss), _loss(state.eval_loss), age, plain(state.started_by, 20)
-        )
+        since = age(time.time() - state.created) if state.created else ""
+        words = (steps, _loss(state.loss), _loss(state.eval_loss), since, plain(state.started_by, 20))
+        table.add_row(Text(run.id), status, *map(Text, words))
     return table
 
 

@@ -1,19 +1,35 @@
-"""Text from models and data is untrusted: escape sequences are shown, never obeyed."""
+"""Text from models and data is untrusted: control characters are shown, never obeyed."""
 
 from __future__ import annotations
 
+import json
+import shlex
 import unicodedata
+
+# Characters that reorder or hide what stands around them. Joiners stay: Persian, Hindi and emoji need them.
+INVISIBLE = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 
 
 def plain(text: str, limit: int | None = None) -> str:
-    """``text`` on one line without control characters; cut to ``limit`` characters with an ellipsis."""
-    line = " ".join(text.split())
-    line = "".join(" " if unicodedata.category(char) in ("Cc", "Cf") else char for char in line)
+    """``text`` on one line, control characters as pictures; cut to ``limit`` characters with an ellipsis."""
+    line = printable(" ".join(text.split()))
     return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
 
 
 def printable(text: str) -> str:
-    """``text`` with its line breaks and tabs, without any other control character; for streaming."""
-    return "".join(
-        char if char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cf") else " " for char in text
-    )
+    """``text`` with its line breaks and tabs; any other control character as its picture, ESC as ``␛``."""
+    return "".join(map(_shown, text))
+
+
+def override(key: str, value: object) -> str:
+    """``key=value`` as it can be pasted behind a recipe on a command line."""
+    words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return shlex.quote(plain(f"{key}={words}"))
+
+
+def _shown(char: str) -> str:
+    category = unicodedata.category(char)
+    if char in "\n\t" or (category not in ("Cc", "Cs") and char not in INVISIBLE):
+        return char
+    code = ord(char)
+    return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "�"

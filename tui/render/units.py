@@ -29,3 +29,18 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def age(seconds: float) -> str:
+    """One unit, for columns: ``45s``, ``3m``, ``2h``, ``5d``."""
+    for length, letter in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= length:
+            return f"{seconds // length:.0f}{letter}"
+    return f"{max(0.0, seconds):.0f}s"
+
+
+def clock(seconds: float) -> str:
+    """Time left on the live line: ``0:45``, ``12:05``, ``2:05:00``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
