@@ -59,6 +59,9 @@ def main(
     try:
         fd = options.lock_fd
         lock = locks.hold(run.lock) if fd is None else locks.adopt(run.lock, fd)
+        if fd is None:  # started by hand: what a launcher would have done
+            run.control.clear()
+            run.write_state(launched=time.time())
         context = _open(run)
     except (WhetError, OSError) as error:
         print(f"The worker of {run.path} did not start: {error}", file=sys.stderr, flush=True)
@@ -98,7 +101,7 @@ def run_worker(context: RunContext, job: Job, choose_gpus: ChooseGpus) -> int:
 def _open(run: RunDir) -> RunContext:
     """Begin the next attempt: number it, and open the event log behind what earlier attempts wrote."""
     attempt = run.read_state().attempt + 1
-    print(f"--- attempt {attempt}, pid {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)
+    _log(f"--- attempt {attempt}, pid {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}")
     run.write_state(
         status="queued", attempt=attempt, pid=os.getpid(), error=None, gpu=None, waiting_for=[], phase=None
     )

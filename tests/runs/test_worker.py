@@ -235,6 +235,17 @@ def test_worker_started_by_hand_takes_the_lock_itself(create: Any, job_script: A
     assert run.status() == "finished" and steps(run) == [(1, 1)]
 
 
+def test_worker_started_by_hand_forgets_old_requests_and_is_interrupted_when_killed(
+    create: Any, job_script: Any
+) -> None:
+    run = create()
+    run.control.request_stop()
+    kill = job_script("assert not context.stop_requested(); os.kill(os.getpid(), signal.SIGKILL)")
+    done = subprocess.run([sys.executable, "-P", *kill, str(run.path)], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert run.status() == "interrupted"
+
+
 def test_worker_started_by_hand_beside_a_living_one_is_refused(launch: Launch, job_script: Any) -> None:
     run = launch("train_until_stopped(context); raise Stopped")
     until(lambda: steps(run), "a step")

@@ -55,7 +55,7 @@ class WatchedContext(RunContext):
         self.trigger.see("event", f"{event.type}:{step}.")
 
 
-def in_fork(work: Callable[[], None]) -> int:
+def in_fork(work: Callable[[], object]) -> int:
     """Run ``work`` in a child; its wait status (a signal's number when it was killed)."""
     child = os.fork()
     if child == 0:
