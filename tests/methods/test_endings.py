@@ -36,11 +36,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     home.mkdir()
     model = build_tiny_model(folder / "llama")
     recipe = tiny_recipe(model, write_chat_rows(folder / "rows.jsonl"))
-    mishaps, before = MISHAPS, ()
+    mishaps, before = MISHAPS, list[str]()
     unshare = shutil.which("unshare") or "unshare"
     if can_mount(unshare, home):
         mishaps = MISHAPS | {"disk full": {}}
-        before = (unshare, "-rm", "sh", "-c", SMALL_DISK, "sh")
+        before = [unshare, "-rm", "sh", "-c", SMALL_DISK, "sh"]
     done = subprocess.run(
         [*before, sys.executable, "-P", str(TESTS / "support" / "ending_driver.py")],
         input=json.dumps({"recipe": recipe.model_dump(mode="json"), "mishaps": mishaps}),
