@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -58,10 +59,22 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb. A reader that goes away, as `| head` does, is no failure (click would exit 1)."""
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return code
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for name, verbs in GROUPS.items():
             with formatter.section(name):
-                formatter.write_dl([(verb, words) for verb, (_, words) in verbs.items()], col_spacing=4)
+                formatter.write_dl(
+                    [(verb.ljust(8), words) for verb, (_, words) in verbs.items()], col_spacing=4
+                )
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -104,9 +117,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if reconfigure is not None:  # a stream a test or an embedder put there may be of another kind
             reconfigure(errors="backslashreplace")
     try:
-        code = cli.main(words, prog_name="whet", standalone_mode=False)
-        sys.stdout.flush()
-        sys.exit(code)
+        sys.exit(cli.main(words, prog_name="whet", standalone_mode=False))
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
@@ -115,9 +126,6 @@ def main(args: Sequence[str] | None = None) -> None:
     except WhetError as error:
         _report(error, words)
         sys.exit(1)
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(0)
     except OSError as error:
         hint = "Check the permissions and the free space there; WHET_HOME says where whet keeps its files."
         _report(WhetError("os", str(error), hint), words)

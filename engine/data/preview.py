@@ -10,11 +10,12 @@ from ..errors import WhetError
 from ..models.locate import resolve_model
 from ..recipe import Recipe
 from .formats import FormatName, sniff, to_example
-from .rows import RawRow, RowError
+from .rows import BadRow, RawRow, RowError
 from .sources import iter_rows
 from .tokenization import RowTokenizer, TokenizerFiles
 
 SNIFFED_ROWS = 100
+LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 
 class TokenPiece(BaseModel):
@@ -42,18 +43,21 @@ class TemplatePreview(BaseModel):
 
 
 def preview_template(recipe: Recipe, rows: int) -> list[TemplatePreview]:
-    """The first ``rows`` readable rows of the recipe's training data as tokens.
+    """The first ``rows`` rows of the recipe's training data as tokens; unusable ones say their problem.
 
     Raises:
         WhetError: ``data.*``, ``tokenizer.*`` or ``template.*``.
     """
     source = recipe.data.train if isinstance(recipe.data.train, str) else recipe.data.train[0]
-    head = [row for row in islice(iter_rows(source, recipe.data), SNIFFED_ROWS) if isinstance(row, RawRow)]
-    if not head:
+    head = list(islice(iter_rows(source, recipe.data), max(SNIFFED_ROWS, rows)))
+    readable = [row for row in head if isinstance(row, RawRow)][:SNIFFED_ROWS]
+    if not readable:
         raise WhetError(
             "data.empty", f"{source} has no readable row at its beginning.", f"whet data {source}"
         )
-    layout = recipe.data.format if recipe.data.format != "auto" else sniff(head, recipe.data.columns).format
+    layout = (
+        recipe.data.format if recipe.data.format != "auto" else sniff(readable, recipe.data.columns).format
+    )
     if layout is None:
         raise WhetError("data.format", f"The rows of {source} have no known layout.", f"whet data {source}")
     files = TokenizerFiles.read(resolve_model(recipe.model.name, recipe.model.revision))
@@ -61,7 +65,11 @@ def preview_template(recipe: Recipe, rows: int) -> list[TemplatePreview]:
     return [_preview(row, layout, recipe, tokenizer) for row in head[:rows]]
 
 
-def _preview(row: RawRow, layout: FormatName, recipe: Recipe, tokenizer: RowTokenizer) -> TemplatePreview:
+def _preview(
+    row: RawRow | BadRow, layout: FormatName, recipe: Recipe, tokenizer: RowTokenizer
+) -> TemplatePreview:
+    if isinstance(row, BadRow):
+        return TemplatePreview(file=row.file, line=row.line, tokens=[], truncated=False, problem=row.reason)
     try:
         example = to_example(row, layout, recipe.data)
         prepared = tokenizer.prepare(example, recipe.method.supervise)
@@ -69,13 +77,29 @@ def _preview(row: RawRow, layout: FormatName, recipe: Recipe, tokenizer: RowToke
         return TemplatePreview(file=row.file, line=row.line, tokens=[], truncated=False, problem=error.reason)
     encoded = tokenizer.encode([prepared], recipe.model.max_length)[0]
     added = tokenizer.tokenizer.get_added_tokens_decoder()
+    texts = _texts(tokenizer, encoded.input_ids)
     tokens = [
         TokenPiece(
             id=token,
-            text=tokenizer.tokenizer.decode([token], skip_special_tokens=False),
+            text=text,
             supervised=label != -100,
             special=token in added and added[token].special,
         )
-        for token, label in zip(encoded.input_ids, encoded.labels, strict=True)
+        for token, label, text in zip(encoded.input_ids, encoded.labels, texts, strict=True)
     ]
     return TemplatePreview(file=row.file, line=row.line, tokens=tokens, truncated=encoded.truncated)
+
+
+def _texts(tokenizer: RowTokenizer, ids: list[int]) -> list[str]:
+    """The text of each token; of tokens that share a character the last has it, the others have none."""
+    texts: list[str] = []
+    pending: list[int] = []
+    for token in ids:
+        pending.append(token)
+        text = tokenizer.tokenizer.decode(pending, skip_special_tokens=False)
+        if text.endswith("\ufffd") and len(pending) < LONGEST_CHARACTER:
+            texts.append("")
+            continue
+        texts.append(text)
+        pending = []
+    return texts

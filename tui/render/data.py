@@ -35,6 +35,9 @@ def data_report(report: DataReport) -> RenderableType:
                 f"tokens, {train.truncated_lost_end:,} lose the end",
             )
         )
+    if train.unsupervised_rows:
+        places = ", ".join(f"line {row.line}" for row in train.unsupervised_examples[:5])
+        rows.append(("no answer", f"{train.unsupervised_rows:,} rows without a supervised token ({places})"))
     rows.append(("template", report.template or "none"))
     parts: list[RenderableType] = [facts(rows)]
     if report.bad:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.rule import Rule
@@ -47,7 +48,7 @@ def run_details(view: RunView) -> RenderableType:
         ("folder", str(view.path)),
     ]
     if state.last_checkpoint:
-        rows.append(("checkpoint", state.last_checkpoint))
+        rows.append(("checkpoint", Path(state.last_checkpoint).name))
     parts: list[RenderableType] = [facts(rows)]
     if state.error:
         words = f"{state.error.message} {state.error.hint}"
