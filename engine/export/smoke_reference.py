@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .gguf.native import Progress, serve
+from .gguf.trial import composed
 from .probe_corpus import with_special_tokens
 from .smoke_cases import ASK, CASES, MARKER, Limits, cases_for
 
@@ -83,7 +84,13 @@ class Reference:
         generation = self.model.generation_config.eos_token_id
         return {
             "texts": [
-                {"text": text, "ids": self.encode(text), "special": self.encode(text, True)} for text in texts
+                {
+                    "text": text,
+                    "ids": self.encode(text),
+                    "special": self.encode(text, True),
+                    "composed": composed(self.tokenizer.backend_tokenizer, text),
+                }
+                for text in texts
             ],
             "template": self.template,
             "cases": [self._case(case) for case in cases_for(self.template)] if self.template else [],

@@ -1,4 +1,4 @@
-"""An export says what it did: events while it runs, and a card that is true of this run. No llama.cpp here."""
+"""An export says what it did: events while it runs, and a card that is true. No llama.cpp here."""
 
 from __future__ import annotations
 

@@ -153,6 +153,9 @@ def test_composing_tokenizers_are_compared_on_composed_texts(tmp_path: Path) -> 
     tokenizer.normalizer = normalizers.NFC()
     texts, _ = expected_ids(save(tmp_path / "t", tokenizer))
     assert "cafe\u0301" not in texts and "Grüße aus Köln, schöne Straße" in texts
+    tokenizer.normalizer = normalizers.Lowercase()
+    texts, _ = expected_ids(save(tmp_path / "t", tokenizer))
+    assert "cafe\u0301" in texts and "Grüße aus Köln, schöne Straße" in texts  # not left out
 
 
 def test_roles_and_types(tmp_path: Path) -> None:
