@@ -117,6 +117,7 @@ def make_plan(
         reasons["data.template"] = f"planner: the model has none, and {template} fits its vocabulary"
     others = [] if memory.fits else find_alternatives(recipe, resolved, facts, machine, data.report, memory)
     disk = disk_bytes(recipe, resolved, facts)
+    missing = _missing_markers(recipe, facts)
     findings = run_checks(
         PlanFacts(
             recipe=recipe,
@@ -128,6 +129,8 @@ def make_plan(
             alternatives=tuple(others),
             disk_bytes=disk,
             fitting_template=template,
+            missing_markers=missing,
+            better_template=_template_for(facts) if missing and not facts.has_chat_template else None,
             gguf_refusal=_gguf_refusal(recipe, facts),
             bitsandbytes="bitsandbytes" in machine.versions,
             llama_cpp=find_spec("llama_cpp") is not None,
@@ -162,6 +165,10 @@ def fitting_template(recipe: Recipe, facts: ModelFacts) -> str | None:
     """
     if recipe.data.template or facts.has_chat_template or not _chat_rows(recipe):
         return None
+    return _template_for(facts)
+
+
+def _template_for(facts: ModelFacts) -> str:
     from .data.chat_templates import TEMPLATES
     from .models.families import family_of
 
@@ -173,6 +180,17 @@ def fitting_template(recipe: Recipe, facts: ModelFacts) -> str | None:
         if TEMPLATES[name].markers and set(TEMPLATES[name].markers) <= vocabulary:
             return name
     return "vicuna"
+
+
+def _missing_markers(recipe: Recipe, facts: ModelFacts) -> tuple[str, ...]:
+    """Markers of the named template that this vocabulary does not have as tokens (finding D13)."""
+    named = recipe.data.template
+    if named is None or "{%" in named:
+        return ()
+    from .data.chat_templates import find
+
+    vocabulary = _special_tokens(facts.path)
+    return tuple(marker for marker in find(named).info.markers if marker not in vocabulary)
 
 
 def _data_recipe(recipe: Recipe, max_length: int, template: str | None) -> Recipe:

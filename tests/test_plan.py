@@ -121,6 +121,38 @@ def test_gguf_that_cannot_be_written_blocks_before_training(
     assert make_plan(followed).blocked() == [] and followed.export.merged
 
 
+# What is wrong -> the recipe's patch, the finding it must give. Each fix is followed and must end it.
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "all answers cut away": ({"model.max_length": 8}, "D02"),
+    "longer than the model": ({"model.max_length": 100_000}, "D04"),
+    "held-out rows in train": ({"data.eval": "chats.jsonl"}, "D12"),
+    "a template of another family": ({"data.template": "chatml"}, "D13"),
+    "too few rows": ({"data.max_rows": 60}, "D16"),
+    "unknown target modules": ({"adapter.target_modules": ["query_key_value"]}, "L09"),
+    "unknown modules to save": ({"adapter.modules_to_save": ["wte"]}, "L09"),
+    "fp16 on a CPU": ({"training.precision": "fp16"}, "L06"),
+    "micro-batches that do not fit": ({"training.batch_size": 200_000}, "L11"),
+}
+
+
+@pytest.mark.parametrize("wrong", BROKEN)
+def test_following_a_fix_ends_the_finding(
+    wrong: str, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch, id = BROKEN[wrong]
+    small = machine(ram_gib=16)
+    write_chats(tmp_path / "chats.jsonl", 1200)
+    monkeypatch.chdir(tmp_path)
+    healthy = chat_recipe(tiny_model, Path("chats.jsonl"))
+    assert [one for one in make_plan(healthy, machine=small).findings if one.severity != "note"] == []
+    broken = patched(healthy, patch)
+    finding = next(one for one in make_plan(broken, machine=small).findings if one.id == id)
+    assert finding.fix is not None and finding.fix.patch
+    mended = patched(broken, finding.fix.patch)
+    left = {one.id for one in make_plan(mended, machine=small).findings if one.severity != "note"} - set(mended.accept)
+    assert left == set()
+
+
 def test_a_template_fits_when_its_markers_are_in_the_vocabulary(tmp_path: Path, tiny_model: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)

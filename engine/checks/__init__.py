@@ -15,6 +15,7 @@ CHECKS: tuple[Check, ...] = (
     supervision.begin_token,
     supervision.end_token,
     supervision.no_template,
+    supervision.foreign_template,
     supervision.literal_markers,
     data_quality.max_length,
     data_quality.conversations,

@@ -12,6 +12,8 @@ TOO_FEW_ROWS = 100
 FEW_ROWS = 1000
 MANY_DUPLICATES = 0.05
 SURE_FORMAT = 0.9
+HELD_OUT = 0.05
+"""Share held out where the held-out file is no use."""
 
 
 @check("data", "D04")
@@ -63,7 +65,10 @@ def conversations(facts: PlanFacts) -> Iterator[Finding]:
             severity="warning",
             title=f"{leaked} of {report.eval.rows} held-out rows are trained on: eval loss is too good.",
             evidence={"rows": leaked, "examples": rows_of(report.eval_in_train_examples)},
-            fix=Fix(text="Remove them from one of the two files."),
+            fix=Fix(
+                text="Remove them from one of the two files, or hold rows of data.train out instead.",
+                patch={"data.eval": None, "data.eval_fraction": HELD_OUT},
+            ),
         )
 
 

@@ -36,6 +36,10 @@ class PlanFacts:
     disk_bytes: dict[str, int]
     fitting_template: str | None
     """Chosen by the planner because chat rows need a template and the model has none."""
+    missing_markers: tuple[str, ...]
+    """Of the template that the recipe names: those that are no tokens of this vocabulary."""
+    better_template: str | None
+    """What ``data.template`` should then be; None for the model's own."""
     gguf_refusal: str | None
     """Why GGUF files were asked for and cannot be written of this model; None when they can."""
     bitsandbytes: bool

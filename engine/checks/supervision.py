@@ -171,6 +171,23 @@ def no_template(facts: PlanFacts) -> Iterator[Finding]:
     )
 
 
+@check("data", "D13")
+def foreign_template(facts: PlanFacts) -> Iterator[Finding]:
+    """The named template belongs to another family: its markers would be spelt out in pieces."""
+    if not facts.missing_markers:
+        return
+    better = facts.better_template
+    text = f"Use the template {better}." if better else "Leave data.template out: the model has its own."
+    yield Finding(
+        id="D13",
+        severity="error",
+        title=f"data.template={facts.recipe.data.template} does not fit {facts.model.name}: its markers are "
+        "no tokens of this vocabulary.",
+        evidence={"missing": list(facts.missing_markers), "family": facts.model.family},
+        fix=Fix(text=text, patch={"data.template": better}),
+    )
+
+
 @check("data", "D11")
 def literal_markers(facts: PlanFacts) -> Iterator[Finding]:
     """Template markers written as plain text: the model would learn to spell them out."""

@@ -128,7 +128,10 @@ CASES: list[tuple[str, Callable[[ModelFacts], PlanFacts], str, str, dict[str, An
     ("many duplicates", data_case(duplicates=2000), "D12", "warning", {}),
     ("eval rows in train", lambda model: plan_facts(
         model, data=report(eval=split(rows=100, token_rows=100), eval_in_train=30)),
-     "D12", "warning", {}),
+     "D12", "warning", {"data.eval": None, "data.eval_fraction": 0.05}),
+    ("template of another family", lambda model: plan_facts(
+        model, wanted=recipe(data__template="chatml"), missing_markers=("<|im_start|>", "<|im_end|>")),
+     "D13", "error", {"data.template": None}),
     ("skipped rows", lambda model: plan_facts(
         model, wanted=recipe(data__bad_rows="skip"), data=report(bad_rows=3)), "D15", "warning", {}),
     ("unreadable rows", lambda model: plan_facts(model, data=report(bad_rows=3)),

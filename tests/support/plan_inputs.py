@@ -147,6 +147,8 @@ def plan_facts(
         alternatives=(),
         disk_bytes={"checkpoints": GIB},
         fitting_template=None,
+        missing_markers=(),
+        better_template=None,
         gguf_refusal=None,
         bitsandbytes="bitsandbytes" in on.versions,
         llama_cpp=True,
