@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from ..errors import WhetError
+from ..processes import environment
 from . import locks
 from .control import StopRequest
 from .events import Event, read_events
@@ -112,6 +113,7 @@ def _start(run: RunDir, lock: locks.Lock, worker: Sequence[str]) -> int:
                 stdout=log,
                 stderr=log,
                 pass_fds=[lock.fd],
+                env=environment(),
             )
         finally:
             os.close(log)

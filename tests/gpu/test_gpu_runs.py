@@ -107,7 +107,6 @@ def test_the_second_run_waits_for_the_gpu() -> None:
     assert api.run(second).status == "waiting"
     finished(first)
     view = finished(second)
-    assert view.state.gpu is not None
     assert view.steps[0].time > api.run(first).steps[-1].time
 
 

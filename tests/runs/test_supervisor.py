@@ -177,3 +177,15 @@ def test_workers_leave_no_zombies(launch: Launch) -> None:
     assert supervisor.wait(run, 30) == "finished"
     pid = run.read_state().summary["pid"]
     until(lambda: not Path(f"/proc/{pid}").exists(), "the worker's end", 10)
+
+
+@pytest.mark.parametrize(("asked", "seen"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_a_worker_s_threads_sleep_while_they_wait_unless_told_otherwise(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch, asked: str | None, seen: str
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", asked)
+    run = launch("context.summary['policy'] = os.environ['OMP_WAIT_POLICY']")
+    assert supervisor.wait(run, 30) == "finished"
+    assert run.read_state().summary == {"policy": seen}
