@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,6 +26,7 @@ from .rates import known_rate
 from .recipe import Recipe
 from .recipe_files import patched
 from .resolve import RECIPE_KEYS, Resolved, recipe_origins, resolve, resolved_length
+from .template_fit import fitting_template, missing_markers, template_for
 
 __all__ = ["RECIPE_KEYS", "Alternative", "DataFacts", "Plan", "Resolved", "make_plan"]
 
@@ -117,7 +117,7 @@ def make_plan(
         reasons["data.template"] = f"planner: the model has none, and {template} fits its vocabulary"
     others = [] if memory.fits else find_alternatives(recipe, resolved, facts, machine, data.report, memory)
     disk = disk_bytes(recipe, resolved, facts)
-    missing = _missing_markers(recipe, facts)
+    missing = missing_markers(recipe, facts)
     findings = run_checks(
         PlanFacts(
             recipe=recipe,
@@ -130,7 +130,7 @@ def make_plan(
             disk_bytes=disk,
             fitting_template=template,
             missing_markers=missing,
-            better_template=_template_for(facts) if missing and not facts.has_chat_template else None,
+            better_template=template_for(facts) if missing and not facts.has_chat_template else None,
             gguf_refusal=_gguf_refusal(recipe, facts),
             bitsandbytes="bitsandbytes" in machine.versions,
             llama_cpp=find_spec("llama_cpp") is not None,
@@ -157,42 +157,6 @@ def make_plan(
     )
 
 
-def fitting_template(recipe: Recipe, facts: ModelFacts) -> str | None:
-    """The template for chat rows when neither recipe nor model has one (finding D09); otherwise None.
-
-    The family's own where this vocabulary has its markers, then any whose markers it has, then one that
-    needs no special tokens.
-    """
-    if recipe.data.template or facts.has_chat_template or not _chat_rows(recipe):
-        return None
-    return _template_for(facts)
-
-
-def _template_for(facts: ModelFacts) -> str:
-    from .data.chat_templates import TEMPLATES
-    from .models.families import family_of
-
-    vocabulary = _special_tokens(facts.path)
-    own = family_of(facts.model_type).chat_template
-    preferred = [name for name in (own, "chatml") if name]
-    candidates = preferred + [name for name, info in TEMPLATES.items() if info.markers]
-    for name in candidates:
-        if TEMPLATES[name].markers and set(TEMPLATES[name].markers) <= vocabulary:
-            return name
-    return "vicuna"
-
-
-def _missing_markers(recipe: Recipe, facts: ModelFacts) -> tuple[str, ...]:
-    """Markers of the named template that this vocabulary does not have as tokens (finding D13)."""
-    named = recipe.data.template
-    if named is None or "{%" in named:
-        return ()
-    from .data.chat_templates import find
-
-    vocabulary = _special_tokens(facts.path)
-    return tuple(marker for marker in find(named).info.markers if marker not in vocabulary)
-
-
 def _data_recipe(recipe: Recipe, max_length: int, template: str | None) -> Recipe:
     """Rows no longer than the model's positions; chat rows with a template where the recipe names none."""
     patch: dict[str, object] = {}
@@ -201,20 +165,6 @@ def _data_recipe(recipe: Recipe, max_length: int, template: str | None) -> Recip
     if max_length != recipe.model.max_length:
         patch["model.max_length"] = max_length
     return patched(recipe, patch) if patch else recipe
-
-
-def _chat_rows(recipe: Recipe) -> bool:
-    """Whether the first training source holds conversations, by the recipe's word or its first rows."""
-    if recipe.data.format != "auto":
-        return recipe.data.format in ("messages", "sharegpt", "alpaca")
-    from .data.formats import sniff
-    from .data.rows import RawRow
-    from .data.sources import iter_rows
-
-    train = recipe.data.train
-    first = iter_rows(train if isinstance(train, str) else train[0], recipe.data)
-    guess = sniff([row for row in islice(first, 100) if isinstance(row, RawRow)], recipe.data.columns)
-    return guess.format in ("messages", "sharegpt", "alpaca")
 
 
 def _gguf_refusal(recipe: Recipe, facts: ModelFacts) -> str | None:
@@ -226,14 +176,6 @@ def _gguf_refusal(recipe: Recipe, facts: ModelFacts) -> str | None:
 
     config = json.loads((facts.path / "config.json").read_text(encoding="utf-8"))
     return supported_architecture(facts.model_type, config) or unsupported_tokenizer(facts.path)
-
-
-def _special_tokens(path: Path) -> set[str]:
-    """Texts of the tokens added to the vocabulary; a tokenizer's markers are among them."""
-    file = path / "tokenizer.json"
-    if not file.is_file():
-        return set()
-    return {entry["content"] for entry in json.loads(file.read_text(encoding="utf-8"))["added_tokens"]}
 
 
 def prepare_data(recipe: Recipe, model_dir: Path, progress: Callable[[int], None] | None) -> DataFacts:

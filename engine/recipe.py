@@ -48,7 +48,7 @@ class DataSection(Section):
     """Where the rows are and how they are read."""
 
     train: str | list[str] = Field(
-        description="`demo`, a file (JSONL, JSON, CSV, Parquet, text), a folder, a hub id, or a list of these."
+        description="`demo`, a file (JSONL, JSON, CSV, Parquet, text), a folder, a hub id, or a list of them."
     )
     eval: str | None = Field(None, description="Held-out rows, same choices as `train`.")
     eval_fraction: float = Field(

@@ -1,4 +1,4 @@
-"""Which tokens carry a label: from character spans, or from explicit markers in the ids."""
+"""Which tokens carry a label, from spans of characters or tokens."""
 
 from __future__ import annotations
 
@@ -37,31 +37,3 @@ def labels_of(ids: Sequence[int], spans: Sequence[Span]) -> list[int]:
     for first, last in spans:
         labels[first:last] = ids[first:last]
     return labels
-
-
-def find_marker_spans(
-    ids: Sequence[int], instruction_ids: Sequence[int], response_ids: Sequence[int]
-) -> list[Span]:
-    """Token ranges between a response marker and the next instruction marker (or the end).
-
-    The marker itself is not in the range. An empty list means that the response marker is not in the row.
-    """
-    spans: list[Span] = []
-    at = _find(ids, response_ids, 0)
-    while at is not None:
-        first = at + len(response_ids)
-        stop = _find(ids, instruction_ids, first)
-        last = len(ids) if stop is None else stop
-        spans.append((first, last))
-        at = _find(ids, response_ids, last)
-    return spans
-
-
-def _find(ids: Sequence[int], marker: Sequence[int], start: int) -> int | None:
-    if not marker:
-        return None
-    wanted = list(marker)
-    for at in range(start, len(ids) - len(wanted) + 1):
-        if ids[at] == wanted[0] and list(ids[at : at + len(wanted)]) == wanted:
-            return at
-    return None

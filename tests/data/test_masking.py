@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from whet.engine.data.masking import IGNORE, find_marker_spans, labels_of, token_spans
+from whet.engine.data.masking import IGNORE, labels_of, token_spans
 
 OFFSETS = [(0, 3), (3, 4), (4, 9), (9, 10), (10, 14)]
 
@@ -29,11 +29,3 @@ def test_all_tokens_of_one_character() -> None:
 
 def test_labels_are_ids_inside_only() -> None:
     assert labels_of([5, 6, 7, 8], [(1, 2), (3, 4)]) == [IGNORE, 6, IGNORE, 8]
-
-
-def test_markers() -> None:
-    ids = [1, 7, 7, 50, 51, 9, 8, 8, 52, 9, 7, 7, 53, 8, 8, 54, 55]
-    assert find_marker_spans(ids, [7, 7], [8, 8]) == [(8, 10), (15, 17)]
-    assert find_marker_spans(ids, [7, 7], [8, 9]) == []
-    assert find_marker_spans([8, 8], [7], [8, 8]) == [(2, 2)]
-    assert find_marker_spans([8, 1, 8, 2], [], [8]) == [(1, 4)]

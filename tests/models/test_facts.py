@@ -12,7 +12,7 @@ from support.tiny_models import build_tiny_model
 
 from whet.engine.errors import WhetError
 from whet.engine.models.facts import ModelFacts, match_targets, read_model_facts, resolve_model
-from whet.engine.models.families import FAMILIES, UNKNOWN, Unsupported, family_of
+from whet.engine.models.families import FAMILIES, UNKNOWN, family_of
 from whet.engine.recipe import AdapterSection
 from whet.engine.resolve import trainable_parameters
 
@@ -222,7 +222,6 @@ def test_families_name_templates_that_exist() -> None:
         assert family.chat_template in TEMPLATES
         assert family_of(family.model_types[0]) is family
     assert family_of("no-such-model") is UNKNOWN
-    assert isinstance(UNKNOWN.capabilities["gguf"], Unsupported)
 
 
 def test_resolve_names_the_nearest_directory(tmp_path: Path) -> None:

@@ -87,8 +87,3 @@ def find_type(name: str) -> GGUFType:
 def check_types(names: Iterable[str]) -> list[GGUFType]:
     """All of ``names`` as types, without repetition and in order. Raises as :func:`find_type`."""
     return list(dict.fromkeys(find_type(name) for name in names))
-
-
-def estimate_bytes(parameters: int, kind: GGUFType) -> int:
-    """Rough size in bytes of a file of ``parameters`` weights."""
-    return int(parameters * kind.bits_per_weight / 8) + (4 << 20)

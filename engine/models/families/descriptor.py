@@ -32,7 +32,7 @@ Capability = Supported | Unsupported | Experimental
 LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 EVERYTHING: dict[str, Capability] = {
-    name: Supported() for name in ("sft", "lora", "dora", "full", "nf4", "int8", "packing", "gguf")
+    name: Supported() for name in ("sft", "lora", "dora", "full", "nf4", "int8", "packing")
 }
 
 
@@ -44,20 +44,19 @@ class Family:
         name: ours, e.g. ``qwen2``.
         model_types: values of ``model_type`` in config.json that are this family.
         target_modules: leaf names of the linear layers an adapter takes by default.
-        gguf_architecture: ``general.architecture`` in a GGUF file, None where our writer has no descriptor.
         chat_template: the template that fits this family's chat models, None where no single one does.
         attention_bias: which attention projections carry a bias; ``config`` reads ``attention_bias``
             (then q, k, v and o have one), ``qkv`` is always q, k and v.
         mlp_bias: the MLP may carry biases (config key ``mlp_bias``).
         qk_norm: q and k are normalised a head, with one weight of ``head_dim`` each.
         default_head_dim: used where config.json has no ``head_dim``; None is hidden size / heads.
-        capabilities: sft, lora, dora, full, nf4, int8, packing, gguf.
+        capabilities: sft, lora, dora, full, nf4, int8, packing. What the GGUF writer can do is its own to say
+            (:mod:`whet.engine.export.gguf.architectures`).
     """
 
     name: str
     model_types: tuple[str, ...]
     target_modules: tuple[str, ...] = LINEAR_NAMES
-    gguf_architecture: str | None = None
     chat_template: str | None = None
     attention_bias: AttentionBias = "none"
     mlp_bias: bool = False

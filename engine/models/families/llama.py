@@ -5,7 +5,6 @@ from .descriptor import Family
 FAMILY = Family(
     name="llama",
     model_types=("llama",),
-    gguf_architecture="llama",
     chat_template="llama-3.1",
     attention_bias="config",
     mlp_bias=True,

@@ -5,4 +5,4 @@ llama.cpp has no architecture of this name: the weights go out as ``llama``.
 
 from .descriptor import Family
 
-FAMILY = Family(name="mistral", model_types=("mistral",), gguf_architecture="llama", chat_template="mistral")
+FAMILY = Family(name="mistral", model_types=("mistral",), chat_template="mistral")

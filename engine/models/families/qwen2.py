@@ -5,7 +5,6 @@ from .descriptor import Family
 FAMILY = Family(
     name="qwen2",
     model_types=("qwen2",),
-    gguf_architecture="qwen2",
     chat_template="qwen-2.5",
     attention_bias="qkv",
 )

@@ -5,7 +5,6 @@ from .descriptor import Family
 FAMILY = Family(
     name="qwen3",
     model_types=("qwen3",),
-    gguf_architecture="qwen3",
     chat_template="qwen-3",
     attention_bias="config",
     qk_norm=True,

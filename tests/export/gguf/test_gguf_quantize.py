@@ -14,7 +14,7 @@ from whet.engine.errors import WhetError
 from whet.engine.export.gguf.convert import convert
 from whet.engine.export.gguf.native import run_native
 from whet.engine.export.gguf.quantize import quantize
-from whet.engine.export.gguf.types import GGUF_TYPES, check_types, estimate_bytes, find_type
+from whet.engine.export.gguf.types import GGUF_TYPES, check_types, find_type
 
 IDS = np.random.default_rng(1).integers(0, 390, 64).tolist()
 
@@ -127,7 +127,3 @@ def test_types_that_need_a_matrix_say_so() -> None:
     with pytest.raises(WhetError, match="importance matrix") as caught:
         check_types(["f16", "IQ2_XXS"])
     assert caught.value.code == "gguf.needs_importance_matrix"
-
-
-def test_estimates_follow_the_bits() -> None:
-    assert estimate_bytes(10**9, find_type("q8_0")) == pytest.approx(1.0625e9, rel=0.01)

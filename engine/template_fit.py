@@ -1,0 +1,64 @@
+"""Which chat template fits a model's vocabulary, and whether the one that was named does. Light."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+
+from .data.chat_templates import TEMPLATES, find
+from .data.formats import sniff
+from .data.rows import RawRow
+from .data.sources import iter_rows
+from .models.facts import ModelFacts
+from .models.families import family_of
+from .recipe import Recipe
+
+
+def fitting_template(recipe: Recipe, facts: ModelFacts) -> str | None:
+    """The template for chat rows when neither recipe nor model has one (finding D09); otherwise None."""
+    if recipe.data.template or facts.has_chat_template or not _chat_rows(recipe):
+        return None
+    return template_for(facts)
+
+
+def template_for(facts: ModelFacts) -> str:
+    """The family's own template where this vocabulary has its markers, then any whose markers it has.
+
+    Where it has none of them: one that needs no special tokens.
+    """
+    vocabulary = _special_tokens(facts.path)
+    own = family_of(facts.model_type).chat_template
+    preferred = [name for name in (own, "chatml") if name]
+    candidates = preferred + [name for name, info in TEMPLATES.items() if info.markers]
+    for name in candidates:
+        if TEMPLATES[name].markers and set(TEMPLATES[name].markers) <= vocabulary:
+            return name
+    return "vicuna"
+
+
+def missing_markers(recipe: Recipe, facts: ModelFacts) -> tuple[str, ...]:
+    """Markers of the named template that this vocabulary does not have as tokens (finding D13)."""
+    named = recipe.data.template
+    if named is None or "{%" in named:
+        return ()
+    vocabulary = _special_tokens(facts.path)
+    return tuple(marker for marker in find(named).info.markers if marker not in vocabulary)
+
+
+def _chat_rows(recipe: Recipe) -> bool:
+    """Whether the first training source holds conversations, by the recipe's word or its first rows."""
+    if recipe.data.format != "auto":
+        return recipe.data.format in ("messages", "sharegpt", "alpaca")
+    train = recipe.data.train
+    first = iter_rows(train if isinstance(train, str) else train[0], recipe.data)
+    guess = sniff([row for row in islice(first, 100) if isinstance(row, RawRow)], recipe.data.columns)
+    return guess.format in ("messages", "sharegpt", "alpaca")
+
+
+def _special_tokens(path: Path) -> set[str]:
+    """Texts of the tokens added to the vocabulary; a tokenizer's markers are among them."""
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        return set()
+    return {entry["content"] for entry in json.loads(file.read_text(encoding="utf-8"))["added_tokens"]}
