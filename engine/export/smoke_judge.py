@@ -286,39 +286,14 @@ def stops(reference: Measured, measured: Measured) -> Proof:
 
 def logits(reference: Measured, measured: Measured, file_type: str, against: str) -> Proof:
     found = measured["logits"]
-    config = differences(measured["metadata"], reference["config"])
     evidence: dict[str, Any] = {
         "against": against,
         "reference": reference["dtype"],
         **found,
-        "configuration": config,
+        "configuration": differences(measured["metadata"], reference["config"]),
     }
-    if config:
-        key, (has, wants) = next(iter(config.items()))
-        return Proof(
-            name="logits",
-            status="fail",
-            summary=f"{key} is {has} in the file, the model was trained with {wants}.",
-            evidence=evidence,
-            fix="Convert again from the trained model's config.json.",
-        )
-    if "columns" in found:
-        return Proof(
-            name="logits",
-            status="fail",
-            summary=f"The file predicts {found['columns']} tokens, the model {found['expected_columns']}.",
-            evidence=evidence,
-            fix="Convert again: the embedding's rows must be kept.",
-        )
-    source = reference.get("f16_logits")
-    if against == "f16" and source is not None and source["status"] == "fail":
-        return Proof(
-            name="logits",
-            status="fail",
-            summary=f"The f16 file that this one is held against is itself wrong: {source['summary']}",
-            evidence=evidence | {"f16": source["evidence"]},
-            fix=source["fix"],
-        )
+    if (fault := _incomparable(reference, evidence)) is not None:
+        return fault
     gate = gate_for(file_type)
     if against == "transformers" and reference["dtype"] != "float32":
         gate = max(gate, KL_GATES["bf16"])
@@ -345,6 +320,38 @@ def logits(reference: Measured, measured: Measured, file_type: str, against: str
         evidence=evidence,
         fix="" if status == "pass" else "Near the gate.",
     )
+
+
+def _incomparable(reference: Measured, evidence: dict[str, Any]) -> Proof | None:
+    """What is wrong before any distribution is looked at: configuration, shape, or the file compared with."""
+    config, source = evidence["configuration"], reference.get("f16_logits")
+    if config:
+        key, (has, wants) = next(iter(config.items()))
+        return Proof(
+            name="logits",
+            status="fail",
+            summary=f"{key} is {has} in the file, the model was trained with {wants}.",
+            evidence=evidence,
+            fix="Convert again from the trained model's config.json.",
+        )
+    if "columns" in evidence:
+        return Proof(
+            name="logits",
+            status="fail",
+            summary=f"The file predicts {evidence['columns']} tokens, the model "
+            f"{evidence['expected_columns']}.",
+            evidence=evidence,
+            fix="Convert again: the embedding's rows must be kept.",
+        )
+    if evidence["against"] == "f16" and source is not None and source["status"] == "fail":
+        return Proof(
+            name="logits",
+            status="fail",
+            summary=f"The f16 file that this one is held against is itself wrong: {source['summary']}",
+            evidence=evidence | {"f16": source["evidence"]},
+            fix=source["fix"],
+        )
+    return None
 
 
 def answers(reference: Measured, measured: Measured) -> Proof:
