@@ -261,6 +261,12 @@ def adapter_parts(adapter: AdapterSection) -> tuple[list[str] | str, list[str]]:
     return targets, list(dict.fromkeys([*adapter.modules_to_save, *ends]))
 
 
+def moved_to_whole(adapter: AdapterSection) -> list[str]:
+    """Head and embedding where they are among the targets: trained whole though an adapter was asked for."""
+    targets = adapter.target_modules
+    return [] if isinstance(targets, str) else [name for name in targets if name in WHOLE]
+
+
 def adapted_layers(facts: ModelFacts, adapter: AdapterSection) -> list[LinearModule]:
     """The linear layers that get an adapter, each once."""
     targets, _ = adapter_parts(adapter)

@@ -24,6 +24,7 @@ CHECKS: tuple[Check, ...] = (
     load.weights_there,
     load.family_known,
     load.target_modules,
+    load.trained_whole,
     load.compute_type,
     load.fits,
     export.disk_space,

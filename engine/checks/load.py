@@ -9,7 +9,7 @@ from ..findings import Finding, Fix
 from ..hardware import supports_bf16
 from ..models.facts import match_targets
 from ..models.families import Unsupported
-from ..resolve import adapter_parts
+from ..resolve import adapter_parts, moved_to_whole
 from .registry import PlanFacts, check
 
 GIB = 2**30
@@ -79,6 +79,20 @@ def target_modules(facts: PlanFacts) -> Iterator[Finding]:
                     "adapter.modules_to_save": [name for name in adapter.modules_to_save if name not in odd]
                 },
             ),
+        )
+
+
+@check("load", "L10")
+def trained_whole(facts: PlanFacts) -> Iterator[Finding]:
+    """Head and embedding never get an adapter: the loss multiplies with the head's own weight."""
+    adapter = facts.recipe.adapter
+    moved = moved_to_whole(adapter)
+    if moved and adapter.kind != "none":
+        yield Finding(
+            id="L10",
+            severity="note",
+            title=f"{' and '.join(moved)}: trained whole (adapter.modules_to_save) instead of by an adapter.",
+            evidence={"adapter.target_modules": adapter.target_modules},
         )
 
 

@@ -10,32 +10,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, set_seed
 
 from ..errors import WhetError
-from ..findings import Finding
 from ..recipe import AdapterSection
-
-EMBEDDINGS = ("embed_tokens", "lm_head")
-
-
-def whole_modules(section: AdapterSection) -> tuple[list[str] | str, list[str], list[Finding]]:
-    """Which modules get an adapter, which are trained whole, and what has to be said about it.
-
-    An adapter on the output head would be left out of the loss (which multiplies with ``lm_head.weight``
-    itself), and one on the embedding rarely is what was meant: both are trained whole instead.
-    """
-    if isinstance(section.target_modules, str):
-        return section.target_modules, section.modules_to_save, []
-    moved = [name for name in section.target_modules if name in EMBEDDINGS]
-    targets = [name for name in section.target_modules if name not in EMBEDDINGS]
-    saved = [*section.modules_to_save, *(name for name in moved if name not in section.modules_to_save)]
-    if not moved:
-        return targets, saved, []
-    said = Finding(
-        id="L10",
-        severity="note",
-        title=f"{' and '.join(moved)}: trained whole (adapter.modules_to_save) instead of by an adapter.",
-        evidence={"adapter.target_modules": section.target_modules},
-    )
-    return targets, saved, [said]
+from ..resolve import WHOLE, adapter_parts
 
 
 def add_adapter(
@@ -56,7 +32,7 @@ def add_adapter(
     Raises:
         WhetError: ``adapter.no_target`` when no module has any of the names.
     """
-    targets, saved, _ = whole_modules(section)
+    targets, saved = adapter_parts(section)
     tied = bool(model.config.get_text_config().tie_word_embeddings)
     config = LoraConfig(
         r=section.rank,
@@ -69,7 +45,7 @@ def add_adapter(
         use_dora=section.kind == "dora",
         task_type="CAUSAL_LM",
         revision=revision,
-        ensure_weight_tying=tied and any(name in EMBEDDINGS for name in saved),
+        ensure_weight_tying=tied and any(name in WHOLE for name in saved),
     )
     set_seed(seed)
     try:

@@ -11,9 +11,10 @@ import torch
 from peft import PeftModel
 
 from ..errors import WhetError
-from ..models.adapters import add_adapter, hold_trained_in_fp32, whole_modules
+from ..models.adapters import add_adapter, hold_trained_in_fp32
 from ..models.loading import load_model
 from ..recipe import AdapterSection
+from ..resolve import moved_to_whole
 from .checkpointing import is_checkpointing, start_checkpointing, stop_checkpointing
 from .load_options import (
     checkpointing_wanted,
@@ -156,8 +157,8 @@ class FastLanguageModel:
             target_modules=target_names(target_modules),
             modules_to_save=list(modules_to_save or []),
         )
-        for finding in whole_modules(section)[2]:
-            say(finding.title)
+        if moved := moved_to_whole(section):
+            say(f"{' and '.join(moved)} in target_modules: trained whole, not by an adapter.")
         checkpointing = checkpointing_wanted(use_gradient_checkpointing)
         state = state_of(model)
         adapted = add_adapter(model, section, random_state, name=state.name if state else "")

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from ..errors import WhetError
 from ..methods.sft.trainer import SupervisedTrainer
-from ..models.adapters import EMBEDDINGS
 from ..models.locate import resolve_model
+from ..resolve import WHOLE
 from .notes import say
 from .precision import resolve_mixed_precision, resolve_optimizer
 from .rows import tokenise_dataset
@@ -196,7 +196,7 @@ def _train_embeddings_whole(peft_config: PeftConfig | None) -> PeftConfig | None
     """Embedding and head among an adapter's targets move to `modules_to_save`, said aloud."""
     if not isinstance(peft_config, LoraConfig) or isinstance(peft_config.target_modules, str | None):
         return peft_config
-    moved = sorted(set(peft_config.target_modules) & set(EMBEDDINGS))
+    moved = sorted(set(peft_config.target_modules) & set(WHOLE))
     if not moved:
         return peft_config
     say(f"{' and '.join(moved)} in target_modules: trained whole (modules_to_save), not by an adapter.")

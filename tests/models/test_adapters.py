@@ -12,9 +12,10 @@ from peft import PeftModel
 from support.tiny_models import build_tiny_model
 
 from whet.engine.errors import WhetError
-from whet.engine.models.adapters import add_adapter, save_weights, whole_modules
+from whet.engine.models.adapters import add_adapter, save_weights
 from whet.engine.models.loading import Precision, load_model
 from whet.engine.recipe import AdapterSection
+from whet.engine.resolve import adapter_parts, moved_to_whole
 
 PROMPT = torch.tensor([[5, 17, 99, 42, 8]])
 
@@ -71,12 +72,15 @@ def test_no_such_module_names_those_there_are(path: Path) -> None:
     assert "q_proj" in caught.value.hint and "down_proj" in caught.value.hint
 
 
-def test_head_and_embedding_are_trained_whole_and_that_is_said() -> None:
+def test_head_and_embedding_are_trained_whole(path: Path) -> None:
     section = AdapterSection(target_modules=["q_proj", "lm_head"], modules_to_save=["norm"])
-    targets, saved, said = whole_modules(section)
-    assert (targets, saved) == (["q_proj"], ["norm", "lm_head"])
-    assert "lm_head" in said[0].title
-    assert whole_modules(AdapterSection())[2] == []
+    assert adapter_parts(section) == (["q_proj"], ["norm", "lm_head"])
+    assert moved_to_whole(section) == ["lm_head"]
+    assert (
+        moved_to_whole(AdapterSection()) == moved_to_whole(AdapterSection(target_modules="all-linear")) == []
+    )
+    config: Any = adapted(path, section).peft_config["default"]
+    assert (config.target_modules, config.modules_to_save) == ({"q_proj"}, ["norm", "lm_head"])
 
 
 def test_saved_adapter_loads_elsewhere(path: Path, tmp_path: Path) -> None:

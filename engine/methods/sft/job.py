@@ -18,7 +18,7 @@ from ...data.chat_templates.renderer import strip_generation_tags
 from ...data.packing import pack
 from ...data.tokenization import template_source
 from ...errors import WhetError
-from ...models.adapters import add_adapter, hold_trained_in_fp32, save_weights, whole_modules
+from ...models.adapters import add_adapter, hold_trained_in_fp32, save_weights
 from ...models.loading import DTYPES, ModelHandle, load_model
 from ...models.locate import resolve_model
 from ...plan import DataFacts, prepare_data
@@ -107,8 +107,6 @@ class _Training:
         if adapter.kind == "none":
             hold_trained_in_fp32(handle.model)
         else:
-            for finding in whole_modules(adapter)[2]:
-                context.emit(FindingEvent(finding=finding))
             base = str(path) if Path(model.name).exists() or model.name == "demo" else model.name
             seed = self.recipe.training.seed
             handle.model = add_adapter(handle.model, adapter, seed, name=base, revision=model.revision)
