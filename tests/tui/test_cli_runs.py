@@ -1,4 +1,4 @@
-"""Real short runs from the command line: follow, outlive the terminal, die, resume; and runs that only look real."""
+"""Short runs from the command line: follow, outlive the terminal, die, resume; and runs without one."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_ids_are_never_cut_and_an_unclear_one_names_its_candidates() -> None:
     listed = whet("runs", "--limit", "100").out
     assert all(run_id in listed for run_id in ids)
     unclear = whet("show", "demo-", "--json").json["error"]
-    assert unclear["code"] == "run.ambiguous" and any(run_id in unclear["message"] for run_id in ids)
+    assert unclear["code"] == "run.ambiguous" and unclear["message"].count("demo-") > 2
 
 
 def test_a_resume_refuses_what_is_fixed() -> None:
