@@ -51,7 +51,7 @@ class ChatSession:
 
     def __init__(self, target: ChatTarget) -> None:
         self.target = target
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process lives)
         self._process = start("whet.engine.chat.process", target.model_dump_json(), stderr=self._log)
         self._read()  # the process says when it is ready, or why it is not
 

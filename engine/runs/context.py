@@ -33,7 +33,8 @@ class RunContext:
     def __init__(self, directory: RunDir, attempt: int, events: EventLog) -> None:
         self.dir = directory
         self.attempt = attempt
-        self.summary: dict[str, Any] = {}
+        # A later attempt that has only the export left still knows what the training measured.
+        self.summary: dict[str, Any] = dict(directory.read_state().summary)
         self.signals = 0  # SIGTERM and SIGINT so far: each counts as one request to stop
         self._events = events
         self._lock = threading.Lock()

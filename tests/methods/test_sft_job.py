@@ -230,6 +230,15 @@ def test_finished_weights_are_not_trained_twice(model: Path, rows: Path) -> None
     assert (run.export / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == weights
 
 
+def test_an_attempt_at_the_export_alone_knows_what_training_measured(model: Path, rows: Path) -> None:
+    """The first attempt trained and died before its export was done."""
+    run = create_run(tiny_recipe(model, rows))
+    train(next_attempt(run))
+    second = next_attempt(run)
+    train(second)
+    assert second.summary["steps"] == run.load_plan().resolved.total_steps
+
+
 def test_early_stopping_keeps_the_best_weights(model: Path, rows: Path, held_out: Path) -> None:
     """A learning rate that first helps and then hurts on held-out rows."""
     recipe = tiny_recipe(

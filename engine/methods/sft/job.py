@@ -251,6 +251,7 @@ class _Training:
                 "best_eval_loss": best.loss,
                 "best_step": best.step,
             }
+        self.context.update(summary=self.context.summary)
 
 
 def open_rows(path: Path) -> Dataset:
