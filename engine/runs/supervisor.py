@@ -125,6 +125,7 @@ def _start(run: RunDir, lock: locks.Lock, worker: Sequence[str]) -> int:
 def _replan(run: RunDir, overrides: Sequence[str]) -> None:
     """Plan again with the overrides and keep the new recipe and plan in the run's directory."""
     from ..plan import make_plan
+    from ..recipe_files import parse_override, patched
 
     fixed = [text for text in overrides if not text.startswith(RESUMABLE_OVERRIDES)]
     if fixed:
@@ -133,5 +134,6 @@ def _replan(run: RunDir, overrides: Sequence[str]) -> None:
             f"A resumed run keeps its model, data, method and adapter; refused: {', '.join(fixed)}.",
             "Start a new run for these; training, eval, sampling and export settings may change.",
         )
-    plan = make_plan(run.load_plan().recipe, overrides=tuple(overrides))
+    recipe = patched(run.load_plan().recipe, dict(map(parse_override, overrides)))
+    plan = make_plan(recipe, overrides=tuple(overrides))
     run.write_plan(plan)

@@ -159,6 +159,17 @@ def test_ids_are_never_cut_and_an_unclear_one_names_its_candidates() -> None:
     assert unclear["code"] == "run.ambiguous" and unclear["message"].count("demo-") > 2
 
 
+def test_a_resume_follows_its_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ended("stopped")
+    monkeypatch.setattr("whet.engine.runs.supervisor._start", lambda run, lock, worker: lock.release())
+    assert whet("resume", run.id, "training.max_steps=8", "sampling.prompts=[]", "--detach").code == 0
+    replanned = api.run(run.id).plan
+    assert replanned.resolved.total_steps == 8 and replanned.recipe.sampling.prompts == []
+    assert replanned.origins["training.max_steps"] == "override"
+    wrong = whet("resume", run.id, "training.max_step=8", "--json")
+    assert (wrong.code, wrong.json["error"]["code"]) == (1, "recipe.unknown_key")
+
+
 def test_a_resume_refuses_what_is_fixed() -> None:
     refused = whet("resume", ended("stopped").id, "adapter.rank=8", "--json")
     assert (refused.code, refused.json["error"]["code"]) == (1, "run.fixed_setting")
