@@ -41,9 +41,9 @@ def test_taken_gpu_means_waiting_in_order_of_start(store: RunStore, launch: Laun
     with locks.hold(locks.gpu_lock("GPU-aaaa")) as taken:
         taken.write_holder("someone-else")
         first = launch(LOOP, gpus=GPU)
-        until(lambda: first.status() == "waiting", "the first to wait")
+        until(lambda: waits(first), "the first to wait")
         second = launch(LOOP, gpus=GPU)
-        until(lambda: second.status() == "waiting", "the second to wait")
+        until(lambda: waits(second), "the second to wait")
         assert "GPU-aaaa is held by someone-else; next in line" in waits(first)
         assert waits(second)[-1].endswith(f"1 ahead: {first.id}")
         assert first.read_state().waiting_for == ["GPU-aaaa"]
@@ -61,9 +61,9 @@ def test_later_run_leaves_a_free_gpu_to_the_earlier_one(store: RunStore, launch:
     """The earlier waiter is frozen while the GPU falls free: the later one sees that and does not take it."""
     with locks.hold(locks.gpu_lock("GPU-aaaa")):
         first = launch(LOOP, gpus=GPU)
-        until(lambda: first.status() == "waiting", "the first to wait")
+        until(lambda: waits(first), "the first to wait")
         second = launch(LOOP, gpus=GPU)
-        until(lambda: second.status() == "waiting", "the second to wait")
+        until(lambda: waits(second), "the second to wait")
         pid = first.read_state().pid or 0
         os.kill(pid, signal.SIGSTOP)
     deadline = time.monotonic() + 3 * gpu_queue.POLL_SECONDS
@@ -77,9 +77,9 @@ def test_later_run_leaves_a_free_gpu_to_the_earlier_one(store: RunStore, launch:
 def test_dead_waiter_holds_nobody_up(store: RunStore, launch: Launch) -> None:
     with locks.hold(locks.gpu_lock("GPU-aaaa")):
         first = launch(LOOP, gpus=GPU)
-        until(lambda: first.status() == "waiting", "the first to wait")
+        until(lambda: waits(first), "the first to wait")
         second = launch(LOOP, gpus=GPU)
-        until(lambda: second.status() == "waiting", "the second to wait")
+        until(lambda: waits(second), "the second to wait")
         supervisor.stop(first)
         assert supervisor.wait(first, 30) == "stopped"
     until(lambda: second.status() == "running", "the second to run")
@@ -96,7 +96,7 @@ def test_any_free_one_of_several_will_do(store: RunStore, launch: Launch) -> Non
 def test_run_for_another_gpu_does_not_queue_behind(store: RunStore, launch: Launch) -> None:
     with locks.hold(locks.gpu_lock("GPU-aaaa")):
         first = launch(LOOP, gpus=GPU)
-        until(lambda: first.status() == "waiting", "the first to wait")
+        until(lambda: waits(first), "the first to wait")
         other = launch(SHOW, gpus=("GPU-bbbb",))
         assert supervisor.wait(other, 30) == "finished"
         assert first.status() == "waiting"
