@@ -23,8 +23,9 @@ BEGIN, END = "<!-- tree: made by `make tree` -->\n", "<!-- end of tree -->"
 
 def tree() -> str:
     """The tree of the committed Python files, folder by folder."""
-    listed = subprocess.run(["git", "ls-files", *FOLDERS], cwd=ROOT, capture_output=True, text=True, check=True)
-    files = sorted(Path(name) for name in listed.stdout.splitlines() if name.endswith(".py"))
+    command = ["git", "ls-files", *FOLDERS]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = sorted(Path(name) for name in listed.splitlines() if name.endswith(".py"))
     lines = [f"{name:{WIDTH}}{words}" for name, words in OTHERS.items()]
     shown: set[Path] = set()
     for file in sorted(files, key=lambda file: [*((1, part) for part in file.parts[:-1]), (0, file.name)]):
