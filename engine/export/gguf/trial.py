@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True)
 class Outcome:
     """How one name did: the texts on which llama.cpp's ids differ."""
