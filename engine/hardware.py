@@ -182,7 +182,11 @@ def _gpus() -> tuple[list[GPU], str]:
         gpus = [_gpu(index, driver) for index in range(pynvml.nvmlDeviceGetCount())]
     finally:
         pynvml.nvmlShutdown()
-    return (gpus if visible is None else _visible(gpus, visible)), ""
+    if visible is None:
+        return gpus, ""
+    chosen = _visible(gpus, visible)
+    note = "" if chosen else f"CUDA_VISIBLE_DEVICES={visible} names no whole GPU here; MIG slices are not known"
+    return chosen, note
 
 
 def _gpu(index: int, driver: str) -> GPU:

@@ -78,6 +78,13 @@ def test_cuda_visible_devices(value: str, expected: list[int], monkeypatch: pyte
     assert [one.index for one in inspect_machine().gpus] == expected
 
 
+def test_a_mig_slice_is_said_to_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", nvml())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1234")
+    seen = inspect_machine()
+    assert seen.gpus == [] and "MIG-1234" in seen.gpu_note
+
+
 @pytest.mark.parametrize(
     "gpus, expected",
     [([(9, 0)], True), ([(8, 0)], True), ([(7, 5)], False), ([(9, 0), (7, 5)], False), ([], False)],
