@@ -185,7 +185,7 @@ def _gpus() -> tuple[list[GPU], str]:
     if visible is None:
         return gpus, ""
     chosen = _visible(gpus, visible)
-    note = "" if chosen else f"CUDA_VISIBLE_DEVICES={visible} names no whole GPU here; MIG slices are not known"
+    note = "" if chosen else f"CUDA_VISIBLE_DEVICES={visible} names no whole GPU (MIG slices are not known)"
     return chosen, note
 
 

@@ -28,7 +28,7 @@ report = {
 }
 open("report.json", "w").write(json.dumps(report))
 """
-LIBRARIES_FIRST = "import sentence_transformers, trl, peft, transformers, torch\n"
+LIBRARIES_FIRST = "import datasets, trl, peft, transformers, torch\n"
 
 
 def run_flow(folder: Path, model: Path, data: Path, before: str = "") -> dict:

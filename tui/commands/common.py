@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import click
 from pydantic import BaseModel
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
 
 from whet.engine import api
 
@@ -42,13 +43,14 @@ def talk() -> PlainConsole:
 
 
 def print_data(data: RenderableType) -> None:
-    """Human-readable data on stdout; without a terminal, lines carry no padding."""
+    """Human-readable data on stdout; without a terminal, text is not wrapped and lines carry no padding."""
     console = PlainConsole()
     if console.is_terminal:
         console.print(data)
         return
     with console.capture() as capture:
-        console.print(data)
+        for part in data.renderables if isinstance(data, Group) else [data]:
+            console.print(part, soft_wrap=isinstance(part, str | Text))
     click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
