@@ -13,7 +13,7 @@ FOLDERS = ("engine", "kernels", "tui", "mcp_server", "tests", "benchmarks", "doc
 OTHERS = {
     "pyproject.toml": "package map, dependencies, settings of ruff, mypy, pytest and import-linter",
     "Makefile": "set-up, demo, tests",
-    "constraints": "exact versions that were run, for CPU and for CUDA",
+    "constraints": "exact versions to install, for CPU and for CUDA",
     "src/whet": "four links to the folders below, so that they import as whet.*",
 }
 WIDTH = 40

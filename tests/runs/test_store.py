@@ -177,4 +177,5 @@ def test_listing_loads_no_torch(tmp_path: Path) -> None:
         "assert not heavy, heavy"
     )
     env = {"PYTHONPATH": str(SOURCE), "WHET_HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-P", "-c", code], env=env, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ import pytest
 from support.fake_runs import FakePlan, until
 
 from whet.engine.errors import WhetError
+from whet.engine.processes import SPIN_COUNT
 from whet.engine.runs import supervisor
 from whet.engine.runs.events import DoneEvent, Event, StepEvent, read_events
 from whet.engine.runs.store import RunDir, RunStore
@@ -179,13 +180,22 @@ def test_workers_leave_no_zombies(launch: Launch) -> None:
     until(lambda: not Path(f"/proc/{pid}").exists(), "the worker's end", 10)
 
 
-@pytest.mark.parametrize(("asked", "seen"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_a_worker_s_threads_sleep_while_they_wait_unless_told_otherwise(
-    launch: Launch, monkeypatch: pytest.MonkeyPatch, asked: str | None, seen: str
+@pytest.mark.parametrize(
+    ("asked", "seen"),
+    [
+        ({}, {"GOMP_SPINCOUNT": SPIN_COUNT}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+    ],
+)
+def test_a_worker_s_threads_spin_briefly_unless_told_otherwise(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch, asked: dict[str, str], seen: dict[str, str]
 ) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if asked is not None:
-        monkeypatch.setenv("OMP_WAIT_POLICY", asked)
-    run = launch("context.summary['policy'] = os.environ['OMP_WAIT_POLICY']")
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    run = launch(f"context.summary |= {{n: os.environ[n] for n in {names} if n in os.environ}}")
     assert supervisor.wait(run, 30) == "finished"
-    assert run.read_state().summary == {"policy": seen}
+    assert run.read_state().summary == seen
