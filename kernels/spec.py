@@ -73,6 +73,7 @@ class KernelSpec:
         compilations: what the launches compile, for a check without a GPU.
         dtypes: float types the operation takes.
         backward_traffic: bytes of the backward pass; None where it is not timed alone.
+        backward_flops: floating-point operations of the backward pass, likewise.
     """
 
     name: str
@@ -88,6 +89,7 @@ class KernelSpec:
     compilations: tuple[Compilation, ...] = ()
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
     backward_traffic: Callable[[Inputs], int] | None = None
+    backward_flops: Callable[[Inputs], int] | None = None
     notes: str = field(default="", kw_only=True)
 
 
