@@ -1,0 +1,310 @@
+"""NF4 dequantisation: packed 4-bit codes and (doubly quantised) block scales to a dense weight, in one launch.
+
+    W[i] = code[index[i]] * absmax[i // blocksize]                       i = row * K + column
+    absmax[b] = nested_code[absmax8[b]] * nested_absmax[b // 256] + offset        when doubly quantised
+
+Dettmers et al. 2023, QLoRA, arXiv:2305.14314. Every product and sum is rounded by itself in fp32, as in
+bitsandbytes, and the result is rounded once to the output's type: the values are bitsandbytes' bit for bit.
+
+Reads 0.5 byte and writes 2 an element, so the copy bandwidth decides, as long as few instructions are spent
+on an element: a thread takes a word of 8 codes, shifts by constants and looks the values up in the 16-entry
+table, which stays in one line of L1; the scale is read once a word.
+
+The output may be row-strided (the base part of a wider stacked weight) and a range of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from .backend import interpreting, uses_triton
+from .nf4_format import CODES, Nf4Weight, quantize_nf4
+from .spec import Case, Compilation, Inputs, KernelSpec
+
+__all__ = ["SPEC", "Nf4Weight", "dequantize_nf4", "quantize_nf4", "reference"]
+
+
+@triton.jit
+def block_scale(
+    block,
+    mask,
+    absmax_ptr,
+    nested_absmax_ptr,
+    nested_code_ptr,
+    offset_ptr,
+    NESTED: tl.constexpr,
+    NESTED_BLOCK: tl.constexpr,
+):
+    """Decoded absmax of the blocks, fp32; launches switch off multiply-add fusion, which rounds otherwise."""
+    if NESTED:
+        index = tl.load(absmax_ptr + block, mask=mask, other=0).to(tl.int32)
+        largest = tl.load(nested_absmax_ptr + block // NESTED_BLOCK, mask=mask, other=0.0)
+        return tl.load(nested_code_ptr + index) * largest + tl.load(offset_ptr)
+    else:
+        return tl.load(absmax_ptr + block, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def unpack(packed_ptr, unit, mask, UNIT: tl.constexpr):
+    """4-bit indices int32 (units, UNIT) of the units; packed_ptr points at words of UNIT / 2 bytes, or at
+    bytes if UNIT is 1."""
+    element = tl.arange(0, UNIT)
+    if UNIT == 1:
+        byte = tl.load(packed_ptr + unit // 2, mask=mask, other=0).to(tl.int32)
+        return ((byte >> (4 - 4 * (unit % 2).to(tl.int32))) & 15)[:, None] + element[None, :]
+    else:
+        # Little-endian words: element e is in byte e // 2, the even ones in its high nibble.
+        word = tl.load(packed_ptr + unit, mask=mask, other=0)
+        return ((word[:, None] >> (4 * (element ^ 1))[None, :]) & 15).to(tl.int32)
+
+
+@triton.jit
+def _dequantize(
+    packed_ptr,
+    absmax_ptr,
+    code_ptr,
+    nested_absmax_ptr,
+    nested_code_ptr,
+    offset_ptr,
+    out_ptr,
+    out_stride,
+    first,
+    count,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+    UNIT: tl.constexpr,
+    NESTED: tl.constexpr,
+    NESTED_BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    # A unit is UNIT neighbouring elements: of one row, as UNIT divides K, and of one block. Units are numbered
+    # from the first wanted row.
+    program = tl.program_id(0)
+    if UNIT == 1:
+        program = program.to(tl.int64)
+    unit = program * TILE + tl.arange(0, TILE)
+    mask = unit < count
+    index = unpack(packed_ptr, unit + first, mask, UNIT)
+    scale = block_scale(
+        (unit + first) // (BLOCK // UNIT),
+        mask,
+        absmax_ptr,
+        nested_absmax_ptr,
+        nested_code_ptr,
+        offset_ptr,
+        NESTED,
+        NESTED_BLOCK,
+    )
+    value = tl.load(code_ptr + index) * scale[:, None]
+    row = unit // (K // UNIT)
+    column = (unit % (K // UNIT)) * UNIT
+    out = out_ptr + row.to(tl.int64) * out_stride + column
+    tl.store(
+        out[:, None] + tl.arange(0, UNIT)[None, :], value.to(out_ptr.dtype.element_ty), mask=mask[:, None]
+    )
+
+
+def unit_of(weight: Nf4Weight, wide: int) -> int:
+    """Elements a thread takes at a time: ``wide`` where rows and the packed tensor are made of such words."""
+    whole = weight.shape[1] % wide == 0 and weight.packed.data_ptr() % (wide // 2) == 0
+    return wide if whole else 1
+
+
+def check_out(out_NK: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """The output itself.
+
+    Raises:
+        ValueError: for another shape, or a last stride that is not 1.
+    """
+    if tuple(out_NK.shape) != shape or (out_NK.stride(1) != 1 and out_NK.shape[1] > 1):
+        raise ValueError(
+            f"the output is {tuple(out_NK.shape)} with strides {out_NK.stride()}; it has to be {shape} with unit "
+            "last stride"
+        )
+    return out_NK
+
+
+def scale_arguments(weight: Nf4Weight) -> dict[str, Any]:
+    """What :func:`block_scale` reads; the absmax stands in for pointers that are not read."""
+    unused = weight.absmax
+    return {
+        "absmax_ptr": weight.absmax,
+        "nested_absmax_ptr": unused if weight.nested_absmax is None else weight.nested_absmax,
+        "nested_code_ptr": unused if weight.nested_code is None else weight.nested_code,
+        "offset_ptr": unused if weight.offset is None else weight.offset,
+        "NESTED": weight.nested,
+        "NESTED_BLOCK": weight.nested_blocksize,
+    }
+
+
+def _launch(weight: Nf4Weight, out_NK: torch.Tensor, start: int) -> None:
+    columns = weight.shape[1]
+    unit = unit_of(weight, 8)
+    count = out_NK.numel() // unit
+    tile = 512
+    packed = weight.packed.view(torch.int32) if unit == 8 else weight.packed
+    _dequantize[(triton.cdiv(count, tile),)](
+        packed_ptr=packed,
+        code_ptr=weight.code,
+        out_ptr=out_NK,
+        out_stride=out_NK.stride(0),
+        first=start * columns // unit,
+        count=count,
+        K=columns,
+        BLOCK=weight.blocksize,
+        UNIT=unit,
+        TILE=tile,
+        num_warps=4,
+        enable_fp_fusion=False,
+        **scale_arguments(weight),
+    )
+
+
+def dequantize_nf4(
+    weight: Nf4Weight,
+    *,
+    out_NK: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    start: int = 0,
+    stop: int | None = None,
+) -> torch.Tensor:
+    """The dense weight, or its rows ``start`` to ``stop``.
+
+    Args:
+        weight: codes and scales, (N, K).
+        out_NK: where to write, (stop - start, K) of any row stride; its dtype is the result's.
+        dtype: fp32, bf16 or fp16, when out_NK is not given.
+        start: first row.
+        stop: row after the last; N if not given.
+
+    Returns:
+        (stop - start, K).
+
+    Raises:
+        ValueError: for rows outside the weight, or an output of another shape.
+    """
+    rows, columns = weight.shape
+    stop = rows if stop is None else stop
+    if not 0 <= start <= stop <= rows:
+        raise ValueError(f"rows {start} to {stop} of a weight with {rows} rows")
+    if not uses_triton(weight.packed):
+        return reference(weight, out_NK=out_NK, dtype=dtype, start=start, stop=stop)
+    shape = (stop - start, columns)
+    out_NK = (
+        torch.empty(shape, dtype=dtype, device=weight.device) if out_NK is None else check_out(out_NK, shape)
+    )
+    if out_NK.numel():
+        _launch(weight, out_NK, start)
+    return out_NK
+
+
+def reference(
+    weight: Nf4Weight,
+    *,
+    out_NK: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    start: int = 0,
+    stop: int | None = None,
+) -> torch.Tensor:
+    """As :func:`dequantize_nf4`, in plain torch."""
+    rows, columns = weight.shape
+    stop = rows if stop is None else stop
+    value_NK = codes_times(weight, weight.scales, start, stop)
+    if out_NK is None:
+        return value_NK.to(dtype)
+    return check_out(out_NK, (stop - start, columns)).copy_(value_NK)
+
+
+def codes_times(weight: Nf4Weight, scales: Any, start: int, stop: int) -> torch.Tensor:
+    """code[index] * scale of rows start..stop, fp32; ``scales(first, last)`` gives blocks' scales."""
+    columns, blocksize = weight.shape[1], weight.blocksize
+    first, last = start * columns, stop * columns
+    byte = weight.packed[first // 2 : (last + 1) // 2].int()
+    index = torch.stack([byte >> 4, byte & 15], dim=1).view(-1)[first % 2 :][: last - first]
+    first_block, last_block = first // blocksize, -(-last // blocksize)
+    scale = scales(first_block, last_block).repeat_interleave(blocksize)
+    scale = scale[first - first_block * blocksize :][: last - first]
+    return (weight.code[index] * scale).view(stop - start, columns)
+
+
+def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
+    sizes = case.sizes
+    generator = torch.Generator(device).manual_seed(seed)
+    w_NK = torch.randn(sizes["N"], sizes["K"], generator=generator, device=device) * 0.02
+    weight = quantize_nf4(
+        w_NK, sizes.get("blocksize", 64), sizes.get("double", True), code=sizes.get("code", "nf4")
+    )
+    inputs: Inputs = {"weight": weight, "dtype": dtype}
+    if pad := sizes.get("pad", 0):
+        inputs["out_NK"] = torch.zeros(sizes["N"], sizes["K"] + pad, dtype=dtype, device=device)[
+            :, : sizes["K"]
+        ]
+    return inputs
+
+
+def _traffic(inputs: Inputs) -> int:
+    weight: Nf4Weight = inputs["weight"]
+    rows, columns = weight.shape
+    return weight.nbytes() + rows * columns * inputs["dtype"].itemsize
+
+
+def _compilation(nested: bool, unit: int) -> Compilation:
+    signature = {
+        "packed_ptr": "*i32" if unit == 8 else "*u8",
+        "absmax_ptr": "*u8" if nested else "*fp32",
+        "code_ptr": "*fp32",
+        "nested_absmax_ptr": "*fp32",
+        "nested_code_ptr": "*fp32",
+        "offset_ptr": "*fp32",
+        "out_ptr": "*T",
+        "out_stride": "i32",
+        "first": "i32",
+        "count": "i32",
+    }
+    constants: Mapping[str, Any] = {
+        "K": 4096 if unit == 8 else 4095,
+        "BLOCK": 64,
+        "UNIT": unit,
+        "NESTED": nested,
+        "NESTED_BLOCK": 256,
+        "TILE": 512,
+    }
+    return Compilation(
+        _dequantize, {**signature, **dict.fromkeys(constants, "constexpr")}, constants, num_warps=4
+    )
+
+
+# Exact on a GPU; Triton's interpreter truncates to bf16 where the GPU rounds.
+_TOLERANCE = {torch.float32: 1e-9, torch.bfloat16: 2**-8 if interpreting() else 1e-9, torch.float16: 1e-9}
+
+SPEC = KernelSpec(
+    name="nf4",
+    operation=dequantize_nf4,
+    reference=reference,
+    inputs=_inputs,
+    cases=(
+        Case("plain", {"N": 48, "K": 128}),
+        Case("single", {"N": 9, "K": 192, "double": False}),
+        Case("strided", {"N": 33, "K": 64, "pad": 24}),
+        Case("across_rows", {"N": 21, "K": 40, "blocksize": 128}),
+        Case("odd", {"N": 7, "K": 65}),
+        Case("fp4", {"N": 5, "K": 256, "blocksize": 256, "code": "fp4"}),
+        Case("no_rows", {"N": 0, "K": 64}),
+    ),
+    timed=(
+        Case("8b_gate_up", {"N": 28672, "K": 4096}),
+        Case("8b_down", {"N": 4096, "K": 14336}),
+        Case("8b_down_stacked", {"N": 4096, "K": 14336, "pad": 64}),
+        Case("0.6b_gate_up", {"N": 6144, "K": 1024}),
+        Case("0.6b_down", {"N": 1024, "K": 3072}),
+    ),
+    tolerance=_TOLERANCE,
+    traffic=_traffic,
+    compilations=tuple(_compilation(nested, unit) for nested in (True, False) for unit in (8, 1)),
+    notes=f"codes {', '.join(CODES)}; equal to bitsandbytes bit for bit",
+)
