@@ -60,7 +60,7 @@ class KernelSpec:
 
     Args:
         name: one name from file to operation to test to benchmark row.
-        operation: the public function; runs Triton or the reference by :func:`whet.kernels.backend.uses_triton`
+        operation: the public function; runs Triton or the reference by :func:`.backend.uses_triton`
             and is differentiable in its floating-point tensors (unless ``differentiable`` is empty).
         reference: plain torch, same signature, right for float64 too; differentiated by autograd.
         inputs: ``(case, dtype, device, seed) -> Inputs``; fresh random numbers, some tensors non-contiguous.
