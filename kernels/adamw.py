@@ -1,0 +1,375 @@
+"""AdamW over one flat fp32 buffer, its gradient's norm and clipping: a launch each, whatever the model.
+
+With gradient g (after clipping), moments m and v, step t (Loshchilov and Hutter, arXiv:1711.05101):
+
+    m = beta1 m + (1 - beta1) g            v = beta2 v + (1 - beta2) g g
+    p = (1 - lr decay) p - lr / (1 - beta1^t)  m / (sqrt(v / (1 - beta2^t)) + eps)
+
+Everything that depends on lr, t and the betas is folded in float64 into eight scalars
+(:func:`adamw_scalars`): 1 - beta2^t taken in fp32 would be wrong by 1e-4 at the first step. They lie in a
+table on the device, one row for each group of parameters, so that one launch serves groups with different
+rates and a CUDA graph sees new ones. ``rows`` gives the row of each block of 256 numbers.
+
+States are fp32, or 8-bit blocks (:mod:`.dynamic_code`): dequantised, updated and quantised again in the same
+pass, the parameters being updated from the unrounded moments.
+
+Legend: P numbers in the flat buffer, B = ceil(P / 256) blocks, G rows of the table.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+
+from .adamw_triton import adamw_8bit_kernel, adamw_kernel, norm_kernel, sum_of_squares_kernel
+from .backend import uses_triton
+from .dynamic_code import BLOCK, BlockState, dequantize_blocks, dynamic_code, quantize_blocks
+from .spec import Case, Compilation, Inputs, KernelSpec, bytes_of
+
+Number = float | torch.Tensor
+State = TypeVar("State", torch.Tensor, BlockState)
+
+SCALARS = 8
+_BLOCKS_32, _BLOCKS_8 = 4, 8
+_NORM_BLOCK, _NORM_PROGRAMS = 4096, 1024
+
+
+def adamw_scalars(
+    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: float
+) -> list[float]:
+    """One row of the table: the factors of m, g, v and g g, eps, step size, decay, 1 / sqrt(1 - beta2^t).
+
+    Args:
+        step: t, counted from 1.
+    """
+    step_size = lr / (1 - beta1**step)
+    root = (1 - beta2**step) ** -0.5
+    return [beta1, 1 - beta1, beta2, 1 - beta2, eps, step_size, 1 - lr * weight_decay, root]
+
+
+def device_scalars(
+    lr: Number,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    step: Number,
+    device: torch.device,
+) -> torch.Tensor:
+    """The same row, fp32 (1, 8) on ``device``, where ``lr`` or ``step`` may be 0-d tensors there."""
+    if not (isinstance(lr, torch.Tensor) or isinstance(step, torch.Tensor)):
+        return torch.tensor([adamw_scalars(lr, beta1, beta2, eps, weight_decay, step)], device=device)
+    row = torch.zeros(1, SCALARS, dtype=torch.float64, device=device)
+    for column, value in enumerate((beta1, 1 - beta1, beta2, 1 - beta2, eps)):
+        row[0, column].fill_(value)
+    lr64, step64 = (torch.as_tensor(x, device=device).double() for x in (lr, step))
+    row[0, 5] = lr64 / (1 - beta1**step64)
+    row[0, 6] = 1 - lr64 * weight_decay
+    row[0, 7] = (1 - beta2**step64) ** -0.5
+    return row.float()
+
+
+def adamw_update(
+    p_P: torch.Tensor,
+    g_P: torch.Tensor,
+    m: State,
+    v: State,
+    table_G8: torch.Tensor,
+    *,
+    rows_B: torch.Tensor | None = None,
+    clip: torch.Tensor | None = None,
+    shadow_P: torch.Tensor | None = None,
+    out: tuple[torch.Tensor, State, State] | None = None,
+) -> tuple[torch.Tensor, State, State]:
+    """One step, in place unless ``out`` is given; one launch.
+
+    Args:
+        p_P: (P,) fp32, contiguous.
+        g_P: (P,) fp32.
+        m: first moment, (P,) fp32 or a signed :class:`BlockState`.
+        v: second moment, (P,) fp32 or an unsigned one.
+        table_G8: (G, 8) fp32, rows of :func:`adamw_scalars`.
+        rows_B: (B,) int32, the table's row of each block; None where all take row 0.
+        clip: fp32 0-d, multiplies the gradient; it stays on the device.
+        shadow_P: (P,) of any float type, written with the new parameters.
+        out: where parameters and moments go instead.
+
+    Returns:
+        The new parameters, first and second moment.
+    """
+    result: tuple[torch.Tensor, State, State] = (p_P, m, v) if out is None else out
+    if p_P.numel() == 0:
+        return result
+    if not uses_triton(p_P):
+        return _update_plain(p_P, g_P, m, v, table_G8, rows_B, clip, shadow_P, result)
+    quantised = isinstance(m, BlockState)
+    blocks = _BLOCKS_8 if quantised else _BLOCKS_32
+    grid = (-(-p_P.numel() // (blocks * BLOCK)),)
+    options = {
+        "BLOCKS": blocks,
+        "BLOCK": BLOCK,
+        "GROUPED": rows_B is not None,
+        "CLIP": clip is not None,
+        "SHADOW": shadow_P is not None,
+        "num_warps": 4,
+    }
+    # A pointer that is not read still has to be one.
+    optional = [p_P if tensor is None else tensor for tensor in (shadow_P, rows_B, clip)]
+    shadow, rows, multiplier = optional
+    if isinstance(m, BlockState) and isinstance(v, BlockState):
+        new_p, new_m, new_v = result
+        codes = (dynamic_code(True, p_P.device), dynamic_code(False, p_P.device))
+        states_in = (m.codes, m.absmax, v.codes, v.absmax)
+        states_out = (new_m.codes, new_m.absmax, new_v.codes, new_v.absmax)
+        adamw_8bit_kernel[grid](
+            p_P, g_P, *states_in, new_p, *states_out, shadow, table_G8, rows, multiplier, *codes,
+            p_P.numel(), **options,
+        )  # fmt: skip
+    else:
+        adamw_kernel[grid](
+            p_P, g_P, m, v, *result, shadow, table_G8, rows, multiplier, p_P.numel(), **options
+        )  # fmt: skip
+    return result
+
+
+def adamw_step(
+    p_P: torch.Tensor,
+    g_P: torch.Tensor,
+    m: State,
+    v: State,
+    *,
+    lr: Number,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    step: Number,
+    clip: torch.Tensor | None = None,
+    shadow: torch.Tensor | None = None,
+    out: tuple[torch.Tensor, State, State] | None = None,
+) -> tuple[torch.Tensor, State, State]:
+    """:func:`adamw_update` with one set of scalars; ``lr`` and ``step`` may be 0-d device tensors."""
+    table = device_scalars(lr, beta1, beta2, eps, weight_decay, step, p_P.device)
+    return adamw_update(p_P, g_P, m, v, table, clip=clip, shadow_P=shadow, out=out)
+
+
+def _update_plain(
+    p_P: torch.Tensor,
+    g_P: torch.Tensor,
+    m: State,
+    v: State,
+    table_G8: torch.Tensor,
+    rows_B: torch.Tensor | None,
+    clip: torch.Tensor | None,
+    shadow_P: torch.Tensor | None,
+    result: tuple[torch.Tensor, State, State],
+) -> tuple[torch.Tensor, State, State]:
+    table = table_G8.to(p_P.dtype)
+    if rows_B is None:
+        scalars = table[0].unbind()
+    else:
+        columns = table[rows_B.long()].unbind(1)
+        scalars = tuple(column.repeat_interleave(BLOCK)[: p_P.numel()] for column in columns)
+    beta1, rest1, beta2, rest2, eps, step_size, decay, root = scalars
+    g_P = g_P if clip is None else g_P * clip
+    m_P = m if isinstance(m, torch.Tensor) else dequantize_blocks(m)
+    v_P = v if isinstance(v, torch.Tensor) else dequantize_blocks(v)
+    m_P = beta1 * m_P + rest1 * g_P
+    v_P = beta2 * v_P + rest2 * g_P * g_P
+    result[0].copy_(p_P * decay - step_size * (m_P / (v_P.sqrt() * root + eps)))
+    for state, value in zip(result[1:], (m_P, v_P), strict=True):
+        if isinstance(state, BlockState):
+            rounded = quantize_blocks(value, signed=state.signed)
+            state.codes.copy_(rounded.codes)
+            state.absmax.copy_(rounded.absmax)
+        else:
+            state.copy_(value)
+    if shadow_P is not None:
+        shadow_P.copy_(result[0])
+    return result
+
+
+def norm_and_clip(gradient_P: torch.Tensor, max_norm: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient's Euclidean norm and min(1, max_norm / norm), fp32 0-d on the device.
+
+    Squares are summed in fp32 within a tile and in fp64 across, in the same order every time.
+    """
+    if gradient_P.numel() == 0 or not uses_triton(gradient_P):
+        norm = torch.linalg.vector_norm(gradient_P)
+        return norm, clip_coefficient(norm, max_norm)
+    gradient_P = gradient_P.contiguous()
+    programs = min(_NORM_PROGRAMS, -(-gradient_P.numel() // _NORM_BLOCK))
+    partial = torch.empty(programs, dtype=torch.float64, device=gradient_P.device)
+    both = torch.empty(2, dtype=torch.float32, device=gradient_P.device)
+    sum_of_squares_kernel[(programs,)](
+        gradient_P, partial, gradient_P.numel(), BLOCK=_NORM_BLOCK, num_warps=8
+    )
+    norm_kernel[(1,)](partial, both[0], both[1], max_norm, programs, BLOCK=_NORM_PROGRAMS, num_warps=4)
+    return both[0], both[1]
+
+
+def gradient_norm(gradient_P: torch.Tensor) -> torch.Tensor:
+    """The Euclidean norm of ``gradient_P`` (P,), fp32 0-d on the device; deterministic."""
+    return norm_and_clip(gradient_P, float("inf"))[0]
+
+
+def clip_coefficient(norm: torch.Tensor, max_norm: float) -> torch.Tensor:
+    """min(1, max_norm / (norm + 1e-6)), 0-d on the device, as ``torch.nn.utils.clip_grad_norm_`` has it."""
+    return (max_norm / (norm + 1e-6)).clamp(max=1.0)
+
+
+def adamw(
+    p_P: torch.Tensor, g_P: torch.Tensor, m_P: torch.Tensor, v_P: torch.Tensor, **settings: float
+) -> tuple[torch.Tensor, ...]:
+    """:func:`adamw_step` with fp32 states, out of place."""
+    out = (torch.empty_like(p_P), torch.empty_like(m_P), torch.empty_like(v_P))
+    return adamw_step(p_P, g_P, m_P, v_P, **settings, out=out)
+
+
+def adamw_8bit(
+    p_P: torch.Tensor,
+    g_P: torch.Tensor,
+    m_P: torch.Tensor,
+    m_max_B: torch.Tensor,
+    v_P: torch.Tensor,
+    v_max_B: torch.Tensor,
+    **settings: float,
+) -> tuple[torch.Tensor, ...]:
+    """:func:`adamw_step` with 8-bit states (codes and maxima), out of place; returns p, m's maxima, v's."""
+    m, v = BlockState(m_P, m_max_B, True), BlockState(v_P, v_max_B, False)
+    out = (torch.empty_like(p_P), _empty_like(m), _empty_like(v))
+    new_p, new_m, new_v = adamw_step(p_P, g_P, m, v, **settings, out=out)
+    return new_p, new_m.absmax, new_v.absmax
+
+
+def _empty_like(state: BlockState) -> BlockState:
+    return BlockState(torch.empty_like(state.codes), torch.empty_like(state.absmax), state.signed)
+
+
+def reference(
+    p_P: torch.Tensor,
+    g_P: torch.Tensor,
+    m_P: torch.Tensor,
+    v_P: torch.Tensor,
+    *,
+    lr: float,
+    step: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> tuple[torch.Tensor, ...]:
+    """AdamW as the module text has it, in the parameters' own type."""
+    m_P = beta1 * m_P + (1 - beta1) * g_P
+    v_P = beta2 * v_P + (1 - beta2) * g_P * g_P
+    update_P = m_P / (1 - beta1**step) / ((v_P / (1 - beta2**step)).sqrt() + eps)
+    return (1 - lr * weight_decay) * p_P - lr * update_P, m_P, v_P
+
+
+def reference_8bit(
+    p_P: torch.Tensor,
+    g_P: torch.Tensor,
+    m_P: torch.Tensor,
+    m_max_B: torch.Tensor,
+    v_P: torch.Tensor,
+    v_max_B: torch.Tensor,
+    **settings: float,
+) -> tuple[torch.Tensor, ...]:
+    """The same from dequantised moments; what is returned of the new ones is exact before rounding."""
+    m = dequantize_blocks(BlockState(m_P, m_max_B, True)).to(p_P.dtype)
+    v = dequantize_blocks(BlockState(v_P, v_max_B, False)).to(p_P.dtype)
+    new_p, new_m, new_v = reference(p_P, g_P, m, v, **settings)
+    return new_p, quantize_blocks(new_m, signed=True).absmax, quantize_blocks(new_v, signed=False).absmax
+
+
+def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
+    generator = torch.Generator(device).manual_seed(seed)
+    size = case.sizes["P"]
+    p, g, m, v = torch.randn(4, size, generator=generator, device=device, dtype=dtype).unbind()
+    settings = {"lr": 1e-3, "step": 3.0, "weight_decay": 0.1}
+    return {"p_P": p, "g_P": g, "m_P": 0.1 * m, "v_P": 0.01 * v.square(), **settings}
+
+
+def _inputs_8bit(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
+    inputs = _inputs(case, dtype, device, seed)
+    m, v = (quantize_blocks(inputs.pop(n), signed=s) for n, s in (("m_P", True), ("v_P", False)))
+    return inputs | {"m_P": m.codes, "m_max_B": m.absmax, "v_P": v.codes, "v_max_B": v.absmax}
+
+
+def _traffic(inputs: Inputs) -> int:
+    """The gradient is read, everything else read and written."""
+    tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
+    return 2 * bytes_of(*tensors) - bytes_of(inputs["g_P"])
+
+
+_CASES = (
+    Case("small", {"P": 512}),
+    Case("odd", {"P": 3001}),
+    Case("one", {"P": 1}),
+    Case("empty", {"P": 0}),
+)
+# LoRA of rank 16 on all linear layers.
+_TIMED = (Case("8b", {"P": 41_943_040}), Case("0.6b", {"P": 10_092_544}))
+_FLAGS = {"GROUPED": True, "CLIP": True, "SHADOW": True, "BLOCK": BLOCK}
+
+
+def _types(floats: str, bytes_: str = "") -> dict[str, str]:
+    pointers = dict.fromkeys(floats.split(), "*fp32") | dict.fromkeys(bytes_.split(), "*u8")
+    more = {"shadow": "*T", "table": "*fp32", "rows": "*i32", "clip": "*fp32", "numel": "i32"}
+    flags = dict.fromkeys(("BLOCKS", "BLOCK", "GROUPED", "CLIP", "SHADOW"), "constexpr")
+    return pointers | more | flags
+
+
+SPEC = KernelSpec(
+    name="adamw",
+    operation=adamw,
+    reference=reference,
+    inputs=_inputs,
+    cases=_CASES,
+    timed=_TIMED,
+    tolerance={torch.float32: 1e-6},
+    traffic=_traffic,
+    dtypes=(torch.float32,),
+    compilations=(
+        Compilation(
+            adamw_kernel,
+            _types("p_in g_in m_in v_in p_out m_out v_out"),
+            {**_FLAGS, "BLOCKS": _BLOCKS_32},
+        ),
+        Compilation(
+            sum_of_squares_kernel,
+            {"x_in": "*fp32", "partial": "*fp64", "numel": "i32", "BLOCK": "constexpr"},
+            {"BLOCK": _NORM_BLOCK},
+            num_warps=8,
+        ),
+        Compilation(
+            norm_kernel,
+            {"partial": "*fp64", "norm": "*fp32", "coefficient": "*fp32", "max_norm": "fp32"}
+            | {"count": "i32", "BLOCK": "constexpr"},
+            {"BLOCK": _NORM_PROGRAMS},
+        ),
+    ),
+)
+
+SPEC_8BIT = KernelSpec(
+    name="adamw_8bit",
+    operation=adamw_8bit,
+    reference=reference_8bit,
+    inputs=_inputs_8bit,
+    cases=_CASES,
+    timed=_TIMED,
+    tolerance={torch.float32: 1e-6},
+    traffic=_traffic,
+    dtypes=(torch.float32,),
+    compilations=(
+        Compilation(
+            adamw_8bit_kernel,
+            _types(
+                "p_in g_in m_in_max v_in_max p_out m_out_max v_out_max signed_code unsigned_code",
+                "m_in v_in m_out v_out",
+            ),
+            {**_FLAGS, "BLOCKS": _BLOCKS_8},
+        ),
+    ),
+)

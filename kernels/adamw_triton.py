@@ -1,0 +1,167 @@
+"""The Triton functions of :mod:`whet.kernels.adamw`: one pass over parameters, gradients and states."""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# Columns of the table of scalars; see adamw.adamw_scalars.
+SCALARS = tl.constexpr(8)
+
+
+@triton.jit
+def _scalars(table, rows, blocks, in_table, GROUPED: tl.constexpr):
+    """The eight scalars of each block of 256 numbers, as columns to broadcast."""
+    row = blocks * 0
+    if GROUPED:
+        row += tl.load(rows + blocks, mask=in_table, other=0)
+    at = table + row * SCALARS
+    return (
+        tl.load(at)[:, None],
+        tl.load(at + 1)[:, None],
+        tl.load(at + 2)[:, None],
+        tl.load(at + 3)[:, None],
+        tl.load(at + 4)[:, None],
+        tl.load(at + 5)[:, None],
+        tl.load(at + 6)[:, None],
+        tl.load(at + 7)[:, None],
+    )
+
+
+@triton.jit
+def _update(p, g, m, v, beta1, rest1, beta2, rest2, eps, step_size, decay, root2):
+    """AdamW's new parameters and moments, before any rounding of the states."""
+    m = beta1 * m + rest1 * g
+    v = beta2 * v + rest2 * g * g
+    p = p * decay - step_size * (m / (tl.sqrt(v) * root2 + eps))
+    return p, m, v
+
+
+@triton.jit
+def adamw_kernel(
+    p_in, g_in, m_in, v_in, p_out, m_out, v_out, shadow, table, rows, clip, numel,
+    BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
+    GROUPED: tl.constexpr, CLIP: tl.constexpr, SHADOW: tl.constexpr,
+):  # fmt: skip
+    """fp32 states. One program updates BLOCKS blocks of BLOCK numbers."""
+    blocks = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
+    at = blocks[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    inside = at < numel
+    s0, s1, s2, s3, s4, s5, s6, s7 = _scalars(table, rows, blocks, blocks * BLOCK < numel, GROUPED)
+    g = tl.load(g_in + at, mask=inside, other=0.0)
+    if CLIP:
+        g = g * tl.load(clip)
+    p = tl.load(p_in + at, mask=inside, other=0.0)
+    m = tl.load(m_in + at, mask=inside, other=0.0)
+    v = tl.load(v_in + at, mask=inside, other=0.0)
+    p, m, v = _update(p, g, m, v, s0, s1, s2, s3, s4, s5, s6, s7)
+    tl.store(p_out + at, p, mask=inside)
+    tl.store(m_out + at, m, mask=inside)
+    tl.store(v_out + at, v, mask=inside)
+    if SHADOW:
+        tl.store(shadow + at, p.to(shadow.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _dequantize(codes, absmax, code, at, blocks, inside, in_table):
+    entry = tl.load(code + tl.load(codes + at, mask=inside, other=0).to(tl.int32))
+    return tl.where(inside, entry * tl.load(absmax + blocks, mask=in_table, other=0.0)[:, None], 0.0)
+
+
+@triton.jit
+def _decade(x, scale, count, SCALE: tl.constexpr, COUNT: tl.constexpr):
+    """Move numbers from midway between two decades on to the upper one, which has COUNT intervals."""
+    upper = x * SCALE >= 0.1 * (1.0 + 1.8 / COUNT)
+    return tl.where(upper, SCALE, scale), tl.where(upper, COUNT, count)
+
+
+@triton.jit
+def _nearest(x, N0: tl.constexpr):
+    """Positions, among the positive entries, of the entries nearest to x in [0, 1]; -1 for 0.
+
+    Arithmetic instead of a search: sixteen dependent table reads a number would cost more than the bandwidth.
+    """
+    scale = tl.full(x.shape, 1e6, tl.float32)
+    count = tl.full(x.shape, 1.0 * N0, tl.float32)
+    scale, count = _decade(x, scale, count, 1e5, 2.0 * N0)
+    scale, count = _decade(x, scale, count, 1e4, 4.0 * N0)
+    scale, count = _decade(x, scale, count, 1e3, 8.0 * N0)
+    scale, count = _decade(x, scale, count, 1e2, 16.0 * N0)
+    scale, count = _decade(x, scale, count, 1e1, 32.0 * N0)
+    scale, count = _decade(x, scale, count, 1.0, 64.0 * N0)
+    interval = tl.floor((x * scale - 0.1) * count * (1.0 / 0.9))
+    interval = tl.minimum(tl.maximum(interval, 0.0), count - 1.0)
+    nearest = count - N0 + interval
+    nearest = tl.where(x >= 1.0 - 0.225 / (64.0 * N0), 127.0 * N0, nearest)
+    return tl.where(x < 0.5e-6 * (0.1 + 0.45 / N0), -1.0, nearest).to(tl.int32)
+
+
+@triton.jit
+def _quantize(x, codes, absmax, at, blocks, inside, in_table, SIGNED: tl.constexpr):
+    largest = tl.max(tl.abs(x), 1)
+    tl.store(absmax + blocks, largest, mask=in_table)
+    scaled = tl.abs(x) / tl.maximum(largest, 1.1754944e-38)[:, None]
+    if SIGNED:
+        nearest = _nearest(scaled, 1)
+        # There is no -1 beside 1: the most negative entry is the last midpoint.
+        code = tl.where(x < 0, 126 - tl.minimum(nearest, 126), 128 + nearest)
+        code = tl.where(nearest < 0, 127, code)
+    else:
+        nearest = _nearest(scaled, 2)
+        code = tl.where(x > 0, tl.maximum(nearest, 0) + 1, 0)
+    tl.store(codes + at, code.to(tl.uint8), mask=inside)
+
+
+@triton.jit
+def adamw_8bit_kernel(
+    p_in, g_in, m_in, m_in_max, v_in, v_in_max, p_out, m_out, m_out_max, v_out, v_out_max,
+    shadow, table, rows, clip, signed_code, unsigned_code, numel,
+    BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
+    GROUPED: tl.constexpr, CLIP: tl.constexpr, SHADOW: tl.constexpr,
+):  # fmt: skip
+    """8-bit states. One program updates BLOCKS blocks of BLOCK numbers; a row of the tile is a block."""
+    blocks = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
+    at = blocks[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    inside = at < numel
+    in_table = blocks * BLOCK < numel
+    s0, s1, s2, s3, s4, s5, s6, s7 = _scalars(table, rows, blocks, in_table, GROUPED)
+    g = tl.load(g_in + at, mask=inside, other=0.0)
+    if CLIP:
+        g = g * tl.load(clip)
+    p = tl.load(p_in + at, mask=inside, other=0.0)
+    m = _dequantize(m_in, m_in_max, signed_code, at, blocks, inside, in_table)
+    v = _dequantize(v_in, v_in_max, unsigned_code, at, blocks, inside, in_table)
+    p, m, v = _update(p, g, m, v, s0, s1, s2, s3, s4, s5, s6, s7)
+    tl.store(p_out + at, p, mask=inside)
+    _quantize(m, m_out, m_out_max, at, blocks, inside, in_table, True)
+    _quantize(v, v_out, v_out_max, at, blocks, inside, in_table, False)
+    if SHADOW:
+        tl.store(shadow + at, p.to(shadow.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def sum_of_squares_kernel(x_in, partial, numel, BLOCK: tl.constexpr):
+    """Each program's share of the sum of squares; a fixed order of additions for a given grid."""
+    total = tl.zeros((), tl.float64)
+    stride = tl.num_programs(0).to(tl.int64) * BLOCK
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    while start < numel:
+        at = start + tl.arange(0, BLOCK)
+        x = tl.load(x_in + at, mask=at < numel, other=0.0).to(tl.float32)
+        total += tl.sum(x * x).to(tl.float64)
+        start += stride
+    tl.store(partial + tl.program_id(0), total)
+
+
+@triton.jit
+def norm_kernel(partial, norm, coefficient, max_norm, count, BLOCK: tl.constexpr):
+    """The norm from the partial sums, and what clipping to ``max_norm`` multiplies gradients with."""
+    at = tl.arange(0, BLOCK)
+    total = tl.sum(tl.load(partial + at, mask=at < count, other=0.0))
+    root = tl.sqrt(total).to(tl.float32)
+    tl.store(norm, root)
+    ratio = max_norm / (root + 1e-6)
+    # Not a minimum: a NaN must go through, as in torch.
+    tl.store(coefficient, tl.where(ratio > 1.0, 1.0, ratio))
