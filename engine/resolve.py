@@ -240,7 +240,11 @@ def trainable_parameters(facts: ModelFacts, adapter: AdapterSection) -> int:
     if adapter.kind == "none":
         return facts.parameters.total
     matched = adapted_layers(facts, adapter)
-    total = sum(module.count * adapter.rank * (module.inputs + module.outputs) for module in matched)
+    total = sum(
+        # PEFT gives a parameter that fuses two of an expert's matrices twice the rank
+        module.count * adapter.rank * max(1, len(module.aliases)) * (module.inputs + module.outputs)
+        for module in matched
+    )
     if adapter.kind == "dora":
         total += sum(module.count * module.outputs for module in matched)
     if adapter.bias != "none":

@@ -1,8 +1,9 @@
 """What a model is, from its JSON files alone: sizes, parameters, tokenizer, quantization. No weights are
 read.
 
-Families whet knows are counted from config.json. Others are counted from the safetensors headers where the
-files are there, and otherwise by a Llama-like guess that says it is one (``parameters.exact`` is False).
+Families whet knows are counted from config.json. Others, and models with parts a family's layout leaves out
+(a vision tower), are counted from the safetensors headers where the files are there, and otherwise by a guess
+that says it is one (``parameters.exact`` is False).
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import WhetError
-from . import layout
-from .families import family_of
+from . import decoder_layout, encoder_layout, layout
+from .families import Family, family_of
 from .layout import LinearModule, Parameters
 from .locate import missing_weights, resolve_model
 
@@ -41,6 +42,9 @@ class ModelFacts(BaseModel):
     kv_heads: int
     head_dim: int
     intermediate_size: int
+    experts: int = Field(default=0, description="Experts of a sparse layer; 0 without.")
+    experts_per_token: int = Field(default=0, description="Of them, those that one token passes.")
+    mlp_width: int = Field(description="Widest MLP a token passes in a layer: its experts side by side.")
     vocab_size: int = Field(description="config.json's.")
     embedding_rows: int = Field(description="Rows of the input embedding; from the weights where present.")
     tied: bool = Field(description="The output head is the input embedding.")
@@ -80,10 +84,14 @@ def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
     Raises:
         WhetError: ``model.config`` when config.json is not JSON or lacks what every decoder states.
     """
-    config = text_config(_json(path / "config.json"))
+    whole = _json(path / "config.json")
+    family = family_of(whole.get("model_type", ""))
+    config = text_config(whole)
+    if not family.model_types:
+        family = family_of(config.get("model_type", ""))
+    config = {**family.defaults, **config}
     generation = _optional_json(path / "generation_config.json")
     tokenizer = _optional_json(path / "tokenizer_config.json")
-    family = family_of(config.get("model_type", ""))
     sizes = _sizes(config, path)
     files = sorted(path.glob("*.safetensors"))
     tensors = layout.read_headers(files)
@@ -91,20 +99,23 @@ def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
     tied = _tied(config, tensors, complete=not missing)
     embedding = layout.embedding_rows(tensors) or sizes["vocab_size"]
     quantization = config.get("quantization_config")
-    if family.model_types:
-        parameters = layout.from_config(family, config, **sizes, rows=embedding, tied=tied)
-    elif tensors and not missing and quantization is None:
+    if not family.exact and tensors and not missing and quantization is None:
         parameters = layout.from_headers(tensors, tied)
     else:
-        parameters = layout.from_config(family, config, **sizes, rows=embedding, tied=tied).guessed()
+        parameters = _count(family, config, sizes, embedding, tied)
     eos = generation.get("eos_token_id", config.get("eos_token_id"))
     return ModelFacts(
         path=path,
         name=name or str(path),
-        model_type=config.get("model_type", ""),
+        model_type=family.model_types[0]
+        if not family.exact and family.model_types
+        else config.get("model_type", ""),
         architecture=(config.get("architectures") or [""])[0],
         family=family.name,
         **sizes,
+        experts=decoder_layout.expert_count(config) if family.experts else 0,
+        experts_per_token=int(config.get("num_experts_per_tok") or 0) if family.experts else 0,
+        mlp_width=decoder_layout.mlp_width(family, config, sizes["intermediate_size"]),
         embedding_rows=embedding,
         tied=tied,
         max_positions=config.get("max_position_embeddings"),
@@ -125,6 +136,17 @@ def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
         eos_ids=[] if eos is None else (list(eos) if isinstance(eos, list) else [eos]),
         pad_id=generation.get("pad_token_id", config.get("pad_token_id")),
     )
+
+
+def _count(
+    family: Family, config: dict[str, Any], sizes: dict[str, int], rows: int, tied: bool
+) -> Parameters:
+    """By the family's layout; a family that leaves parts out is counted without them, and that is a guess."""
+    if family.encoder is not None:
+        wanted = ("hidden_size", "layers", "heads", "intermediate_size")
+        return encoder_layout.from_config(family, config, **{name: sizes[name] for name in wanted}, rows=rows)
+    counted = decoder_layout.from_config(family, config, **sizes, rows=rows, tied=tied)
+    return counted if family.exact else counted.guessed()
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -156,10 +178,17 @@ def _sizes(config: dict[str, Any], path: Path) -> dict[str, int]:
         "layers": need("num_hidden_layers", "n_layer"),
         "heads": heads,
         "kv_heads": int(config.get("num_key_value_heads") or heads),
-        "head_dim": int(config.get("head_dim") or family.default_head_dim or hidden // heads),
+        "head_dim": _head_dim(config, family, hidden, heads),
         "intermediate_size": int(config.get("intermediate_size") or config.get("n_inner") or 4 * hidden),
         "vocab_size": need("vocab_size"),
     }
+
+
+def _head_dim(config: dict[str, Any], family: Family, hidden: int, heads: int) -> int:
+    """Width of a query head; where attention is latent, ``head_dim`` in the file is the rotated part only."""
+    if family.attention == "latent":
+        return int(config["qk_nope_head_dim"] + config["qk_rope_head_dim"])
+    return int(config.get("head_dim") or hidden // heads)
 
 
 def _tied(config: dict[str, Any], tensors: dict[str, tuple[int, ...]], *, complete: bool) -> bool:
@@ -190,13 +219,24 @@ def match_targets(facts: ModelFacts, targets: Sequence[str] | str) -> dict[str, 
     """Which linear layers each target name takes, by PEFT's rule: the whole module path or its end.
 
     ``all-linear`` takes every linear layer but the head. A target with a layer number takes that layer only.
+    In a mixture of experts the experts' old names (``gate_proj``, ``w1``) and ``gate`` mean the stacked
+    parameters of all sparse layers, and PEFT then leaves dense layers of the same name out.
     """
+    linear = facts.parameters.linear
+    bare = {alias for module in linear for alias in module.aliases}
     if isinstance(targets, str):
-        return {targets: [module for module in facts.parameters.linear if module.pattern != "lm_head"]}
+        inside = [module for module in linear if module.pattern != "lm_head"]
+        return {targets: [module for module in inside if module.bare or _leaf(module.pattern) not in bare]}
     return {
-        target: [m for module in facts.parameters.linear if (m := _match(module, target))]
+        target: [module for module in linear if _leaf(target) in module.aliases]
+        if _leaf(target) in bare
+        else [m for module in linear if not module.bare and (m := _match(module, target))]
         for target in targets
     }
+
+
+def _leaf(path: str) -> str:
+    return path.rsplit(".", 1)[-1]
 
 
 def _match(module: LinearModule, target: str) -> LinearModule | None:

@@ -1,4 +1,7 @@
-"""Parameter counts: from a family's layout and config.json, or from the headers of safetensors files."""
+"""Parameter counts from the headers of safetensors files, and the shape all counts have.
+
+A known family's counts come from its layout instead: :mod:`.decoder_layout` and :mod:`.encoder_layout`.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ import struct
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .families import Family
-
+EMBEDDINGS = tuple(
+    f"{name}.weight" for name in ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in")
+)
 LAYER_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
@@ -28,6 +31,16 @@ class LinearModule(BaseModel):
     outputs: int
     count: int
     bias: bool = False
+    aliases: tuple[str, ...] = Field(
+        default=(),
+        description="Of a bare parameter (a layer's stacked experts, a router): the names that adapters call "
+        "it by, several where several matrices are fused in it. Empty for linear modules.",
+    )
+
+    @property
+    def bare(self) -> bool:
+        """A parameter of its own class of module: bitsandbytes does not quantise it."""
+        return bool(self.aliases)
 
     @property
     def parameters(self) -> int:
@@ -44,62 +57,20 @@ class Parameters(BaseModel):
     embedding: int = Field(description="The input embedding.")
     head: int = Field(description="The output head, 0 when tied.")
     norms: int = Field(description="Norm weights and whatever else is neither linear nor embedding.")
-    linear: list[LinearModule] = Field(description="Linear layers; the untied head is among them as lm_head.")
+    linear: list[LinearModule] = Field(
+        description="Linear layers, experts included; the untied head is among them as lm_head."
+    )
     exact: bool = Field(default=True, description="False: a guess, for an unknown family without weights.")
 
     @property
     def decoder_linear(self) -> int:
-        """Parameters of the linear layers inside the decoder: what bitsandbytes quantises."""
-        return sum(module.parameters for module in self.linear if module.pattern != "lm_head")
+        """Parameters of the linear modules inside the decoder: what bitsandbytes quantises."""
+        return sum(
+            module.parameters for module in self.linear if module.pattern != "lm_head" and not module.bare
+        )
 
     def guessed(self) -> Parameters:
         return self.model_copy(update={"exact": False})
-
-
-def from_config(
-    family: Family,
-    config: dict[str, Any],
-    *,
-    hidden_size: int,
-    layers: int,
-    heads: int,
-    kv_heads: int,
-    head_dim: int,
-    intermediate_size: int,
-    vocab_size: int,
-    rows: int,
-    tied: bool,
-) -> Parameters:
-    """Count a Llama-like decoder: q/k/v/o, a gated MLP, two norms a layer, a final norm, embedding and
-    head."""
-    q, kv = heads * head_dim, kv_heads * head_dim
-    config_bias = family.attention_bias == "config" and bool(config.get("attention_bias", False))
-    qkv_bias = config_bias or family.attention_bias == "qkv"
-    mlp_bias = family.mlp_bias and bool(config.get("mlp_bias", False))
-
-    def linear(name: str, inputs: int, outputs: int, bias: bool) -> LinearModule:
-        return LinearModule(
-            pattern=f"model.layers.*.{name}", inputs=inputs, outputs=outputs, count=layers, bias=bias
-        )
-
-    modules = [
-        linear("self_attn.q_proj", hidden_size, q, qkv_bias),
-        linear("self_attn.k_proj", hidden_size, kv, qkv_bias),
-        linear("self_attn.v_proj", hidden_size, kv, qkv_bias),
-        linear("self_attn.o_proj", q, hidden_size, config_bias),
-        linear("mlp.gate_proj", hidden_size, intermediate_size, mlp_bias),
-        linear("mlp.up_proj", hidden_size, intermediate_size, mlp_bias),
-        linear("mlp.down_proj", intermediate_size, hidden_size, mlp_bias),
-    ]
-    embedding = rows * hidden_size
-    head = 0 if tied else embedding
-    if not tied:
-        modules.append(LinearModule(pattern="lm_head", inputs=hidden_size, outputs=rows, count=1))
-    norms = layers * (2 * hidden_size + (2 * head_dim if family.qk_norm else 0)) + hidden_size
-    inside = sum(module.parameters for module in modules if module.pattern != "lm_head")
-    return Parameters(
-        total=embedding + head + norms + inside, embedding=embedding, head=head, norms=norms, linear=modules
-    )
 
 
 def from_headers(tensors: dict[str, tuple[int, ...]], tied: bool) -> Parameters:
@@ -129,7 +100,7 @@ def from_headers(tensors: dict[str, tuple[int, ...]], tied: bool) -> Parameters:
 
 def is_embedding(name: str) -> bool:
     """Whether a tensor is the input embedding, under the names decoders give it."""
-    return name.endswith(("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight"))
+    return name.endswith(EMBEDDINGS)
 
 
 def _is_table(name: str) -> bool:

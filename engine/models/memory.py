@@ -119,7 +119,7 @@ def base_bytes(facts: ModelFacts, precision: str) -> int:
     rest = 2 * (parameters.total - quantised)
     if precision == "nf4":
         return int(quantised * NF4_BYTES) + rest
-    scales = sum(4 * m.count * m.outputs for m in parameters.linear if m.pattern != "lm_head")
+    scales = sum(4 * m.count * m.outputs for m in parameters.linear if m.pattern != "lm_head" and not m.bare)
     return quantised + scales + rest
 
 
@@ -151,7 +151,7 @@ def _weight_copies(facts: ModelFacts, adapter: AdapterSection, resolved: Resolve
     width = BYTES[resolved.compute_dtype]
     inside = [module for module in facts.parameters.linear if module.pattern != "lm_head"]
     if resolved.base_precision in ("nf4", "int8"):
-        return width * max((module.inputs * module.outputs for module in inside), default=0)
+        return width * max((one.inputs * one.outputs for one in inside if not one.bare), default=0)
     if adapter.kind == "none" and BYTES[resolved.base_precision] > width:
         return width * sum(module.parameters for module in inside)
     return 0

@@ -4,9 +4,9 @@
     for name in DECODERS:
         model = build(name, torch.float32)
 
-Sizes differ from one another on purpose (heads x head_dim is not hidden_size, K/V heads are fewer) and every
-switch that changes a family's computation is on in one of the entries: biases, windows, softcaps, multipliers,
-partial rotary. Deterministic: the same arguments give the same weights.
+Sizes differ from one another on purpose (heads x head_dim is not hidden_size, K/V heads are fewer) and each
+switch that changes what a family computes is on in one of the entries: biases, windows, softcaps,
+multipliers, partial rotary. Deterministic: the same arguments give the same weights.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ DECODER_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "llama-biased": _config("llama", HEADED, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
     "mistral": _config("mistral", HEADED, sliding_window=WINDOW),
     "qwen2": _config("qwen2", SQUARE, tie_word_embeddings=True),
-    "qwen2-window": _config("qwen2", SQUARE, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
+    "qwen2-window": _config(
+        "qwen2", SQUARE, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1,
+    ),
     "qwen3": _config("qwen3", HEADED, tie_word_embeddings=True),
     "qwen3-biased": _config("qwen3", HEADED, attention_bias=True, tie_word_embeddings=False),
     "qwen3_moe": _config("qwen3_moe", HEADED, MOE, num_experts=4, mlp_only_layers=[1]),

@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
-from . import llama, mistral, qwen2, qwen3, unknown
-from .descriptor import Capability, Experimental, Family, Supported, Unsupported
+from . import (
+    bert,
+    deepseek,
+    gemma,
+    gemma2,
+    gemma3,
+    granite,
+    llama,
+    mistral,
+    mixtral,
+    modernbert,
+    mpnet,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+    smollm3,
+    unknown,
+    xlm_roberta,
+)
+from .descriptor import Capability, Experimental, Family, FastLayout, Supported, Unsupported
+from .fast_layout import FastSettings, fast_settings
 
-FAMILIES: tuple[Family, ...] = (llama.FAMILY, mistral.FAMILY, qwen2.FAMILY, qwen3.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    llama.FAMILY,
+    mistral.FAMILY,
+    mixtral.FAMILY,
+    qwen2.FAMILY,
+    qwen3.FAMILY,
+    qwen3_moe.FAMILY,
+    gemma.FAMILY,
+    gemma2.FAMILY,
+    gemma3.FAMILY,
+    gemma3.MULTIMODAL,
+    phi3.FAMILY,
+    granite.FAMILY,
+    smollm3.FAMILY,
+    deepseek.V2,
+    deepseek.V3,
+    bert.FAMILY,
+    xlm_roberta.FAMILY,
+    mpnet.FAMILY,
+    modernbert.FAMILY,
+)
 UNKNOWN: Family = unknown.FAMILY
 
 __all__ = [
@@ -14,9 +54,12 @@ __all__ = [
     "Capability",
     "Experimental",
     "Family",
+    "FastLayout",
+    "FastSettings",
     "Supported",
     "Unsupported",
     "family_of",
+    "fast_settings",
 ]
 
 

@@ -3,6 +3,8 @@
 llama.cpp has no architecture of this name: the weights go out as ``llama``.
 """
 
-from .descriptor import Family
+from .descriptor import Family, FastLayout
 
-FAMILY = Family(name="mistral", model_types=("mistral",), chat_template="mistral")
+FAMILY = Family(
+    name="mistral", model_types=("mistral",), fast=FastLayout(window="all"), chat_template="mistral"
+)

@@ -1,13 +1,16 @@
 """Any other decoder: plain transformers, its facts read from the weights instead of a known layout."""
 
-from .descriptor import Experimental, Family
-
-_NOTE = "not a family whet knows: plain transformers, memory estimated from the weight files"
+from .descriptor import EVERYTHING, Experimental, Family, Unsupported
 
 FAMILY = Family(
     name="unknown",
     model_types=(),
+    fast=Unsupported("not a family whet knows"),
+    exact=False,
     capabilities={
-        name: Experimental(_NOTE) for name in ("sft", "lora", "dora", "full", "nf4", "int8", "packing")
+        name: Experimental(
+            "not a family whet knows: plain transformers, memory estimated from the weight files"
+        )
+        for name in EVERYTHING
     },
 )
