@@ -11,7 +11,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from .fp8 import quantize_tile
+from .fp8_triton import quantize_tile
 from .rows import row_tile
 from .spec import Compilation
 
@@ -28,6 +28,7 @@ def forward_kernel(
     there = row < T
     mask = there[:, None] & (column < D)
     row_64 = row.to(tl.int64)[:, None]
+    weight = tl.load(W + column, mask=column < D, other=0.0)  # every load is in flight before the reduction
     x = tl.load(X + row_64 * x_stride + column, mask=mask, other=0.0).to(tl.float32)
     if R is not None:
         residual = tl.load(R + row_64 * r_stride + column, mask=mask, other=0.0).to(tl.float32)
@@ -36,8 +37,7 @@ def forward_kernel(
         x = summed.to(tl.float32)
     rstd = tl.rsqrt(tl.sum(x * x, axis=1) / D + eps)
     tl.store(RSTD + row, rstd, mask=there)
-    weight = tl.load(W + column, mask=column < D, other=0.0).to(tl.float32) + offset
-    y = (x * rstd[:, None] * weight).to(Y.dtype.element_ty)
+    y = (x * rstd[:, None] * (weight.to(tl.float32) + offset)).to(Y.dtype.element_ty)
     tl.store(Y + row_64 * y_stride + column, y, mask=mask)
     if Q is not None:
         bits, scale = quantize_tile(tl.where(mask, y.to(tl.float32), 0.0), NATIVE_FP8)
@@ -67,12 +67,14 @@ def backward_kernel(
         x = tl.load(X + row_64 * x_stride + column, mask=mask, other=0.0).to(tl.float32)
         dy = tl.load(DY + row_64 * dy_stride + column, mask=mask, other=0.0).to(tl.float32)
         rstd = tl.load(RSTD + row, mask=there, other=0.0)[:, None]
+        if RG is not None:
+            other = tl.load(RG + row_64 * rg_stride + column, mask=mask, other=0.0)
         x_hat = x * rstd
         g = dy * weight
         mean = tl.sum(g * x_hat, axis=1)[:, None] / D
         dx = rstd * (g - x_hat * mean)
         if RG is not None:
-            dx += tl.load(RG + row_64 * rg_stride + column, mask=mask, other=0.0).to(tl.float32)
+            dx += other.to(tl.float32)
         tl.store(DX + row_64 * dx_stride + column, dx.to(DX.dtype.element_ty), mask=mask)
         if DW is not None:
             dw += dy * x_hat

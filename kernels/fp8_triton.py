@@ -1,0 +1,121 @@
+"""Triton functions of :mod:`whet.kernels.fp8`, and the two that other kernels quantise their output with.
+
+Legend: T rows, K columns, N output features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from .rows import row_tile
+from .spec import Compilation
+
+E4M3_MAX = 448.0
+LEAST_SCALE = 2.0**-100  # its reciprocal is finite
+TILE = 32  # words of 4 bytes: 128 bytes a row, a whole line of the cache
+_LARGEST = tl.constexpr(E4M3_MAX)
+_LEAST = tl.constexpr(LEAST_SCALE)
+
+
+@triton.jit
+def e4m3_bits(x, NATIVE: tl.constexpr):
+    """fp32 to the bits of e4m3, round to nearest even, saturating, NaN kept."""
+    if NATIVE:
+        return x.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+    else:
+        size = tl.minimum(tl.where(x == x, tl.abs(x), 0.0), _LARGEST)
+        # Normal numbers: round the mantissa to three bits, then rebias the exponent from 127 to 7.
+        bits = size.to(tl.int32, bitcast=True)
+        normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - (120 << 3)
+        # Below 2^-6 the step is 2^-9, which is the last place of fp32 numbers near 2^14.
+        small = (size + 16384.0).to(tl.int32, bitcast=True) & 0xF
+        code = tl.where(size < 0.015625, small, normal)
+        code = tl.where(x == x, code, 0x7F)
+        return (code | ((x.to(tl.int32, bitcast=True) >> 24) & 0x80)).to(tl.uint8)
+
+
+@triton.jit
+def quantize_tile(x, NATIVE: tl.constexpr):
+    """(bits of e4m3, scale a row) of a tile of whole rows; what is beyond a row's end must be zero."""
+    size = tl.where(x == x, tl.abs(x), 0.0)
+    largest = tl.max(size, axis=1)
+    scale = tl.maximum(tl.math.div_rn(largest, _LARGEST), _LEAST)
+    scale = tl.where(largest > 0.0, scale, 1.0)
+    return e4m3_bits(x * tl.math.div_rn(1.0, scale)[:, None], NATIVE), scale
+
+
+@triton.jit
+def quantize_kernel(
+    X, C, Q, SCALE, x_stride, q_stride, T, K,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, NATIVE: tl.constexpr,
+):  # fmt: skip
+    """One program quantises ``ROWS`` rows, each column times C unless that is None."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)[None, :]
+    there = row < T
+    mask = there[:, None] & (column < K)
+    row_64 = row.to(tl.int64)[:, None]
+    x = tl.load(X + row_64 * x_stride + column, mask=mask, other=0.0).to(tl.float32)
+    if C is not None:
+        x *= tl.load(C + column, mask=column < K, other=0.0).to(tl.float32)
+    bits, scale = quantize_tile(x, NATIVE)
+    tl.store(Q + row_64 * q_stride + column, bits, mask=mask)
+    tl.store(SCALE + row, scale, mask=there)
+
+
+@triton.jit
+def transpose_kernel(W, OUT, w_stride, out_stride, N, K, TILE: tl.constexpr):
+    """Transpose ``TILE`` x ``TILE`` words: their 4 bytes change places in registers, words in shared memory.
+
+    W is (N, K / 4) and OUT (K, N / 4) in words; the strides are in words, N and K in bytes.
+    """
+    n = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    k = tl.program_id(1).to(tl.int64) * TILE + tl.arange(0, TILE)
+    mask = (n < N // 4)[:, None] & (k < K // 4)[None, :]
+    source = W + n[:, None] * (4 * w_stride) + k[None, :]
+    a = tl.load(source, mask=mask, other=0)
+    b = tl.load(source + w_stride, mask=mask, other=0)
+    c = tl.load(source + 2 * w_stride, mask=mask, other=0)
+    d = tl.load(source + 3 * w_stride, mask=mask, other=0)
+    mask = tl.trans(mask)
+    target = OUT + k[:, None] * (4 * out_stride) + n[None, :]
+    for byte in tl.static_range(4):
+        word = _byte(a, byte) | (_byte(b, byte) << 8) | (_byte(c, byte) << 16) | (_byte(d, byte) << 24)
+        tl.store(target + byte * out_stride, tl.trans(word), mask=mask)
+
+
+@triton.jit
+def _byte(word, index: tl.constexpr):
+    return (word >> (8 * index)) & 0xFF
+
+
+_QUANTIZE = {
+    "X": "*T", "C": "*fp32", "Q": "*u8", "SCALE": "*fp32",
+    **dict.fromkeys(("x_stride", "q_stride", "T", "K"), "i32"),
+}  # fmt: skip
+_TRANSPOSE = {"W": "*i32", "OUT": "*i32", **dict.fromkeys(("w_stride", "out_stride", "N", "K"), "i32")}
+
+
+def _quantization(columns: int, least: int = 75, **constants: Any) -> Compilation:
+    tile = row_tile(columns)
+    constants = {"ROWS": tile.rows, "COLUMNS": tile.columns, **constants}
+    return _compilation(quantize_kernel, _QUANTIZE, constants, tile.warps, least)
+
+
+def _compilation(
+    function: Any, signature: Mapping[str, str], constants: Mapping[str, Any], warps: int, least: int = 75
+) -> Compilation:
+    signature = {**signature, **dict.fromkeys(constants, "constexpr")}
+    return Compilation(function, signature, constants, num_warps=warps, least_capability=least)
+
+
+COMPILATIONS = (
+    _quantization(14336, C=None, NATIVE=False),
+    _quantization(1024, least=89, C=None, NATIVE=True),
+    _quantization(4096, least=89, NATIVE=True),
+    _compilation(transpose_kernel, _TRANSPOSE, {"TILE": TILE}, 4),
+)
