@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import torch
+
+from .dynamic_code import dynamic_code
 
 NF4 = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
@@ -65,10 +66,11 @@ class Nf4Weight:
     def __post_init__(self) -> None:
         rows, columns = self.shape
         blocks = -(-rows * columns // self.blocksize)
-        if self.packed.numel() != -(-rows * columns // 2) or self.absmax.numel() != blocks:
+        size = -(-rows * columns // 2)
+        if self.packed.numel() != size or self.absmax.numel() != blocks:
             raise ValueError(
-                f"a {rows} x {columns} weight in blocks of {self.blocksize} has {-(-rows * columns // 2)} bytes "
-                f"and {blocks} absmax values, not {self.packed.numel()} and {self.absmax.numel()}"
+                f"a {rows} x {columns} weight in blocks of {self.blocksize} has {size} bytes and {blocks} "
+                f"absmax values, not {self.packed.numel()} and {self.absmax.numel()}"
             )
         if (self.absmax.dtype == torch.uint8) != self.nested:
             raise ValueError(
@@ -129,25 +131,6 @@ class Nf4Weight:
         )
 
 
-@cache
-def _dynamic_values() -> tuple[float, ...]:
-    values = [0.0, 1.0]
-    for exponent in range(7):
-        # 2**exponent equal parts of [0.1, 1]; a value stands in the middle of its part.
-        edges = torch.linspace(0.1, 1, 2**exponent + 1, dtype=torch.float32)
-        middles = (edges[:-1] + edges[1:]) / 2 * 10.0 ** (exponent - 6)
-        values += [*middles.tolist(), *(-middles).tolist()]
-    return tuple(sorted(values))
-
-
-def dynamic_code(device: torch.device | str = "cpu") -> torch.Tensor:
-    """The signed dynamic 8-bit type: fp32 (256,), ascending from about -1 to 1.
-
-    A decade of magnitude, 10**-6 to 1, has twice the values of the decade below it.
-    """
-    return torch.tensor(_dynamic_values(), dtype=torch.float32, device=device)
-
-
 def _nearest(x: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
     """Index of the nearest code value, uint8; of two equally near ones the smaller value's."""
     order = torch.argsort(code)
@@ -182,7 +165,7 @@ def quantize_nf4(
 ) -> Nf4Weight:
     """Quantise a weight as bitsandbytes' ``quantize_4bit`` does, in plain torch.
 
-    Works through the weight 16 million elements at a time, so the extra memory is a few hundred MB at any size.
+    Works through the weight 16 million elements at a time: a few hundred MB beside it, whatever its size.
 
     Args:
         w_NK: (N, K), fp32, bf16 or fp16, on any device.
@@ -215,7 +198,7 @@ def quantize_nf4(
 
 
 def _quantize_absmax(weight: Nf4Weight) -> Nf4Weight:
-    nested_code = dynamic_code(weight.device)
+    nested_code = dynamic_code(True, weight.device)
     offset = weight.absmax.mean() if weight.absmax.numel() else weight.absmax.new_zeros(())
     index_B, nested_absmax = _quantize_run(weight.absmax - offset, nested_code, NESTED_BLOCKSIZE)
     return replace(
