@@ -37,7 +37,7 @@ def read(name: str, **changed: Any) -> FastSettings | Unsupported:
 
 
 class Declared:
-    """The decoder of the declarations over a real model's weights. T tokens, D width, H heads, E head size."""
+    """The decoder of the declarations, over a real model's weights (T tokens, D width, H heads, E a head)."""
 
     def __init__(self, name: str, model: Any) -> None:
         settings = read(name)

@@ -98,8 +98,13 @@ DECODER_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     ),
     "qwen3": _config("qwen3", HEADED, tie_word_embeddings=True),
     "qwen3-biased": _config("qwen3", HEADED, attention_bias=True, tie_word_embeddings=False),
-    "qwen3_moe": _config("qwen3_moe", HEADED, MOE, num_experts=4, mlp_only_layers=[1]),
-    "mixtral": _config("mixtral", HEADED, num_local_experts=4, num_experts_per_tok=2),
+    "qwen3_moe": _config(
+        "qwen3_moe", HEADED, MOE, num_experts=4, mlp_only_layers=[1], use_sliding_window=True,
+        sliding_window=WINDOW,
+    ),
+    "mixtral": _config(
+        "mixtral", HEADED, num_local_experts=4, num_experts_per_tok=2, sliding_window=WINDOW,
+    ),
     "gemma": _config("gemma", HEADED, hidden_act="gelu_pytorch_tanh"),
     "gemma2": _config(
         "gemma2", SQUARE, head_dim=24, sliding_window=WINDOW, query_pre_attn_scalar=20,
@@ -107,6 +112,7 @@ DECODER_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     ),
     "gemma3": _config(
         "gemma3_text", SQUARE, head_dim=24, sliding_window=WINDOW, query_pre_attn_scalar=20,
+        attn_logit_softcapping=5.0, final_logit_softcapping=3.0,  # the class applies the second only
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
         rope_parameters={
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
@@ -123,6 +129,9 @@ DECODER_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
         residual_multiplier=0.22, attention_multiplier=0.015625, logits_scaling=8.0,
     ),
     "smollm3": _config("smollm3", SQUARE, no_rope_layers=[1, 0, 1], tie_word_embeddings=True),
+    "smollm3-window": _config(
+        "smollm3", SQUARE, no_rope_layers=[1, 0, 1], use_sliding_window=True, sliding_window=WINDOW,
+    ),
     "deepseek_v2": _config("deepseek_v2", COMMON, LATENT, topk_method="group_limited_greedy"),
     "deepseek_v3": _config("deepseek_v3", COMMON, LATENT),
 }  # fmt: skip
