@@ -1,10 +1,10 @@
-"""The Gaussian error linear unit with an optional bias before it (Hendrycks and Gimpel 2016, arXiv:1606.08415).
+"""The Gaussian error linear unit, a bias added before it (Hendrycks and Gimpel 2016, arXiv:1606.08415).
 
     y = z P(z),  z = x + bias
 
 ``approximate="none"`` takes P as the normal distribution function (1 + erf(z / sqrt 2)) / 2, ``"tanh"`` as
 (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (z + 0.044715 z^3), which equals sigmoid(2 u): no tanh is needed and
-small values keep their digits. The pass is bound by memory, so the bias rides along free of charge; its gradient
+small values keep their digits. Memory bounds the pass, so the bias rides along free of charge; its gradient
 is summed a group of rows at a time and then over the groups, in one fixed order.
 
 Legend: T tokens, F features.
@@ -46,7 +46,7 @@ def gelu_probability(x, TANH: tl.constexpr):
 
 @triton.jit
 def _tile(columns, BLOCK: tl.constexpr):
-    """Group of rows, columns and column mask of this program; programs that follow each other share the rows."""
+    """Group of rows, columns and column mask of this program; neighbouring programs share the rows."""
     blocks = tl.cdiv(columns, BLOCK)
     program = tl.program_id(0)
     column = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
@@ -74,7 +74,7 @@ def _backward_kernel(
     dy_ptr, x_ptr, bias_ptr, dx_ptr, y_ptr, partial_ptr, rows, columns, dy_row, x_row, dx_row, y_row, steps,
     TANH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """``steps`` tiles of ROWS rows below each other; writes y again and one partial sum of dx where asked to."""
+    """``steps`` tiles of ROWS rows below each other; y again and a partial sum of dx where wanted."""
     group, column, inside = _tile(columns, BLOCK)
     first = group * ROWS * steps
     if partial_ptr is not None:
@@ -148,7 +148,7 @@ def gelu_backward(
         x_TF: the forward input, before the bias.
         bias_gradient: whether the bias' gradient is wanted; the same number in every run.
         out_TF: where dx goes; may be ``dy_TF`` or ``x_TF``.
-        y_TF: if given, the forward result is written there in the same pass; a tensor of its own or ``dy_TF``.
+        y_TF: if given, the forward result is written there in the same pass; may be ``dy_TF``.
     """
     _check(approximate)
     out = output(out_TF, x_TF)

@@ -2,8 +2,8 @@
 
     h = a(gate) up
 
-with a(x) = x P(x), P the logistic sigmoid for ``swiglu`` and the normal distribution function for ``geglu``, exact
-or by its tanh approximation (``geglu_tanh``). Backward, with slope a'(x) = P(x) + x P'(x):
+with a(x) = x P(x), P the logistic sigmoid for ``swiglu`` and the normal distribution function for ``geglu``,
+exact or by its tanh approximation (``geglu_tanh``). Backward, with slope a'(x) = P(x) + x P'(x):
 
     dup = dh a(gate)        dgate = dh up a'(gate)
 
@@ -148,8 +148,8 @@ def glu_backward(
     rows, columns = gate.shape
     _backward_kernel[(rows * triton.cdiv(columns, _BLOCK),)](
         dh, gate, up, dgate, dup, h, columns,
-        dh.stride(0), gate.stride(0), up.stride(0), dgate.stride(0), dup.stride(0), 0 if h is None else h.stride(0),
-        KIND=kind, BLOCK=_BLOCK,
+        dh.stride(0), gate.stride(0), up.stride(0), dgate.stride(0), dup.stride(0),
+        0 if h is None else h.stride(0), KIND=kind, BLOCK=_BLOCK,
     )  # fmt: skip
     return dgate, dup
 

@@ -1,25 +1,26 @@
-"""Rotary position embedding of packed queries and keys, with their optional RMS norm per head in the same pass.
+"""Rotary position embedding of packed queries and keys, with their optional RMS norm in the same pass.
 
-Component i of a head and component i + W/2 turn together by the angle of the token's position (Su et al. 2021,
-arXiv:2104.09864, in the "rotate half" order that transformers uses), W being the rotary width:
+Component i of a head and component i + W/2 turn together by the angle of the token's position, W being the
+rotary width (Su et al. 2021, arXiv:2104.09864; in the "rotate half" order that transformers uses):
 
     y[i]       = x[i] cos - x[i + W/2] sin
     y[i + W/2] = x[i + W/2] cos + x[i] sin
 
-Components from W on pass through. With ``q_weight`` and ``k_weight`` each head z is normalised first, as in Qwen3
-and Gemma 3 (whose ``offset`` is 1):
+Components from W on pass through. With weights for queries and keys each head z is normalised first, as in
+Qwen3 and Gemma 3 (whose ``offset`` is 1):
 
     x = n (offset + weight),  n = z r,  r = 1 / sqrt(mean(z^2) + eps)
 
-A rotation's transpose is the rotation by the opposite angle, so backward is forward with -sin, and through the norm
+A rotation's transpose is the rotation by the opposite angle, so backward is forward with -sin; through the
+norm it is
 
     dz = r (g - n mean(g n)) with g = dx (offset + weight),  dweight = sum of dx n
 
-where r and n are computed again from z. Weight gradients are summed a group of tokens at a time and then over the
-groups, in one fixed order. A program takes a token with all its heads, so cos and sin are read once; memory bounds
-the time.
+where r and n are computed again from z. Weight gradients are summed a group of tokens at a time and then over
+the groups, in one fixed order. A program takes a token with all its heads, so cos and sin are read once;
+memory bounds the time.
 
-Legend: T tokens, C = H + 2G heads (queries, keys, values in this order), E head size, P positions, W rotary width.
+Legend: T tokens, C = H + 2G heads (queries, keys, then values), E head size, P positions, W rotary width.
 """
 
 from __future__ import annotations
@@ -30,36 +31,68 @@ import torch
 import triton
 
 from .backend import uses_triton
-from .rope_triton import norm_backward_kernel, rotate_kernel
+from .rope_triton import COMPILATIONS, constants, norm_backward_kernel, rotate_kernel, warps
 from .rows import accumulation_type
-from .spec import Case, Compilation, Inputs, KernelSpec, bytes_of
+from .spec import Case, Inputs, KernelSpec, bytes_of
 
 _GROUPS = 2048  # most partial sums of the weights' gradients
-_Tables = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # cos, sin, positions
-_Weights = tuple[torch.Tensor | None, torch.Tensor | None]  # of the queries' and the keys' norm
+
+Gradients = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
 
-class _Launch(NamedTuple):
-    """Constants of a launch. ``rest`` and ``written`` leave out what an in-place pass without a norm keeps."""
+class _Rotation(NamedTuple):
+    """The arguments that forward and backward share."""
 
+    cos: torch.Tensor
+    sin: torch.Tensor
+    positions: torch.Tensor
     heads: int
-    rotated: int
-    written: int
-    size: int
-    half: int
-    rest: int
+    kv_heads: int
+    q_weight: torch.Tensor | None
+    k_weight: torch.Tensor | None
+    eps: float
+    offset: float
 
-    def constants(self) -> dict[str, int]:
-        block_half, block_rest = triton.next_power_of_2(self.half), triton.next_power_of_2(max(self.rest, 1))
-        return {
-            "QUERIES": self.heads, "ROTATED": self.rotated, "WRITTEN": self.written,
-            "SIZE": self.size, "HALF": self.half, "REST": self.rest,
-            "BLOCK_HEADS": 8, "BLOCK_HALF": block_half, "BLOCK_REST": block_rest,
-        }  # fmt: skip
+    def check(self, x: torch.Tensor) -> None:
+        """Raises ValueError where ``x`` and the arguments do not fit together."""
+        total, width = self.heads + 2 * self.kv_heads, self.cos.shape[1]
+        if x.dim() != 3 or x.shape[1] != total:
+            raise ValueError(
+                f"{tuple(x.shape)} does not hold {self.heads} query, {self.kv_heads} key and {self.kv_heads} "
+                f"value heads; needed is (tokens, {total}, head size)"
+            )
+        if width % 2 or not 0 < width <= x.shape[2]:
+            raise ValueError(f"rotary width {width} has to be even and at most the head size, {x.shape[2]}")
+        if (
+            self.cos.shape != self.sin.shape
+            or self.cos.stride() != self.sin.stride()
+            or self.cos.stride(1) != 1
+        ):
+            raise ValueError("cos and sin have to be two tables of one shape, their rows contiguous")
+        if self.positions.shape != x.shape[:1]:
+            raise ValueError(f"{tuple(self.positions.shape)} positions for {x.shape[0]} tokens")
+        if (self.q_weight is None) != (self.k_weight is None):
+            raise ValueError("queries and keys are normalised together: give both weights, or none")
 
-    def warps(self) -> int:
-        """8 elements a thread and half: one 16-byte access in 16-bit types."""
-        return max(1, min(8, 8 * triton.next_power_of_2(self.half) // 256))
+    def angles(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin (T, 1, W/2) of each token."""
+        half = self.cos.shape[1] // 2
+        cos, sin = (table[self.positions, None, :half].to(dtype) for table in (self.cos, self.sin))
+        return cos, sin
+
+    def launch(self, size: int, in_place: bool) -> dict[str, int]:
+        """Constants; in place, values stay as they are, and without a norm also what passes through."""
+        half, rotated = self.cos.shape[1] // 2, self.heads + self.kv_heads
+        rest = 0 if in_place and self.q_weight is None else size - 2 * half
+        return constants(
+            self.heads, rotated, rotated if in_place else rotated + self.kv_heads, size, half, rest
+        )
+
+    def pointers(self) -> tuple[torch.Tensor | None, ...]:
+        weights = (
+            None if weight is None else weight.contiguous() for weight in (self.q_weight, self.k_weight)
+        )
+        return self.cos, self.sin, self.positions.contiguous(), *weights
 
 
 def reference(
@@ -75,14 +108,14 @@ def reference(
     offset: float = 0.0,
 ) -> torch.Tensor:
     """What :func:`rope` computes, in plain torch: float32 inside for 16-bit types, float64 for float64."""
-    tables = (cos, sin, positions)
-    _check(qkv, tables, heads, kv_heads, (q_weight, k_weight))
+    rotation = _Rotation(cos, sin, positions, heads, kv_heads, q_weight, k_weight, eps, offset)
+    rotation.check(qkv)
     x = qkv.to(accumulation_type(qkv.dtype))
     q, k, v = x.split((heads, kv_heads, kv_heads), dim=1)
     if q_weight is not None and k_weight is not None:
         q = q * _root(q, eps) * (offset + q_weight.to(x.dtype))
         k = k * _root(k, eps) * (offset + k_weight.to(x.dtype))
-    cos_T1W, sin_T1W = _angles(tables, x.dtype)
+    cos_T1W, sin_T1W = rotation.angles(x.dtype)
     return torch.cat((_turned(q, cos_T1W, sin_T1W), _turned(k, cos_T1W, sin_T1W), v), dim=1).to(qkv.dtype)
 
 
@@ -104,7 +137,7 @@ def rope_forward(
 
     Args:
         qkv_TCE: ``heads`` query, ``kv_heads`` key and ``kv_heads`` value heads a token; any token stride.
-        cos_PE: table (positions, rotary width) in float32, scaled, its two halves equal, as transformers makes it.
+        cos_PE: float32 table (P, W), scaled, its two halves equal, as transformers makes it.
         sin_PE: likewise.
         positions_T: row of the tables for each token, int32 or int64.
         heads: query heads H.
@@ -119,24 +152,15 @@ def rope_forward(
     Raises:
         ValueError: if heads and widths do not fit together, or only one weight is given.
     """
-    tables, weights = (cos_PE, sin_PE, positions_T), (q_weight, k_weight)
-    _check(qkv_TCE, tables, heads, kv_heads, weights)
-    out = (
-        torch.empty(qkv_TCE.shape, dtype=qkv_TCE.dtype, device=qkv_TCE.device) if out_TCE is None else out_TCE
-    )
-    if not qkv_TCE.numel():
-        return out
-    if not uses_triton(qkv_TCE):
-        return out.copy_(reference(qkv_TCE, *tables, heads, kv_heads, *weights, eps, offset))
-    launch = _launch(qkv_TCE, out, cos_PE.shape[1], heads, kv_heads, q_weight is not None)
-    return _rotate(qkv_TCE, out, tables, weights, eps, offset, launch, transposed=False)
+    rotation = _Rotation(cos_PE, sin_PE, positions_T, heads, kv_heads, q_weight, k_weight, eps, offset)
+    return _forward(qkv_TCE, rotation, out_TCE)
 
 
 def rope_backward(
     gradient_TCE: torch.Tensor,
     qkv_TCE: torch.Tensor | None,
-    cos_PE: torch.Tensor,
-    sin_PE: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
     positions_T: torch.Tensor,
     heads: int,
     kv_heads: int,
@@ -147,12 +171,12 @@ def rope_backward(
     offset: float = 0.0,
     weight_gradient: bool = False,
     out_TCE: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """(gradient of ``qkv``, of ``q_weight``, of ``k_weight``); the first over ``gradient_TCE`` unless ``out_TCE``.
+) -> Gradients:
+    """Gradients of ``qkv`` (over ``gradient_TCE`` unless ``out_TCE`` is given) and of the two weights.
 
     Args:
         gradient_TCE: gradient of the forward result, for queries, keys and values.
-        qkv_TCE: the forward input, before the norm; read only where there are weights. Its values are not read.
+        qkv_TCE: the forward input, before the norm; read only where there are weights, its values never.
         weight_gradient: whether the weights' gradients are wanted (float32; the same number in every run).
         out_TCE: where the gradient of ``qkv`` goes.
 
@@ -161,20 +185,9 @@ def rope_backward(
     Raises:
         ValueError: if heads and widths do not fit together, or with weights but no ``qkv_TCE``.
     """
-    tables, weights = (cos_PE, sin_PE, positions_T), (q_weight, k_weight)
-    _check(gradient_TCE, tables, heads, kv_heads, weights)
-    if q_weight is not None and qkv_TCE is None:
-        raise ValueError("the gradient of a normalised head needs qkv_TCE, the forward input")
+    rotation = _Rotation(cos, sin, positions_T, heads, kv_heads, q_weight, k_weight, eps, offset)
     out = gradient_TCE if out_TCE is None else out_TCE
-    if not uses_triton(gradient_TCE) or not gradient_TCE.numel():
-        dqkv, *dweights = _reference_backward(
-            gradient_TCE, qkv_TCE, out, tables, weights, eps, offset, heads, kv_heads
-        )
-        return dqkv, *(dweights if weight_gradient else (None, None))
-    launch = _launch(gradient_TCE, out, cos_PE.shape[1], heads, kv_heads, q_weight is not None)
-    if q_weight is None or qkv_TCE is None:
-        return _rotate(gradient_TCE, out, tables, weights, eps, offset, launch, transposed=True), None, None
-    return _norm_backward(gradient_TCE, qkv_TCE, out, tables, weights, eps, offset, launch, weight_gradient)
+    return _backward(gradient_TCE, qkv_TCE, rotation, weight_gradient, out)
 
 
 def rope(
@@ -202,108 +215,96 @@ def rope(
 
 class _Rope(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        qkv: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        positions: torch.Tensor,
-        heads: int,
-        kv_heads: int,
-        q_weight: torch.Tensor | None,
-        k_weight: torch.Tensor | None,
-        eps: float,
-        offset: float,
-    ) -> torch.Tensor:
-        ctx.save_for_backward(None if q_weight is None else qkv, cos, sin, positions, q_weight, k_weight)
-        ctx.sizes, ctx.numbers = (heads, kv_heads), (eps, offset)
-        return rope_forward(
-            qkv, cos, sin, positions, heads, kv_heads,
-            q_weight=q_weight, k_weight=k_weight, eps=eps, offset=offset,
-        )  # fmt: skip
+    def forward(ctx: Any, qkv: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        rotation = _Rotation(*arguments)
+        kept = None if rotation.q_weight is None else qkv
+        ctx.save_for_backward(kept, *(item for item in rotation if not isinstance(item, int | float)))
+        ctx.numbers = (rotation.heads, rotation.kv_heads, rotation.eps, rotation.offset)
+        return _forward(qkv, rotation, None)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         qkv, cos, sin, positions, q_weight, k_weight = ctx.saved_tensors
-        eps, offset = ctx.numbers
-        wanted = ctx.needs_input_grad[6] or ctx.needs_input_grad[7]
-        dqkv, dq, dk = rope_backward(
-            gradient, qkv, cos, sin, positions, *ctx.sizes, q_weight=q_weight, k_weight=k_weight,
-            eps=eps, offset=offset, weight_gradient=wanted, out_TCE=torch.empty_like(gradient),
-        )  # fmt: skip
-        dweights = (
-            None if dq is None else dq.to(q_weight.dtype),
-            None if dk is None else dk.to(k_weight.dtype),
-        )
-        return dqkv, None, None, None, None, None, *dweights, None, None
+        heads, kv_heads, eps, offset = ctx.numbers
+        rotation = _Rotation(cos, sin, positions, heads, kv_heads, q_weight, k_weight, eps, offset)
+        wanted = any(ctx.needs_input_grad[6:8])
+        dqkv, dq, dk = _backward(gradient, qkv, rotation, wanted, torch.empty_like(gradient))
+        dq, dk = (None if d is None else d.to(w.dtype) for d, w in ((dq, q_weight), (dk, k_weight)))
+        return dqkv, None, None, None, None, None, dq, dk, None, None
 
 
-def _rotate(
-    x: torch.Tensor,
+def _forward(x: torch.Tensor, rotation: _Rotation, out: torch.Tensor | None) -> torch.Tensor:
+    rotation.check(x)
+    out = _output(out, x)
+    if not uses_triton(x) or not x.numel():
+        return out.copy_(reference(x, *rotation))
+    return _rotate(x, out, rotation, transposed=False)
+
+
+def _backward(
+    gradient: torch.Tensor,
+    qkv: torch.Tensor | None,
+    rotation: _Rotation,
+    weight_gradient: bool,
     out: torch.Tensor,
-    tables: _Tables,
-    weights: _Weights,
-    eps: float,
-    offset: float,
-    launch: _Launch,
-    transposed: bool,
-) -> torch.Tensor:
-    x, (cos, sin, positions) = _addressable(x), tables
+) -> Gradients:
+    rotation.check(gradient)
+    if rotation.q_weight is not None and qkv is None:
+        raise ValueError("the gradient of a normalised head needs qkv_TCE, the forward input")
+    if not uses_triton(gradient) or not gradient.numel():
+        dqkv, *dweights = _reference_backward(gradient, qkv, out, rotation)
+        return dqkv, *(dweights if weight_gradient else (None, None))
+    out = _output(out, gradient)
+    if rotation.q_weight is None or qkv is None:
+        return _rotate(gradient, out, rotation, transposed=True), None, None
+    return _norm_backward(gradient, qkv, out, rotation, weight_gradient)
+
+
+def _rotate(x: torch.Tensor, out: torch.Tensor, rotation: _Rotation, transposed: bool) -> torch.Tensor:
+    launch = rotation.launch(x.shape[2], in_place=out is x)
+    x = _addressable(x)
     rotate_kernel[(x.shape[0],)](
-        x, out, cos, sin, positions, *_contiguous(weights),
-        x.stride(0), x.stride(1), out.stride(0), out.stride(1), cos.stride(0), eps, offset,
-        **launch.constants(), TRANSPOSED=transposed, num_warps=launch.warps(),
+        x, out, *rotation.pointers(), x.stride(0), x.stride(1), out.stride(0), out.stride(1),
+        rotation.cos.stride(0), rotation.eps, rotation.offset,
+        **launch, TRANSPOSED=transposed, num_warps=warps(launch),
     )  # fmt: skip
     return out
 
 
 def _norm_backward(
-    gradient: torch.Tensor,
-    qkv: torch.Tensor,
-    out: torch.Tensor,
-    tables: _Tables,
-    weights: _Weights,
-    eps: float,
-    offset: float,
-    launch: _Launch,
-    weight_gradient: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    gradient, x, (cos, sin, positions) = _addressable(gradient), _addressable(qkv), tables
-    tokens, _, size = x.shape
+    gradient: torch.Tensor, qkv: torch.Tensor, out: torch.Tensor, rotation: _Rotation, weight_gradient: bool
+) -> Gradients:
+    tokens, _, size = gradient.shape
+    launch = rotation.launch(size, in_place=out is gradient)
+    gradient, x = _addressable(gradient), _addressable(qkv)
     steps = triton.cdiv(tokens, _GROUPS) if weight_gradient else 1
     groups = triton.cdiv(tokens, steps)
     partial = x.new_empty((groups, 2, size), dtype=torch.float32) if weight_gradient else None
     norm_backward_kernel[(groups,)](
-        gradient, x, out, cos, sin, positions, *_contiguous(weights), partial, tokens, steps,
+        gradient, x, out, *rotation.pointers(), partial, tokens, steps,
         gradient.stride(0), gradient.stride(1), x.stride(0), x.stride(1), out.stride(0), out.stride(1),
-        cos.stride(0), eps, offset, **launch.constants(), num_warps=launch.warps(),
+        rotation.cos.stride(0), rotation.eps, rotation.offset, **launch, num_warps=warps(launch),
     )  # fmt: skip
-    return (out, None, None) if partial is None else (out, *partial.sum(0).unbind())
+    if partial is None:
+        return out, None, None
+    dq_weight, dk_weight = partial.sum(0)
+    return out, dq_weight, dk_weight
 
 
 def _reference_backward(
-    gradient: torch.Tensor,
-    qkv: torch.Tensor | None,
-    out: torch.Tensor,
-    tables: _Tables,
-    weights: _Weights,
-    eps: float,
-    offset: float,
-    heads: int,
-    kv_heads: int,
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    gradient: torch.Tensor, qkv: torch.Tensor | None, out: torch.Tensor, rotation: _Rotation
+) -> Gradients:
     wide = accumulation_type(gradient.dtype)
-    cos, sin = _angles(tables, wide)
-    sizes = (heads, kv_heads, kv_heads)
+    cos, sin = rotation.angles(wide)
+    sizes = (rotation.heads, rotation.kv_heads, rotation.kv_heads)
     dq, dk, dv = gradient.to(wide).split(sizes, dim=1)
     dq, dk = _turned(dq, cos, -sin), _turned(dk, cos, -sin)
-    q_weight, k_weight = weights
     dq_weight, dk_weight = None, None
-    if qkv is not None and q_weight is not None and k_weight is not None:
+    if qkv is not None and rotation.q_weight is not None and rotation.k_weight is not None:
         q, k, _ = qkv.to(wide).split(sizes, dim=1)
-        dq, dq_weight = _norm_gradients(dq, q, q_weight, eps, offset)
-        dk, dk_weight = _norm_gradients(dk, k, k_weight, eps, offset)
+        dq, dq_weight = _norm_gradients(dq, q, rotation.q_weight, rotation.eps, rotation.offset)
+        dk, dk_weight = _norm_gradients(dk, k, rotation.k_weight, rotation.eps, rotation.offset)
     return out.copy_(torch.cat((dq, dk, dv), dim=1)), dq_weight, dk_weight
 
 
@@ -321,57 +322,26 @@ def _root(z: torch.Tensor, eps: float) -> torch.Tensor:
     return torch.rsqrt(z.square().mean(-1, keepdim=True) + eps)
 
 
-def _angles(tables: _Tables, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin (T, 1, W/2) of each token."""
-    cos, sin, positions = tables
-    half = cos.shape[1] // 2
-    return cos[positions, None, :half].to(dtype), sin[positions, None, :half].to(dtype)
-
-
 def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     half = cos.shape[-1]
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
 
 
-def _launch(x: torch.Tensor, out: torch.Tensor, width: int, heads: int, kv_heads: int, norm: bool) -> _Launch:
-    """Raises ValueError where ``out`` cannot be written."""
-    if out.shape != x.shape or out.stride(2) != 1:
+def _output(out: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    """``out`` after a check, or a fresh tensor; raises ValueError."""
+    if out is None:
+        return torch.empty(like.shape, dtype=like.dtype, device=like.device)
+    if out.shape != like.shape or out.stride(2) != 1:
         raise ValueError(
             f"out has shape {tuple(out.shape)} and strides {out.stride()}; "
-            f"needed is {tuple(x.shape)} with unit stride along the head"
+            f"needed is {tuple(like.shape)} with unit stride along the head"
         )
-    size, in_place = x.shape[2], out is x
-    rest = 0 if in_place and not norm else size - width
-    rotated = heads + kv_heads
-    return _Launch(heads, rotated, rotated if in_place else rotated + kv_heads, size, width // 2, rest)
-
-
-def _check(x: torch.Tensor, tables: _Tables, heads: int, kv_heads: int, weights: _Weights) -> None:
-    cos, sin, positions = tables
-    if x.dim() != 3 or x.shape[1] != heads + 2 * kv_heads:
-        raise ValueError(
-            f"{tuple(x.shape)} does not hold {heads} query, {kv_heads} key and {kv_heads} value heads: "
-            f"needed is (tokens, {heads + 2 * kv_heads}, head size)"
-        )
-    if cos.shape[1] % 2 or not 0 < cos.shape[1] <= x.shape[2]:
-        raise ValueError(
-            f"rotary width {cos.shape[1]} has to be even and at most the head size, {x.shape[2]}"
-        )
-    if cos.shape != sin.shape or cos.stride() != sin.stride() or cos.stride(1) != 1:
-        raise ValueError("cos and sin have to be two tables of one shape, rows contiguous")
-    if positions.shape != x.shape[:1]:
-        raise ValueError(f"{tuple(positions.shape)} positions for {x.shape[0]} tokens")
-    if (weights[0] is None) != (weights[1] is None):
-        raise ValueError("queries and keys are normalised together: give both weights, or none")
+    return out
 
 
 def _addressable(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
-
-
-def _contiguous(weights: _Weights) -> list[torch.Tensor | None]:
-    return [None if weight is None else weight.contiguous() for weight in weights]
 
 
 def rotary_tables(
@@ -385,7 +355,7 @@ def rotary_tables(
 
 
 def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
-    """Tokens of a wider buffer, positions of packed documents, and one weight pair where the case has a norm."""
+    """Tokens of a wider buffer, positions of two packed documents, and weights where the case has a norm."""
     sizes = {"width": case.sizes["size"], "norm": False, "offset": 0.0, "padding": 0, **case.sizes}
     generator = torch.Generator(device).manual_seed(seed)
     tokens, heads, kv_heads, size = (int(sizes[name]) for name in ("tokens", "heads", "kv_heads", "size"))
@@ -429,34 +399,6 @@ def _backward_traffic(inputs: Inputs) -> int:
 _SMALL = {"tokens": 5, "heads": 4, "kv_heads": 2, "size": 32}
 _LARGE = {"tokens": 8192, "heads": 32, "kv_heads": 8, "size": 128}
 _SMALLER = {"tokens": 8192, "heads": 16, "kv_heads": 8, "size": 128, "norm": True}
-_POINTERS = dict.fromkeys(("q_weight_ptr", "k_weight_ptr"), "*T")
-_TABLES = {"cos_ptr": "*fp32", "sin_ptr": "*fp32", "positions_ptr": "*i64"}
-_NUMBERS = {"table_row": "i32", "eps": "fp32", "offset": "fp32"}
-
-
-def _compilations() -> tuple[Compilation, ...]:
-    """Plain and partial, with and without norm, with and without the weights' gradients."""
-    found = []
-    for launch in (_Launch(32, 40, 48, 128, 64, 0), _Launch(16, 18, 20, 256, 32, 192)):
-        constants = launch.constants()
-        kinds = dict.fromkeys(constants, "constexpr")
-        strides = dict.fromkeys(("x_token", "x_head", "out_token", "out_head"), "i32")
-        common = {"x_ptr": "*T", "out_ptr": "*T", **_TABLES}
-        for norm in (False, True):
-            weights = _POINTERS if norm else dict.fromkeys(_POINTERS, "constexpr")
-            signature = {**common, **weights, **strides, **_NUMBERS, **kinds, "TRANSPOSED": "constexpr"}
-            values = {**constants, "TRANSPOSED": not norm, **({} if norm else dict.fromkeys(_POINTERS))}
-            found.append(Compilation(rotate_kernel, signature, values, launch.warps()))
-        for partial in ("*fp32", "constexpr"):
-            signature = {
-                "gradient_ptr": "*T", **common, **_POINTERS, "partial_ptr": partial,
-                **dict.fromkeys(("tokens", "steps", "gradient_token", "gradient_head"), "i32"),
-                **strides, **_NUMBERS, **kinds,
-            }  # fmt: skip
-            values = constants if partial == "*fp32" else {**constants, "partial_ptr": None}
-            found.append(Compilation(norm_backward_kernel, signature, values, launch.warps()))
-    return tuple(found)
-
 
 SPEC = KernelSpec(
     name="rope",
@@ -482,5 +424,5 @@ SPEC = KernelSpec(
     traffic=_traffic,
     backward_traffic=_backward_traffic,
     differentiable=("qkv", "q_weight", "k_weight"),
-    compilations=_compilations(),
+    compilations=COMPILATIONS,
 )

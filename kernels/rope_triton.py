@@ -1,14 +1,18 @@
 """The Triton functions of :mod:`.rope`.
 
-A head is held as three tiles: the first and the second half of its rotary width, which exchange values, and the
-rest, which passes through. A thread reads the pairs that it writes, so input and output may share memory. Where
-there is no rest, its tile is one column behind a mask that is false, and the compiler drops it.
+A head is held as three tiles: the first and the second half of its rotary width, which exchange values, and
+the rest, which passes through. A thread reads the pairs that it writes, so input and output may share memory.
+Where there is no rest, its tile is one column behind a mask that is false, and the compiler drops it.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from .spec import Compilation
+
+_BLOCK_HEADS = 8  # heads that a program holds at a time
 
 
 @triton.jit
@@ -44,7 +48,7 @@ def _store_heads(
 
 @triton.jit
 def _angles(cos_ptr, sin_ptr, positions_ptr, token, table_row, HALF: tl.constexpr, BLOCK_HALF: tl.constexpr):
-    """cos and sin of a token, (1, BLOCK_HALF) each: the halves of a table row are equal, the first is read."""
+    """cos and sin (1, BLOCK_HALF) of a token: the halves of a table row are equal, the first is read."""
     column = tl.arange(0, BLOCK_HALF)[None, :]
     start = tl.load(positions_ptr + token).to(tl.int64) * table_row
     cos = tl.load(cos_ptr + start + column, mask=column < HALF, other=0.0)
@@ -85,11 +89,11 @@ def _turn(
 def rotate_kernel(
     x_ptr, out_ptr, cos_ptr, sin_ptr, positions_ptr, q_weight_ptr, k_weight_ptr,
     x_token, x_head, out_token, out_head, table_row, eps, offset,
-    QUERIES: tl.constexpr, ROTATED: tl.constexpr, WRITTEN: tl.constexpr, SIZE: tl.constexpr, HALF: tl.constexpr,
-    REST: tl.constexpr, TRANSPOSED: tl.constexpr,
+    QUERIES: tl.constexpr, ROTATED: tl.constexpr, WRITTEN: tl.constexpr,
+    SIZE: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr, TRANSPOSED: tl.constexpr,
     BLOCK_HEADS: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_REST: tl.constexpr,
 ):  # fmt: skip
-    """One token: heads below ROTATED turn, QUERIES of them with the queries' weight; copies the rest to WRITTEN."""
+    """One token. Heads below ROTATED turn, the first QUERIES with the queries' weight; others are copied."""
     token = tl.program_id(0).to(tl.int64)
     cos, sin = _angles(cos_ptr, sin_ptr, positions_ptr, token, table_row, HALF, BLOCK_HALF)
     if TRANSPOSED:
@@ -162,11 +166,13 @@ def _store_total(
 @triton.jit
 def norm_backward_kernel(
     gradient_ptr, x_ptr, out_ptr, cos_ptr, sin_ptr, positions_ptr, q_weight_ptr, k_weight_ptr, partial_ptr,
-    tokens, steps, gradient_token, gradient_head, x_token, x_head, out_token, out_head, table_row, eps, offset,
-    QUERIES: tl.constexpr, ROTATED: tl.constexpr, WRITTEN: tl.constexpr, SIZE: tl.constexpr, HALF: tl.constexpr,
-    REST: tl.constexpr, BLOCK_HEADS: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_REST: tl.constexpr,
+    tokens, steps, gradient_token, gradient_head, x_token, x_head, out_token, out_head,
+    table_row, eps, offset,
+    QUERIES: tl.constexpr, ROTATED: tl.constexpr, WRITTEN: tl.constexpr,
+    SIZE: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_REST: tl.constexpr,
 ):  # fmt: skip
-    """``steps`` tokens; ``partial_ptr`` (programs, 2, SIZE), if any, takes the sums over them for both weights."""
+    """``steps`` tokens; ``partial_ptr`` (programs, 2, SIZE), if any, takes their part of both gradients."""
     group = tl.program_id(0).to(tl.int64)
     q_first = tl.zeros((BLOCK_HEADS, BLOCK_HALF), dtype=tl.float32)
     q_second = tl.zeros((BLOCK_HEADS, BLOCK_HALF), dtype=tl.float32)
@@ -197,3 +203,44 @@ def norm_backward_kernel(
         partial = partial_ptr + group * 2 * SIZE
         _store_total(partial, q_first, q_second, q_rest, HALF, REST, BLOCK_HALF, BLOCK_REST)
         _store_total(partial + SIZE, k_first, k_second, k_rest, HALF, REST, BLOCK_HALF, BLOCK_REST)
+
+
+def constants(heads: int, rotated: int, written: int, size: int, half: int, rest: int) -> dict[str, int]:
+    """The ``constexpr`` arguments that both kernels take."""
+    return {
+        "QUERIES": heads, "ROTATED": rotated, "WRITTEN": written, "SIZE": size, "HALF": half, "REST": rest,
+        "BLOCK_HEADS": _BLOCK_HEADS, "BLOCK_HALF": triton.next_power_of_2(half),
+        "BLOCK_REST": triton.next_power_of_2(max(rest, 1)),
+    }  # fmt: skip
+
+
+def warps(launch: dict[str, int]) -> int:
+    """As many as give a thread 8 elements of each half: one 16-byte access in 16-bit types."""
+    return max(1, min(8, _BLOCK_HEADS * launch["BLOCK_HALF"] // 256))
+
+
+def _compilations() -> tuple[Compilation, ...]:
+    """Plain and partial; forward with a norm, transposed without; with and without weight gradients."""
+    weights = {"q_weight_ptr": "*T", "k_weight_ptr": "*T"}
+    missing = dict.fromkeys(weights, None)
+    data = {"x_ptr": "*T", "out_ptr": "*T", "cos_ptr": "*fp32", "sin_ptr": "*fp32", "positions_ptr": "*i64"}
+    strides = dict.fromkeys(("x_token", "x_head", "out_token", "out_head", "table_row"), "i32")
+    scalars = {**strides, "eps": "fp32", "offset": "fp32"}
+    more = dict.fromkeys(("tokens", "steps", "gradient_token", "gradient_head"), "i32")
+    found = []
+    for launch in (constants(32, 40, 48, 128, 64, 0), constants(16, 18, 20, 256, 32, 192)):
+        kinds, count = dict.fromkeys(launch, "constexpr"), warps(launch)
+        for norm in (False, True):
+            kind = weights if norm else dict.fromkeys(weights, "constexpr")
+            values = {**launch, "TRANSPOSED": not norm, **({} if norm else missing)}
+            signature = {**data, **kind, **scalars, **kinds, "TRANSPOSED": "constexpr"}
+            found.append(Compilation(rotate_kernel, signature, values, count))
+        for partial in ("*fp32", "constexpr"):
+            values = {**launch, **({} if partial == "*fp32" else {"partial_ptr": None})}
+            pointers = {"gradient_ptr": "*T", **data, **weights, "partial_ptr": partial}
+            signature = {**pointers, **more, **scalars, **kinds}
+            found.append(Compilation(norm_backward_kernel, signature, values, count))
+    return tuple(found)
+
+
+COMPILATIONS = _compilations()
