@@ -56,18 +56,20 @@ def device_scalars(
     weight_decay: float,
     step: Number,
     device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """The same row, fp32 (1, 8) on ``device``, where ``lr`` or ``step`` may be 0-d tensors there."""
+    """The same row (1, 8) on ``device``, where ``lr`` or ``step`` may be 0-d tensors there."""
     if not (isinstance(lr, torch.Tensor) or isinstance(step, torch.Tensor)):
-        return torch.tensor([adamw_scalars(lr, beta1, beta2, eps, weight_decay, step)], device=device)
-    row = torch.zeros(1, SCALARS, dtype=torch.float64, device=device)
+        row = adamw_scalars(lr, beta1, beta2, eps, weight_decay, step)
+        return torch.tensor([row], device=device, dtype=dtype)
+    table = torch.zeros(1, SCALARS, dtype=torch.float64, device=device)
     for column, value in enumerate((beta1, 1 - beta1, beta2, 1 - beta2, eps)):
-        row[0, column].fill_(value)
+        table[0, column].fill_(value)
     lr64, step64 = (torch.as_tensor(x, device=device).double() for x in (lr, step))
-    row[0, 5] = lr64 / (1 - beta1**step64)
-    row[0, 6] = 1 - lr64 * weight_decay
-    row[0, 7] = (1 - beta2**step64) ** -0.5
-    return row.float()
+    table[0, 5] = lr64 / (1 - beta1**step64)
+    table[0, 6] = 1 - lr64 * weight_decay
+    table[0, 7] = (1 - beta2**step64) ** -0.5
+    return table.to(dtype)
 
 
 def adamw_update(
@@ -150,7 +152,7 @@ def adamw_step(
     out: tuple[torch.Tensor, State, State] | None = None,
 ) -> tuple[torch.Tensor, State, State]:
     """:func:`adamw_update` with one set of scalars; ``lr`` and ``step`` may be 0-d device tensors."""
-    table = device_scalars(lr, beta1, beta2, eps, weight_decay, step, p_P.device)
+    table = device_scalars(lr, beta1, beta2, eps, weight_decay, step, p_P.device, p_P.dtype)
     return adamw_update(p_P, g_P, m, v, table, clip=clip, shadow_P=shadow, out=out)
 
 
