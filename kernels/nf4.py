@@ -7,8 +7,9 @@ Dettmers et al. 2023, QLoRA, arXiv:2305.14314. Every product and sum is rounded 
 bitsandbytes, and the result is rounded once to the output's type: the values are bitsandbytes' bit for bit.
 
 Reads 0.5 byte and writes 2 an element, so the copy bandwidth decides, as long as few instructions are spent
-on an element: a thread takes a word of 8 codes, shifts it by constants and looks the values up in shared memory:
-a shift, a mask, a load and a product, half of what a tree of selections costs. The scale is read once a word.
+on an element: a thread takes a word of 8 codes, shifts it by constants and looks the values up in shared
+memory: a shift, a mask, a load and a product, half of what a tree of selections costs. The scale is read once
+a word.
 
 The output may be row-strided (the base part of a wider stacked weight) and a range of rows.
 """
