@@ -279,5 +279,3 @@ MATMUL_SPEC = KernelSpec(
     traffic=_matmul_traffic,
     flops=_matmul_flops,
 )
-
-SPECS = (SPEC, TRANSPOSE_SPEC, MATMUL_SPEC)

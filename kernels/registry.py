@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from . import adamw, fp8, gelu, glu, int8, linear_cross_entropy, nf4, nf4_fp8, rms_norm, rope
+from . import adamw, fp8, gelu, glu, int8, layer_norm, linear_cross_entropy, nf4, nf4_fp8, rms_norm, rope
 from .spec import KernelSpec
 
+_MODULES = (
+    rms_norm,
+    layer_norm,
+    rope,
+    glu,
+    gelu,
+    fp8,
+    nf4,
+    nf4_fp8,
+    int8,
+    layer_norm,
+    linear_cross_entropy,
+    adamw,
+)
+
 SPECS: dict[str, KernelSpec] = {
-    module.SPEC.name: module.SPEC
-    for module in (rms_norm, rope, glu, gelu, fp8, nf4, nf4_fp8, int8, linear_cross_entropy, adamw)
+    spec.name: spec for spec in (*(module.SPEC for module in _MODULES), fp8.TRANSPOSE_SPEC, fp8.MATMUL_SPEC)
 }

@@ -42,7 +42,8 @@ def test_parity(spec: KernelSpec, case: Case, dtype: torch.dtype, backend: str) 
 @pytest.mark.parametrize("spec", list(SPECS.values()), ids=list(SPECS))
 def test_a_spec_says_what_the_tools_need(spec: KernelSpec) -> None:
     assert SPECS[spec.name] is spec
-    assert spec.cases and spec.timed and spec.compilations
+    assert spec.cases and spec.timed
+    assert spec.compilations or spec is SPECS["fp8_matmul"]  # torch's own product
     assert len({case.name for case in spec.cases}) == len(spec.cases)
     assert set(spec.tolerance) >= set(spec.dtypes)
     inputs = [spec.inputs(case, spec.dtypes[0], torch.device("cpu"), 0) for case in spec.cases]
