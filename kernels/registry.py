@@ -15,7 +15,6 @@ _MODULES = (
     nf4,
     nf4_fp8,
     int8,
-    layer_norm,
     linear_cross_entropy,
     adamw,
 )
