@@ -1,4 +1,4 @@
-"""AdamW over one flat fp32 buffer, its gradient's norm and clipping: a launch each, whatever the model.
+"""AdamW over one flat fp32 buffer: one launch, whatever the model.
 
 With gradient g (after clipping), moments m and v, step t (Loshchilov and Hutter, arXiv:1711.05101):
 
@@ -18,21 +18,21 @@ Legend: P numbers in the flat buffer, B = ceil(P / 256) blocks, G rows of the ta
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any
 
 import torch
 
-from .adamw_triton import adamw_8bit_kernel, adamw_kernel, norm_kernel, sum_of_squares_kernel
+from .adamw_triton import adamw_8bit_kernel, adamw_kernel
 from .backend import uses_triton
 from .dynamic_code import BLOCK, BlockState, dequantize_blocks, dynamic_code, quantize_blocks
 from .spec import Case, Compilation, Inputs, KernelSpec, bytes_of
 
 Number = float | torch.Tensor
-State = TypeVar("State", torch.Tensor, BlockState)
+State = torch.Tensor | BlockState
+Step = tuple[torch.Tensor, State, State]
 
 SCALARS = 8
-_BLOCKS_32, _BLOCKS_8 = 4, 8
-_NORM_BLOCK, _NORM_PROGRAMS = 4096, 1024
+BLOCKS_32, BLOCKS_8 = 4, 8
 
 
 def adamw_scalars(
@@ -82,8 +82,8 @@ def adamw_update(
     rows_B: torch.Tensor | None = None,
     clip: torch.Tensor | None = None,
     shadow_P: torch.Tensor | None = None,
-    out: tuple[torch.Tensor, State, State] | None = None,
-) -> tuple[torch.Tensor, State, State]:
+    out: Step | None = None,
+) -> Step:
     """One step, in place unless ``out`` is given; one launch.
 
     Args:
@@ -100,13 +100,13 @@ def adamw_update(
     Returns:
         The new parameters, first and second moment.
     """
-    result: tuple[torch.Tensor, State, State] = (p_P, m, v) if out is None else out
+    result: Step = (p_P, m, v) if out is None else out
     if p_P.numel() == 0:
         return result
     if not uses_triton(p_P):
         return _update_plain(p_P, g_P, m, v, table_G8, rows_B, clip, shadow_P, result)
     quantised = isinstance(m, BlockState)
-    blocks = _BLOCKS_8 if quantised else _BLOCKS_32
+    blocks = BLOCKS_8 if quantised else BLOCKS_32
     grid = (-(-p_P.numel() // (blocks * BLOCK)),)
     options = {
         "BLOCKS": blocks,
@@ -117,22 +117,19 @@ def adamw_update(
         "num_warps": 4,
     }
     # A pointer that is not read still has to be one.
-    optional = [p_P if tensor is None else tensor for tensor in (shadow_P, rows_B, clip)]
-    shadow, rows, multiplier = optional
-    if isinstance(m, BlockState) and isinstance(v, BlockState):
-        new_p, new_m, new_v = result
+    shadow, rows, multiplier = (p_P if tensor is None else tensor for tensor in (shadow_P, rows_B, clip))
+    old, new = (p_P, g_P, *_tensors(m), *_tensors(v)), tuple(t for state in result for t in _tensors(state))
+    shared = (shadow, table_G8, rows, multiplier)
+    if quantised:
         codes = (dynamic_code(True, p_P.device), dynamic_code(False, p_P.device))
-        states_in = (m.codes, m.absmax, v.codes, v.absmax)
-        states_out = (new_m.codes, new_m.absmax, new_v.codes, new_v.absmax)
-        adamw_8bit_kernel[grid](
-            p_P, g_P, *states_in, new_p, *states_out, shadow, table_G8, rows, multiplier, *codes,
-            p_P.numel(), **options,
-        )  # fmt: skip
+        adamw_8bit_kernel[grid](*old, *new, *shared, *codes, p_P.numel(), **options)
     else:
-        adamw_kernel[grid](
-            p_P, g_P, m, v, *result, shadow, table_G8, rows, multiplier, p_P.numel(), **options
-        )  # fmt: skip
+        adamw_kernel[grid](*old, *new, *shared, p_P.numel(), **options)
     return result
+
+
+def _tensors(state: State) -> tuple[torch.Tensor, ...]:
+    return (state.codes, state.absmax) if isinstance(state, BlockState) else (state,)
 
 
 def adamw_step(
@@ -149,8 +146,8 @@ def adamw_step(
     step: Number,
     clip: torch.Tensor | None = None,
     shadow: torch.Tensor | None = None,
-    out: tuple[torch.Tensor, State, State] | None = None,
-) -> tuple[torch.Tensor, State, State]:
+    out: Step | None = None,
+) -> Step:
     """:func:`adamw_update` with one set of scalars; ``lr`` and ``step`` may be 0-d device tensors."""
     table = device_scalars(lr, beta1, beta2, eps, weight_decay, step, p_P.device, p_P.dtype)
     return adamw_update(p_P, g_P, m, v, table, clip=clip, shadow_P=shadow, out=out)
@@ -165,8 +162,8 @@ def _update_plain(
     rows_B: torch.Tensor | None,
     clip: torch.Tensor | None,
     shadow_P: torch.Tensor | None,
-    result: tuple[torch.Tensor, State, State],
-) -> tuple[torch.Tensor, State, State]:
+    result: Step,
+) -> Step:
     table = table_G8.to(p_P.dtype)
     if rows_B is None:
         scalars = table[0].unbind()
@@ -192,61 +189,13 @@ def _update_plain(
     return result
 
 
-def norm_and_clip(gradient_P: torch.Tensor, max_norm: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradient's Euclidean norm and min(1, max_norm / norm), fp32 0-d on the device.
-
-    Squares are summed in fp32 within a tile and in fp64 across, in the same order every time.
-    """
-    if gradient_P.numel() == 0 or not uses_triton(gradient_P):
-        norm = torch.linalg.vector_norm(gradient_P)
-        return norm, clip_coefficient(norm, max_norm)
-    gradient_P = gradient_P.contiguous()
-    programs = min(_NORM_PROGRAMS, -(-gradient_P.numel() // _NORM_BLOCK))
-    partial = torch.empty(programs, dtype=torch.float64, device=gradient_P.device)
-    both = torch.empty(2, dtype=torch.float32, device=gradient_P.device)
-    sum_of_squares_kernel[(programs,)](
-        gradient_P, partial, gradient_P.numel(), BLOCK=_NORM_BLOCK, num_warps=8
-    )
-    norm_kernel[(1,)](partial, both[0], both[1], max_norm, programs, BLOCK=_NORM_PROGRAMS, num_warps=4)
-    return both[0], both[1]
-
-
-def gradient_norm(gradient_P: torch.Tensor) -> torch.Tensor:
-    """The Euclidean norm of ``gradient_P`` (P,), fp32 0-d on the device; deterministic."""
-    return norm_and_clip(gradient_P, float("inf"))[0]
-
-
-def clip_coefficient(norm: torch.Tensor, max_norm: float) -> torch.Tensor:
-    """min(1, max_norm / (norm + 1e-6)), 0-d on the device, as ``torch.nn.utils.clip_grad_norm_`` has it."""
-    return (max_norm / (norm + 1e-6)).clamp(max=1.0)
-
-
 def adamw(
-    p_P: torch.Tensor, g_P: torch.Tensor, m_P: torch.Tensor, v_P: torch.Tensor, **settings: float
+    p_P: torch.Tensor, g_P: torch.Tensor, m_P: torch.Tensor, v_P: torch.Tensor, **settings: Any
 ) -> tuple[torch.Tensor, ...]:
     """:func:`adamw_step` with fp32 states, out of place."""
     out = (torch.empty_like(p_P), torch.empty_like(m_P), torch.empty_like(v_P))
-    return adamw_step(p_P, g_P, m_P, v_P, **settings, out=out)
-
-
-def adamw_8bit(
-    p_P: torch.Tensor,
-    g_P: torch.Tensor,
-    m_P: torch.Tensor,
-    m_max_B: torch.Tensor,
-    v_P: torch.Tensor,
-    v_max_B: torch.Tensor,
-    **settings: float,
-) -> tuple[torch.Tensor, ...]:
-    """:func:`adamw_step` with 8-bit states (codes and maxima), out of place; returns p, m's maxima, v's."""
-    m, v = BlockState(m_P, m_max_B, True), BlockState(v_P, v_max_B, False)
-    out = (torch.empty_like(p_P), _empty_like(m), _empty_like(v))
-    new_p, new_m, new_v = adamw_step(p_P, g_P, m, v, **settings, out=out)
-    return new_p, new_m.absmax, new_v.absmax
-
-
-def _empty_like(state: BlockState) -> BlockState:
-    return BlockState(torch.empty_like(state.codes), torch.empty_like(state.absmax), state.signed)
+    adamw_step(p_P, g_P, m_P, v_P, **settings, out=out)
+    return out
 
 
 def reference(
@@ -269,23 +218,7 @@ def reference(
     return (1 - lr * weight_decay) * p_P - lr * update_P, m_P, v_P
 
 
-def reference_8bit(
-    p_P: torch.Tensor,
-    g_P: torch.Tensor,
-    m_P: torch.Tensor,
-    m_max_B: torch.Tensor,
-    v_P: torch.Tensor,
-    v_max_B: torch.Tensor,
-    **settings: float,
-) -> tuple[torch.Tensor, ...]:
-    """The same from dequantised moments; what is returned of the new ones is exact before rounding."""
-    m = dequantize_blocks(BlockState(m_P, m_max_B, True)).to(p_P.dtype)
-    v = dequantize_blocks(BlockState(v_P, v_max_B, False)).to(p_P.dtype)
-    new_p, new_m, new_v = reference(p_P, g_P, m, v, **settings)
-    return new_p, quantize_blocks(new_m, signed=True).absmax, quantize_blocks(new_v, signed=False).absmax
-
-
-def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
+def random_inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
     generator = torch.Generator(device).manual_seed(seed)
     size = case.sizes["P"]
     p, g, m, v = torch.randn(4, size, generator=generator, device=device, dtype=dtype).unbind()
@@ -293,30 +226,24 @@ def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> 
     return {"p_P": p, "g_P": g, "m_P": 0.1 * m, "v_P": 0.01 * v.square(), **settings}
 
 
-def _inputs_8bit(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
-    inputs = _inputs(case, dtype, device, seed)
-    m, v = (quantize_blocks(inputs.pop(n), signed=s) for n, s in (("m_P", True), ("v_P", False)))
-    return inputs | {"m_P": m.codes, "m_max_B": m.absmax, "v_P": v.codes, "v_max_B": v.absmax}
-
-
-def _traffic(inputs: Inputs) -> int:
+def traffic(inputs: Inputs) -> int:
     """The gradient is read, everything else read and written."""
     tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
     return 2 * bytes_of(*tensors) - bytes_of(inputs["g_P"])
 
 
-_CASES = (
+CASES = (
     Case("small", {"P": 512}),
     Case("odd", {"P": 3001}),
     Case("one", {"P": 1}),
     Case("empty", {"P": 0}),
 )
 # LoRA of rank 16 on all linear layers.
-_TIMED = (Case("8b", {"P": 41_943_040}), Case("0.6b", {"P": 10_092_544}))
-_FLAGS = {"GROUPED": True, "CLIP": True, "SHADOW": True, "BLOCK": BLOCK}
+TIMED = (Case("8b", {"P": 41_943_040}), Case("0.6b", {"P": 10_092_544}))
+FLAGS = {"GROUPED": True, "CLIP": True, "SHADOW": True, "BLOCK": BLOCK}
 
 
-def _types(floats: str, bytes_: str = "") -> dict[str, str]:
+def argument_types(floats: str, bytes_: str = "") -> dict[str, str]:
     pointers = dict.fromkeys(floats.split(), "*fp32") | dict.fromkeys(bytes_.split(), "*u8")
     more = {"shadow": "*T", "table": "*fp32", "rows": "*i32", "clip": "*fp32", "numel": "i32"}
     flags = dict.fromkeys(("BLOCKS", "BLOCK", "GROUPED", "CLIP", "SHADOW"), "constexpr")
@@ -327,51 +254,17 @@ SPEC = KernelSpec(
     name="adamw",
     operation=adamw,
     reference=reference,
-    inputs=_inputs,
-    cases=_CASES,
-    timed=_TIMED,
+    inputs=random_inputs,
+    cases=CASES,
+    timed=TIMED,
     tolerance={torch.float32: 1e-6},
-    traffic=_traffic,
+    traffic=traffic,
     dtypes=(torch.float32,),
     compilations=(
         Compilation(
             adamw_kernel,
-            _types("p_in g_in m_in v_in p_out m_out v_out"),
-            {**_FLAGS, "BLOCKS": _BLOCKS_32},
-        ),
-        Compilation(
-            sum_of_squares_kernel,
-            {"x_in": "*fp32", "partial": "*fp64", "numel": "i32", "BLOCK": "constexpr"},
-            {"BLOCK": _NORM_BLOCK},
-            num_warps=8,
-        ),
-        Compilation(
-            norm_kernel,
-            {"partial": "*fp64", "norm": "*fp32", "coefficient": "*fp32", "max_norm": "fp32"}
-            | {"count": "i32", "BLOCK": "constexpr"},
-            {"BLOCK": _NORM_PROGRAMS},
-        ),
-    ),
-)
-
-SPEC_8BIT = KernelSpec(
-    name="adamw_8bit",
-    operation=adamw_8bit,
-    reference=reference_8bit,
-    inputs=_inputs_8bit,
-    cases=_CASES,
-    timed=_TIMED,
-    tolerance={torch.float32: 1e-6},
-    traffic=_traffic,
-    dtypes=(torch.float32,),
-    compilations=(
-        Compilation(
-            adamw_8bit_kernel,
-            _types(
-                "p_in g_in m_in_max v_in_max p_out m_out_max v_out_max signed_code unsigned_code",
-                "m_in v_in m_out v_out",
-            ),
-            {**_FLAGS, "BLOCKS": _BLOCKS_8},
+            argument_types("p_in g_in m_in v_in p_out m_out v_out"),
+            {**FLAGS, "BLOCKS": BLOCKS_32},
         ),
     ),
 )

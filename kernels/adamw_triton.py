@@ -139,29 +139,3 @@ def adamw_8bit_kernel(
     _quantize(v, v_out, v_out_max, at, blocks, inside, in_table, False)
     if SHADOW:
         tl.store(shadow + at, p.to(shadow.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def sum_of_squares_kernel(x_in, partial, numel, BLOCK: tl.constexpr):
-    """Each program's share of the sum of squares; a fixed order of additions for a given grid."""
-    total = tl.zeros((), tl.float64)
-    stride = tl.num_programs(0).to(tl.int64) * BLOCK
-    start = tl.program_id(0).to(tl.int64) * BLOCK
-    while start < numel:
-        at = start + tl.arange(0, BLOCK)
-        x = tl.load(x_in + at, mask=at < numel, other=0.0).to(tl.float32)
-        total += tl.sum(x * x).to(tl.float64)
-        start += stride
-    tl.store(partial + tl.program_id(0), total)
-
-
-@triton.jit
-def norm_kernel(partial, norm, coefficient, max_norm, count, BLOCK: tl.constexpr):
-    """The norm from the partial sums, and what clipping to ``max_norm`` multiplies gradients with."""
-    at = tl.arange(0, BLOCK)
-    total = tl.sum(tl.load(partial + at, mask=at < count, other=0.0))
-    root = tl.sqrt(total).to(tl.float32)
-    tl.store(norm, root)
-    ratio = max_norm / (root + 1e-6)
-    # Not a minimum: a NaN must go through, as in torch.
-    tl.store(coefficient, tl.where(ratio > 1.0, 1.0, ratio))

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from . import adamw, fp8, gelu, glu, int8, layer_norm, linear_cross_entropy, nf4, nf4_fp8, rms_norm, rope
+from . import (
+    adamw,
+    adamw_8bit,
+    fp8,
+    gelu,
+    glu,
+    gradient_norm,
+    int8,
+    layer_norm,
+    linear_cross_entropy,
+    nf4,
+    nf4_fp8,
+    rms_norm,
+    rope,
+)
 from .spec import KernelSpec
 
 _MODULES = (
@@ -17,6 +31,8 @@ _MODULES = (
     int8,
     linear_cross_entropy,
     adamw,
+    adamw_8bit,
+    gradient_norm,
 )
 
 SPECS: dict[str, KernelSpec] = {

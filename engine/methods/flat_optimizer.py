@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch.optim.adamw import adamw
 
-from whet.kernels.adamw import adamw_scalars, clip_coefficient, gradient_norm, norm_and_clip
+from whet.kernels.adamw import adamw_scalars
 from whet.kernels.dynamic_code import BlockState, dequantize_blocks, dynamic_code, quantize_blocks
+from whet.kernels.gradient_norm import clip_coefficient, gradient_norm, norm_and_clip
 
 from ..errors import WhetError
 from .flat_buffer import FlatBuffer, Moment, Slot
@@ -153,8 +154,9 @@ class FlatAdamW(torch.optim.Optimizer):
         for row in self._rows:
             row.steps += 1
             group = self.param_groups[row.group]
-            rates = (float(group["lr"]), *group["betas"], group["eps"], group["weight_decay"])
-            table.append(adamw_scalars(*rates, step=row.steps))
+            beta1, beta2 = group["betas"]
+            rate, eps, decay = float(group["lr"]), group["eps"], group["weight_decay"]
+            table.append(adamw_scalars(rate, beta1, beta2, eps, decay, row.steps))
         for buffer in self.buffers:
             host = torch.tensor(table, dtype=torch.float32)
             # Pinned and fresh each time: the copy is asynchronous, and the last one may still be under way.

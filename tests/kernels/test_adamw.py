@@ -9,12 +9,10 @@ from whet.kernels.adamw import (
     adamw_scalars,
     adamw_step,
     adamw_update,
-    clip_coefficient,
-    gradient_norm,
-    norm_and_clip,
 )
 from whet.kernels.backend import forced, interpreting
 from whet.kernels.dynamic_code import BLOCK, BlockState, dequantize_blocks, dynamic_code, quantize_blocks
+from whet.kernels.gradient_norm import clip_coefficient, gradient_norm, norm_and_clip
 from whet.kernels.spec import relative_error
 
 BACKENDS = ["reference", *(["triton"] if interpreting() else [])]

@@ -222,7 +222,7 @@ def test_8bit_states_are_bitsandbytes_own(wide: bool) -> None:
 
 def test_groups_may_be_split_later() -> None:
     """As an embedding rate of its own does, after the Trainer built the optimizer."""
-    models = [Toy(), Toy()]
+    models = (Toy(), Toy())
     optimizers = [
         FlatAdamW([{"params": list(models[0].parameters())}], lr=1e-2),
         torch.optim.AdamW([{"params": list(models[1].parameters())}], lr=1e-2),
