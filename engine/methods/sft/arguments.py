@@ -17,7 +17,9 @@ MIN_LR_SHARE = 0.1
 """Where `cosine_with_min_lr` ends, as a share of the peak."""
 
 
-def training_arguments(recipe: Recipe, resolved: Resolved, output: Path, optimizer: str) -> SFTConfig:
+def training_arguments(
+    recipe: Recipe, resolved: Resolved, output: Path, optimizer: str, *, recompute: bool = True
+) -> SFTConfig:
     """TRL's configuration for a run. Saving, evaluating and logging are driven by callbacks of ours.
 
     Args:
@@ -25,6 +27,7 @@ def training_arguments(recipe: Recipe, resolved: Resolved, output: Path, optimiz
         resolved: what the plan made of the open ones.
         output: folder of the run's checkpoints.
         optimizer: ``adamw_8bit`` or ``adamw``, as it was found to work here.
+        recompute: let transformers checkpoint activations where the plan says so; the fast path has own way.
     """
     training = recipe.training
     scheduler: dict[str, Any] = {}
@@ -50,7 +53,7 @@ def training_arguments(recipe: Recipe, resolved: Resolved, output: Path, optimiz
         bf16=resolved.compute_dtype == "bf16",
         fp16=resolved.compute_dtype == "fp16",
         use_cpu=resolved.device == "cpu",
-        **_checkpointing(resolved.gradient_checkpointing),
+        **_checkpointing(resolved.gradient_checkpointing and recompute),
         neftune_noise_alpha=recipe.method.neftune_alpha,
         seed=training.seed,
         data_seed=training.seed,

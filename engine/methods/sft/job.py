@@ -19,6 +19,7 @@ from ...data.packing import pack
 from ...data.tokenization import template_source
 from ...errors import WhetError
 from ...models.adapters import add_adapter, hold_trained_in_fp32, save_weights
+from ...models.fast_path import apply_fast_path, program_of, slow_parts
 from ...models.loading import DTYPES, ModelHandle, load_model
 from ...models.locate import resolve_model
 from ...plan import DataFacts, prepare_data
@@ -31,6 +32,7 @@ from ..optimizers import usable_optimizer
 from ..sampling import answers
 from .arguments import training_arguments
 from .collation import PackingCollator, PaddingCollator
+from .packed_steps import PaddingFreeCollator
 from .run_trainer import RunTrainer, read_state
 
 
@@ -110,7 +112,18 @@ class _Training:
             base = str(path) if Path(model.name).exists() or model.name == "demo" else model.name
             seed = self.recipe.training.seed
             handle.model = add_adapter(handle.model, adapter, seed, name=base, revision=model.revision)
+        self._to_fast_path(handle)
         return handle
+
+    def _to_fast_path(self, handle: ModelHandle) -> None:
+        report = apply_fast_path(handle.model, handle.dtype)
+        self.context.emit(PhaseEvent(phase="load", detail=f"fast path: {report}"))
+        if not report.complete:
+            self.context.emit(FindingEvent(finding=slow_parts(report)))
+        program = program_of(handle.model)
+        if program is not None:
+            kept = [not self.resolved.gradient_checkpointing] * len(program.layers)
+            program.set_keep(kept, kept)
 
     def _data(self) -> DataFacts:
         """The tokens that were planned: as the plan left them, else made again from the same rows.
@@ -144,10 +157,11 @@ class _Training:
             context.emit(FindingEvent(finding=finding))
         rows = open_rows(self.data.train)
         evaluated = open_rows(self.data.eval) if self.data.eval is not None else None
-        collate = PaddingCollator(self.handle.pad_id)
+        fast = program_of(self.handle.model) is not None
+        collate = PaddingFreeCollator() if fast else PaddingCollator(self.handle.pad_id)
         trainer = RunTrainer(
             self.handle.model,
-            training_arguments(recipe, resolved, context.dir.checkpoints, optimizer),
+            training_arguments(recipe, resolved, context.dir.checkpoints, optimizer, recompute=not fast),
             emit=context.emit,
             keep=recipe.training.keep_checkpoints,
             train_dataset=pack_rows(rows, resolved.max_length) if resolved.packing else rows,
@@ -157,7 +171,8 @@ class _Training:
         )
         trainer.eval_collator = collate
         if resolved.packing:
-            trainer.data_collator = PackingCollator(rows, self.handle.pad_id)
+            bins = PaddingFreeCollator(rows) if fast else PackingCollator(rows, self.handle.pad_id)
+            trainer.data_collator = bins
         reporter = StepReporter(context.emit, trainer.stats)
         eval_every = resolved.eval_every if evaluated is not None else None
         trainer.add_callback(reporter)

@@ -7,6 +7,8 @@ What differs from :class:`trl.SFTTrainer`:
 - A loss or a gradient that is not finite ends the run before it reaches the weights.
 - Evaluation leaves the random numbers alone: how often one looks does not change what one sees.
 - Adapters stay in fp32 on a quantised base, and nothing is reported to anybody.
+- A model on the fast path (:mod:`whet.engine.models.fast_path`) trains and evaluates on packed rows: the same
+  rows in the same steps, however many go through at once.
 """
 
 from __future__ import annotations
@@ -23,8 +25,16 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...errors import WhetError
+from ...models.fast_path import program_of
+from ..flat_optimizer import FlatAdamW
 from ..random_numbers import preserved_rng
 from .collation import count_supervised, count_tokens
+from .fast_step import FastStep, StepSums
+from .packed_steps import PaddingFreeCollator, TokenRow
+
+UNBOUNDED = 1 << 30
+FLAT_OPTIMIZERS = {"adamw_torch": 32, "adamw_torch_fused": 32, "adamw_bnb_8bit": 8, "adamw_8bit": 8}
+"""transformers' names of the optimizers that the flat AdamW stands in for, and the bits of their moments."""
 
 
 @dataclass
@@ -50,10 +60,20 @@ class SupervisedTrainer(trl.SFTTrainer):
         adapters = _adapter_weights(model)
         super().__init__(model, args, **kwargs)
         _restore_precision(self.model, adapters)
+        self.fast = self._fast_step()
         # A NaN must be seen; the base class would log the mean of the losses before it.
         self.args.logging_nan_inf_filter = False
         self.stats = StepStats()
         self._running: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._waiting: list[TokenRow] = []
+
+    def _fast_step(self) -> FastStep | None:
+        """The fast path of a model that is on it; its rows then come without padding."""
+        program = program_of(self.model)
+        if program is None:
+            return None
+        self.data_collator = PaddingFreeCollator()
+        return FastStep(program, self.args.device, budget=UNBOUNDED)
 
     def _send_telemetry(self) -> None:
         """Nothing is sent."""
@@ -61,6 +81,7 @@ class SupervisedTrainer(trl.SFTTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As TRL's; a step that an earlier call left half done is forgotten."""
         self._running.clear()
+        self._waiting.clear()
         return super().train(*args, **kwargs)
 
     def training_step(
@@ -68,8 +89,11 @@ class SupervisedTrainer(trl.SFTTrainer):
     ) -> torch.Tensor:
         """One micro-batch, forward and backward; the detached share of the step's loss, 0-d.
 
-        The numbers are fetched from the device once an optimizer step, not once a micro-batch.
+        The numbers are fetched from the device once an optimizer step, not once a micro-batch. On the fast
+        path micro-batches wait until all rows of the step are there.
         """
+        if self.fast is not None:
+            return self._fast_training_step(self.fast, model, inputs["rows"])
         tokens, supervised = count_tokens(inputs), count_supervised(inputs["labels"])
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._running.append((loss, tokens, supervised))
@@ -77,18 +101,94 @@ class SupervisedTrainer(trl.SFTTrainer):
             self._close_step()
         return loss
 
+    def _fast_training_step(
+        self, fast: FastStep, model: torch.nn.Module, rows: list[TokenRow]
+    ) -> torch.Tensor:
+        self._waiting += rows
+        if not self.accelerator.sync_gradients:
+            return torch.zeros((), device=self.args.device)
+        rows, self._waiting = self._waiting, []
+        model.train()
+        if self._flat is not None:
+            self._flat.zero_grad()
+        normaliser = sum(int((row.labels >= 0).sum()) for row in rows)
+        if self.args.world_size > 1:
+            count = torch.tensor(normaliser, device=self.args.device)
+            normaliser = int(self.accelerator.reduce(count, reduction="sum")) // self.args.world_size
+        sums = fast.train(rows, normaliser, self.accelerator.scaler)
+        self._report(sums.loss, sums.tokens, sums.supervised)
+        return sums.loss
+
+    @property
+    def _flat(self) -> FlatAdamW | None:
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        return inner if isinstance(inner, FlatAdamW) else None
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW over flat buffers for a model on the fast path, else the base trainer's choice."""
+        bits = FLAT_OPTIMIZERS.get(str(getattr(self.args.optim, "value", self.args.optim)))
+        if self.fast is None or bits is None or self.optimizer is not None:
+            return super().create_optimizer(*([] if model is None else [model]))
+        args = self.args
+        decayed = set(self.get_decay_parameter_names(self.model))
+        trained = [(name, param) for name, param in self.model.named_parameters() if param.requires_grad]
+        groups = [
+            {
+                "params": [param for name, param in trained if (name in decayed) == decays],
+                "weight_decay": decay,
+            }
+            for decays, decay in ((True, args.weight_decay), (False, 0.0))
+        ]
+        self.optimizer = FlatAdamW(
+            [group for group in groups if group["params"]],
+            lr=args.learning_rate,
+            betas=(args.adam_beta1, args.adam_beta2),
+            eps=args.adam_epsilon,
+            bits=bits,
+        )
+        return self.optimizer
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted; the base class looks for padded ids."""
+        return 0
+
     def _close_step(self) -> None:
         loss, tokens, supervised = (torch.stack(parts).sum() for parts in zip(*self._running, strict=True))
         self._running.clear()
-        self.stats.loss = float(self.accelerator.reduce(loss, reduction="mean"))
-        self.stats.tokens = int(self.accelerator.reduce(tokens, reduction="sum"))
-        self.stats.supervised_tokens = int(self.accelerator.reduce(supervised, reduction="sum"))
+        self._report(loss, tokens, supervised)
+
+    def _report(self, loss: torch.Tensor, tokens: Any, supervised: Any) -> None:
+        """Keep the step's numbers, over all processes.
+
+        Raises:
+            WhetError: ``train.not_finite``.
+        """
+        if self.args.world_size == 1:
+            self.stats.loss, self.stats.tokens, self.stats.supervised_tokens = (
+                float(loss),
+                int(tokens),
+                int(supervised),
+            )
+        else:
+            self._reduce_stats(loss, tokens, supervised)
         if not math.isfinite(self.stats.loss):
             raise self._not_finite("loss", self.stats.loss)
 
+    def _reduce_stats(self, loss: torch.Tensor, tokens: Any, supervised: Any) -> None:
+        counts = torch.tensor([int(tokens), int(supervised)], device=self.args.device)
+        self.stats.loss = float(self.accelerator.reduce(loss, reduction="mean"))
+        self.stats.tokens, self.stats.supervised_tokens = self.accelerator.reduce(
+            counts, reduction="sum"
+        ).tolist()
+
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
         """Clips, and keeps the norm before clipping. fp16's scaler skips its own overflows."""
-        norm = super()._clip_grad_norm(model)
+        if self._flat is None:
+            norm = super()._clip_grad_norm(model)
+        else:
+            if self.accelerator.scaler is not None:
+                self.accelerator.unscale_gradients()
+            norm = self._flat.clip_(self.args.max_grad_norm)
         self.stats.grad_norm = float(norm)
         if not math.isfinite(self.stats.grad_norm) and self.accelerator.scaler is None:
             raise self._not_finite("gradient norm", self.stats.grad_norm)
@@ -132,6 +232,13 @@ class SupervisedTrainer(trl.SFTTrainer):
         nll = torch.zeros((), dtype=torch.float64)
         supervised = rows = 0
         for batch in dataloader:
+            if self.fast is not None:
+                sums = self._evaluate_packed(self.fast, batch["rows"])
+                nll += sums.loss.double().cpu()
+                supervised += sums.supervised
+                rows += len(batch["rows"])
+                self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+                continue
             inputs = self._prepare_inputs(batch)
             count = int(count_supervised(inputs["labels"]))
             rows += len(inputs["labels"])
@@ -151,6 +258,9 @@ class SupervisedTrainer(trl.SFTTrainer):
         return EvalLoopOutput(
             predictions=nothing, label_ids=None, metrics=metrics, num_samples=int(totals[2])
         )
+
+    def _evaluate_packed(self, fast: FastStep, rows: list[TokenRow]) -> StepSums:
+        return fast.evaluate(rows)
 
 
 def _adapter_weights(model: Any) -> dict[str, torch.Tensor]:

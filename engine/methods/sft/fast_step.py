@@ -1,0 +1,89 @@
+"""One optimizer step's forward and backward passes on the fast path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...models.fast_path import DecoderProgram
+from .packed_steps import MicroBatch, TokenRow, micro_batches
+
+
+@dataclass
+class StepSums:
+    """What a step's micro-batches added up to.
+
+    Args:
+        loss: 0-d on the device, the step's summed loss over ``normaliser``, detached.
+        correct: 0-d on the device, supervised tokens whose label was the likeliest.
+        tokens: documents' tokens.
+        supervised: labels with loss.
+    """
+
+    loss: torch.Tensor
+    correct: torch.Tensor
+    tokens: int
+    supervised: int
+
+
+@dataclass
+class FastStep:
+    """Runs packed micro-batches through a program.
+
+    Args:
+        program: of the model.
+        device: where it is.
+        budget: tokens that fit in one micro-batch.
+        filler: token id for filling up.
+    """
+
+    program: DecoderProgram
+    device: torch.device
+    budget: int
+    filler: int = 0
+
+    def batches(self, rows: Sequence[TokenRow]) -> list[MicroBatch]:
+        """The rows of a step as packed micro-batches, on the CPU."""
+        return micro_batches(rows, self.budget, self.filler)
+
+    def train(self, rows: Sequence[TokenRow], normaliser: int, scaler: Any = None) -> StepSums:
+        """Forward and backward of a whole step; gradients are of the summed loss over ``normaliser``.
+
+        Args:
+            rows: of the optimizer step.
+            normaliser: supervised tokens of the step, over all processes.
+            scaler: fp16's gradient scaler.
+        """
+        total = self._nothing()
+        for batch in self.batches(rows):
+            loss, correct = self._loss(batch.to(self.device))
+            loss = loss / max(normaliser, 1)
+            (loss if scaler is None else scaler.scale(loss)).backward()
+            total.loss += loss.detach()
+            total.correct += correct
+            total.tokens += batch.tokens
+            total.supervised += batch.supervised
+        return total
+
+    @torch.no_grad()
+    def evaluate(self, rows: Sequence[TokenRow]) -> StepSums:
+        """Summed loss of the rows; no gradient, no dropout left to the caller."""
+        total = self._nothing()
+        for batch in self.batches(rows):
+            loss, correct = self._loss(batch.to(self.device))
+            total.loss += loss
+            total.correct += correct
+            total.tokens += batch.tokens
+            total.supervised += batch.supervised
+        return total
+
+    def _loss(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, statistics = self.program.loss(batch.packed, batch.places_S, batch.labels_S, statistics=True)
+        return loss, statistics.correct
+
+    def _nothing(self) -> StepSums:
+        zero = torch.zeros((), device=self.device)
+        return StepSums(loss=zero, correct=torch.zeros((), device=self.device), tokens=0, supervised=0)

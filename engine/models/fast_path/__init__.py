@@ -1,0 +1,19 @@
+"""Training and evaluation on whet's kernels, in place of a model's own forward pass."""
+
+from .apply import apply_fast_path, causal_model, program_of
+from .packed import PackedTokens, pack_padded, pack_rows
+from .program import DecoderProgram, Keep
+from .report import FastPathReport, slow_parts
+
+__all__ = [
+    "DecoderProgram",
+    "FastPathReport",
+    "Keep",
+    "PackedTokens",
+    "apply_fast_path",
+    "causal_model",
+    "pack_padded",
+    "pack_rows",
+    "program_of",
+    "slow_parts",
+]

@@ -1,0 +1,180 @@
+"""Put a model on the fast path: its decoder is read by the family's layout and gets a program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from ..families import Family, FastLayout, Unsupported, family_of
+from ..families.fast_layout import FastSettings, fast_settings
+from .attention_half import AttentionHalf, AttentionShape
+from .decoder import FastDecoder, fast_class
+from .mlp_half import MlpHalf
+from .norms import Norm
+from .plain_halves import PlainAttentionHalf, PlainMlpHalf
+from .program import DecoderProgram, Layer
+from .projections import NotFusedError, Projection, Workspace
+from .report import FastPathReport
+
+
+def apply_fast_path(model: Any, dtype: torch.dtype) -> FastPathReport:
+    """Let a causal model (with or without a LoRA adapter) train and evaluate on whet's kernels.
+
+    Changes the instance in place; it stays the PEFT model it was, saves the same adapter and generates by
+    transformers' own code. Calling it again, say after adding an adapter, reads the modules anew.
+
+    Args:
+        model: transformers' causal model, or PEFT's wrapper around one.
+        dtype: what it computes in; 16- and 32-bit base weights must be of this type.
+
+    Returns:
+        What is fused and, for the rest, why not. A model of an unknown family is left untouched.
+    """
+    report = FastPathReport()
+    causal = causal_model(model)
+    config = causal.config.get_text_config()
+    family = family_of(config.model_type)
+    reason = _whole_refusal(model, causal, family, dtype)
+    if reason is not None:
+        report.count("decoder", reason)
+        return report
+    layout: FastLayout = family.fast  # type: ignore[assignment]
+    settings = fast_settings(layout, config.to_dict())
+    if isinstance(settings, Unsupported):
+        report.count("decoder", settings.reason)
+        return report
+    decoder = getattr(causal, layout.decoder)
+    builder = _Builder(layout, settings, config, dtype, report, next(decoder.parameters()).device)
+    layers = [builder.layer(module, index) for index, module in enumerate(decoder.layers)]
+    head = causal.get_output_embeddings()
+    report.count("loss", None)
+    norm = builder.norm(decoder.norm)
+    program = DecoderProgram(decoder, head, settings, layers, norm, dtype, report)
+    if not isinstance(decoder, FastDecoder):
+        decoder.__class__ = fast_class(type(decoder))
+    decoder.program = program
+    return report
+
+
+def program_of(model: Any) -> DecoderProgram | None:
+    """The program of a model on the fast path, None for any other."""
+    causal = causal_model(model)
+    family = family_of(causal.config.get_text_config().model_type)
+    if isinstance(family.fast, Unsupported):
+        return None
+    decoder = getattr(causal, family.fast.decoder)
+    return decoder.program if isinstance(decoder, FastDecoder) else None
+
+
+def causal_model(model: Any) -> Any:
+    """transformers' causal model inside PEFT's wrapper, or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _whole_refusal(model: Any, causal: Any, family: Family, dtype: torch.dtype) -> str | None:
+    """Why a model as a whole stays on plain transformers, None where it does not."""
+    if isinstance(family.fast, Unsupported):
+        return family.fast.reason
+    if not isinstance(model, PeftModel) and any(p.requires_grad for p in causal.parameters()):
+        return "all weights train: plain transformers, in mixed precision"
+    held = causal.get_input_embeddings().weight.dtype
+    if held != dtype and held.itemsize >= dtype.itemsize and not isinstance(model, PeftModel):
+        return f"weights are held in {held} and computed in {dtype}"
+    return None
+
+
+class _Builder:
+    """Reads a model's modules, layer by layer."""
+
+    def __init__(
+        self,
+        layout: FastLayout,
+        settings: FastSettings,
+        config: Any,
+        dtype: torch.dtype,
+        report: FastPathReport,
+        device: torch.device,
+    ) -> None:
+        self.layout, self.settings, self.config = layout, settings, config
+        self.dtype, self.report = dtype, report
+        self.workspace = Workspace(device)
+
+    def layer(self, module: Any, index: int) -> Layer:
+        """Both halves of a decoder layer, each fused or with the reason why not."""
+        return Layer(self.attention(module, index), self.mlp(module, index), self.settings.ropes[index])
+
+    def norm(self, module: nn.Module) -> Norm:
+        return Norm(module, float(self.config.rms_norm_eps), self.layout.norm_offset)
+
+    def attention(self, module: Any, index: int) -> AttentionHalf | PlainAttentionHalf:
+        layout, inner = self.layout, module.self_attn
+        if layout.fused_qkv:
+            projections = [getattr(inner, layout.fused_qkv)]
+        else:
+            projections = [inner.q_proj, inner.k_proj, inner.v_proj]
+        norms = [getattr(inner, name) for name in layout.qk_norm or ()]
+        common: dict[str, Any] = {
+            "norm": self.norm(getattr(module, layout.input_norm)),
+            "shape": self._shape(index),
+            "q_norm": self.norm(norms[0]) if norms else None,
+            "k_norm": self.norm(norms[1]) if norms else None,
+            "post_norm": self._post_norm(module, 0),
+            "multiplier": self.settings.residual_multiplier,
+        }
+        try:
+            self._check_frozen(*(common[name] for name in ("norm", "q_norm", "k_norm", "post_norm")))
+            qkv, out = self._projection(projections), self._projection([inner.o_proj])
+        except NotFusedError as error:
+            self.report.count("attention", str(error))
+            return PlainAttentionHalf(qkv=projections, out=inner.o_proj, **common)
+        self.report.count("attention")
+        return AttentionHalf(qkv=qkv, out=out, **common)
+
+    def mlp(self, module: Any, index: int) -> MlpHalf | PlainMlpHalf:
+        layout, inner = self.layout, module.mlp
+        common: dict[str, Any] = {
+            "norm": self.norm(getattr(module, layout.mlp_norm)),
+            "kind": self.settings.activation,
+            "post_norm": self._post_norm(module, 1),
+            "multiplier": self.settings.residual_multiplier,
+        }
+        if self.settings.sparse[index]:
+            self.report.count("mlp", "a mixture of experts runs on transformers' own module")
+            return PlainMlpHalf(mlp=inner, gate_up=[], down=None, **common)
+        fused = layout.fused_gate_up
+        gate_up = [getattr(inner, fused)] if fused else [inner.gate_proj, inner.up_proj]
+        try:
+            self._check_frozen(common["norm"], common["post_norm"])
+            into, down = self._projection(gate_up), self._projection([inner.down_proj])
+        except NotFusedError as error:
+            self.report.count("mlp", str(error))
+            return PlainMlpHalf(mlp=inner, gate_up=gate_up, down=inner.down_proj, **common)
+        self.report.count("mlp")
+        return MlpHalf(gate_up=into, down=down, **common)
+
+    def _projection(self, modules: list[nn.Module]) -> Projection:
+        return Projection(modules, self.workspace, self.dtype)
+
+    def _check_frozen(self, *norms: Norm | None) -> None:
+        for norm in norms:
+            if norm is not None:
+                norm.check_frozen()
+
+    def _post_norm(self, module: Any, half: int) -> Norm | None:
+        names = self.layout.post_norms
+        return None if names is None else self.norm(getattr(module, names[half]))
+
+    def _shape(self, index: int) -> AttentionShape:
+        heads = int(self.config.num_attention_heads)
+        head_dim = getattr(self.config, "head_dim", None) or self.config.hidden_size // heads
+        return AttentionShape(
+            heads=heads,
+            kv_heads=int(self.config.num_key_value_heads),
+            head_dim=int(head_dim),
+            scale=self.settings.attention_scale,
+            window=self.settings.windows[index],
+            softcap=self.settings.attention_softcap,
+        )

@@ -1,0 +1,232 @@
+"""The MLP half of a decoder layer as one autograd node: norm, gate and up, their product, down.
+
+Gate and up are kept for the backward pass or computed again, by the planner's choice; their product always
+is. Long rows go through in chunks, so that what is F wide never stands whole. Legend: T tokens, D width,
+F width inside, R ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from whet.kernels.glu import glu_backward, glu_forward
+from whet.kernels.lora_linear import (
+    Factor,
+    as_types_of,
+    draw_seeds,
+    lora_linear_factor_gradients,
+    lora_linear_forward,
+    lora_linear_input_gradient,
+    with_room,
+)
+from whet.kernels.rms_norm import rms_norm_backward, rms_norm_forward
+
+from .norms import Norm, finish, unfinish
+from .projections import Projection
+
+
+@dataclass
+class MlpHalf:
+    """Modules and numbers of the half; :meth:`__call__` runs it.
+
+    Args:
+        norm: before the projections.
+        gate_up: gate and up as one projection, gate first.
+        down: back to the model's width.
+        kind: ``swiglu``, ``geglu`` or ``geglu_tanh``.
+        post_norm: on the half's result (Gemma 2 and 3).
+        multiplier: of the half's result (Granite).
+    """
+
+    norm: Norm
+    gate_up: Projection
+    down: Projection
+    kind: str
+    post_norm: Norm | None = None
+    multiplier: float = 1.0
+
+    def __call__(
+        self, x_TD: torch.Tensor, delta_TD: torch.Tensor, keep: bool, chunk: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(x + delta, this half's own addition).
+
+        Args:
+            keep: hold gate and up for the backward pass.
+            chunk: tokens that go through at a time.
+        """
+        parameters = [*self.gate_up.parameters(), *self.down.parameters()]
+        result: tuple[torch.Tensor, torch.Tensor] = _MlpNode.apply(
+            self, keep, chunk, x_TD, delta_TD, *parameters
+        )
+        return result
+
+    def split(self, parameters: Sequence[Any]) -> tuple[list[Factor | None], list[Factor | None]]:
+        """Factors of the input and of the output projection."""
+        middle = 2 * len(self.gate_up.modules)
+        return self.gate_up.factors(parameters[:middle]), self.down.factors(parameters[middle:])
+
+
+@dataclass
+class _Kept:
+    """Of one chunk, what its backward pass wants."""
+
+    gate_up_TN: torch.Tensor
+    t_in_TR: torch.Tensor
+    t_out_TR: torch.Tensor
+
+
+class _Pass:
+    """One forward or backward pass over a half: the factors and seeds in force, and the steps they share."""
+
+    def __init__(self, half: MlpHalf, parameters: Sequence[Any], seeds: Any = None) -> None:
+        self.half = half
+        self.in_factors, self.out_factors = half.split(parameters)
+        self.seeds = seeds or (draw_seeds(self.in_factors), draw_seeds(self.out_factors))
+
+    def room(self, x_TD: torch.Tensor) -> torch.Tensor:
+        return with_room(x_TD, x_TD.shape[1], self.in_factors)
+
+    def gate_up(self, y_wide_TX: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gate and up beside one another, and t of the product."""
+        into = self.half.gate_up
+        return lora_linear_forward(
+            y_wide_TX, into.base, into.outputs, self.in_factors, bias_N=into.bias(), seeds=self.seeds[0]
+        )
+
+    def down(
+        self, gate_up_TN: torch.Tensor, out_TD: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The half's plain result and t of the product."""
+        projection, width = self.half.down, gate_up_TN.shape[1] // 2
+        h_wide_TX = with_room(gate_up_TN, width, self.out_factors)
+        gate_TF, up_TF = gate_up_TN.chunk(2, dim=1)
+        glu_forward(gate_TF, up_TF, self.half.kind, out_TF=h_wide_TX[:, :width])
+        return lora_linear_forward(
+            h_wide_TX,
+            projection.base,
+            projection.outputs,
+            self.out_factors,
+            bias_N=projection.bias(),
+            out_TN=out_TD,
+            seeds=self.seeds[1],
+        )
+
+    def backward(
+        self, kept: _Kept, y_TD: torch.Tensor, d_result_TD: torch.Tensor, plain_TD: torch.Tensor | None
+    ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+        """dy and the factors' gradients of one chunk; the kept gate and up are overwritten."""
+        half, gate_up_TN = self.half, kept.gate_up_TN
+        if half.post_norm:
+            if plain_TD is None:
+                plain_TD, _ = self.down(gate_up_TN)
+            d_result_TD = unfinish(d_result_TD, plain_TD, half.post_norm, half.multiplier)
+        elif half.multiplier != 1.0:
+            d_result_TD = d_result_TD * half.multiplier
+        out, into = half.down, half.gate_up
+        dh_TF, dt_TR = lora_linear_input_gradient(
+            d_result_TD, out.base, out.outputs, self.out_factors, seeds=self.seeds[1]
+        )
+        gate_TF, up_TF = gate_up_TN.chunk(2, dim=1)
+        h_TF = torch.empty_like(dh_TF, memory_format=torch.contiguous_format)
+        glu_backward(dh_TF, gate_TF, up_TF, half.kind, h_TF=h_TF)
+        del dh_TF
+        out_gradients = lora_linear_factor_gradients(
+            d_result_TD, dt_TR, h_TF, kept.t_out_TR, out.outputs, self.out_factors, seeds=self.seeds[1]
+        )
+        del h_TF
+        dy_TD, dt_TR = lora_linear_input_gradient(
+            gate_up_TN, into.base, into.outputs, self.in_factors, seeds=self.seeds[0]
+        )
+        in_gradients = lora_linear_factor_gradients(
+            gate_up_TN, dt_TR, y_TD, kept.t_in_TR, into.outputs, self.in_factors, seeds=self.seeds[0]
+        )
+        assert dy_TD is not None
+        return dy_TD, [*in_gradients, *out_gradients]
+
+
+def _chunks(tokens: int, chunk: int) -> list[slice]:
+    return [slice(start, min(start + chunk, tokens)) for start in range(0, tokens, chunk)] or [slice(0, 0)]
+
+
+class _MlpNode(torch.autograd.Function):
+    """(x, delta) -> (x + delta, mlp(norm(x + delta)))."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        half: MlpHalf,
+        keep: bool,
+        chunk: int,
+        x_TD: torch.Tensor,
+        delta_TD: torch.Tensor,
+        *parameters: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        run, norm, width = _Pass(half, parameters), half.norm, x_TD.shape[1]
+        summed_TD, rstd_T = torch.empty_like(x_TD), []
+        result_TD = torch.empty_like(x_TD)
+        kept: list[_Kept | None] = []
+        t_out: list[torch.Tensor] = []
+        for rows in _chunks(len(x_TD), chunk):
+            y_wide_TX = run.room(x_TD[rows])
+            _, _, rstd = rms_norm_forward(
+                x_TD[rows],
+                norm.weight,
+                norm.eps,
+                offset=norm.offset,
+                residual_TD=delta_TD[rows],
+                out_TD=y_wide_TX[:, :width],
+                summed_TD=summed_TD[rows],
+            )
+            rstd_T.append(rstd)
+            gate_up_TN, t_in_TR = run.gate_up(y_wide_TX)
+            del y_wide_TX
+            _, t_out_TR = run.down(gate_up_TN, result_TD[rows])
+            kept.append(_Kept(gate_up_TN, t_in_TR, t_out_TR) if keep else None)
+            t_out.append(t_out_TR)
+        ctx.half, ctx.chunk, ctx.seeds, ctx.kept, ctx.t_out = half, chunk, run.seeds, kept, t_out
+        ctx.rstd_T = torch.cat(rstd_T)
+        ctx.plain_TD = result_TD if keep and half.post_norm else None
+        ctx.save_for_backward(summed_TD, *parameters)
+        return summed_TD, finish(result_TD, half.post_norm, half.multiplier)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        d_sum_TD, d_delta_TD = gradients
+        half, norm = ctx.half, ctx.half.norm
+        summed_TD, *parameters = ctx.saved_tensors
+        run = _Pass(half, parameters, ctx.seeds)
+        dx_TD = torch.empty_like(summed_TD)
+        totals: list[torch.Tensor | None] = []
+        for index, rows in enumerate(_chunks(len(summed_TD), ctx.chunk)):
+            x_TD = summed_TD[rows]
+            y_wide_TX = run.room(x_TD)
+            y_TD = y_wide_TX[:, : x_TD.shape[1]]
+            rms_norm_forward(x_TD, norm.weight, norm.eps, offset=norm.offset, out_TD=y_TD)
+            kept = ctx.kept[index]
+            if kept is None:
+                kept = _Kept(*run.gate_up(y_wide_TX), ctx.t_out[index])
+            ctx.kept[index] = None
+            plain_TD = None if ctx.plain_TD is None else ctx.plain_TD[rows]
+            dy_TD, found = run.backward(kept, y_TD, d_delta_TD[rows], plain_TD)
+            del kept
+            rms_norm_backward(
+                dy_TD,
+                x_TD,
+                norm.weight,
+                ctx.rstd_T[rows],
+                offset=norm.offset,
+                residual_gradient_TD=d_sum_TD[rows],
+                out_TD=dx_TD[rows],
+            )
+            totals = [
+                _added(total, part) for total, part in zip(totals or [None] * len(found), found, strict=True)
+            ]
+        return None, None, None, dx_TD, dx_TD, *as_types_of(totals, parameters)
+
+
+def _added(total: torch.Tensor | None, part: torch.Tensor | None) -> torch.Tensor | None:
+    return part if total is None or part is None else total.add_(part)

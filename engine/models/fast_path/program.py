@@ -1,0 +1,143 @@
+"""A decoder as the fast path runs it: embeddings, halves of layers, final norm, over packed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from whet.kernels.linear_cross_entropy import linear_cross_entropy
+from whet.kernels.rms_norm import rms_norm
+
+from ..families.fast_layout import FastSettings
+from .attention_half import AttentionHalf, RotaryTable
+from .mlp_half import MlpHalf
+from .norms import Norm
+from .packed import PackedTokens
+from .plain_halves import PlainAttentionHalf, PlainMlpHalf
+from .report import FastPathReport
+
+TABLE_STEP = 1024
+"""Rotary tables are made for multiples of this many positions, so that few are ever made."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What one layer holds for its backward pass; the rest is computed again.
+
+    Args:
+        attention: projections and attention's output.
+        mlp: gate and up.
+    """
+
+    attention: bool = True
+    mlp: bool = True
+
+
+@dataclass
+class Layer:
+    """The two halves of a layer, and which rotary table it reads (None: it does not rotate)."""
+
+    attention: AttentionHalf | PlainAttentionHalf
+    mlp: MlpHalf | PlainMlpHalf
+    rope: str | None
+
+
+@dataclass
+class DecoderProgram:
+    """What runs in place of a decoder's own forward pass.
+
+    Args:
+        decoder: transformers' decoder; its modules hold all weights.
+        head: the causal model's output layer.
+        settings: of the family's layout, read from the configuration.
+        layers: in order.
+        norm: the last one.
+        dtype: of the residual stream.
+        report: what is fused.
+        keep: what each layer holds for its backward pass; the planner's choice.
+        chunk: tokens that go through an MLP at a time.
+    """
+
+    decoder: nn.Module
+    head: nn.Module
+    settings: FastSettings
+    layers: list[Layer]
+    norm: Norm
+    dtype: torch.dtype
+    report: FastPathReport
+    keep: list[Keep] = field(default_factory=list)
+    chunk: int = 1 << 30
+    tables: dict[tuple[str, int], RotaryTable] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.keep = self.keep or [Keep()] * len(self.layers)
+
+    def set_keep(self, attention: Sequence[bool], mlp: Sequence[bool]) -> None:
+        """What each layer's halves hold for the backward pass."""
+        self.keep = [Keep(a, m) for a, m in zip(attention, mlp, strict=True)]
+
+    def hidden_states(self, packed: PackedTokens, embedded_TD: torch.Tensor | None = None) -> torch.Tensor:
+        """Normed hidden states (T, D), differentiable.
+
+        Args:
+            packed: on the model's device.
+            embedded_TD: in place of the embeddings of ``packed.input_ids_T``.
+        """
+        x_TD = self._embed(packed) if embedded_TD is None else embedded_TD.to(self.dtype)
+        delta_TD: torch.Tensor | None = None
+        for layer, keep in zip(self.layers, self.keep, strict=True):
+            table = None if layer.rope is None else self._table(layer.rope, packed.longest)
+            x_TD, delta_TD = layer.attention(x_TD, delta_TD, packed, table, keep.attention)
+            x_TD, delta_TD = layer.mlp(x_TD, delta_TD, keep.mlp, self.chunk)
+        norm = self.norm
+        y_TD, _ = rms_norm(x_TD, norm.weight, norm.eps, offset=norm.offset, residual=delta_TD)
+        return y_TD
+
+    def loss(self, packed: PackedTokens, rows_S: torch.Tensor, labels_S: torch.Tensor, **options: Any) -> Any:
+        """Summed loss of the tokens that follow ``rows_S``, fp32 0-d; with ``statistics=True`` also those.
+
+        Args:
+            packed: on the model's device.
+            rows_S: int64, places in the packed row whose next token is supervised.
+            labels_S: int64, those next tokens; -100 counts nothing.
+            options: of :func:`whet.kernels.linear_cross_entropy.linear_cross_entropy`.
+        """
+        hidden_SD = self.hidden_states(packed).index_select(0, rows_S)
+        settings = self.settings
+        return linear_cross_entropy(
+            hidden_SD,
+            self.head.weight,
+            labels_S,
+            bias_V=self.head.bias,
+            softcap=settings.final_softcap,
+            logit_scale=settings.logit_scale,
+            **options,
+        )
+
+    def _embed(self, packed: PackedTokens) -> torch.Tensor:
+        """Scaled as the family does; Gemma's embedding module scales by itself."""
+        embed: nn.Module = self.decoder.embed_tokens  # type: ignore[assignment]
+        x_TD: torch.Tensor = embed(packed.input_ids_T[None])[0].to(self.dtype)
+        multiplier = self.settings.embedding_multiplier
+        return x_TD if multiplier == 1.0 else x_TD * multiplier
+
+    def _table(self, rope: str, longest: int) -> RotaryTable:
+        """cos and sin in fp32 for positions below ``longest`` at least, by the model's own rotary module."""
+        step = 1 if self.settings.rope_follows_length else TABLE_STEP
+        positions = -(-longest // step) * step
+        key = (rope, positions)
+        if key not in self.tables:
+            if self.settings.rope_follows_length:
+                self.tables.clear()
+            device = self.norm.weight.device
+            like = torch.empty((), dtype=torch.float32, device=device)
+            places = torch.arange(positions, device=device)[None]
+            rotary: Any = self.decoder.rotary_emb
+            with torch.no_grad():
+                cos, sin = rotary(like, places, rope) if rope else rotary(like, places)
+            self.tables[key] = RotaryTable(cos[0].contiguous(), sin[0].contiguous())
+        return self.tables[key]

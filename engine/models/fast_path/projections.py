@@ -1,0 +1,177 @@
+"""Linear layers as PEFT and bitsandbytes leave them, read as one product for the kernels.
+
+The modules stay where they are and keep their names; a dense base moves into side-by-side storage of which
+their weights become views, so that plain transformers, PEFT and saving go on as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from whet.kernels.int8 import dequantize_int8
+from whet.kernels.lora_linear import Base, DenseBase, ExpandedBase, Factor, factors_from, padded_rank
+from whet.kernels.nf4 import Nf4Weight, dequantize_nf4
+
+
+class NotFusedError(Exception):
+    """Why a module stays on the plain path; the text is for people."""
+
+
+class Workspace:
+    """One buffer a device that quantised weights are expanded into, one product after another."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.buffer: torch.Tensor | None = None
+        self.device = device
+
+    def __call__(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+        """(rows, columns) in ``dtype``; whatever was there before is lost."""
+        size = rows * columns
+        if self.buffer is None or self.buffer.dtype != dtype or self.buffer.numel() < size:
+            self.buffer = torch.empty(size, dtype=dtype, device=self.device)
+        return self.buffer[:size].view(rows, columns)
+
+
+class Projection:
+    """One or several linear layers that read the same input.
+
+    Args:
+        modules: PEFT layers or plain ones, in the order of their outputs.
+        workspace: shared by all projections of a model.
+        dtype: what the model computes in.
+
+    Raises:
+        NotFusedError: with the reason, when a layer is of a kind the kernels do not compute.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], workspace: Workspace, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.modules = list(modules)
+        self.layers = [_base_layer(module) for module in modules]
+        self.adapters = [_adapter_name(module) for module in modules]
+        shapes = [_shape(layer) for layer in self.layers]
+        self.outputs = tuple(outputs for outputs, _ in shapes)
+        self.inputs = shapes[0][1]
+        self.has_bias = any(layer.bias is not None for layer in self.layers)
+        self.rank = padded_rank(
+            [_rank(m, name) for m, name in zip(self.modules, self.adapters, strict=True) if name]
+        )
+        self.base = self._base(workspace)
+
+    def parameters(self) -> list[torch.Tensor | None]:
+        """A_1, B_1, A_2, B_2, ...; None where a layer's adapter is absent or switched off."""
+        found: list[torch.Tensor | None] = []
+        for module, name in zip(self.modules, self.adapters, strict=True):
+            if name is None or module.disable_adapters or module.merged:
+                found += [None, None]
+            else:
+                found += [module.lora_A[name].weight, module.lora_B[name].weight]
+        return found
+
+    def factors(self, parameters: Sequence[torch.Tensor | None]) -> list[Factor | None]:
+        """The kernels' view of what :meth:`parameters` gave."""
+        options = []
+        for module, name in zip(self.modules, self.adapters, strict=True):
+            if name is None:
+                options.append((0.0, 0.0))
+            else:
+                dropout = module.lora_dropout[name]
+                drops = isinstance(dropout, nn.Dropout) and dropout.training
+                options.append((module.scaling[name], dropout.p if drops else 0.0))
+        return factors_from(options, parameters)
+
+    def bias(self) -> torch.Tensor | None:
+        """All biases beside one another, (N,); zeros for a layer without one."""
+        if not self.has_bias:
+            return None
+        like = next(layer.bias for layer in self.layers if layer.bias is not None)
+        parts = [
+            layer.bias if layer.bias is not None else like.new_zeros(outputs)
+            for layer, outputs in zip(self.layers, self.outputs, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _base(self, workspace: Workspace) -> Base:
+        kinds = {type(layer).__name__ for layer in self.layers}
+        if kinds == {"Linear4bit"}:
+            expanders = [_expand_4bit(layer) for layer in self.layers]
+        elif kinds == {"Linear8bitLt"}:
+            expanders = [_expand_8bit(layer) for layer in self.layers]
+        elif all(type(layer) is nn.Linear for layer in self.layers):
+            return self._side_by_side()
+        else:
+            raise NotFusedError(f"{', '.join(sorted(kinds))} is no layer the kernels know")
+        return ExpandedBase(list(zip(self.outputs, expanders, strict=True)), self.inputs, workspace)
+
+    def _side_by_side(self) -> DenseBase:
+        if any(layer.weight.requires_grad for layer in self.layers):
+            raise NotFusedError("the base weights train")
+        held = self.layers[0].weight.dtype
+        if held != self.dtype:
+            raise NotFusedError(f"weights are held in {held} and computed in {self.dtype}")
+        base = DenseBase([layer.weight.data for layer in self.layers], self.rank)
+        for layer, view in zip(self.layers, base.views(self.outputs), strict=True):
+            layer.weight.data = view
+        return base
+
+
+def _base_layer(module: nn.Module) -> Any:
+    return module.base_layer if isinstance(module, LoraLayer) else module
+
+
+def _adapter_name(module: Any) -> str | None:
+    """The one active LoRA adapter of a layer, None for a layer without."""
+    if not isinstance(module, LoraLayer):
+        if not isinstance(module, nn.Linear):
+            raise NotFusedError(f"{type(module).__name__} is no linear layer")
+        return None
+    active = [name for name in module.active_adapters if name in module.lora_A]
+    if len(active) != 1:
+        raise NotFusedError(f"{len(active)} adapters are active on one layer")
+    name = active[0]
+    if name in module.lora_variant:
+        raise NotFusedError(
+            f"{type(module.lora_variant[name]).__name__.removesuffix('LinearVariant')} adapter"
+        )
+    if module.lora_bias.get(name):
+        raise NotFusedError("the adapter has a bias of its own")
+    return str(name)
+
+
+def _rank(module: Any, name: str) -> int:
+    return int(module.lora_A[name].weight.shape[0])
+
+
+def _shape(layer: Any) -> tuple[int, int]:
+    """(outputs, inputs); a packed weight's own shape says nothing."""
+    if layer.bias is not None and layer.bias.requires_grad:
+        raise NotFusedError("biases train")
+    return layer.out_features, layer.in_features
+
+
+def _expand_4bit(layer: Any) -> Callable[[torch.Tensor], None]:
+    if layer.weight.quant_state is None:
+        raise NotFusedError("a 4-bit weight that is not quantised yet")
+    weight = Nf4Weight.from_bnb(layer.weight.quant_state, layer.weight.data)
+    return lambda out_NK: _discard(dequantize_nf4(weight, out_NK=out_NK, dtype=out_NK.dtype))
+
+
+def _expand_8bit(layer: Any) -> Callable[[torch.Tensor], None]:
+    if layer.weight.data.dtype != torch.int8:
+        raise NotFusedError("an 8-bit weight that is not quantised yet")
+
+    def expand(out_NK: torch.Tensor) -> None:
+        # bitsandbytes moves the scales from the weight into its own state at the first plain forward.
+        scale = layer.weight.SCB if layer.weight.SCB is not None else layer.state.SCB
+        dequantize_int8(layer.weight.data, scale, out_NK)
+
+    return expand
+
+
+def _discard(_: object) -> None:
+    """The result lies in the output that was given."""
