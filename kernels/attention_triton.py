@@ -1,0 +1,208 @@
+"""Our Triton attention: tile sizes, launches and ahead-of-time compilations of `attention_triton_kernels`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+
+from .attention_choice import Capability, nvidia_capability
+from .attention_reference import AttentionOptions
+from .attention_triton_kernels import (
+    bounds_kernel,
+    forward_kernel,
+    key_gradient_kernel,
+    query_gradient_kernel,
+)
+from .backend import interpreting
+from .spec import Compilation
+
+
+class Tiles(NamedTuple):
+    """Launch configuration: rows that stay in a program, rows a step of its loop reads, warps, stages."""
+
+    tile: int
+    step: int
+    warps: int
+    stages: int
+
+
+_CANDIDATES = (
+    Tiles(128, 128, 8, 2),
+    Tiles(128, 64, 8, 2),
+    Tiles(64, 64, 4, 2),
+    Tiles(64, 32, 4, 2),
+    Tiles(64, 32, 4, 1),
+    Tiles(32, 32, 4, 1),
+    Tiles(32, 16, 4, 1),
+    Tiles(16, 16, 4, 1),
+)
+_RESIDENT = {"forward": 1, "query_gradient": 2, "key_gradient": 2}
+"""Operands of a whole tile that a program keeps in shared memory."""
+
+_SHARED_KIB = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99, 121: 99}
+OVERRIDES: dict[str, Tiles] = {}
+"""Kernel name to tiles that replace the table's; the benchmark's sweep sets them."""
+
+
+def tiles(kernel: str, row_bytes: int, capability: Capability) -> Tiles:
+    """The largest candidate whose operands fit in shared memory.
+
+    Args:
+        kernel: ``forward``, ``query_gradient`` or ``key_gradient``.
+        row_bytes: of one head's padded row.
+        capability: NVIDIA compute capability; None: another maker's GPU, taken to have 64 KiB.
+    """
+    if kernel in OVERRIDES:
+        return OVERRIDES[kernel]
+    if interpreting():
+        return Tiles(32, 16, 4, 1)
+    budget = (
+        0.9 * 1024 * (64 if capability is None else _SHARED_KIB.get(capability[0] * 10 + capability[1], 64))
+    )
+    # Tiles of 128 x 128 need Hopper's registers: the products' operands stay in shared memory there.
+    hopper = capability is not None and capability[0] in (9, 10) and kernel == "forward"
+    for candidate in _CANDIDATES if hopper else _CANDIDATES[1:]:
+        rows = _RESIDENT[kernel] * candidate.tile + 2 * candidate.stages * candidate.step
+        if rows * row_bytes <= budget:
+            return candidate
+    return _CANDIDATES[-1]
+
+
+def document_bounds(offsets_N1: torch.Tensor, tokens: int, options: AttentionOptions) -> torch.Tensor:
+    """(4, T) int32: the keys [first, stop) a token sees, and the queries [seen_from, seen_to) that see it."""
+    documents = offsets_N1.numel() - 1
+    back, ahead = options.reach(tokens)
+    bounds_4T = torch.empty(4, tokens, dtype=torch.int32, device=offsets_N1.device)
+    block = 256
+    bounds_kernel[(triton.cdiv(tokens, block),)](
+        offsets_N1, bounds_4T, tokens, documents, documents.bit_length(), back, ahead, BLOCK=block
+    )
+    return bounds_4T
+
+
+def _launch(
+    kernel: Any,
+    name: str,
+    arguments: tuple[Any, ...],
+    q: torch.Tensor,
+    k: torch.Tensor,
+    options: AttentionOptions,
+) -> None:
+    tokens, heads, head_size = q.shape
+    block_e = max(16, triton.next_power_of_2(head_size))
+    choice = tiles(name, block_e * q.element_size(), nvidia_capability(q.device))
+    groups = k.shape[1]
+    grid = (groups if name == "key_gradient" else heads, triton.cdiv(tokens, choice.tile))
+    kernel[grid](
+        *arguments,
+        options.factor(head_size),
+        options.softcap or 1.0,
+        MEMBERS=heads // groups,
+        E=head_size,
+        BLOCK_E=block_e,
+        TILE=choice.tile,
+        STEP=choice.step,
+        CAPPED=options.softcap is not None,
+        CAST=interpreting(),
+        num_warps=choice.warps,
+        num_stages=choice.stages,
+    )
+
+
+def _strides(*buffers: torch.Tensor) -> tuple[int, ...]:
+    """Token and head stride of each."""
+    return tuple(stride for buffer in buffers for stride in (buffer.stride(0), buffer.stride(1)))
+
+
+def forward(
+    q_THE: torch.Tensor,
+    k_TGE: torch.Tensor,
+    v_TGE: torch.Tensor,
+    offsets_N1: torch.Tensor,
+    longest: int,
+    options: AttentionOptions,
+    out_THE: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Output (T, H, E), log-sum-exp (H, T), and the documents' bounds for the backward pass."""
+    tokens, heads, _ = q_THE.shape
+    o = torch.empty(q_THE.shape, dtype=q_THE.dtype, device=q_THE.device) if out_THE is None else out_THE
+    lse_HT = torch.empty(heads, tokens, dtype=torch.float32, device=q_THE.device)
+    bounds = document_bounds(offsets_N1, tokens, options)
+    strides = _strides(q_THE, k_TGE, v_TGE, o)
+    arguments = (q_THE, k_TGE, v_TGE, o, lse_HT, bounds, tokens, *strides)
+    _launch(forward_kernel, "forward", arguments, q_THE, k_TGE, options)
+    return o, lse_HT, (bounds,)
+
+
+def backward(
+    do_THE: torch.Tensor,
+    q_THE: torch.Tensor,
+    k_TGE: torch.Tensor,
+    v_TGE: torch.Tensor,
+    o_THE: torch.Tensor,
+    lse_HT: torch.Tensor,
+    extra: tuple[torch.Tensor, ...],
+    offsets_N1: torch.Tensor,
+    longest: int,
+    options: AttentionOptions,
+    given: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of q, k and v, written into ``given`` where it is given."""
+    tokens, q, k, v = q_THE.shape[0], q_THE, k_TGE, v_TGE
+    if given is None:
+        dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    else:
+        dq, dk, dv = given
+    (bounds,) = extra
+    delta_HT = torch.empty_like(lse_HT)
+    strides = _strides(do_THE, q, k, v, o_THE, dq)
+    arguments = (do_THE, q, k, v, o_THE, lse_HT, delta_HT, dq, bounds, tokens, *strides)
+    _launch(query_gradient_kernel, "query_gradient", arguments, q, k, options)
+    strides = _strides(do_THE, q, k, v, dk, dv)
+    arguments = (do_THE, q, k, v, lse_HT, delta_HT, dk, dv, bounds, tokens, *strides)
+    _launch(key_gradient_kernel, "key_gradient", arguments, q, k, options)
+    return dq, dk, dv
+
+
+_FLOATS = ("do", "q", "k", "v", "o", "dq", "dk", "dv")
+_STATISTICS = ("lse", "delta")
+
+
+def _compilation(
+    kernel: Any, name: str, head_size: int, choice: Tiles, capped: bool, least: int
+) -> Compilation:
+    constants = {
+        "MEMBERS": 4,
+        "E": head_size,
+        "BLOCK_E": triton.next_power_of_2(head_size),
+        "TILE": choice.tile,
+        "STEP": choice.step,
+        "CAPPED": capped,
+        "CAST": False,
+    }
+    types = dict.fromkeys(_FLOATS, "*T") | dict.fromkeys(_STATISTICS, "*fp32")
+    types |= {"bounds": "*i32", "scale": "fp32", "softcap": "fp32"} | dict.fromkeys(constants, "constexpr")
+    signature = {argument: types.get(argument, "i32") for argument in kernel.arg_names}
+    return Compilation(kernel, signature, constants, choice.warps, choice.stages, least)
+
+
+def _compilations() -> tuple[Compilation, ...]:
+    bounds_types = {"offsets": "*i32", "bounds": "*i32", "BLOCK": "constexpr"}
+    signature = {argument: bounds_types.get(argument, "i32") for argument in bounds_kernel.arg_names}
+    found = [Compilation(bounds_kernel, signature, {"BLOCK": 256})]
+    kernels = {
+        "forward": forward_kernel,
+        "query_gradient": query_gradient_kernel,
+        "key_gradient": key_gradient_kernel,
+    }
+    for name, kernel in kernels.items():
+        for head_size, capability, capped in ((128, (7, 5), False), (80, (8, 0), True), (128, (9, 0), False)):
+            choice = tiles(name, 2 * triton.next_power_of_2(head_size), capability)
+            least = 10 * capability[0] + capability[1]
+            found.append(_compilation(kernel, name, head_size, choice, capped, least))
+    return tuple(found)
+
+
+COMPILATIONS = _compilations()
