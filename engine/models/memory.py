@@ -134,7 +134,7 @@ def activation_bytes(facts: ModelFacts, adapter: AdapterSection, resolved: Resol
     stream = 4 if adapter.kind == "none" else width  # the residual stream follows the base weights
     layer = layer_bytes_a_token(facts, adapter, resolved)
     if resolved.gradient_checkpointing:
-        gradients = 3 * width * facts.intermediate_size  # of the gate, its activation and up
+        gradients = 3 * width * facts.mlp_width  # of the gate, its activation and up
         a_token = facts.layers * stream * facts.hidden_size + layer + gradients
     else:
         a_token = facts.layers * layer
@@ -146,15 +146,19 @@ def _weight_copies(facts: ModelFacts, adapter: AdapterSection, resolved: Resolve
     """Weights that stand a second time in the compute type while a step runs.
 
     A quantised base is expanded one linear layer at a time. fp32 weights that train in 16 bits are cast by
-    autocast, which keeps all the copies for the step.
+    autocast, which keeps all the copies for the step. PEFT adds an adapter to stacked experts by making the
+    sum of all of them, which stays until the layer's backward pass.
     """
     width = BYTES[resolved.compute_dtype]
     inside = [module for module in facts.parameters.linear if module.pattern != "lm_head"]
+    if adapter.kind == "none":
+        casts = BYTES[resolved.base_precision] > width
+        return width * sum(module.parameters for module in inside) if casts else 0
+    adapted = sum(one.parameters for one in adapted_layers(facts, adapter) if one.bare)
+    copies = width * (adapted // facts.layers if resolved.gradient_checkpointing else adapted)
     if resolved.base_precision in ("nf4", "int8"):
-        return width * max((one.inputs * one.outputs for one in inside if not one.bare), default=0)
-    if adapter.kind == "none" and BYTES[resolved.base_precision] > width:
-        return width * sum(module.parameters for module in inside)
-    return 0
+        copies += width * max((one.inputs * one.outputs for one in inside if not one.bare), default=0)
+    return copies
 
 
 def layer_bytes_a_token(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:
@@ -163,19 +167,27 @@ def layer_bytes_a_token(facts: ModelFacts, adapter: AdapterSection, resolved: Re
     Notation: h hidden, q = heads x head_dim, k = kv_heads x head_dim, f intermediate, w bytes of the compute
     type.
 
-    - two norms: each computes in fp32 and keeps that input: 2 x 4h, twice that when norm weights train;
-      a norm over q and k heads: 4(q + k).
+    - two norms (four in Gemma 2 and 3): each computes in fp32 and keeps that input: 4h, twice that when norm
+      weights train; a norm over q and k heads: 4(q + k).
     - attention: q, k, v after the rotary embedding, the output, one fp32 log-sum a head: w(2q + 2k) + 4
-      heads.
-    - gated MLP: gate, its activation, up: 3wf.
+      heads. Where q, k, v come out of one matrix, v keeps that whole result: w(q + k) more.
+    - attention without a fused kernel: k and v repeated for every head, and a row of scores a head for the
+      softcap's tanh, the softmax in fp32 and its rounded copy.
+    - gated MLP: gate, its activation, up: 3wf; of experts as many as a token passes, and their outputs.
     - inputs of trained matrices, see :func:`_trained_inputs`.
     """
+    family = family_of(facts.model_type)
     h, q, k = facts.hidden_size, facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-    f, w = facts.intermediate_size, BYTES[resolved.compute_dtype]
+    w = BYTES[resolved.compute_dtype]
     trained = 2 if adapter.kind == "none" else 1
-    norms = trained * (2 * 4 * h + (4 * (q + k) if family_of(facts.model_type).qk_norm else 0))
+    norms = trained * (family.layer_norms * 4 * h + (4 * (q + k) if family.qk_norm else 0))
     attention = w * (2 * q + 2 * k) + 4 * facts.heads
-    mlp = 3 * w * f
+    if family.attention == "fused":
+        attention += w * (q + k)
+    if family.eager_attention:
+        rounded = w if w < 4 else 0
+        attention += 2 * w * (q - k) + facts.heads * resolved.longest * (w + 4 + rounded)
+    mlp = 3 * w * facts.mlp_width + w * facts.experts_per_token * h
     return norms + attention + mlp + _trained_inputs(facts, adapter, resolved)
 
 
@@ -195,6 +207,9 @@ def _trained_inputs(facts: ModelFacts, adapter: AdapterSection, resolved: Resolv
     total = 0
     for module in layers:
         leaf = module.pattern.rsplit(".", 1)[-1]
+        if module.bare and leaf != "gate":
+            total += width * module.inputs * facts.experts_per_token
+            continue
         if adapter.dropout > 0 or (casts and not (full and leaf == "o_proj")):
             total += width * module.inputs
         elif leaf != "o_proj":

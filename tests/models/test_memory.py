@@ -9,6 +9,7 @@ import pytest
 from support.plan_inputs import GIB, LLAMA_8B, adapter, gpu, machine, model_facts, recipe, report
 
 from whet.engine.models.facts import ModelFacts, read_model_facts
+from whet.engine.models.families import family_of
 from whet.engine.models.memory import Memory, activation_bytes, base_bytes, estimate_memory
 from whet.engine.recipe import AdapterSection
 from whet.engine.resolve import Resolved, resolve
@@ -107,6 +108,39 @@ def test_activations_as_autograd_keeps_them(
     measured = saved_bytes(config, section, dtype)
     estimated = activation_bytes(facts, section, settings_for(facts, section, dtype))
     assert estimated == pytest.approx(measured, rel=0.05)
+
+
+ATTENTION_ONLY = ["q_proj", "k_proj", "v_proj", "o_proj"]
+IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+LAYOUTS: dict[str, tuple[dict[str, Any], list[str] | None]] = {
+    "phi3": (IDS, None),
+    "granite": ({"residual_multiplier": 0.22, "embedding_multiplier": 12.0}, None),
+    "gemma": ({"head_dim": 32, **IDS}, None),
+    "gemma2": ({"head_dim": 32, **IDS}, None),
+    "gemma3_text": ({"head_dim": 32, **IDS}, None),
+    "qwen3_moe": (
+        {"head_dim": 32, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 352},
+        ATTENTION_ONLY,
+    ),
+    "mixtral": ({"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2}, None),
+}
+"""Settings beside ``SIZES``, and adapter targets: None are the family's own."""
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("model_type", LAYOUTS)
+def test_activations_of_other_layouts(model_type: str, dtype: str, tmp_path: Path) -> None:
+    """Fused projections, four norms, scores without a fused kernel, experts with and without adapters."""
+    from transformers import CONFIG_MAPPING
+
+    extra, targets = LAYOUTS[model_type]
+    config = CONFIG_MAPPING[model_type](**{**SIZES, **extra})
+    config.save_pretrained(tmp_path)
+    facts = read_model_facts(tmp_path)
+    section = adapter(rank=8, target_modules=targets or list(family_of(model_type).target_modules))
+    measured = saved_bytes(config, section, dtype)
+    estimated = activation_bytes(facts, section, settings_for(facts, section, dtype))
+    assert estimated == pytest.approx(measured, rel=0.06)
 
 
 def test_nf4_bytes_are_bitsandbytes_own() -> None:
