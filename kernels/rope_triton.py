@@ -215,8 +215,10 @@ def constants(heads: int, rotated: int, written: int, size: int, half: int, rest
 
 
 def warps(launch: dict[str, int]) -> int:
-    """As many as give a thread 8 elements of each half: one 16-byte access in 16-bit types."""
-    return max(1, min(8, _BLOCK_HEADS * launch["BLOCK_HALF"] // 256))
+    """As many as leave a thread at most 16 elements a tensor: two 16-byte accesses in 16-bit types."""
+    rest = launch["BLOCK_REST"] if launch["REST"] else 0
+    elements = launch["BLOCK_HEADS"] * (2 * launch["BLOCK_HALF"] + rest)
+    return min(8, triton.next_power_of_2(triton.cdiv(elements, 512)))
 
 
 def _compilations() -> tuple[Compilation, ...]:
