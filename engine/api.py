@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .data.inspection import DataReport
     from .data.preview import TemplatePreview
     from .doctor import DoctorReport
+    from .kernel_report import KernelReport
     from .plan import RECIPE_KEYS, Plan
     from .recipe import Recipe
     from .recipe_files import patched, shipped, to_yaml
@@ -50,6 +51,7 @@ _LAZY = {
     "ChatTarget": "chat.session",
     "DataReport": "data.inspection",
     "DoctorReport": "doctor",
+    "KernelReport": "kernel_report",
     "Plan": "plan",
     "Recipe": "recipe",
     "RunView": "run_view",
@@ -76,6 +78,7 @@ __all__ = [
     "Finding",
     "FindingEvent",
     "Fix",
+    "KernelReport",
     "PhaseEvent",
     "Plan",
     "Recipe",
@@ -196,6 +199,16 @@ def doctor() -> DoctorReport:
     from .doctor import examine
 
     return examine()
+
+
+def check_kernels(interpret: bool = False, progress: Callable[[str], None] | None = None) -> KernelReport:
+    """Parity and speed of the kernels here, and which back end each operation will use.
+
+    ``interpret`` checks small cases on a machine without a GPU; ``progress`` hears what is being checked.
+    """
+    from .kernel_report import check_kernels as check
+
+    return check(interpret, progress)
 
 
 # --- runs

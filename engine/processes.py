@@ -25,8 +25,11 @@ def environment() -> dict[str, str]:
     return {"GOMP_SPINCOUNT": SPIN_COUNT, **os.environ}
 
 
-def start(module: str, *arguments: str, stderr: int | IO[bytes]) -> subprocess.Popen[str]:
-    """Run ``python -P -m module`` with pipes as standard input and output."""
+def start(module: str, *arguments: str, stderr: int | IO[bytes], **variables: str) -> subprocess.Popen[str]:
+    """Run ``python -P -m module`` with pipes as standard input and output.
+
+    ``variables`` join its environment.
+    """
     return subprocess.Popen(
         [sys.executable, "-P", "-m", module, *arguments],
         stdin=subprocess.PIPE,
@@ -34,7 +37,7 @@ def start(module: str, *arguments: str, stderr: int | IO[bytes]) -> subprocess.P
         stderr=stderr,
         text=True,
         encoding="utf-8",
-        env=environment(),
+        env=environment() | variables,
     )
 
 

@@ -33,7 +33,7 @@ from .spec import Compilation
 SHARED_MEMORY = {75: 64, 80: 163, 89: 99, 90: 227, 100: 227, 120: 99}
 """Compute capability x 10 -> KiB of shared memory a block can have (CUDA C++ Programming Guide, table of
 technical specifications)."""
-SPILL_LIMIT = 0
+SPILL_LIMIT = 32
 ALIGNED = [["tt.divisibility", 16]]
 INTEGERS = ("i32", "i64")
 HEAD = ("kernel", "function", "sm", "registers", "spills", "shared", "")

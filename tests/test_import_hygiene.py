@@ -24,6 +24,7 @@ def loaded_by(code: str) -> set[str]:
         "whet.engine.api",
         "whet.engine.recipe",
         "whet.engine.plan",
+        "whet.engine.kernel_report",
         "whet.engine.runs.supervisor",
         "whet.tui.cli",
         "whet.tui.commands.train",

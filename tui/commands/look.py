@@ -151,9 +151,15 @@ def template(
 
 
 @click.command()
+@click.option("--kernels", is_flag=True, help="Instead: parity and speed of the kernels, and who runs.")
+@click.option("--interpret", is_flag=True, help="With --kernels and no GPU: parity by Triton's interpreter.")
 @json_option
-def doctor(as_json: bool) -> int:
+def doctor(kernels: bool, interpret: bool, as_json: bool) -> int:
     """This machine: GPU, memory, disk, versions against the tested ranges, and what is wrong with it."""
+    if interpret and not kernels:
+        raise click.UsageError("--interpret belongs to --kernels.")
+    if kernels:
+        return _doctor_kernels(interpret, as_json)
     report = api.doctor()
     if as_json:
         print_json(report)
@@ -162,3 +168,15 @@ def doctor(as_json: bool) -> int:
 
         print_data(machine_report(report))
     return EXIT_FAILED if any(finding.severity == "error" for finding in report.findings) else 0
+
+
+def _doctor_kernels(interpret: bool, as_json: bool) -> int:
+    with talk().status("loading kernels") as status:
+        report = api.check_kernels(interpret, progress=lambda name: status.update(f"checking {name}"))
+    if as_json:
+        print_json(report)
+    else:
+        from ..render.kernels import kernel_report
+
+        print_data(kernel_report(report))
+    return EXIT_FAILED if report.wrong else 0
