@@ -101,8 +101,9 @@ def reference(
     dtype: torch.dtype = torch.bfloat16,
 ) -> torch.Tensor:
     """As :func:`dequantize_int8`, in plain torch."""
+    rows, columns = data_NK.shape
     value_NK = data_NK * scale_N.view(-1, 1) * (1 / 127)
-    return value_NK.to(dtype) if out is None else check_out(out, tuple(data_NK.shape)).copy_(value_NK)
+    return value_NK.to(dtype) if out is None else check_out(out, (rows, columns)).copy_(value_NK)
 
 
 def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:

@@ -94,7 +94,8 @@ class Nf4Weight:
 
     def to(self, device: torch.device | str) -> Nf4Weight:
         """The weight on another device."""
-        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return replace(self, **moved)
 
     def nbytes(self) -> int:
         """Bytes of all tensors."""
