@@ -92,17 +92,14 @@ def transpose_fp8(w8_NK: torch.Tensor, out_KN: torch.Tensor | None = None) -> to
     """
     N, K = w8_NK.shape
     out_KN = output(out_KN, w8_NK.t())
-    in_words = all(size % 4 == 0 for size in (N, K, *_place(w8_NK), *_place(out_KN)))
+    starts = w8_NK.storage_offset(), out_KN.storage_offset()
+    in_words = not any(size % 4 for size in (N, K, w8_NK.stride(0), out_KN.stride(0), *starts))
     if not uses_triton(w8_NK) or not in_words or w8_NK.stride(1) != 1 or w8_NK.numel() == 0:
         return out_KN.copy_(w8_NK.t())
     words, transposed = w8_NK.view(torch.int32), out_KN.view(torch.int32)
     grid = (triton.cdiv(N // 4, TILE), triton.cdiv(K // 4, TILE))
     transpose_kernel[grid](words, transposed, words.stride(0), transposed.stride(0), N, K, TILE, num_warps=4)
     return out_KN
-
-
-def _place(matrix: torch.Tensor) -> tuple[int, int]:
-    return matrix.storage_offset(), matrix.stride(0)
 
 
 def fp8_matmul(

@@ -62,6 +62,7 @@ def test_sums_over_more_rows_than_run_at_once_repeat_bit_by_bit(backend: str) ->
     second = layer_norm_backward(dy, x, weight, mean, rstd, weight_gradient=True)
     for a, b in zip(first, second, strict=True):
         assert a is not None and b is not None and torch.equal(a, b)
+    assert first[2] is not None
     torch.testing.assert_close(first[2].double(), dy.double().sum(0), rtol=1e-4, atol=1e-4)
 
 
