@@ -24,19 +24,18 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from .backend import uses_triton
-from .rows import accumulation_type, addressable
+from .rows import accumulation_type
 from .softmax_triton import cross_entropy_rows
 from .spec import Compilation, KernelSpec, bytes_of
 from .vocabulary_head import (
     PLAIN,
+    HeadGradients,
     HeadWeight,
     LogitMap,
-    add_product,
-    chunk_rows,
-    fill_logits,
+    Wanted,
     gradient_scale,
-    hidden_gradient,
-    logits_buffer,
+    in_type_of,
+    logit_chunks,
     logits_tile,
     scaled,
 )
@@ -69,27 +68,16 @@ class Statistics(NamedTuple):
 
 
 class HeadLoss(NamedTuple):
-    """What :func:`linear_cross_entropy_forward` found; gradients are of the sum of the losses."""
+    """Of every row: loss, log Σ exp z, and if asked for entropy and whether the label is the best token.
+
+    ``gradients`` are those of the sum of the losses.
+    """
 
     losses_S: torch.Tensor
+    lses_S: torch.Tensor
     entropies_S: torch.Tensor
     correct_S: torch.Tensor
-    hidden_SD: torch.Tensor | None
-    weight_VD: torch.Tensor | None
-    bias_V: torch.Tensor | None
-
-
-class Wanted(NamedTuple):
-    """What a call needs beyond the losses."""
-
-    hidden: bool = False
-    weight: bool = False
-    bias: bool = False
-    statistics: bool = False
-
-    @property
-    def gradient(self) -> bool:
-        return self.hidden or self.weight or self.bias
+    gradients: HeadGradients
 
 
 def _loss_rows_plain(
@@ -100,17 +88,22 @@ def _loss_rows_plain(
     z_SV, slope = options.map.apply(products_SV)
     counts_S = labels_S != options.ignore_index
     label_S1 = labels_S.long().where(counts_S, 0)[:, None]
-    lse_S1 = z_SV.logsumexp(1, keepdim=True)
     smoothing, vocabulary = options.label_smoothing, z_SV.shape[1]
-    losses_S1 = lse_S1 - (1 - smoothing) * z_SV.gather(1, label_S1) + options.z_loss * lse_S1**2
-    losses_S1 -= smoothing * z_SV.mean(1, keepdim=True)
+    top_S1, target_S1 = z_SV.amax(1, keepdim=True), z_SV.gather(1, label_S1)
+    exponential_SV = (z_SV - top_S1).exp_()
+    mass_S1 = exponential_SV.sum(1, keepdim=True)
+    lse_S1 = top_S1 + mass_S1.log()
+    losses_S1 = mass_S1.log() + (top_S1 - target_S1) + options.z_loss * lse_S1**2
+    if smoothing:
+        losses_S1 += smoothing * (target_S1 - z_SV.mean(1, keepdim=True))
     found.losses_S.copy_(losses_S1[:, 0].where(counts_S, 0))
+    found.lses_S.copy_(lse_S1[:, 0].where(counts_S, 0))
     if found.correct_S.numel():
         found.correct_S.copy_((z_SV.argmax(1) == label_S1[:, 0]) & counts_S)
-        expected_S = (torch.softmax(z_SV, 1) * z_SV).sum(1)
-        found.entropies_S.copy_((lse_S1[:, 0] - expected_S).where(counts_S, 0))
+        expected_S1 = (exponential_SV * z_SV).sum(1, keepdim=True) / mass_S1
+        found.entropies_S.copy_((lse_S1 - expected_S1)[:, 0].where(counts_S, 0))
     if gradient:
-        dz_SV = z_SV.sub_(lse_S1).exp_().mul_(1 + 2 * options.z_loss * lse_S1).sub_(smoothing / vocabulary)
+        dz_SV = exponential_SV.mul_((1 + 2 * options.z_loss * lse_S1) / mass_S1).sub_(smoothing / vocabulary)
         dz_SV.scatter_add_(1, label_S1, torch.full_like(lse_S1, smoothing - 1))
         dz_SV.mul_(slope).mul_(counts_S[:, None] * gradient_scale(logits_SV.dtype))
         logits_SV.copy_(dz_SV)
@@ -126,7 +119,8 @@ def _loss_rows(
     rows, vocabulary = logits_SV.shape
     tile = logits_tile(vocabulary, logits_SV.dtype)
     cross_entropy_rows[(rows,)](
-        logits_SV, logits_SV.stride(0), labels_S, found.losses_S, found.entropies_S, found.correct_S,
+        logits_SV, logits_SV.stride(0), labels_S,
+        found.losses_S, found.lses_S, found.entropies_S, found.correct_S,
         vocabulary, tile.width, options.ignore_index, options.map.inner, options.map.outer,
         options.label_smoothing, options.z_loss, gradient_scale(logits_SV.dtype),
         CAPPED=options.map.softcap is not None, SMOOTHED=options.label_smoothing > 0,
@@ -142,11 +136,10 @@ def _room(hidden_SD: torch.Tensor, weight_VD: torch.Tensor | HeadWeight, wanted:
     counted = rows if wanted.statistics else 0
     return HeadLoss(
         torch.empty(rows, dtype=wide, device=device),
+        torch.empty(rows, dtype=wide, device=device),
         torch.empty(counted, dtype=wide, device=device),
         torch.empty(counted, dtype=torch.int32, device=device),
-        torch.empty(hidden_SD.shape, dtype=hidden_SD.dtype, device=device) if wanted.hidden else None,
-        torch.zeros(weight_VD.shape, dtype=wide, device=device) if wanted.weight else None,
-        torch.zeros(weight_VD.shape[0], dtype=wide, device=device) if wanted.bias else None,
+        HeadGradients.empty(hidden_SD, weight_VD, wanted),
     )
 
 
@@ -162,32 +155,16 @@ def linear_cross_entropy_forward(
 ) -> HeadLoss:
     """Losses of every row (0 where ignored) and the gradients of their sum that are ``wanted``.
 
-    Gradients of weight and bias are sums in fp32, those of the hidden states in their own type. Without a
-    wanted gradient the logits are only read. Other arguments as for :func:`linear_cross_entropy`.
+    Without a wanted gradient the logits are only read. Other arguments as for :func:`linear_cross_entropy`.
     """
     options, wanted = options or LossOptions(), wanted or Wanted()
-    hidden_SD, labels_S = addressable(hidden_SD.detach()), labels_S.contiguous()
-    if isinstance(weight_VD, torch.Tensor):
-        weight_VD = weight_VD.detach().to(hidden_SD.dtype)
-    if bias_V is not None:
-        bias_V = bias_V.detach().to(hidden_SD.dtype)
+    hidden_SD, weight_VD, bias_V = in_type_of(hidden_SD, weight_VD, bias_V)
+    labels_S = labels_S.contiguous()
     found = _room(hidden_SD, weight_VD, wanted)
-    rows, vocabulary = hidden_SD.shape[0], weight_VD.shape[0]
-    step = chunk_rows(rows, vocabulary, hidden_SD.dtype, chunk)
-    buffer_SV = logits_buffer(step, vocabulary, hidden_SD)
-    factor = 1 / gradient_scale(hidden_SD.dtype)
-    for start in range(0, rows, step):
-        part = slice(start, min(start + step, rows))
-        part_SD = hidden_SD[part]
-        logits_SV = fill_logits(part_SD, weight_VD, bias_V, buffer_SV[: len(part_SD)])
-        of_part = HeadLoss(*(each[part] for each in found[:3]), None, None, None)
+    for part, logits_SV in logit_chunks(hidden_SD, weight_VD, bias_V, chunk):
+        of_part = HeadLoss(*(each[part] for each in found[:4]), found.gradients)
         _loss_rows(logits_SV, labels_S[part], options, wanted.gradient, of_part)
-        if found.hidden_SD is not None:
-            hidden_gradient(logits_SV, weight_VD, factor, found.hidden_SD[part])
-        if found.weight_VD is not None:
-            add_product(found.weight_VD, logits_SV.T, part_SD, factor)
-        if found.bias_V is not None:
-            found.bias_V.add_(logits_SV.sum(0, dtype=found.bias_V.dtype), alpha=factor)
+        found.gradients.add(part, logits_SV, hidden_SD, weight_VD)
     return found
 
 
@@ -207,10 +184,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         found = linear_cross_entropy_forward(
             hidden_SD, weight_VD, labels_S, bias_V, options, wanted=wanted, chunk=chunk
         )
-        # In the parameters' own types from here on: fp32 sums over a whole head should not outlive this pass.
-        found_weight_VD = None if found.weight_VD is None else found.weight_VD.to(weight_VD.dtype)
-        found_bias_V = None if found.bias_V is None else found.bias_V.to(bias_V.dtype)
-        ctx.save_for_backward(found.hidden_SD, found_weight_VD, found_bias_V)
+        # In the parameters' own types: an fp32 sum over a whole head should not outlive this pass.
+        ctx.save_for_backward(*found.gradients.as_parameters(weight_VD, bias_V))
         return found.losses_S.sum(), _statistics(found) if statistics else None
 
     @staticmethod
@@ -355,13 +330,13 @@ SPEC = KernelSpec(
     tolerance={torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3},
     traffic=lambda inputs: bytes_of(inputs["hidden_SD"], inputs["weight_VD"], inputs["labels_S"]),
     flops=head_flops,
-    differentiable=("hidden_SD", "weight_VD"),
+    differentiable=("hidden_SD", "weight_VD", "bias_V"),
     compilations=tuple(
         Compilation(
             cross_entropy_rows,
             {
                 **ROWS_SIGNATURE,
-                **dict.fromkeys(("losses", "entropies"), "*fp32"),
+                **dict.fromkeys(("losses", "lses", "entropies"), "*fp32"),
                 "hits": "*i32",
                 **dict.fromkeys(("label_smoothing", "z_loss"), "fp32"),
                 **dict.fromkeys(("SMOOTHED", "STATISTICS", "GRADIENT"), "constexpr"),

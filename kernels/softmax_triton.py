@@ -53,8 +53,8 @@ def _softmax_statistics(
 ):  # fmt: skip
     """First pass over a row.
 
-    Returns log Σ exp z; Σ z if MEAN; and if STATISTICS the entropy and how many columns beat the label's
-    (greater, or equal and before it, as argmax breaks ties).
+    Returns the greatest z; Σ exp(z - greatest); Σ z if MEAN; and if STATISTICS the entropy and how many
+    columns beat the label's (greater, or equal and before it, as argmax breaks ties).
     """
     highest = tl.full([BLOCK // GROUP], LOWEST, tl.float32)
     total = tl.zeros([BLOCK // GROUP], tl.float32)  # Σ exp(z - highest)
@@ -86,21 +86,21 @@ def _softmax_statistics(
     entropy = tl.log(mass)
     if STATISTICS:
         entropy -= tl.sum(shares * (weighted + (highest - top) * total), 0) / mass
-    return top + tl.log(mass), tl.sum(plain, 0), entropy, tl.sum(beaten, 0)
+    return top, mass, tl.sum(plain, 0), entropy, tl.sum(beaten, 0)
 
 
 @triton.jit
 def _write_gradient(
-    row, vocabulary, width, inner, outer, label, lse, of_p, of_label, of_all,
+    row, vocabulary, width, inner, outer, label, top, of_exponential, of_label, of_all,
     CAPPED: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Second pass: dL/dz = of_p · p + of_label · [column is the label] + of_all, as dL/dx in place."""
+    """Second pass: dz = of_exponential · exp(z - top) + of_label · [column is the label] + of_all, as dx."""
     tiles = tl.cdiv(width, BLOCK)
     for tile in range(0, tiles):
         columns = _columns((tiles - 1 - tile) * BLOCK, BLOCK, GROUP)
         x = tl.load(row + columns, mask=columns < width, other=0.0, eviction_policy="evict_first")
         z, slope = _logits(x, inner, outer, CAPPED)
-        gradient = of_p * tl.exp(z - lse) + of_all
+        gradient = of_exponential * tl.exp(z - top) + of_all
         gradient += tl.where(columns == label, of_label, 0.0)
         gradient = tl.where(columns < vocabulary, gradient * slope, 0.0)
         tl.store(row + columns, gradient.to(row.dtype.element_ty), mask=columns < width)
@@ -123,7 +123,7 @@ def _label_of(labels, index, vocabulary, ignore_index):
 
 @triton.jit
 def cross_entropy_rows(
-    products, row_stride, labels, losses, entropies, hits, vocabulary, width, ignore_index,
+    products, row_stride, labels, losses, lses, entropies, hits, vocabulary, width, ignore_index,
     inner, outer, label_smoothing, z_loss, gradient_scale,
     CAPPED: tl.constexpr, SMOOTHED: tl.constexpr, STATISTICS: tl.constexpr, GRADIENT: tl.constexpr,
     BLOCK: tl.constexpr, GROUP: tl.constexpr,
@@ -133,28 +133,31 @@ def cross_entropy_rows(
     row = products + index * row_stride
     label, counts, known = _label_of(labels, index, vocabulary, ignore_index)
     loss = 0.0
+    lse = 0.0
     entropy = 0.0
     hit = 0
     if counts:
         target, _ = _logits(tl.load(row + label, mask=known, other=0.0), inner, outer, CAPPED)
-        lse, plain, entropy, beaten = _softmax_statistics(
+        top, mass, plain, entropy, beaten = _softmax_statistics(
             row, vocabulary, width, inner, outer, target, label, CAPPED, SMOOTHED, STATISTICS, BLOCK, GROUP
         )
-        loss = lse - (1.0 - label_smoothing) * target + z_loss * lse * lse
+        lse = top + tl.log(mass)
+        loss = tl.log(mass) + (top - target) + z_loss * lse * lse  # exact where the label is far ahead
         if SMOOTHED:
-            loss -= label_smoothing * plain / vocabulary
+            loss += label_smoothing * (target - plain / vocabulary)
         loss = tl.where(known, loss, float("nan"))  # a label outside the vocabulary must not train in silence
         hit = (beaten == 0).to(tl.int32)
         if GRADIENT:
             tl.debug_barrier()  # the label's product is read before its place is written
             _write_gradient(
-                row, vocabulary, width, inner, outer, label, lse,
-                (1.0 + 2.0 * z_loss * lse) * gradient_scale, (label_smoothing - 1.0) * gradient_scale,
+                row, vocabulary, width, inner, outer, label, top,
+                (1.0 + 2.0 * z_loss * lse) / mass * gradient_scale, (label_smoothing - 1.0) * gradient_scale,
                 -label_smoothing / vocabulary * gradient_scale, CAPPED, BLOCK, GROUP,
             )  # fmt: skip
     elif GRADIENT:
         _write_zeros(row, width, BLOCK, GROUP)
     tl.store(losses + index, loss)
+    tl.store(lses + index, lse)
     if STATISTICS:
         tl.store(entropies + index, entropy)
         tl.store(hits + index, hit)
@@ -162,18 +165,19 @@ def cross_entropy_rows(
 
 @triton.jit
 def log_softmax_gradient_rows(
-    products, row_stride, labels, lses, vocabulary, width, ignore_index, inner, outer, gradient_scale,
+    products, row_stride, labels, lses, upstream, vocabulary, width, ignore_index,
+    inner, outer, gradient_scale,
     CAPPED: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of log p(label) · gradient_scale in place of a row's products, from its log Σ exp z."""
+    """upstream · d log p(label) · gradient_scale in place of a row's products, from its log Σ exp z."""
     index = tl.program_id(0).to(tl.int64)
     row = products + index * row_stride
     label, counts, _ = _label_of(labels, index, vocabulary, ignore_index)
     if counts:
         lse = tl.load(lses + index)
+        factor = tl.load(upstream + index).to(tl.float32) * gradient_scale
         _write_gradient(
-            row, vocabulary, width, inner, outer, label, lse,
-            -gradient_scale, gradient_scale, 0.0, CAPPED, BLOCK, GROUP,
-        )  # fmt: skip
+            row, vocabulary, width, inner, outer, label, lse, -factor, factor, 0.0, CAPPED, BLOCK, GROUP
+        )
     else:
         _write_zeros(row, width, BLOCK, GROUP)

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import triton
+
+from .rows import accumulation_type, addressable
 
 CHUNK_BYTES = 512 * 2**20  # of logits held at once
 BLOCK_BYTES = 128 * 2**20  # of a quantised head's rows in 16 bits held at once
@@ -144,6 +146,31 @@ def fill_logits(
     return out_SV
 
 
+def logit_chunks(
+    hidden_SD: torch.Tensor,
+    weight_VD: torch.Tensor | HeadWeight,
+    bias_V: torch.Tensor | None,
+    chunk: int | None,
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """(rows, their products with the head); the caller may overwrite products, and the next chunk does."""
+    rows, vocabulary = hidden_SD.shape[0], weight_VD.shape[0]
+    step = chunk_rows(rows, vocabulary, hidden_SD.dtype, chunk)
+    buffer_SV = logits_buffer(min(step, rows), vocabulary, hidden_SD)
+    for start in range(0, rows, step):
+        part = slice(start, min(start + step, rows))
+        yield part, fill_logits(hidden_SD[part], weight_VD, bias_V, buffer_SV[: part.stop - start])
+
+
+def in_type_of(
+    hidden_SD: torch.Tensor, weight_VD: torch.Tensor | HeadWeight, bias_V: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | HeadWeight, torch.Tensor | None]:
+    """All three detached, tensors in the type of the hidden states, whose rows are contiguous."""
+    if isinstance(weight_VD, torch.Tensor):
+        weight_VD = weight_VD.detach().to(hidden_SD.dtype)
+    bias_V = None if bias_V is None else bias_V.detach().to(hidden_SD.dtype)
+    return addressable(hidden_SD.detach()), weight_VD, bias_V
+
+
 def add_product(sum_MN: torch.Tensor, a_MK: torch.Tensor, b_KN: torch.Tensor, factor: float) -> None:
     """sum += factor · a · b with an fp32 (or float64) sum, whatever the type of a and b."""
     if a_MK.dtype == sum_MN.dtype:
@@ -152,20 +179,6 @@ def add_product(sum_MN: torch.Tensor, a_MK: torch.Tensor, b_KN: torch.Tensor, fa
         torch.addmm(sum_MN, a_MK, b_KN, alpha=factor, out_dtype=sum_MN.dtype, out=sum_MN)
     else:
         sum_MN.addmm_(a_MK.to(sum_MN.dtype), b_KN.to(sum_MN.dtype), alpha=factor)
-
-
-def hidden_gradient(
-    gradient_SV: torch.Tensor, weight_VD: torch.Tensor | HeadWeight, factor: float, out_SD: torch.Tensor
-) -> None:
-    """factor · gradient · weight into ``out_SD``; over a head's blocks the sum is kept in fp32."""
-    if isinstance(weight_VD, torch.Tensor):
-        torch.addmm(out_SD, gradient_SV, weight_VD, beta=0, alpha=factor, out=out_SD)
-        return
-    wide = torch.promote_types(out_SD.dtype, torch.float32)
-    sum_SD = torch.zeros(out_SD.shape, dtype=wide, device=out_SD.device)
-    for start, stop, block_BD in _blocks(weight_VD, gradient_SV.dtype):
-        add_product(sum_SD, gradient_SV[:, start:stop], block_BD, factor)
-    out_SD.copy_(sum_SD)
 
 
 def gradient_scale(dtype: torch.dtype) -> float:
@@ -177,3 +190,80 @@ def scaled(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """x · factor, 0-d or one a row, with the product in the wider type and rounded once to x's."""
     factor = factor.reshape(-1, *[1] * (x.dim() - 1))  # a 0-d tensor would be rounded to x's type first
     return torch.mul(x, factor, out=torch.empty_like(x))
+
+
+class Wanted(NamedTuple):
+    """What a call needs beyond the losses: gradients, and statistics of the predictions."""
+
+    hidden: bool = False
+    weight: bool = False
+    bias: bool = False
+    statistics: bool = False
+
+    @property
+    def gradient(self) -> bool:
+        """Whether any gradient is wanted."""
+        return self.hidden or self.weight or self.bias
+
+
+class HeadGradients(NamedTuple):
+    """Gradients of hidden states (in their type), weight and bias (sums in fp32); None where not wanted."""
+
+    hidden_SD: torch.Tensor | None
+    weight_VD: torch.Tensor | None
+    bias_V: torch.Tensor | None
+
+    @classmethod
+    def empty(
+        cls, hidden_SD: torch.Tensor, weight_VD: torch.Tensor | HeadWeight, wanted: Wanted
+    ) -> HeadGradients:
+        """Room for what is ``wanted``, with nothing added yet."""
+        wide, device = accumulation_type(hidden_SD.dtype), hidden_SD.device
+        return cls(
+            torch.empty(hidden_SD.shape, dtype=hidden_SD.dtype, device=device) if wanted.hidden else None,
+            torch.zeros(weight_VD.shape, dtype=wide, device=device) if wanted.weight else None,
+            torch.zeros(weight_VD.shape[0], dtype=wide, device=device) if wanted.bias else None,
+        )
+
+    def add(
+        self,
+        part: slice,
+        dx_SV: torch.Tensor,
+        hidden_SD: torch.Tensor,
+        weight_VD: torch.Tensor | HeadWeight,
+    ) -> None:
+        """Add the share of rows ``part``; ``dx_SV`` is their products' gradient · :func:`gradient_scale`."""
+        factor = 1 / gradient_scale(dx_SV.dtype)
+        if self.hidden_SD is not None:
+            _hidden_gradient(dx_SV, weight_VD, factor, self.hidden_SD[part])
+        if self.weight_VD is not None:
+            add_product(self.weight_VD, dx_SV.T, hidden_SD[part], factor)
+        if self.bias_V is not None:
+            self.bias_V.add_(dx_SV.sum(0, dtype=self.bias_V.dtype), alpha=factor)
+
+    def times(self, factor: torch.Tensor) -> HeadGradients:
+        """All multiplied by a 0-d tensor."""
+        return HeadGradients(*(None if each is None else scaled(each, factor) for each in self))
+
+    def as_parameters(
+        self, weight_VD: torch.Tensor | HeadWeight, bias_V: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
+        """All three, weight's and bias's in the types of the parameters."""
+        parameters = (self.hidden_SD, weight_VD, bias_V)
+        return tuple(
+            None if gradient is None else gradient.to(parameter.dtype)
+            for gradient, parameter in zip(self, parameters, strict=True)
+        )
+
+
+def _hidden_gradient(
+    gradient_SV: torch.Tensor, weight_VD: torch.Tensor | HeadWeight, factor: float, out_SD: torch.Tensor
+) -> None:
+    """factor · gradient · weight into ``out_SD``; over a head's blocks the sum is kept in fp32."""
+    if isinstance(weight_VD, torch.Tensor):
+        torch.addmm(out_SD, gradient_SV, weight_VD, beta=0, alpha=factor, out=out_SD)
+        return
+    sum_SD = torch.zeros(out_SD.shape, dtype=accumulation_type(out_SD.dtype), device=out_SD.device)
+    for start, stop, block_BD in _blocks(weight_VD, gradient_SV.dtype):
+        add_product(sum_SD, gradient_SV[:, start:stop], block_BD, factor)
+    out_SD.copy_(sum_SD)

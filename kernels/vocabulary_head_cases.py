@@ -8,7 +8,7 @@ import torch
 
 from .spec import Case, Inputs
 
-OPTIONS = ("softcap", "logit_scale", "label_smoothing", "z_loss", "chunk")
+OPTIONS = ("softcap", "logit_scale", "label_smoothing", "z_loss", "temperature", "entropy", "chunk")
 ROWS_SIGNATURE = {
     **dict.fromkeys(("products",), "*T"),
     **dict.fromkeys(("row_stride", "vocabulary", "width", "ignore_index"), "i32"),
