@@ -32,7 +32,15 @@ def weights_there(facts: PlanFacts) -> Iterator[Finding]:
 
 @check("load", "L08")
 def family_known(facts: PlanFacts) -> Iterator[Finding]:
-    """Families without a descriptor run on plain transformers, and that is said."""
+    """What runs on plain transformers, without a descriptor or by its family's nature, and that is said."""
+    fast = facts.family.fast
+    if facts.family.model_types and isinstance(fast, Unsupported):
+        yield Finding(
+            id="L08",
+            severity="note",
+            title=f"{facts.model.model_type} trains without the fast path: {fast.reason}.",
+            evidence={"architecture": facts.model.architecture, "family": facts.family.name},
+        )
     if not facts.family.model_types:
         yield Finding(
             id="L08",
@@ -126,7 +134,9 @@ def compute_type(facts: PlanFacts) -> Iterator[Finding]:
             evidence={"quantization": facts.model.quantization},
             fix=Fix(text="Train an adapter, or name the 16-bit original.", patch={"adapter.kind": "lora"}),
         )
-    for name in {facts.resolved.base_precision, facts.recipe.adapter.kind}:
+    method = facts.recipe.method
+    asked_for = [method.kind, facts.resolved.base_precision, facts.recipe.adapter.kind]
+    for name in [*asked_for, "packing"] if method.packing else asked_for:
         capability = facts.family.capabilities.get(name)
         if isinstance(capability, Unsupported):
             yield Finding(

@@ -149,11 +149,13 @@ def shared_width(family: Family, config: Mapping[str, Any]) -> int:
     return int(config.get(family.experts.shared) or 0) * int(config[family.experts.width])
 
 
-def mlp_width(family: Family, config: Mapping[str, Any], intermediate_size: int) -> int:
-    """The widest MLP a token passes in one layer: dense, or all its experts side by side."""
+def sparse_mlp_width(family: Family, config: Mapping[str, Any], intermediate_size: int) -> int:
+    """The widest MLP that a token passes in one layer: all its experts side by side, or a dense layer's.
+
+    0 without experts.
+    """
     if family.experts is None or not any(sparse_layers(config)):
-        return intermediate_size
+        return 0
     chosen = int(config.get("num_experts_per_tok") or 1) * int(config[family.experts.width])
-    all_sparse = all(sparse_layers(config))
     through = chosen + shared_width(family, config)
-    return through if all_sparse else max(through, intermediate_size)
+    return through if all(sparse_layers(config)) else max(through, intermediate_size)

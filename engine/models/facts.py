@@ -44,7 +44,9 @@ class ModelFacts(BaseModel):
     intermediate_size: int
     experts: int = Field(default=0, description="Experts of a sparse layer; 0 without.")
     experts_per_token: int = Field(default=0, description="Of them, those that one token passes.")
-    mlp_width: int = Field(description="Widest MLP a token passes in a layer: its experts side by side.")
+    sparse_mlp_width: int = Field(
+        default=0, description="Widest MLP a token passes where there are experts: its own side by side."
+    )
     vocab_size: int = Field(description="config.json's.")
     embedding_rows: int = Field(description="Rows of the input embedding; from the weights where present.")
     tied: bool = Field(description="The output head is the input embedding.")
@@ -66,13 +68,19 @@ class ModelFacts(BaseModel):
     eos_ids: list[int]
     pad_id: int | None
 
+    @property
+    def mlp_width(self) -> int:
+        """Widest MLP that a token passes in a layer."""
+        return self.sparse_mlp_width or self.intermediate_size
+
     def digest(self) -> str:
         """Hash of what decides speed and memory; the same for a fine-tuned copy of the same model."""
         shape = self.model_dump(
             mode="json",
             include={
                 "model_type", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size",
-                "embedding_rows", "tied", "sliding_window", "quantization",
+                "experts", "experts_per_token", "sparse_mlp_width", "embedding_rows", "tied", "sliding_window",
+                "quantization",
             },
         )  # fmt: skip
         return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
@@ -115,7 +123,7 @@ def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
         **sizes,
         experts=decoder_layout.expert_count(config) if family.experts else 0,
         experts_per_token=int(config.get("num_experts_per_tok") or 0) if family.experts else 0,
-        mlp_width=decoder_layout.mlp_width(family, config, sizes["intermediate_size"]),
+        sparse_mlp_width=decoder_layout.sparse_mlp_width(family, config, sizes["intermediate_size"]),
         embedding_rows=embedding,
         tied=tied,
         max_positions=config.get("max_position_embeddings"),

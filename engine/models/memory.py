@@ -151,14 +151,15 @@ def _weight_copies(facts: ModelFacts, adapter: AdapterSection, resolved: Resolve
     """
     width = BYTES[resolved.compute_dtype]
     inside = [module for module in facts.parameters.linear if module.pattern != "lm_head"]
-    if adapter.kind == "none":
-        casts = BYTES[resolved.base_precision] > width
-        return width * sum(module.parameters for module in inside) if casts else 0
-    adapted = sum(one.parameters for one in adapted_layers(facts, adapter) if one.bare)
-    copies = width * (adapted // facts.layers if resolved.gradient_checkpointing else adapted)
     if resolved.base_precision in ("nf4", "int8"):
-        copies += width * max((one.inputs * one.outputs for one in inside if not one.bare), default=0)
-    return copies
+        expanded = max((one.inputs * one.outputs for one in inside if not one.bare), default=0)
+    elif adapter.kind == "none" and BYTES[resolved.base_precision] > width:
+        expanded = sum(module.parameters for module in inside)
+    else:
+        expanded = 0
+    layers = [] if adapter.kind == "none" else adapted_layers(facts, adapter)
+    summed = sum(one.parameters for one in layers if one.bare)
+    return width * (expanded + (summed // facts.layers if resolved.gradient_checkpointing else summed))
 
 
 def layer_bytes_a_token(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:

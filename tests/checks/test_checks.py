@@ -144,6 +144,10 @@ CASES: list[tuple[str, Callable[[ModelFacts], PlanFacts], str, str, dict[str, An
     ("double end", data_case(double_end=5000), "D17", "warning", {}),
     ("unknown family", lambda model: plan_facts(model.model_copy(
         update={"family": "unknown", "model_type": "newmodel"})), "L08", "note", {}),
+    ("a family the fast path leaves out", lambda model: plan_facts(model.model_copy(
+        update={"family": "deepseek_v3", "model_type": "deepseek_v3"})), "L08", "note", {}),
+    ("an encoder", lambda model: plan_facts(model.model_copy(
+        update={"family": "bert", "model_type": "bert"})), "L07", "error", {}),
     ("targets that match nothing", recipe_case(adapter__target_modules=["query", "value"]),
      "L09", "error", {"adapter.target_modules": "all-linear"}),
     ("one target that matches nothing", recipe_case(adapter__target_modules=["q_proj", "value"]),
