@@ -79,8 +79,8 @@ class ModelFacts(BaseModel):
             mode="json",
             include={
                 "model_type", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size",
-                "experts", "experts_per_token", "sparse_mlp_width", "embedding_rows", "tied", "sliding_window",
-                "quantization",
+                "experts", "experts_per_token", "sparse_mlp_width", "embedding_rows", "tied",
+                "sliding_window", "quantization",
             },
         )  # fmt: skip
         return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
