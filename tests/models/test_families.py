@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.plan_inputs import adapter
+from support.plan_inputs import adapter, gpu, machine, recipe, report
 from support.tiny_families import DECODERS, ENCODERS, FAMILY_CONFIGS
 
 from whet.engine.models.facts import ModelFacts, match_targets, read_model_facts
 from whet.engine.models.families import FAMILIES, UNKNOWN, Unsupported, family_of
-from whet.engine.resolve import trainable_parameters
+from whet.engine.models.memory import estimate_memory
+from whet.engine.resolve import resolve, trainable_parameters
 
 MIXTURES = ("qwen3_moe", "mixtral", "deepseek_v2", "deepseek_v3")
 
@@ -162,3 +163,26 @@ def test_multimodal_gemma_is_said_to_be_one(tmp_path: Path) -> None:
     assert facts.hidden_size == text.hidden_size and facts.head_dim == text.head_dim
     fast = family_of(facts.model_type).fast
     assert isinstance(fast, Unsupported) and "vision" in fast.reason
+
+
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+@pytest.mark.parametrize("checkpointing", ["on", "off"])
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+def test_memory_is_estimated_for_every_family(
+    name: str, checkpointing: str, precision: str, tmp_path: Path
+) -> None:
+    facts, on, data = facts_of(name, tmp_path), machine(gpu(80)), report()
+    wanted = recipe(
+        model__precision=precision,
+        training__gradient_checkpointing=checkpointing,
+        adapter__target_modules=list(family_of(facts.model_type).target_modules),
+    )
+    resolved, _ = resolve(wanted, facts, on, data, 1000)
+    memory = estimate_memory(facts, wanted.adapter, resolved, data, on)
+    parameters = facts.parameters
+    bare = sum(m.parameters for m in parameters.linear if m.bare)
+    if precision == "bf16":
+        assert memory.components["base"] == 2 * parameters.total
+    else:
+        assert memory.components["base"] >= 2 * (parameters.total - parameters.decoder_linear) >= 2 * bare
+    assert memory.exact_parameters and all(size > 0 for size in memory.components.values())

@@ -48,8 +48,9 @@ class FastLayout:
         post_norms: attributes of the norms after attention and after the MLP, before the residual is added.
         qk_norm: attributes, on the attention module, of the norms over q and k heads, before the rotation.
         fused_qkv, fused_gate_up: attributes of the fused projections (q rows, then k, then v; gate, then up).
-        embed_scale: the embedding is multiplied by sqrt(hidden_size) rounded to the weights' type; the
-            class's ``embed_tokens`` does that itself when it is called.
+        embed_scale: the embedding is multiplied by sqrt(hidden_size) rounded to the weights' type. In
+            transformers 5.23 ``embed_tokens`` does that when it is called, earlier releases did it in the
+            decoder: taking rows of its weight and multiplying is right in both.
         embedding_multiplier, residual_multiplier: config keys of factors on the embedding and on what a half
             layer adds.
         logits_divisor: config key of what the logits are divided by.
