@@ -8,7 +8,8 @@ exact or by its tanh approximation (``geglu_tanh``). Backward, with slope a'(x) 
     dup = dh a(gate)        dgate = dh up a'(gate)
 
 Backward writes over gate and up, which nothing needs afterwards, and can give h again in the same pass, so a
-layer keeps gate and up only. Each element is read once and written once; memory bounds the time.
+layer keeps gate and up only. Each element is read once and written once; memory bounds the time. For an FP8
+product the forward pass also writes h quantised, from registers that hold whole rows.
 
 Legend: T tokens, F MLP width.
 """
@@ -23,8 +24,10 @@ import triton
 import triton.language as tl
 
 from .backend import uses_triton
+from .fp8 import converts_natively, quantize_rows
+from .fp8_triton import quantize_tile
 from .gelu import gelu_probability
-from .rows import accumulation_type, addressable, output
+from .rows import accumulation_type, addressable, output, row_tile
 from .spec import Case, Compilation, Inputs, KernelSpec, bytes_of
 
 KINDS = ("swiglu", "geglu", "geglu_tanh")
@@ -60,6 +63,27 @@ def _forward_kernel(
     up = tl.load(up_ptr + row * up_row + column, mask=mask, other=0.0).to(tl.float32)
     probability, _ = _probability(gate, KIND)
     tl.store(h_ptr + row * h_row + column, (gate * probability * up).to(h_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _quantized_kernel(
+    gate_ptr, up_ptr, h_ptr, bits_ptr, scale_ptr, rows, columns, gate_row, up_row, h_row,
+    KIND: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, NATIVE: tl.constexpr,
+):  # fmt: skip
+    """ROWS whole rows; beyond their end h is zero, as the quantisation needs it."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)[None, :]
+    there = row < rows
+    mask = there[:, None] & (column < columns)
+    start = row.to(tl.int64)[:, None]
+    gate = tl.load(gate_ptr + start * gate_row + column, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(up_ptr + start * up_row + column, mask=mask, other=0.0).to(tl.float32)
+    probability, _ = _probability(gate, KIND)
+    h = (gate * probability * up).to(h_ptr.dtype.element_ty)
+    tl.store(h_ptr + start * h_row + column, h, mask=mask)
+    bits, scale = quantize_tile(h.to(tl.float32), NATIVE)
+    tl.store(bits_ptr + start * columns + column, bits, mask=mask)
+    tl.store(scale_ptr + row, scale, mask=there)
 
 
 @triton.jit
@@ -113,6 +137,33 @@ def glu_forward(
         gate, up, out, columns, gate.stride(0), up.stride(0), out.stride(0), KIND=kind, BLOCK=_BLOCK
     )
     return out
+
+
+def glu_quantized_forward(
+    gate_TF: torch.Tensor, up_TF: torch.Tensor, kind: str, *, out_TF: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """:func:`glu_forward` and, in the same pass, ``quantize_rows`` of its rounded result.
+
+    Returns:
+        h_TF; h8_TF float8_e4m3fn, contiguous; scale_T float32 with h ≈ h8 · scale.
+
+    Raises:
+        ValueError: as there, or if rows are wider than a program holds (:data:`.rows.WIDEST`).
+    """
+    _check(gate_TF, up_TF, kind)
+    if not uses_triton(gate_TF) or not gate_TF.numel():
+        h = glu_forward(gate_TF, up_TF, kind, out_TF=out_TF)
+        return h, *quantize_rows(h)
+    h, (rows, columns) = output(out_TF, gate_TF), gate_TF.shape
+    h8 = torch.empty((rows, columns), dtype=torch.float8_e4m3fn, device=h.device)
+    scale = torch.empty(rows, dtype=torch.float32, device=h.device)
+    gate, up, tile = addressable(gate_TF), addressable(up_TF), row_tile(columns)
+    _quantized_kernel[(triton.cdiv(rows, tile.rows),)](
+        gate, up, h, h8.view(torch.uint8), scale, rows, columns, gate.stride(0), up.stride(0), h.stride(0),
+        KIND=kind, ROWS=tile.rows, COLUMNS=tile.columns, NATIVE=converts_natively(h.device),
+        num_warps=tile.warps,
+    )  # fmt: skip
+    return h, h8, scale
 
 
 def glu_backward(
@@ -252,6 +303,21 @@ _BACKWARD = {
     "KIND": "constexpr",
     "BLOCK": "constexpr",
 }
+_QUANTIZED = {
+    **dict.fromkeys(("gate_ptr", "up_ptr", "h_ptr"), "*T"),
+    **{"bits_ptr": "*u8", "scale_ptr": "*fp32"},
+    **dict.fromkeys(("rows", "columns", "gate_row", "up_row", "h_row"), "i32"),
+    **dict.fromkeys(("KIND", "ROWS", "COLUMNS", "NATIVE"), "constexpr"),
+}
+
+
+def _quantization(width: int, kind: str, native: bool) -> Compilation:
+    tile = row_tile(width)
+    constants = {"KIND": kind, "ROWS": tile.rows, "COLUMNS": tile.columns, "NATIVE": native}
+    least = 89 if native else 75
+    return Compilation(_quantized_kernel, _QUANTIZED, constants, tile.warps, least_capability=least)
+
+
 SPEC = KernelSpec(
     name="glu",
     operation=glu,
@@ -263,9 +329,14 @@ SPEC = KernelSpec(
     traffic=_traffic,
     backward_traffic=lambda inputs: 5 * bytes_of(inputs["gate"]),
     differentiable=("gate", "up"),
-    compilations=tuple(
-        Compilation(function, signature, {"KIND": kind, "BLOCK": _BLOCK})
-        for kind in KINDS
-        for function, signature in ((_forward_kernel, _FORWARD), (_backward_kernel, _BACKWARD))
+    compilations=(
+        *(
+            Compilation(function, signature, {"KIND": kind, "BLOCK": _BLOCK})
+            for kind in KINDS
+            for function, signature in ((_forward_kernel, _FORWARD), (_backward_kernel, _BACKWARD))
+        ),
+        _quantization(14336, "swiglu", True),
+        _quantization(14336, "geglu", True),
+        _quantization(3072, "geglu_tanh", False),
     ),
 )
