@@ -12,7 +12,6 @@ plain calls ("eager"). FLOPs count visible pairs only, 4 E forward and 10 E back
 from __future__ import annotations
 
 import argparse
-import itertools
 import random
 import statistics
 import subprocess
@@ -180,51 +179,40 @@ def run_backend(backend: str, cases: dict[str, dict[str, Any]]) -> None:
         torch.cuda.empty_cache()
 
 
-def sweep(cases: dict[str, dict[str, Any]]) -> None:
-    """Milliseconds of each Triton kernel by tile sizes; the table's own choice first."""
-    candidates = {
-        "forward": ((128, 128, 8, 2), (128, 64, 8, 2), (128, 64, 4, 3), (128, 64, 8, 3), (64, 64, 4, 3),
-                    (128, 128, 8, 3), (64, 128, 4, 2)),
-        "query_gradient": ((128, 64, 8, 2), (128, 32, 8, 3), (64, 64, 4, 2), (128, 128, 8, 1), (64, 64, 4, 3)),
-        "key_gradient": ((128, 64, 8, 2), (128, 32, 8, 3), (64, 64, 4, 2), (128, 32, 4, 3), (64, 32, 4, 3),
-                         (128, 64, 8, 1)),
-    }  # fmt: skip
-    for name, sizes in cases.items():
-        x = A._inputs(Case(name, sizes), torch.bfloat16, torch.device("cuda"), 0)
-        q, k, v, offsets, longest = x["q"], x["k"], x["v"], x["offsets"], x["longest"]
-        options = A.AttentionOptions(x.get("causal", True), x.get("window"), x.get("softcap"))
-        o, lse, extra = attention_triton.forward(q, k, v, offsets, longest, options)
-        do = torch.randn_like(o)
-        for kernel, choices in candidates.items():
-            for choice in itertools.chain((None,), choices):
-                attention_triton.OVERRIDES.clear()
-                if choice is not None:
-                    attention_triton.OVERRIDES[kernel] = Tiles(*choice)
-                try:
-                    if kernel == "forward":
-                        spent = milliseconds(
-                            lambda: attention_triton.forward(q, k, v, offsets, longest, options)  # noqa: B023
-                        )
-                    else:
-                        spent = milliseconds(
-                            lambda: attention_triton.backward(  # noqa: B023
-                                do,
-                                q,
-                                k,
-                                v,
-                                o,
-                                lse,
-                                extra,
-                                offsets,
-                                longest,
-                                options,  # noqa: B023
-                            )
-                        )
-                except RuntimeError as error:
-                    print(f"{name:14} {kernel:15} {choice} {str(error).splitlines()[0][:90]}", flush=True)
-                    continue
-                label = "whole backward" if kernel != "forward" else "forward"
-                print(f"{name:14} {kernel:15} {choice or 'table'!s:20} {label} {spent:8.3f} ms", flush=True)
+TILES = {
+    "forward": ((128, 128, 8, 2), (128, 64, 8, 2), (128, 64, 4, 3), (128, 64, 8, 3), (64, 64, 4, 3),
+                (128, 128, 8, 3), (64, 128, 4, 2)),
+    "query_gradient": ((128, 64, 8, 2), (128, 32, 8, 3), (64, 64, 4, 2), (128, 128, 8, 1), (64, 64, 4, 3)),
+    "key_gradient": ((128, 64, 8, 2), (128, 32, 8, 3), (64, 64, 4, 2), (128, 32, 4, 3), (64, 32, 4, 3),
+                     (128, 64, 8, 1)),
+}  # fmt: skip
+
+
+def sweep(name: str, sizes: dict[str, Any]) -> None:
+    """Milliseconds of the forward or the whole backward pass by the tiles of one Triton kernel."""
+    x = A._inputs(Case(name, sizes), torch.bfloat16, torch.device("cuda"), 0)
+    q, k, v, offsets, longest = x["q"], x["k"], x["v"], x["offsets"], x["longest"]
+    options = A.AttentionOptions(x.get("causal", True), x.get("window"), x.get("softcap"))
+    o, lse, extra = attention_triton.forward(q, k, v, offsets, longest, options)
+    do = torch.randn_like(o)
+
+    def forward() -> Any:
+        return attention_triton.forward(q, k, v, offsets, longest, options)
+
+    def backward() -> Any:
+        return attention_triton.backward(do, q, k, v, o, lse, extra, offsets, longest, options)
+
+    for kernel, choices in TILES.items():
+        call = forward if kernel == "forward" else backward
+        for choice in (None, *choices):
+            attention_triton.OVERRIDES.clear()
+            if choice is not None:
+                attention_triton.OVERRIDES[kernel] = Tiles(*choice)
+            try:
+                result = f"{call.__name__} {milliseconds(call):8.3f} ms"
+            except RuntimeError as error:
+                result = str(error).splitlines()[0][:90]
+            print(f"{name:14} {kernel:15} {choice or 'table'!s:20} {result}", flush=True)
 
 
 def main() -> None:
@@ -242,17 +230,20 @@ def main() -> None:
     groups = {"main": CASES, "all": every}
     cases = groups.get(arguments.cases) or {name: every[name] for name in arguments.cases.split(",")}
     if arguments.sweep:
-        return sweep(cases if arguments.cases != "main" else {"8b 8x2048": CASES["8b 8x2048"]})
+        for name in ("8b 8x2048",) if arguments.cases == "main" else tuple(cases):
+            sweep(name, every[name])
+        return
     backends = arguments.backends.split(",")
     if arguments.here:
         for backend in backends:
             run_backend(backend, cases)
-        return None
+        return
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
     )
-    print(f"{'case':14} {'back end':14} {'errors o dq dk dv':28} {'fwd ms':>8} {'bwd ms':>8} {'fwd':>6} {'bwd':>6} "
-          f"{'both':>6} {'bwd MiB':>8} {'host ms':>7} {'1st s':>6} timed by (TFLOP/s; * chosen)")  # fmt: skip
+    columns = f"{'errors o dq dk dv':28} {'fwd ms':>8} {'bwd ms':>8} {'fwd':>6} {'bwd':>6} {'both':>6} "
+    columns += f"{'bwd MiB':>8} {'host ms':>7} {'1st s':>6} timed by (TFLOP/s; * chosen)"
+    print(f"{'case':14} {'back end':14} {columns}")
     sys.stdout.flush()
     for backend in backends:
         command = [sys.executable, __file__, "--here", "--backends", backend, "--cases", arguments.cases]
@@ -262,7 +253,6 @@ def main() -> None:
             status = f"stopped after {arguments.seconds:.0f} s"
         if status:
             print(f"{backend}: process ended with {status}", flush=True)
-    return None
 
 
 if __name__ == "__main__":

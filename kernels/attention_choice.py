@@ -121,8 +121,8 @@ def choose_attention(
 ) -> Choice:
     """The first back end of :data:`ORDER` that serves the request.
 
-    Measured forward and backward on one H200, 32 query and 8 key/value heads of 128, causal, TFLOP/s: 8 x 2048
-    cuDNN 393, FlashAttention-2 247; 1 x 32,768 cuDNN 555, FlashAttention-2 329.
+    Measured forward and backward on one H200, 32 query and 8 key/value heads of 128, causal, in TFLOP/s:
+    8 x 2048 cuDNN 393, FlashAttention-2 247; 1 x 32,768 cuDNN 555, FlashAttention-2 329.
 
     Args:
         capability: NVIDIA compute capability, or None.

@@ -1,10 +1,10 @@
-"""cuDNN's fused attention over ragged documents, through NVIDIA's Python front end (``nvidia-cudnn-frontend``).
+"""cuDNN's fused attention over ragged documents, through NVIDIA's front end (``nvidia-cudnn-frontend``).
 
 An optional package: where it is missing, packed documents of unequal length run FlashAttention-2 or Triton.
-cuDNN sees N sequences of at most L tokens whose places in the packed buffers come from the offsets, multiplied
-by the token stride of each buffer. A plan is built once for each set of sizes and strides (some 100 ms), so
-callers keep the number of documents (repeat the last offset) and the longest document to few distinct values;
-L is rounded up to a multiple of 256 here. The operations have no host synchronisation and may be captured.
+cuDNN sees N sequences of at most L tokens whose places in the packed buffers come from the offsets, times the
+token stride of each buffer. A plan is built once for each set of sizes and strides (some 100 ms), so callers
+keep the number of documents (repeat the last offset) and the longest document to few distinct values; L is
+rounded up to a multiple of 256 here. The operations have no host synchronisation and may be captured.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """FlashAttention-2 (Dao 2023) as torch ships it, on packed documents: compute capability 8.0 and up.
 
-Reads token-strided views, knows grouped heads and windows; it has no softcap (torch passes none on). Where the
-user registered another implementation with torch (``torch.nn.attention.activate_flash_attention_impl``), the
-same calls run that one.
+Reads token-strided views, knows grouped heads and windows; it has no softcap (torch passes none on). Where
+the user registered another implementation with torch (``torch.nn.attention.activate_flash_attention_impl``),
+the same calls run that one.
 """
 
 from __future__ import annotations

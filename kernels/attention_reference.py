@@ -3,8 +3,8 @@
 Legend: T tokens (flattened, no padding), H query heads, G key/value heads, M = H / G query heads of one
 key/value head, E head size, N documents, L longest document, R rows of L columns.
 
-Documents are gathered into R rows, padded to L columns, and attend inside their row under a mask of intervals.
-When documents differ so much that R L² would exceed T², one row of T columns holds them all instead. Both forms
+Documents are gathered into R rows, padded to L columns, and attend inside their row under a mask. When
+documents differ so much that R L² would exceed T², one row of T columns holds them all instead. Both forms
 are loop-free and read the offsets on the device only, so that they may also be captured in a CUDA graph.
 Arithmetic is in float32, or in float64 for float64 inputs.
 """
@@ -28,7 +28,7 @@ class AttentionOptions:
         scale: factor of q·k; None: ``E ** -0.5``.
 
     Raises:
-        ValueError: for a window or softcap that is not positive.
+        ValueError: for a window, softcap or scale that is not positive.
     """
 
     causal: bool = True
@@ -41,6 +41,8 @@ class AttentionOptions:
             raise ValueError(f"window is {self.window}; it has to be at least 1, or None for no limit")
         if self.softcap is not None and not self.softcap > 0:
             raise ValueError(f"softcap is {self.softcap}; it has to be positive, or None for none")
+        if self.scale is not None and not self.scale > 0:
+            raise ValueError(f"scale is {self.scale}; it has to be positive, or None for head_size ** -0.5")
 
     def factor(self, head_size: int) -> float:
         """What q·k is multiplied by."""

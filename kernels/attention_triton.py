@@ -46,6 +46,14 @@ OVERRIDES: dict[str, Tiles] = {}
 """Kernel name to tiles that replace the table's; the benchmark's sweep sets them."""
 
 
+def _largest(kernel: str, capability: Capability) -> int:
+    """The first candidate worth considering."""
+    if capability is not None and capability < (8, 0):
+        return 5  # Triton has no tensor cores there: products run on registers, which larger tiles overflow
+    # 128 x 128 needs operands that stay in shared memory, as Hopper's products have them.
+    return 0 if capability is not None and capability[0] in (9, 10) and kernel == "forward" else 1
+
+
 def tiles(kernel: str, row_bytes: int, capability: Capability) -> Tiles:
     """The largest candidate whose operands fit in shared memory.
 
@@ -61,9 +69,7 @@ def tiles(kernel: str, row_bytes: int, capability: Capability) -> Tiles:
     budget = (
         0.9 * 1024 * (64 if capability is None else _SHARED_KIB.get(capability[0] * 10 + capability[1], 64))
     )
-    # Tiles of 128 x 128 need Hopper's registers: the products' operands stay in shared memory there.
-    hopper = capability is not None and capability[0] in (9, 10) and kernel == "forward"
-    for candidate in _CANDIDATES if hopper else _CANDIDATES[1:]:
+    for candidate in _CANDIDATES[_largest(kernel, capability) :]:
         rows = _RESIDENT[kernel] * candidate.tile + 2 * candidate.stages * candidate.step
         if rows * row_bytes <= budget:
             return candidate

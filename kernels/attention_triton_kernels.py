@@ -1,13 +1,13 @@
 """Triton functions of attention over packed documents: FlashAttention-2 (Dao 2023) on intervals.
 
 Token i sees the keys [first_i, stop_i); key j is seen by the queries [seen_from_j, seen_to_j). Causality,
-windows and document borders are all in these four numbers (`bounds_kernel`), which never decrease along the row.
-So a tile of queries may span documents: its keys run from the first row's ``first`` to the last row's ``stop``,
-and the part between the last row's ``first`` and the first row's ``stop`` is seen by all rows and needs no mask.
-Short documents share tiles, and the grid depends on T alone, however many documents there are.
+windows and document borders are all in these four numbers (`bounds_kernel`), which never decrease along the
+row. So a tile of queries may span documents: its keys run from the first row's ``first`` to the last row's
+``stop``, and the part between the last row's ``first`` and the first row's ``stop`` is seen by all rows and
+needs no mask. Short documents share tiles, and the grid depends on T alone, not on the documents.
 
-Scores are kept in units of log2, for exp2. The gradient of the queries has a kernel of its own instead of atomic
-additions, so that every result is deterministic; grouped heads are summed in registers.
+Scores are kept in units of log2, for exp2. The gradient of the queries has a kernel of its own instead of
+atomic additions, so that every result is deterministic; grouped heads are summed in registers.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def bounds_kernel(
 
 @triton.jit
 def _parts(lower, upper, start, tokens, TILE: tl.constexpr, STEP: tl.constexpr):
-    """The other side of a tile: where it begins, steps that need a mask before the common part, where the common
-    part begins and ends, and steps that need a mask after it."""
+    """The other side of a tile: where it begins, how many steps need a mask before the common part, where the
+    common part begins and ends, and how many steps need a mask after it."""
     last = tl.minimum(start + TILE, tokens) - 1
     begin = tl.load(lower + start)
     common = tl.load(lower + last)
@@ -69,7 +69,7 @@ def _load(
     places = pointer + row.to(tl.int64)[:, None] * row_stride + column[None, :]
     if MASKED:
         values = tl.load(places, (row < tokens)[:, None] & (column < E)[None, :], other=0.0)
-    elif E == column.shape[0]:
+    elif column.shape[0] == E:
         values = tl.load(places)
     else:
         values = tl.load(places, (column < E)[None, :], other=0.0)
@@ -83,8 +83,9 @@ def _tanh(x):
 
 @triton.jit
 def _attend(
-    accumulator, maximum, total, q, k, v, column, key_start, first, stop, k_token, v_token, tokens, scale, softcap,
-    E: tl.constexpr, STEP: tl.constexpr, CAPPED: tl.constexpr, MASKED: tl.constexpr, CAST: tl.constexpr,
+    accumulator, maximum, total, q, k, v, column, key_start, first, stop, k_token, v_token, tokens, scale,
+    softcap, E: tl.constexpr, STEP: tl.constexpr, CAPPED: tl.constexpr, MASKED: tl.constexpr,
+    CAST: tl.constexpr,
 ):  # fmt: skip
     """One step of the online softmax over STEP keys."""
     key = key_start + tl.arange(0, STEP)
@@ -115,7 +116,7 @@ def forward_kernel(
     scale, softcap, MEMBERS: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr, TILE: tl.constexpr,
     STEP: tl.constexpr, CAPPED: tl.constexpr, CAST: tl.constexpr,
 ):  # fmt: skip
-    """A tile of queries of one head: output and log-sum-exp. The last tiles, the longest when causal, go first."""
+    """Output and log-sum-exp of a tile of queries of one head; last tiles, longest if causal, go first."""
     head = tl.program_id(0).to(tl.int64)
     start = (tl.num_programs(1) - 1 - tl.program_id(1)) * TILE
     row = start + tl.arange(0, TILE)
@@ -134,14 +135,14 @@ def forward_kernel(
     begin, before, inner, outer, after = _parts(bounds, bounds + tokens, start, tokens, TILE, STEP)
     for key_start in range(inner, outer, STEP):
         accumulator, maximum, total = _attend(
-            accumulator, maximum, total, queries, k, v, column, key_start, first, stop, k_token, v_token, tokens,
-            scale, softcap, E, STEP, CAPPED, False, CAST,
+            accumulator, maximum, total, queries, k, v, column, key_start, first, stop, k_token, v_token,
+            tokens, scale, softcap, E, STEP, CAPPED, False, CAST,
         )  # fmt: skip
     for step in range(before + after):
         key_start = tl.where(step < before, begin + step * STEP, outer + (step - before) * STEP)
         accumulator, maximum, total = _attend(
-            accumulator, maximum, total, queries, k, v, column, key_start, first, stop, k_token, v_token, tokens,
-            scale, softcap, E, STEP, CAPPED, True, CAST,
+            accumulator, maximum, total, queries, k, v, column, key_start, first, stop, k_token, v_token,
+            tokens, scale, softcap, E, STEP, CAPPED, True, CAST,
         )  # fmt: skip
 
     total = tl.where(inside, total, 1.0)
@@ -183,9 +184,10 @@ def _query_gradient(
 
 @triton.jit
 def query_gradient_kernel(
-    do, q, k, v, o, lse, delta, dq, bounds, tokens, do_token, do_head, q_token, q_head, k_token, k_head, v_token,
-    v_head, o_token, o_head, dq_token, dq_head, scale, softcap, MEMBERS: tl.constexpr, E: tl.constexpr,
-    BLOCK_E: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr, CAPPED: tl.constexpr, CAST: tl.constexpr,
+    do, q, k, v, o, lse, delta, dq, bounds, tokens, do_token, do_head, q_token, q_head, k_token, k_head,
+    v_token, v_head, o_token, o_head, dq_token, dq_head, scale, softcap, MEMBERS: tl.constexpr,
+    E: tl.constexpr, BLOCK_E: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr, CAPPED: tl.constexpr,
+    CAST: tl.constexpr,
 ):  # fmt: skip
     """Gradient of a tile of queries of one head, and delta = sum(do o) of its rows for the other kernel."""
     head = tl.program_id(0).to(tl.int64)
@@ -224,8 +226,8 @@ def query_gradient_kernel(
 
 @triton.jit
 def _key_gradient(
-    dk, dv, keys, values, q, do, lse, delta, column, query_start, seen_from, seen_to, q_token, do_token, tokens,
-    scale, softcap, E: tl.constexpr, STEP: tl.constexpr, CAPPED: tl.constexpr, MASKED: tl.constexpr,
+    dk, dv, keys, values, q, do, lse, delta, column, query_start, seen_from, seen_to, q_token, do_token,
+    tokens, scale, softcap, E: tl.constexpr, STEP: tl.constexpr, CAPPED: tl.constexpr, MASKED: tl.constexpr,
     CAST: tl.constexpr,
 ):  # fmt: skip
     """What STEP queries add to the gradients of a tile of keys and values; scores stand transposed."""
@@ -251,9 +253,10 @@ def _key_gradient(
 
 @triton.jit
 def key_gradient_kernel(
-    do, q, k, v, lse, delta, dk, dv, bounds, tokens, do_token, do_head, q_token, q_head, k_token, k_head, v_token,
-    v_head, dk_token, dk_head, dv_token, dv_head, scale, softcap, MEMBERS: tl.constexpr, E: tl.constexpr,
-    BLOCK_E: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr, CAPPED: tl.constexpr, CAST: tl.constexpr,
+    do, q, k, v, lse, delta, dk, dv, bounds, tokens, do_token, do_head, q_token, q_head, k_token, k_head,
+    v_token, v_head, dk_token, dk_head, dv_token, dv_head, scale, softcap, MEMBERS: tl.constexpr,
+    E: tl.constexpr, BLOCK_E: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr, CAPPED: tl.constexpr,
+    CAST: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a tile of keys and values of one key/value head, summed over its query heads."""
     group = tl.program_id(0).to(tl.int64)
@@ -277,15 +280,15 @@ def key_gradient_kernel(
         for query_start in range(inner, outer, STEP):
             keys_gradient, values_gradient = _key_gradient(
                 keys_gradient, values_gradient, keys, values, head_q, head_do, head_lse, head_delta, column,
-                query_start, seen_from, seen_to, q_token, do_token, tokens, scale, softcap, E, STEP, CAPPED, False,
-                CAST,
+                query_start, seen_from, seen_to, q_token, do_token, tokens, scale, softcap, E, STEP, CAPPED,
+                False, CAST,
             )  # fmt: skip
         for step in range(before + after):
             query_start = tl.where(step < before, begin + step * STEP, outer + (step - before) * STEP)
             keys_gradient, values_gradient = _key_gradient(
                 keys_gradient, values_gradient, keys, values, head_q, head_do, head_lse, head_delta, column,
-                query_start, seen_from, seen_to, q_token, do_token, tokens, scale, softcap, E, STEP, CAPPED, True,
-                CAST,
+                query_start, seen_from, seen_to, q_token, do_token, tokens, scale, softcap, E, STEP, CAPPED,
+                True, CAST,
             )  # fmt: skip
 
     stored = inside[:, None] & (column < E)[None, :]

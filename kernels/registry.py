@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import (
     adamw,
     adamw_8bit,
+    attention,
     fp8,
     gelu,
     glu,
@@ -25,6 +26,7 @@ _MODULES = (
     rope,
     glu,
     gelu,
+    attention,
     fp8,
     nf4,
     nf4_fp8,
