@@ -65,13 +65,13 @@ def _liger_rope(
     return f.liger_rope(query, key, cos[positions][None], sin[positions][None])
 
 
-def _liger_linear_cross_entropy(f: Any, hidden: Any, weight: Any, labels: Any, **more: Any) -> Any:
+def _liger_linear_cross_entropy(f: Any, hidden_SD: Any, weight_VD: Any, labels_S: Any, **more: Any) -> Any:
     _only(more, logit_scale=1.0, **{name: more.get(name) for name in _CROSS_ENTROPY})
     return f.liger_fused_linear_cross_entropy(
-        hidden,
-        weight,
-        labels,
-        more.get("bias"),
+        hidden_SD,
+        weight_VD,
+        labels_S,
+        more.get("bias_V"),
         ignore_index=more.get("ignore_index", -100),
         lse_square_scale=more.get("z_loss", 0.0),
         label_smoothing=more.get("label_smoothing", 0.0),
@@ -80,7 +80,7 @@ def _liger_linear_cross_entropy(f: Any, hidden: Any, weight: Any, labels: Any, *
     )
 
 
-_CROSS_ENTROPY = ("bias", "ignore_index", "z_loss", "label_smoothing", "softcap", "chunk")
+_CROSS_ENTROPY = ("bias_V", "ignore_index", "z_loss", "label_smoothing", "softcap", "chunk")
 LIGER: dict[str, Callable[..., Any]] = {
     "rms_norm": _liger_rms_norm,
     "layer_norm": _liger_layer_norm,

@@ -281,5 +281,6 @@ SPEC = KernelSpec(
     traffic=_traffic,
     backward_traffic=lambda inputs: 3 * bytes_of(inputs["x"]),
     differentiable=("x", "bias"),
+    frozen=("bias",),
     compilations=_COMPILATIONS,
 )

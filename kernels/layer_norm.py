@@ -305,5 +305,6 @@ SPEC = KernelSpec(
     traffic=_traffic,
     backward_traffic=_backward_traffic,
     differentiable=("x", "weight", "bias", "residual"),
+    frozen=("weight", "bias"),
     compilations=COMPILATIONS,
 )

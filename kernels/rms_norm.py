@@ -340,5 +340,6 @@ SPEC = KernelSpec(
     traffic=_traffic,
     backward_traffic=_backward_traffic,
     differentiable=("x", "weight", "residual"),
+    frozen=("weight",),
     compilations=COMPILATIONS,
 )

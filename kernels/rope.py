@@ -424,5 +424,6 @@ SPEC = KernelSpec(
     traffic=_traffic,
     backward_traffic=_backward_traffic,
     differentiable=("qkv", "q_weight", "k_weight"),
+    frozen=("q_weight", "k_weight"),
     compilations=COMPILATIONS,
 )

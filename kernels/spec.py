@@ -68,12 +68,14 @@ class KernelSpec:
         timed: sizes for the benchmark, 8B's and 0.6B's shapes first.
         tolerance: dtype to the largest relative error norm(out - ref64) / norm(ref64), forward and backward.
         traffic: ``(inputs) -> bytes`` the operation has to move, forward (each input once, each output once).
-        flops: ``(inputs) -> floating-point operations`` of the forward pass; 0 where bytes decide.
+        flops: ``(inputs) -> floating-point operations`` of the forward pass; 0 where bytes decide. It may
+            count more for inputs that require gradients, where the forward pass already makes those.
         differentiable: names of the inputs whose gradients are compared.
         compilations: what the launches compile, for a check without a GPU.
         dtypes: float types the operation takes.
         backward_traffic: bytes of the backward pass; None where it is not timed alone.
         backward_flops: floating-point operations of the backward pass, likewise.
+        frozen: differentiable inputs that adapter training leaves frozen: timed without their gradients.
     """
 
     name: str
@@ -90,6 +92,7 @@ class KernelSpec:
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
     backward_traffic: Callable[[Inputs], int] | None = None
     backward_flops: Callable[[Inputs], int] | None = None
+    frozen: tuple[str, ...] = ()
     notes: str = field(default="", kw_only=True)
 
 

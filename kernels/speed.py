@@ -149,12 +149,13 @@ def measure(
     budget: float = 0.2,
 ) -> Speed:
     """Time ``function`` (the operation, its reference, a rival with the same signature) on the input sets."""
-    work, unit = _work(spec, sets[0], direction)
+    trained = tuple(name for name in spec.differentiable if name not in spec.frozen)
+    work, unit = _work(spec, sets[0], trained, direction)
     if direction == "forward":
         with torch.no_grad():
             calls = [lambda inputs=inputs: function(**inputs) for inputs in sets]
             return Speed(milliseconds(calls, device, budget), work, unit)
-    passes = [_Backward(function, inputs, spec.differentiable) for inputs in sets]
+    passes = [_Backward(function, inputs, trained) for inputs in sets]
     if direction == "both":
         return Speed(milliseconds([one.both for one in passes], device, budget), work, unit)
     for one in passes:
@@ -190,9 +191,12 @@ class _Backward:
         return gradients
 
 
-def _work(spec: KernelSpec, inputs: Inputs, direction: str) -> tuple[float, str]:
+def _work(spec: KernelSpec, inputs: Inputs, trained: tuple[str, ...], direction: str) -> tuple[float, str]:
     """Work and unit of a direction; (0, "") where the spec does not count the backward pass."""
     forward: float = spec.flops(inputs)
+    with_gradients = spec.flops(leaves(inputs, trained)[0])
+    if direction == "both" and with_gradients != forward:
+        return with_gradients, "FLOP"
     backward_of = spec.backward_flops if forward else spec.backward_traffic
     unit = "FLOP" if forward else "B"
     forward = forward or spec.traffic(inputs)

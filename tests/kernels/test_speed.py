@@ -46,6 +46,7 @@ def toy(**options: Any) -> KernelSpec:
         ({"flops": lambda inputs: 7}, "forward", 7, "FLOP"),
         ({"flops": lambda inputs: 7, "backward_traffic": lambda inputs: 1200}, "both", 0, ""),
         ({"flops": lambda inputs: 7, "backward_flops": lambda inputs: 9}, "both", 16, "FLOP"),
+        ({"flops": lambda inputs: 7 * (1 + inputs["x"].requires_grad)}, "both", 14, "FLOP"),
     ],
 )
 def test_work_is_what_the_spec_counts(options: dict[str, Any], direction: str, work: int, unit: str) -> None:
