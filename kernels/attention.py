@@ -15,6 +15,7 @@ import torch
 from . import (
     attention_cudnn,
     attention_cudnn_ragged,
+    attention_efficient,
     attention_flash,
     attention_reference,
     attention_triton,
@@ -40,13 +41,15 @@ BACKENDS: dict[str, Any] = {
     "cudnn": attention_cudnn,
     "cudnn_ragged": attention_cudnn_ragged,
     "flash": attention_flash,
+    "efficient": attention_efficient,
     "triton": attention_triton,
     "reference": attention_reference,
 }
-CHECKED = ("cudnn", "cudnn_ragged")
+CHECKED = ("cudnn", "cudnn_ragged", "efficient")
 """Back ends that rest on internal operators or an unpinned package: held against the reference before use."""
 
-CHECK_TOLERANCE = 3e-2
+CHECK_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+"""Largest relative error of an output or gradient in a self check."""
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 _verdicts: dict[tuple[Any, ...], str] = {}
@@ -86,7 +89,11 @@ def _check(name: str, device: torch.device, options: AttentionOptions, sizes: At
             return f"{type(error).__name__}: {str(error).splitlines()[0]}"
         outputs.append((o, lse, *gradients))
     errors = [relative_error(value, exact) for value, exact in zip(*outputs, strict=True)]
-    return "" if max(errors) < CHECK_TOLERANCE else f"relative errors of o, lse, dq, dk, dv: {errors}"
+    return (
+        ""
+        if max(errors) < CHECK_TOLERANCE[sizes.dtype]
+        else f"relative errors of o, lse, dq, dk, dv: {errors}"
+    )
 
 
 def resolve(

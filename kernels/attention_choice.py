@@ -103,10 +103,29 @@ def _flash_refuses(capability: Capability, sizes: AttentionSizes, options: Atten
     return _library_refuses(capability, sizes, options)
 
 
+def _efficient_refuses(
+    capability: Capability, sizes: AttentionSizes, options: AttentionOptions
+) -> str | None:
+    if capability is None:
+        return "needs an NVIDIA GPU"
+    if capability >= (8, 0) and sizes.dtype in HALVES:
+        return "is for GPUs before compute capability 8.0 and for fp32"
+    if sizes.dtype == torch.bfloat16:
+        return "has no bf16 before compute capability 8.0"
+    if options.softcap is not None:
+        return "has no softcap"
+    if options.window is not None and not options.causal:
+        return "has no bidirectional window"
+    if sizes.head_size % 8:
+        return f"takes head sizes in steps of 8, not {sizes.head_size}"
+    return None
+
+
 ORDER: dict[str, Refuses] = {
     "cudnn": _cudnn_refuses,
     "cudnn_ragged": _ragged_refuses,
     "flash": _flash_refuses,
+    "efficient": _efficient_refuses,
     "triton": lambda capability, sizes, options: None,
 }
 """Back ends, fastest first: see `choose_attention` for the measurement."""

@@ -193,6 +193,24 @@ def _execute(plan: tuple[Any, int], buffers: dict[int, torch.Tensor], offsets_N1
     graph.execute(pack, workspace, handle=handle)
 
 
+def _aligned(x: torch.Tensor) -> bool:
+    """Whether every head's row begins at a multiple of 16 bytes and is dense, as cuDNN wants it."""
+    size = x.element_size()
+    return x.stride(-1) == 1 and all(
+        n * size % 16 == 0 for n in (x.storage_offset(), x.stride(0), x.stride(1))
+    )
+
+
+def _readable(x: torch.Tensor) -> torch.Tensor:
+    return x if _aligned(x) else x.contiguous()
+
+
+def _writable(x: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    if x is not None and _aligned(x):
+        return x
+    return torch.empty(like.shape, dtype=like.dtype, device=like.device)
+
+
 def forward(
     q_THE: torch.Tensor,
     k_TGE: torch.Tensor,
@@ -203,8 +221,9 @@ def forward(
     out_THE: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
     """Output (T, H, E), log-sum-exp (H, T) (a transposed view), and nothing else."""
+    q_THE, k_TGE, v_TGE = _readable(q_THE), _readable(k_TGE), _readable(v_TGE)
     tokens, heads, _ = q_THE.shape
-    o_THE = torch.empty(q_THE.shape, dtype=q_THE.dtype, device=q_THE.device)
+    o_THE = _writable(out_THE, q_THE)
     lse_TH1 = torch.empty(tokens, heads, 1, dtype=torch.float32, device=q_THE.device)
     buffers = {_Q: q_THE, _K: k_TGE, _V: v_TGE, _O: o_THE, _STATS: lse_TH1}
     plan = _forward_plan(_shape(q_THE, k_TGE, offsets_N1.numel() - 1, longest, options, buffers))
@@ -225,9 +244,11 @@ def backward(
     options: AttentionOptions,
     given: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of q, k and v, each contiguous."""
-    do_THE, o_THE = do_THE.contiguous(), o_THE.contiguous()
-    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q_THE, k_TGE, v_TGE))
+    """Gradients of q, k and v, written into ``given`` where cuDNN can."""
+    q_THE, k_TGE, v_TGE = _readable(q_THE), _readable(k_TGE), _readable(v_TGE)
+    do_THE, o_THE = _readable(do_THE), _readable(o_THE)
+    targets = given or (None, None, None)
+    dq, dk, dv = (_writable(*pair) for pair in zip(targets, (q_THE, k_TGE, v_TGE), strict=True))
     buffers = {
         _Q: q_THE,
         _K: k_TGE,
