@@ -53,7 +53,7 @@ def _tile(columns, BLOCK: tl.constexpr):
     return (program // blocks).to(tl.int64), column, column < columns
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _forward_kernel(
     x_ptr, bias_ptr, y_ptr, rows, columns, x_row, y_row,
     TANH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
@@ -69,7 +69,7 @@ def _forward_kernel(
     tl.store(y_ptr + row[:, None] * y_row + column[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _backward_kernel(
     dy_ptr, x_ptr, bias_ptr, dx_ptr, y_ptr, partial_ptr, rows, columns, dy_row, x_row, dx_row, y_row, steps,
     TANH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,

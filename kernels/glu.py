@@ -65,7 +65,7 @@ def _forward_kernel(
     tl.store(h_ptr + row * h_row + column, (gate * probability * up).to(h_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _quantized_kernel(
     gate_ptr, up_ptr, h_ptr, bits_ptr, scale_ptr, rows, columns, gate_row, up_row, h_row,
     KIND: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, NATIVE: tl.constexpr,

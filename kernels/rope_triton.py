@@ -86,9 +86,21 @@ def _turn(
 
 
 @triton.jit
+def _heads_of(
+    token, q_ptr, k_ptr, v_ptr, q_token, q_head, k_token, k_head, v_token, v_head,
+    QUERIES: tl.constexpr, ROTATED: tl.constexpr,
+):  # fmt: skip
+    """A token's queries, keys and values, each so that its heads count on from those before."""
+    q = q_ptr + token * q_token
+    k = k_ptr + token * k_token - QUERIES * k_head
+    v = v_ptr + token * v_token - ROTATED * v_head
+    return q, k, v
+
+
+@triton.jit
 def rotate_kernel(
-    x_ptr, out_ptr, cos_ptr, sin_ptr, positions_ptr, q_weight_ptr, k_weight_ptr,
-    x_token, x_head, out_token, out_head, table_row, eps, offset,
+    q_ptr, k_ptr, v_ptr, out_ptr, cos_ptr, sin_ptr, positions_ptr, q_weight_ptr, k_weight_ptr,
+    q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head, table_row, eps, offset,
     QUERIES: tl.constexpr, ROTATED: tl.constexpr, WRITTEN: tl.constexpr,
     SIZE: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr, TRANSPOSED: tl.constexpr,
     BLOCK_HEADS: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_REST: tl.constexpr,
@@ -98,17 +110,14 @@ def rotate_kernel(
     cos, sin = _angles(cos_ptr, sin_ptr, positions_ptr, token, table_row, HALF, BLOCK_HALF)
     if TRANSPOSED:
         sin = -sin
-    x = x_ptr + token * x_token
+    q, k, v = _heads_of(token, q_ptr, k_ptr, v_ptr, q_token, q_head, k_token, k_head, v_token, v_head,
+                        QUERIES, ROTATED)  # fmt: skip
     out = out_ptr + token * out_token
-    if q_weight_ptr is not None:
-        _turn(x, out, q_weight_ptr, x_head, out_head, cos, sin, eps, offset, 0, QUERIES,
-              SIZE, HALF, REST, BLOCK_HEADS, BLOCK_HALF, BLOCK_REST)  # fmt: skip
-        _turn(x, out, k_weight_ptr, x_head, out_head, cos, sin, eps, offset, QUERIES, ROTATED,
-              SIZE, HALF, REST, BLOCK_HEADS, BLOCK_HALF, BLOCK_REST)  # fmt: skip
-    else:
-        _turn(x, out, None, x_head, out_head, cos, sin, eps, offset, 0, ROTATED,
-              SIZE, HALF, REST, BLOCK_HEADS, BLOCK_HALF, BLOCK_REST)  # fmt: skip
-    _turn(x, out, None, x_head, out_head, 1.0, 0.0, eps, offset, ROTATED, WRITTEN,
+    _turn(q, out, q_weight_ptr, q_head, out_head, cos, sin, eps, offset, 0, QUERIES,
+          SIZE, HALF, REST, BLOCK_HEADS, BLOCK_HALF, BLOCK_REST)  # fmt: skip
+    _turn(k, out, k_weight_ptr, k_head, out_head, cos, sin, eps, offset, QUERIES, ROTATED,
+          SIZE, HALF, REST, BLOCK_HEADS, BLOCK_HALF, BLOCK_REST)  # fmt: skip
+    _turn(v, out, None, v_head, out_head, 1.0, 0.0, eps, offset, ROTATED, WRITTEN,
           SIZE, HALF, REST, BLOCK_HEADS, BLOCK_HALF, BLOCK_REST)  # fmt: skip
 
 
@@ -163,10 +172,10 @@ def _store_total(
     _store_heads(partial, True, first, second, rest, HALF, REST, BLOCK_HALF, BLOCK_REST)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def norm_backward_kernel(
-    gradient_ptr, x_ptr, out_ptr, cos_ptr, sin_ptr, positions_ptr, q_weight_ptr, k_weight_ptr, partial_ptr,
-    tokens, steps, gradient_token, gradient_head, x_token, x_head, out_token, out_head,
+    q_ptr, k_ptr, v_ptr, x_ptr, out_ptr, cos_ptr, sin_ptr, positions_ptr, q_weight_ptr, k_weight_ptr, partial_ptr,
+    tokens, steps, q_token, q_head, k_token, k_head, v_token, v_head, x_token, x_head, out_token, out_head,
     table_row, eps, offset,
     QUERIES: tl.constexpr, ROTATED: tl.constexpr, WRITTEN: tl.constexpr,
     SIZE: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr,
@@ -184,20 +193,21 @@ def norm_backward_kernel(
         token = group * steps + step
         if token < tokens:
             cos, sin = _angles(cos_ptr, sin_ptr, positions_ptr, token, table_row, HALF, BLOCK_HALF)
-            gradient = gradient_ptr + token * gradient_token
+            q, k, v = _heads_of(token, q_ptr, k_ptr, v_ptr, q_token, q_head, k_token, k_head, v_token, v_head,
+                                QUERIES, ROTATED)  # fmt: skip
             x = x_ptr + token * x_token
             out = out_ptr + token * out_token
             q_first, q_second, q_rest = _turn_back(
-                gradient, x, out, q_weight_ptr, gradient_head, x_head, out_head, cos, sin, eps, offset,
+                q, x, out, q_weight_ptr, q_head, x_head, out_head, cos, sin, eps, offset,
                 q_first, q_second, q_rest, 0, QUERIES,
                 SIZE, HALF, REST, BLOCK_HEADS, BLOCK_HALF, BLOCK_REST,
             )  # fmt: skip
             k_first, k_second, k_rest = _turn_back(
-                gradient, x, out, k_weight_ptr, gradient_head, x_head, out_head, cos, sin, eps, offset,
+                k, x, out, k_weight_ptr, k_head, x_head, out_head, cos, sin, eps, offset,
                 k_first, k_second, k_rest, QUERIES, ROTATED,
                 SIZE, HALF, REST, BLOCK_HEADS, BLOCK_HALF, BLOCK_REST,
             )  # fmt: skip
-            _turn(gradient, out, None, gradient_head, out_head, 1.0, 0.0, eps, offset, ROTATED, WRITTEN,
+            _turn(v, out, None, v_head, out_head, 1.0, 0.0, eps, offset, ROTATED, WRITTEN,
                   SIZE, HALF, REST, BLOCK_HEADS, BLOCK_HALF, BLOCK_REST)  # fmt: skip
     if partial_ptr is not None:
         partial = partial_ptr + group * 2 * SIZE
@@ -225,10 +235,13 @@ def _compilations() -> tuple[Compilation, ...]:
     """Plain and partial; forward with a norm, transposed without; with and without weight gradients."""
     weights = {"q_weight_ptr": "*T", "k_weight_ptr": "*T"}
     missing = dict.fromkeys(weights, None)
-    data = {"x_ptr": "*T", "out_ptr": "*T", "cos_ptr": "*fp32", "sin_ptr": "*fp32", "positions_ptr": "*i64"}
-    strides = dict.fromkeys(("x_token", "x_head", "out_token", "out_head", "table_row"), "i32")
+    apart = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr"), "*T")
+    tables = {"out_ptr": "*T", "cos_ptr": "*fp32", "sin_ptr": "*fp32", "positions_ptr": "*i64"}
+    data = {**apart, **tables}
+    steps = ("q_token", "q_head", "k_token", "k_head", "v_token", "v_head")
+    strides = dict.fromkeys((*steps, "out_token", "out_head", "table_row"), "i32")
     scalars = {**strides, "eps": "fp32", "offset": "fp32"}
-    more = dict.fromkeys(("tokens", "steps", "gradient_token", "gradient_head"), "i32")
+    more = dict.fromkeys(("tokens", "steps", "x_token", "x_head"), "i32")
     found = []
     for launch in (constants(32, 40, 48, 128, 64, 0), constants(16, 18, 20, 256, 32, 192)):
         kinds, count = dict.fromkeys(launch, "constexpr"), warps(launch)
@@ -239,7 +252,7 @@ def _compilations() -> tuple[Compilation, ...]:
             found.append(Compilation(rotate_kernel, signature, values, count))
         for partial in ("*fp32", "constexpr"):
             values = {**launch, **({} if partial == "*fp32" else {"partial_ptr": None})}
-            pointers = {"gradient_ptr": "*T", **data, **weights, "partial_ptr": partial}
+            pointers = {**apart, "x_ptr": "*T", **tables, **weights, "partial_ptr": partial}
             signature = {**pointers, **more, **scalars, **kinds}
             found.append(Compilation(norm_backward_kernel, signature, values, count))
     return tuple(found)
