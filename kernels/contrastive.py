@@ -6,10 +6,11 @@ an anchor's positive, the loss is InfoNCE (van den Oord et al., 2018, arXiv:1807
     loss_b = - s â_b·ĉ_y + log Σ_c exp(s â_b·ĉ_c)
 
 Symmetric, the mean with the same in the other direction is taken: each anchor's positive has to find its
-anchor among all anchors (Radford et al., 2021, arXiv:2103.00020). The candidates play the part of a head, so this is
-:mod:`whet.kernels.linear_cross_entropy` with a gradient for both sides, in fp32; its matrix products follow
-``torch.backends.cuda.matmul``'s choice of TF32. All gradients of the similarities are finished in the forward
-pass; the backward pass takes them through the normalisation, one launch for anchors and one for candidates.
+anchor among all anchors (Radford et al., 2021, arXiv:2103.00020). The candidates play the part of a head, so
+this is :mod:`whet.kernels.linear_cross_entropy` with a gradient for both sides, in fp32; its matrix products
+follow ``torch.backends.cuda.matmul``'s choice of TF32. All gradients of the similarities are finished in the
+forward pass; the backward pass takes them through the normalisation, one launch for anchors and one for
+candidates.
 
 For batches that do not fit at once, call it on detached embeddings that require gradients and continue from
 their ``grad`` (Gao et al., 2021, arXiv:2101.06983).
@@ -28,8 +29,10 @@ from torch.autograd.function import once_differentiable
 from .l2_normalize import l2_normalize_backward, l2_normalize_forward
 from .linear_cross_entropy import LossOptions, linear_cross_entropy_forward
 from .rows import accumulation_type
-from .spec import Case, Inputs, KernelSpec, bytes_of
+from .softmax_triton import cross_entropy_rows
+from .spec import Case, Compilation, Inputs, KernelSpec, bytes_of
 from .vocabulary_head import LogitMap, Wanted, scaled
+from .vocabulary_head_cases import LOSS_SIGNATURE
 
 CHUNK_BYTES = 64 * 2**20  # of similarities held at once
 
@@ -219,5 +222,15 @@ SPEC = KernelSpec(
     traffic=lambda inputs: bytes_of(inputs["anchors_BE"], inputs["candidates_CE"]),
     flops=lambda inputs: 2 * inputs["anchors_BE"].numel() * inputs["candidates_CE"].shape[0],
     differentiable=("anchors_BE", "candidates_CE"),
+    compilations=(
+        Compilation(
+            cross_entropy_rows,
+            LOSS_SIGNATURE | {"products": "*fp32"},
+            {
+                **dict.fromkeys(("CAPPED", "SMOOTHED", "STATISTICS"), False),
+                **{"GRADIENT": True, "BLOCK": 2048, "GROUP": 4},
+            },
+        ),
+    ),
     notes="Runs linear_cross_entropy's and l2_normalize's kernels.",
 )

@@ -39,7 +39,7 @@ from .vocabulary_head import (
     logits_tile,
     scaled,
 )
-from .vocabulary_head_cases import ROWS_SIGNATURE, head_case, head_flops, head_inputs
+from .vocabulary_head_cases import LOSS_SIGNATURE, head_case, head_flops, head_inputs
 
 
 @dataclass(frozen=True)
@@ -334,13 +334,7 @@ SPEC = KernelSpec(
     compilations=tuple(
         Compilation(
             cross_entropy_rows,
-            {
-                **ROWS_SIGNATURE,
-                **dict.fromkeys(("losses", "lses", "entropies"), "*fp32"),
-                "hits": "*i32",
-                **dict.fromkeys(("label_smoothing", "z_loss"), "fp32"),
-                **dict.fromkeys(("SMOOTHED", "STATISTICS", "GRADIENT"), "constexpr"),
-            },
+            LOSS_SIGNATURE,
             {
                 **dict.fromkeys(("CAPPED", "SMOOTHED", "STATISTICS"), every),
                 **{"GRADIENT": gradient, "BLOCK": 8192, "GROUP": 8},

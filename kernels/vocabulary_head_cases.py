@@ -10,11 +10,18 @@ from .spec import Case, Inputs
 
 OPTIONS = ("softcap", "logit_scale", "label_smoothing", "z_loss", "temperature", "entropy", "chunk")
 ROWS_SIGNATURE = {
-    **dict.fromkeys(("products",), "*T"),
+    "products": "*T",
     **dict.fromkeys(("row_stride", "vocabulary", "width", "ignore_index"), "i32"),
     "labels": "*i64",
     **dict.fromkeys(("inner", "outer", "gradient_scale"), "fp32"),
     **dict.fromkeys(("CAPPED", "BLOCK", "GROUP"), "constexpr"),
+}
+LOSS_SIGNATURE = {
+    **ROWS_SIGNATURE,
+    **dict.fromkeys(("losses", "lses", "entropies"), "*fp32"),
+    "hits": "*i32",
+    **dict.fromkeys(("label_smoothing", "z_loss"), "fp32"),
+    **dict.fromkeys(("SMOOTHED", "STATISTICS", "GRADIENT"), "constexpr"),
 }
 
 
