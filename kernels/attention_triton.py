@@ -204,7 +204,7 @@ def _compilations() -> tuple[Compilation, ...]:
         "key_gradient": key_gradient_kernel,
     }
     for name, kernel in kernels.items():
-        for head_size, capability, capped in ((128, (7, 5), False), (80, (8, 0), True), (128, (9, 0), False)):
+        for head_size, capability, capped in ((128, (7, 5), False), (48, (8, 0), True), (128, (9, 0), False)):
             choice = tiles(name, 2 * triton.next_power_of_2(head_size), capability)
             least = 10 * capability[0] + capability[1]
             found.append(_compilation(kernel, name, head_size, choice, capped, least))

@@ -63,12 +63,15 @@ def _parts(lower, upper, start, tokens, TILE: tl.constexpr, STEP: tl.constexpr):
 
 @triton.jit
 def _load(
-    pointer, row, row_stride, column, tokens, E: tl.constexpr, MASKED: tl.constexpr, CAST: tl.constexpr
-):
-    """Rows of one head; columns past E, and where MASKED rows past the last token, are zero."""
-    places = pointer + row.to(tl.int64)[:, None] * row_stride + column[None, :]
+    pointer, start, row_stride, column, tokens,
+    ROWS: tl.constexpr, E: tl.constexpr, MASKED: tl.constexpr, CAST: tl.constexpr,
+):  # fmt: skip
+    """ROWS rows of one head from ``start`` on; columns past E, and where MASKED rows past the last token, are
+    zero. Only the first row's place needs 64 bits, and only it changes from step to step."""
+    row = tl.arange(0, ROWS)
+    places = pointer + tl.cast(start, tl.int64) * row_stride + (row[:, None] * row_stride + column[None, :])
     if MASKED:
-        values = tl.load(places, (row < tokens)[:, None] & (column < E)[None, :], other=0.0)
+        values = tl.load(places, (start + row < tokens)[:, None] & (column < E)[None, :], other=0.0)
     elif column.shape[0] == E:
         values = tl.load(places)
     else:
@@ -89,7 +92,7 @@ def _attend(
 ):  # fmt: skip
     """One step of the online softmax over STEP keys."""
     key = key_start + tl.arange(0, STEP)
-    keys = _load(k, key, k_token, column, tokens, E, MASKED, CAST)
+    keys = _load(k, key_start, k_token, column, tokens, STEP, E, MASKED, CAST)
     scores = tl.dot(q, tl.trans(keys), input_precision="ieee")
     if CAPPED:
         scores = _tanh(scores * (scale / softcap)) * (softcap * LOG2E)
@@ -103,7 +106,7 @@ def _attend(
     weights = tl.exp2(scores * factor - higher[:, None])
     shrink = tl.exp2(maximum - higher)
     total = total * shrink + tl.sum(weights, 1)
-    values = _load(v, key, v_token, column, tokens, E, MASKED, CAST)
+    values = _load(v, key_start, v_token, column, tokens, STEP, E, MASKED, CAST)
     accumulator = tl.dot(
         weights.to(values.dtype), values, accumulator * shrink[:, None], input_precision="ieee"
     )
@@ -124,7 +127,7 @@ def forward_kernel(
     inside = row < tokens
     first = tl.load(bounds + row, inside, other=0)
     stop = tl.load(bounds + tokens + row, inside, other=0)
-    queries = _load(q + head * q_head, row, q_token, column, tokens, E, True, CAST)
+    queries = _load(q + head * q_head, start, q_token, column, tokens, TILE, E, True, CAST)
     k += head // MEMBERS * k_head
     v += head // MEMBERS * v_head
 
@@ -170,8 +173,8 @@ def _query_gradient(
 ):  # fmt: skip
     """What STEP keys add to the gradient of a tile of queries."""
     key = key_start + tl.arange(0, STEP)
-    keys = _load(k, key, k_token, column, tokens, E, MASKED, CAST)
-    values = _load(v, key, v_token, column, tokens, E, MASKED, CAST)
+    keys = _load(k, key_start, k_token, column, tokens, STEP, E, MASKED, CAST)
+    values = _load(v, key_start, v_token, column, tokens, STEP, E, MASKED, CAST)
     scores = tl.dot(queries, tl.trans(keys), input_precision="ieee")
     weights, slope = _weights(scores, lse[:, None], scale, softcap, CAPPED)
     if MASKED:
@@ -197,9 +200,9 @@ def query_gradient_kernel(
     inside = row < tokens
     first = tl.load(bounds + row, inside, other=0)
     stop = tl.load(bounds + tokens + row, inside, other=0)
-    queries = _load(q + head * q_head, row, q_token, column, tokens, E, True, CAST)
-    outer_gradient = _load(do + head * do_head, row, do_token, column, tokens, E, True, CAST)
-    output = _load(o + head * o_head, row, o_token, column, tokens, E, True, CAST)
+    queries = _load(q + head * q_head, start, q_token, column, tokens, TILE, E, True, CAST)
+    outer_gradient = _load(do + head * do_head, start, do_token, column, tokens, TILE, E, True, CAST)
+    output = _load(o + head * o_head, start, o_token, column, tokens, TILE, E, True, CAST)
     rows_lse = tl.load(lse + head * tokens + row, inside, other=0.0) * LOG2E
     rows_delta = tl.sum(outer_gradient.to(tl.float32) * output.to(tl.float32), 1)
     tl.store(delta + head * tokens + row, rows_delta, inside)
@@ -232,8 +235,8 @@ def _key_gradient(
 ):  # fmt: skip
     """What STEP queries add to the gradients of a tile of keys and values; scores stand transposed."""
     query = query_start + tl.arange(0, STEP)
-    queries = _load(q, query, q_token, column, tokens, E, MASKED, CAST)
-    outer_gradient = _load(do, query, do_token, column, tokens, E, MASKED, CAST)
+    queries = _load(q, query_start, q_token, column, tokens, STEP, E, MASKED, CAST)
+    outer_gradient = _load(do, query_start, do_token, column, tokens, STEP, E, MASKED, CAST)
     if MASKED:
         columns_lse = tl.load(lse + query, query < tokens, other=0.0) * LOG2E
         columns_delta = tl.load(delta + query, query < tokens, other=0.0)
@@ -267,8 +270,8 @@ def key_gradient_kernel(
     lower, upper = bounds + 2 * tokens, bounds + 3 * tokens
     seen_from = tl.load(lower + row, inside, other=0)
     seen_to = tl.load(upper + row, inside, other=0)
-    keys = _load(k + group * k_head, row, k_token, column, tokens, E, True, CAST)
-    values = _load(v + group * v_head, row, v_token, column, tokens, E, True, CAST)
+    keys = _load(k + group * k_head, start, k_token, column, tokens, TILE, E, True, CAST)
+    values = _load(v + group * v_head, start, v_token, column, tokens, TILE, E, True, CAST)
 
     keys_gradient = tl.zeros([TILE, BLOCK_E], tl.float32)
     values_gradient = tl.zeros([TILE, BLOCK_E], tl.float32)
