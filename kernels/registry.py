@@ -11,10 +11,12 @@ from . import (
     gelu,
     glu,
     gradient_norm,
+    grouped_gemm,
     int8,
     l2_normalize,
     layer_norm,
     linear_cross_entropy,
+    moe_routing,
     nf4,
     nf4_fp8,
     rms_norm,
@@ -41,6 +43,8 @@ _MODULES = (
     adamw,
     adamw_8bit,
     gradient_norm,
+    grouped_gemm,
+    moe_routing,
 )
 
 SPECS: dict[str, KernelSpec] = {
