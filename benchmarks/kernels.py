@@ -33,6 +33,7 @@ from whet.kernels.speed import Ceilings, Speed, directions_of, input_sets, measu
 
 RIVALS = ("plain", "compile", "liger")
 PACKAGES = ("torch", "triton", "liger-kernel", "transformers")
+GRACE = 30.0  # seconds for a process that has sent everything to end
 HEAD = ("kernel", "case", "pass", "ms", "rate", "of ceiling", "vs plain", *RIVALS)
 
 
@@ -185,43 +186,53 @@ def _words(error: Exception) -> str:
 # --- the process that collects
 
 
-def collect(names: list[str], options: argparse.Namespace) -> tuple[Ceilings | None, list[Row]]:
+class Results:
+    """What has been measured so far."""
+
+    def __init__(self) -> None:
+        self.ceilings: Ceilings | None = None
+        self.rows: list[Row] = []
+        self.begun: list[str] = []
+
+
+def collect(names: list[str], options: argparse.Namespace) -> Results:
     """Measure all kernels, in a new process from the next kernel on whenever one ends early or hangs."""
-    ceilings, rows = None, list[Row]()
-    left = list(names)
-    while left:
-        receiving, sending = multiprocessing.get_context("spawn").Pipe(duplex=False)
-        worker = multiprocessing.get_context("spawn").Process(
-            target=measure_kernels, args=(left, options, sending)
-        )
-        worker.start()
-        sending.close()
-        current, why = "", ""
-        try:
-            while True:
-                if not receiving.poll(options.limit):
-                    why = f"nothing for {options.limit} s"
-                    break
-                message = receiving.recv()
-                if isinstance(message, Ceilings):
-                    ceilings = message
-                elif isinstance(message, str):
-                    current = message
-                    left = left[left.index(current) + 1 :]
-                    print(f"{current} ...", file=sys.stderr, flush=True)
-                else:
-                    rows.append(message)
-        except EOFError:
-            pass
+    results = Results()
+    while len(results.begun) < len(names):
+        before = len(results.begun)
+        why = _one_process(names[before:], options, results)
         if why:
-            worker.kill()
+            name = results.begun[-1] if len(results.begun) > before else names[before]
+            results.rows.append(Row(name, "", "", "whet", error=why))
+        if len(results.begun) == before:
+            break  # it fails before any kernel
+    return results
+
+
+def _one_process(names: list[str], options: argparse.Namespace, results: Results) -> str:
+    """Start a process on ``names`` and take its results in; returns why it ended early, or nothing."""
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    worker = context.Process(target=measure_kernels, args=(names, options, sending))
+    worker.start()
+    sending.close()
+    try:
+        while receiving.poll(options.limit):
+            message = receiving.recv()
+            if isinstance(message, Ceilings):
+                results.ceilings = message
+            elif isinstance(message, str):
+                results.begun.append(message)
+                print(f"{message} ...", file=sys.stderr, flush=True)
+            else:
+                results.rows.append(message)
+        return f"nothing for {options.limit:.0f} s"
+    except EOFError:  # it has closed its end: done, or dead
+        worker.join(GRACE)
+        return f"its process ended with code {worker.exitcode}" if worker.exitcode else ""
+    finally:
+        worker.kill()
         worker.join()
-        why = why or (f"its process ended with code {worker.exitcode}" if worker.exitcode else "")
-        if why:
-            rows.append(Row(current, "", "", "whet", error=why))
-        if not current:
-            break
-    return ceilings, rows
 
 
 def table(rows: list[Row], ceilings: Ceilings | None) -> str:
@@ -294,13 +305,13 @@ def main() -> int:
     names = options.kernels.split(",")
     if unknown := [name for name in names if name not in SPECS]:
         parser.error(f"unknown: {', '.join(unknown)}; known are {', '.join(SPECS)}")
-    ceilings, rows = collect(names, options)
-    text = heading(options, ceilings) + "\n" + table(rows, ceilings) + "\n"
+    results = collect(names, options)
+    text = heading(options, results.ceilings) + "\n" + table(results.rows, results.ceilings) + "\n"
     print(text)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text, encoding="utf-8")
-    return int(any(row.error for row in rows if row.implementation == "whet"))
+    return int(any(row.error for row in results.rows if row.implementation == "whet"))
 
 
 if __name__ == "__main__":
