@@ -2,12 +2,10 @@
 
 y_i = x W_i^T + s_i (x A_i^T) B_i^T + bias_i (LoRA, arXiv:2106.09685), for i = q, k, v, or gate, up, or one.
 
-The update rides in the base product instead of in products of its own: with x' = [x | t], t = x A^T, and
-W' = [W | sB] (block-diagonal sB), y = x' W'^T. The product grows by R columns, about one part in a hundred,
-and no output is read a second time. Backward, dy W' gives dx and dt = dy sB at once.
-
-A base in 16 or 32 bits is kept as W' for good, the layers' own weights being views of it. A quantised base is
-expanded into a workspace for each product, FP8 multiplies in FP8 and adds its update after.
+Where the base allows it the update rides in the base product instead of in products of its own: with
+x' = [x | t], t = x A^T, and W' = [W | sB] (block-diagonal sB), y = x' W'^T. The product grows by R columns,
+about one part in a hundred, and no output is read a second time. Backward, dy W' gives dx and dt = dy sB.
+Where x comes without room for t, or the base does not let it ride, the update is added after.
 
 Legend: T tokens, K inputs, N outputs of all layers together, R ranks of all layers together (padded to a
 multiple of eight), X = K + R.
@@ -15,12 +13,14 @@ multiple of eight), X = K + R.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from .lora_base import Base, DenseBase
+from .lora_refresh import COMPILATIONS, Refresh
 from .spec import Case, Inputs, KernelSpec, bytes_of
 
 ALIGNMENT = 8
@@ -42,107 +42,74 @@ class Factor:
     dropout: float = 0.0
 
 
-class Base(Protocol):
-    """Frozen weights of all layers together, (N, K)."""
+@dataclass(frozen=True)
+class _Block:
+    """Where one layer's factors lie: its number, rows of sB, columns of sB and rows of A."""
 
-    outputs: int
-    inputs: int
-
-    def wide(self, rank: int, dtype: torch.dtype) -> torch.Tensor:
-        """[W | room] as (N, K + rank) in ``dtype``; the caller fills the room."""
-        ...
-
-
-class DenseBase:
-    """Weights in 16 or 32 bits, kept side by side with room for sB."""
-
-    def __init__(self, weights: Sequence[torch.Tensor], rank: int) -> None:
-        self.outputs = sum(len(weight) for weight in weights)
-        self.inputs = weights[0].shape[1]
-        self.rank = rank
-        self.wide_NX = weights[0].new_zeros(self.outputs, self.inputs + rank)
-        start = 0
-        for weight in weights:
-            self.wide_NX[start : start + len(weight), : self.inputs] = weight
-            start += len(weight)
-
-    def views(self, outputs: Sequence[int]) -> list[torch.Tensor]:
-        """The layers' own weights (n, K), as views."""
-        return list(self.wide_NX[:, : self.inputs].split(list(outputs)))
-
-    def wide(self, rank: int, dtype: torch.dtype) -> torch.Tensor:
-        return self.wide_NX[:, : self.inputs + rank]
+    index: int
+    rows: slice
+    columns: slice
+    scaling: float
+    dropout: float
 
 
-class ExpandedBase:
-    """Quantised weights, expanded for each product into a workspace that all layers share.
+class LoraStack:
+    """Base weights of layers that read the same input, and their factors, stacked in the compute type.
+
+    :meth:`put` says which factors are in force, and what to copy whenever they changed.
 
     Args:
-        parts: for each layer its outputs and a function that writes its weight into an (n, K) view.
-        workspace: gives a buffer of (rows, columns) in a type; its content lives until the next call.
+        base: the weights.
+        outputs: of each layer, their sum is N.
+        ranks: of each layer's adapter, 0 without one.
+        like: a tensor of the compute type on the device.
     """
 
-    def __init__(
-        self,
-        parts: Sequence[tuple[int, Callable[[torch.Tensor], None]]],
-        inputs: int,
-        workspace: Callable[[int, int, torch.dtype], torch.Tensor],
-    ) -> None:
-        self.parts, self.inputs, self.workspace = list(parts), inputs, workspace
-        self.outputs = sum(outputs for outputs, _ in self.parts)
+    def __init__(self, base: Base, outputs: Sequence[int], ranks: Sequence[int], like: torch.Tensor) -> None:
+        self.base, self.outputs, self.ranks = base, tuple(outputs), tuple(ranks)
+        self.full_rank = padded_rank(ranks)
+        self.a_RK = like.new_zeros(self.full_rank, base.inputs)
+        room_NR = base.room(self.full_rank)
+        self.sb_NR = like.new_zeros(base.outputs, self.full_rank) if room_NR is None else room_NR
+        self.blocks: list[_Block] = []
 
-    def wide(self, rank: int, dtype: torch.dtype) -> torch.Tensor:
-        wide_NX = self.workspace(self.outputs, self.inputs + rank, dtype)
-        start = 0
-        for outputs, expand in self.parts:
-            expand(wide_NX[start : start + outputs, : self.inputs])
-            start += outputs
-        if rank:
-            wide_NX[:, self.inputs :].zero_()
-        return wide_NX
+    @property
+    def rank(self) -> int:
+        """R while any adapter is in force, else 0."""
+        return self.full_rank if self.blocks else 0
+
+    @property
+    def drops(self) -> bool:
+        """Whether any factor in force has dropout."""
+        return any(block.dropout > 0 for block in self.blocks)
+
+    def put(self, factors: Sequence[Factor | None]) -> list[Refresh]:
+        """Put factors in force (None: that layer's is off) and say what is to be copied where."""
+        self.blocks, copies, row, column = [], [], 0, 0
+        for index, (size, rank, factor) in enumerate(zip(self.outputs, self.ranks, factors, strict=True)):
+            rows, columns = slice(row, row + size), slice(column, column + rank)
+            if factor is not None:
+                self.blocks.append(_Block(index, rows, columns, factor.scaling, factor.dropout))
+                copies.append(Refresh(factor.a, self.a_RK[columns], 1.0))
+                copies.append(Refresh(factor.b, self.sb_NR[rows, columns], factor.scaling))
+            elif rank:
+                self.a_RK[columns] = 0
+                self.sb_NR[rows, columns] = 0
+            row, column = row + size, column + rank
+        return copies
+
+    def with_room(self, tokens: int) -> torch.Tensor:
+        """An uninitialised buffer for x and, where the update rides, t beside it."""
+        return self.a_RK.new_empty(tokens, self.base.inputs + (self.rank if self.base.rides else 0))
+
+    def draw_seeds(self) -> list[int]:
+        """A seed a layer from torch's own generator, where any factor drops; else none."""
+        return torch.randint(2**31, (len(self.outputs),)).tolist() if self.drops else []
 
 
 def padded_rank(ranks: Sequence[int]) -> int:
     """The ranks' sum, rounded up so that rows of x' stay aligned."""
     return -(-sum(ranks) // ALIGNMENT) * ALIGNMENT
-
-
-def with_room(like: torch.Tensor, width: int, factors: Sequence[Factor | None]) -> torch.Tensor:
-    """An uninitialised (T, width + R) for x and t beside one another, T and type as of ``like``."""
-    return like.new_empty(len(like), width + padded_rank([len(f.a) for f in factors if f is not None]))
-
-
-def stacked_a(factors: Sequence[Factor | None], inputs: int, like: torch.Tensor) -> torch.Tensor:
-    """All A beneath one another, (R, K) in the type of ``like``; rows of padding are zero."""
-    given = [factor for factor in factors if factor is not None]
-    rank = padded_rank([len(factor.a) for factor in given])
-    a_RK = like.new_empty(rank, inputs)
-    start = 0
-    for factor in given:
-        a_RK[start : start + len(factor.a)].copy_(factor.a)
-        start += len(factor.a)
-    if start < rank:
-        a_RK[start:].zero_()
-    return a_RK
-
-
-def _blocks(
-    outputs: Sequence[int], factors: Sequence[Factor | None]
-) -> list[tuple[int, slice, slice, Factor]]:
-    """Each adapted layer's number, and the rows and columns of its sB in (N, R)."""
-    blocks, row, column = [], 0, 0
-    for index, (size, factor) in enumerate(zip(outputs, factors, strict=True)):
-        if factor is not None:
-            rank = len(factor.a)
-            blocks.append((index, slice(row, row + size), slice(column, column + rank), factor))
-            column += rank
-        row += size
-    return blocks
-
-
-def _fill_scaled_b(room_NR: torch.Tensor, outputs: Sequence[int], factors: Sequence[Factor | None]) -> None:
-    for _, rows, columns, factor in _blocks(outputs, factors):
-        torch.mul(factor.b, factor.scaling, out=room_NR[rows, columns])
 
 
 def _mm_fp32(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -164,148 +131,101 @@ def dropped(x_TK: torch.Tensor, probability: float, seed: int) -> torch.Tensor:
 
 
 def lora_linear_forward(
-    wide_x_TX: torch.Tensor,
-    base: Base,
-    outputs: Sequence[int],
-    factors: Sequence[Factor | None],
+    x_TX: torch.Tensor,
+    stack: LoraStack,
     *,
     bias_N: torch.Tensor | None = None,
     out_TN: torch.Tensor | None = None,
     seeds: Sequence[int] = (),
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """y (T, N) and t = x A^T (T, R), which the backward pass wants back.
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """y (T, N) and t = x A^T (T, R), which the backward pass wants back; None without adapters.
 
     Args:
-        wide_x_TX: x in the first K columns and R columns of room behind, filled here.
-        base: the weights.
-        outputs: of each layer, their sum is N.
-        factors: of each layer; None for one without an adapter. All None: plain product, R = 0.
+        x_TX: x in the first K columns; R columns of room behind, filled here, if the update is to ride.
+        stack: weights and factors.
         bias_N: added to y.
         out_TN: written and returned as y where given, rows of any stride.
         seeds: of each layer's dropout, where any factor has one.
     """
-    x_TK, t_TR = wide_x_TX[:, : base.inputs], wide_x_TX[:, base.inputs :]
-    rank = t_TR.shape[1]
-    if rank:
-        a_RK = stacked_a(factors, base.inputs, wide_x_TX)
-        if _drops(factors):
-            _dropped_t(x_TK, t_TR, a_RK, outputs, factors, seeds)
-        else:
-            torch.mm(x_TK, a_RK.T, out=t_TR)
-    wide_NX = base.wide(rank, wide_x_TX.dtype)
-    _fill_scaled_b(wide_NX[:, base.inputs :], outputs, factors)
-    if bias_N is not None:
-        bias_N = bias_N.to(wide_x_TX.dtype)
-        y_TN = torch.addmm(bias_N, wide_x_TX, wide_NX.T, out=out_TN)
-    else:
-        y_TN = torch.mm(wide_x_TX, wide_NX.T, out=out_TN)
-    return y_TN, t_TR.contiguous()
+    base = stack.base
+    x_TK, rides = x_TX[:, : base.inputs], x_TX.shape[1] > base.inputs
+    if not stack.rank:
+        return base.forward(x_TK, None, bias_N, out_TN), None
+    t_TR = _dropped_t(x_TK, stack, seeds) if stack.drops else x_TK @ stack.a_RK.T
+    if rides:
+        x_TX[:, base.inputs :] = t_TR
+        return base.forward(x_TX, stack.sb_NR, bias_N, out_TN), t_TR
+    y_TN = base.forward(x_TK, None, bias_N, out_TN)
+    return y_TN.addmm_(t_TR, stack.sb_NR.T), t_TR
 
 
-def draw_seeds(factors: Sequence[Factor | None]) -> list[int]:
-    """A seed a layer from torch's own generator, where any factor drops; else none."""
-    return torch.randint(2**31, (len(factors),)).tolist() if _drops(factors) else []
-
-
-def _drops(factors: Sequence[Factor | None]) -> bool:
-    return any(factor is not None and factor.dropout > 0 for factor in factors)
-
-
-def _dropped_t(x_TK: Any, t_TR: Any, a_RK: Any, outputs: Any, factors: Any, seeds: Sequence[int]) -> None:
-    t_TR.zero_()
-    for index, _, columns, factor in _blocks(outputs, factors):
-        t_TR[:, columns] = dropped(x_TK, factor.dropout, seeds[index]) @ a_RK[columns].T
+def _dropped_t(x_TK: torch.Tensor, stack: LoraStack, seeds: Sequence[int]) -> torch.Tensor:
+    t_TR = x_TK.new_zeros(len(x_TK), stack.rank)
+    for block in stack.blocks:
+        x_dropped_TK = dropped(x_TK, block.dropout, seeds[block.index])
+        t_TR[:, block.columns] = x_dropped_TK @ stack.a_RK[block.columns].T
+    return t_TR
 
 
 def lora_linear_input_gradient(
     dy_TN: torch.Tensor,
-    base: Base,
-    outputs: Sequence[int],
-    factors: Sequence[Factor | None],
+    stack: LoraStack,
     *,
     needed: bool = True,
+    packed: bool = False,
     seeds: Sequence[int] = (),
-) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """dx (T, K), rows of stride K + R, and dt = dy sB (T, R) for :func:`lora_linear_factor_gradients`.
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """dx (T, K) and dt = dy sB (T, R) for :func:`lora_linear_factor_gradients`.
 
     Args:
         dy_TN: rows of any stride.
-        base: the weights.
-        outputs: of each layer.
-        factors: of each layer.
+        stack: weights and factors.
         needed: False leaves dx out (the first layer of a model whose embeddings are frozen).
+        packed: dx contiguous; otherwise its rows may have a stride of K + R.
         seeds: as in the forward pass.
     """
-    rank = padded_rank([len(factor.a) for factor in factors if factor is not None])
-    wide_NX = base.wide(rank, dy_TN.dtype)
-    room_NR = wide_NX[:, base.inputs :]
-    _fill_scaled_b(room_NR, outputs, factors)
+    base = stack.base
+    if not stack.rank:
+        return (base.backward(dy_TN, None) if needed else None), None
     if not needed:
-        return None, dy_TN @ room_NR
-    wide_dx_TX = dy_TN @ wide_NX
-    dx_TK, dt_TR = wide_dx_TX[:, : base.inputs], wide_dx_TX[:, base.inputs :]
-    if not rank:
-        return dx_TK, dt_TR
-    a_RK = stacked_a(factors, base.inputs, dy_TN)
-    if not _drops(factors):
-        dx_TK.addmm_(dt_TR, a_RK)
-        return dx_TK, dt_TR
-    for index, _, columns, factor in _blocks(outputs, factors):
-        dx_TK += dropped(dt_TR[:, columns] @ a_RK[columns], factor.dropout, seeds[index])
+        return None, dy_TN @ stack.sb_NR
+    if base.rides and not packed:
+        wide_dx_TX = base.backward(dy_TN, stack.sb_NR)
+        dx_TK, dt_TR = wide_dx_TX[:, : base.inputs], wide_dx_TX[:, base.inputs :]
+    else:
+        dx_TK, dt_TR = base.backward(dy_TN, None), dy_TN @ stack.sb_NR
+    if not stack.drops:
+        return dx_TK.addmm_(dt_TR, stack.a_RK), dt_TR
+    for block in stack.blocks:
+        dx_part_TK = dt_TR[:, block.columns] @ stack.a_RK[block.columns]
+        dx_TK += dropped(dx_part_TK, block.dropout, seeds[block.index])
     return dx_TK, dt_TR
 
 
 def lora_linear_factor_gradients(
     dy_TN: torch.Tensor,
-    dt_TR: torch.Tensor,
+    dt_TR: torch.Tensor | None,
     x_TK: torch.Tensor,
-    t_TR: torch.Tensor,
-    outputs: Sequence[int],
-    factors: Sequence[Factor | None],
+    t_TR: torch.Tensor | None,
+    stack: LoraStack,
     *,
     seeds: Sequence[int] = (),
 ) -> list[torch.Tensor | None]:
-    """dA_1, dB_1, dA_2, dB_2, ... in fp32; None where a layer has no adapter."""
-    gradients: list[torch.Tensor | None] = [None] * (2 * len(outputs))
-    if not t_TR.shape[1]:
+    """dA_1, dB_1, dA_2, dB_2, ... in fp32; None where a layer has no adapter in force."""
+    gradients: list[torch.Tensor | None] = [None] * (2 * len(stack.outputs))
+    if dt_TR is None or t_TR is None:
         return gradients
-    drops = _drops(factors)
-    da_RK = None if drops else _mm_fp32(dt_TR.T, x_TK)
+    da_RK = None if stack.drops else _mm_fp32(dt_TR.T, x_TK)
     db_NR = _mm_fp32(dy_TN.T, t_TR)
-    for index, rows, columns, factor in _blocks(outputs, factors):
+    for block in stack.blocks:
         if da_RK is None:
-            x_dropped_TK = dropped(x_TK, factor.dropout, seeds[index])
-            gradients[2 * index] = _mm_fp32(dt_TR[:, columns].T, x_dropped_TK)
+            x_dropped_TK = dropped(x_TK, block.dropout, seeds[block.index])
+            gradients[2 * block.index] = _mm_fp32(dt_TR[:, block.columns].T, x_dropped_TK)
         else:
-            gradients[2 * index] = da_RK[columns]
-        gradients[2 * index + 1] = db_NR[rows, columns] * factor.scaling
+            gradients[2 * block.index] = da_RK[block.columns]
+        db = db_NR[block.rows, block.columns]
+        gradients[2 * block.index + 1] = db if block.scaling == 1.0 else db * block.scaling
     return gradients
-
-
-class _LoraLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x_TK: torch.Tensor, base: Base, outputs: Any, bias: Any, options: Any, *parameters: Any
-    ) -> torch.Tensor:
-        factors = factors_from(options, parameters)
-        wide_x_TX = with_room(x_TK, base.inputs, factors)
-        wide_x_TX[:, : base.inputs] = x_TK
-        seeds = draw_seeds(factors)
-        y_TN, t_TR = lora_linear_forward(wide_x_TX, base, outputs, factors, bias_N=bias, seeds=seeds)
-        ctx.save_for_backward(x_TK, t_TR, *parameters)
-        ctx.base, ctx.outputs, ctx.options, ctx.seeds = base, outputs, options, seeds
-        return y_TN
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        x_TK, t_TR, *parameters = ctx.saved_tensors
-        (dy_TN,), outputs, seeds = gradients, ctx.outputs, ctx.seeds
-        factors = factors_from(ctx.options, parameters)
-        dx_TK, dt_TR = lora_linear_input_gradient(
-            dy_TN, ctx.base, outputs, factors, needed=ctx.needs_input_grad[0], seeds=seeds
-        )
-        found = lora_linear_factor_gradients(dy_TN, dt_TR, x_TK, t_TR, outputs, factors, seeds=seeds)
-        return dx_TK, None, None, None, None, *as_types_of(found, parameters)
 
 
 def as_types_of(gradients: Sequence[torch.Tensor | None], parameters: Sequence[Any]) -> list[Any]:
@@ -314,13 +234,26 @@ def as_types_of(gradients: Sequence[torch.Tensor | None], parameters: Sequence[A
     return [None if gradient is None else gradient.to(parameter.dtype) for gradient, parameter in pairs]
 
 
-def factors_from(options: Sequence[tuple[float, float]], parameters: Sequence[Any]) -> list[Factor | None]:
-    """Factors from (scaling, dropout) a layer and the flat A_1, B_1, A_2, B_2, ... (None: no adapter)."""
-    pairs = zip(parameters[0::2], parameters[1::2], strict=True)
-    return [
-        None if a is None else Factor(a, b, scaling, dropout)
-        for (scaling, dropout), (a, b) in zip(options, pairs, strict=True)
-    ]
+class _LoraLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_TK: torch.Tensor, stack: LoraStack, bias_N: torch.Tensor | None, *parameters: Any
+    ) -> torch.Tensor:
+        x_TX, seeds = stack.with_room(len(x_TK)), stack.draw_seeds()
+        x_TX[:, : stack.base.inputs] = x_TK
+        y_TN, t_TR = lora_linear_forward(x_TX, stack, bias_N=bias_N, seeds=seeds)
+        ctx.save_for_backward(x_TK, t_TR, *parameters)
+        ctx.stack, ctx.seeds = stack, seeds
+        return y_TN
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        x_TK, t_TR, *parameters = ctx.saved_tensors
+        (dy_TN,), stack, seeds = gradients, ctx.stack, ctx.seeds
+        needed = ctx.needs_input_grad[0]
+        dx_TK, dt_TR = lora_linear_input_gradient(dy_TN, stack, needed=needed, seeds=seeds)
+        found = lora_linear_factor_gradients(dy_TN, dt_TR, x_TK, t_TR, stack, seeds=seeds)
+        return dx_TK, None, None, *as_types_of(found, parameters)
 
 
 def lora_linear_group(
@@ -332,9 +265,12 @@ def lora_linear_group(
     bias_N: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Several layers of one input as one differentiable node: y (T, N). Base and bias are frozen."""
+    ranks = [0 if factor is None else len(factor.a) for factor in factors]
+    stack = LoraStack(base, outputs, ranks, x_TK)
+    for copy in stack.put(factors):
+        copy.run()
     parameters = [p for factor in factors for p in ((factor.a, factor.b) if factor else (None, None))]
-    options = [(factor.scaling, factor.dropout) if factor else (0.0, 0.0) for factor in factors]
-    y: torch.Tensor = _LoraLinear.apply(x_TK, base, tuple(outputs), bias_N, options, *parameters)
+    y: torch.Tensor = _LoraLinear.apply(x_TK, stack, bias_N, *parameters)
     return y
 
 
@@ -406,4 +342,5 @@ SPEC = KernelSpec(
     ),
     flops=lambda i: 2 * len(i["x_TK"]) * i["weight_NK"].numel(),
     differentiable=("x_TK", "a_RK", "b_NR"),
+    compilations=COMPILATIONS,
 )

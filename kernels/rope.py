@@ -38,6 +38,8 @@ from .spec import Case, Inputs, KernelSpec, bytes_of
 _GROUPS = 2048  # most partial sums of the weights' gradients
 
 Gradients = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Queries (T, H, E), keys and values (T, G, E), each with strides of its own."""
 
 
 class _Rotation(NamedTuple):
@@ -157,7 +159,7 @@ def rope_forward(
 
 
 def rope_backward(
-    gradient_TCE: torch.Tensor,
+    gradient_TCE: torch.Tensor | Heads,
     qkv_TCE: torch.Tensor | None,
     cos: torch.Tensor,
     sin: torch.Tensor,
@@ -175,7 +177,8 @@ def rope_backward(
     """Gradients of ``qkv`` (over ``gradient_TCE`` unless ``out_TCE`` is given) and of the two weights.
 
     Args:
-        gradient_TCE: gradient of the forward result, for queries, keys and values.
+        gradient_TCE: gradient of the forward result, for queries, keys and values together or apart; apart,
+            ``out_TCE`` has to be given, and may be what they are views of.
         qkv_TCE: the forward input, before the norm; read only where there are weights, its values never.
         weight_gradient: whether the weights' gradients are wanted (float32; the same number in every run).
         out_TCE: where the gradient of ``qkv`` goes.
@@ -186,8 +189,14 @@ def rope_backward(
         ValueError: if heads and widths do not fit together, or with weights but no ``qkv_TCE``.
     """
     rotation = _Rotation(cos, sin, positions_T, heads, kv_heads, q_weight, k_weight, eps, offset)
-    out = gradient_TCE if out_TCE is None else out_TCE
-    return _backward(gradient_TCE, qkv_TCE, rotation, weight_gradient, out)
+    if isinstance(gradient_TCE, torch.Tensor):
+        out = gradient_TCE if out_TCE is None else out_TCE
+        gradients = _apart(gradient_TCE, rotation)
+    elif out_TCE is None:
+        raise ValueError("gradients that come apart need out_TCE")
+    else:
+        out, gradients = out_TCE, gradient_TCE
+    return _backward(gradients, qkv_TCE, rotation, weight_gradient, out)
 
 
 def rope(
@@ -229,7 +238,8 @@ class _Rope(torch.autograd.Function):
         heads, kv_heads, eps, offset = ctx.numbers
         rotation = _Rotation(cos, sin, positions, heads, kv_heads, q_weight, k_weight, eps, offset)
         wanted = any(ctx.needs_input_grad[6:8])
-        dqkv, dq, dk = _backward(gradient, qkv, rotation, wanted, torch.empty_like(gradient))
+        out = torch.empty(gradient.shape, dtype=gradient.dtype, device=gradient.device)
+        dqkv, dq, dk = _backward(_apart(gradient, rotation), qkv, rotation, wanted, out)
         dq, dk = (None if d is None else d.to(w.dtype) for d, w in ((dq, q_weight), (dk, k_weight)))
         return dqkv, None, None, None, None, None, dq, dk, None, None
 
@@ -239,33 +249,48 @@ def _forward(x: torch.Tensor, rotation: _Rotation, out: torch.Tensor | None) -> 
     out = _output(out, x)
     if not uses_triton(x) or not x.numel():
         return out.copy_(reference(x, *rotation))
-    return _rotate(x, out, rotation, transposed=False)
+    return _rotate(_apart(x, rotation), out, rotation, transposed=False)
+
+
+def _apart(x: torch.Tensor, rotation: _Rotation) -> Heads:
+    q, k, v = x.split((rotation.heads, rotation.kv_heads, rotation.kv_heads), dim=1)
+    return q, k, v
+
+
+def _same_memory(heads: Heads, out: torch.Tensor) -> bool:
+    """Whether the heads are views of ``out``, in its order."""
+    return heads[0].data_ptr() == out.data_ptr() and heads[0].stride(0) == out.stride(0)
+
+
+def _strides(heads: Heads) -> tuple[int, ...]:
+    return tuple(stride for x in heads for stride in x.stride()[:2])
 
 
 def _backward(
-    gradient: torch.Tensor,
+    gradients: Heads,
     qkv: torch.Tensor | None,
     rotation: _Rotation,
     weight_gradient: bool,
     out: torch.Tensor,
 ) -> Gradients:
-    rotation.check(gradient)
+    rotation.check(out)
     if rotation.q_weight is not None and qkv is None:
         raise ValueError("the gradient of a normalised head needs qkv_TCE, the forward input")
-    if not uses_triton(gradient) or not gradient.numel():
-        dqkv, *dweights = _reference_backward(gradient, qkv, out, rotation)
+    if out.stride(2) != 1:
+        raise ValueError(f"out has strides {out.stride()}; needed is a unit stride along the head")
+    if not uses_triton(out) or not out.numel():
+        dqkv, *dweights = _reference_backward(gradients, qkv, out, rotation)
         return dqkv, *(dweights if weight_gradient else (None, None))
-    out = _output(out, gradient)
     if rotation.q_weight is None or qkv is None:
-        return _rotate(gradient, out, rotation, transposed=True), None, None
-    return _norm_backward(gradient, qkv, out, rotation, weight_gradient)
+        return _rotate(gradients, out, rotation, transposed=True), None, None
+    return _norm_backward(gradients, qkv, out, rotation, weight_gradient)
 
 
-def _rotate(x: torch.Tensor, out: torch.Tensor, rotation: _Rotation, transposed: bool) -> torch.Tensor:
-    launch = rotation.launch(x.shape[2], in_place=out is x)
-    x = _addressable(x)
-    rotate_kernel[(x.shape[0],)](
-        x, out, *rotation.pointers(), x.stride(0), x.stride(1), out.stride(0), out.stride(1),
+def _rotate(heads: Heads, out: torch.Tensor, rotation: _Rotation, transposed: bool) -> torch.Tensor:
+    launch = rotation.launch(out.shape[2], in_place=_same_memory(heads, out))
+    q, k, v = (_addressable(x) for x in heads)
+    rotate_kernel[(out.shape[0],)](
+        q, k, v, out, *rotation.pointers(), *_strides((q, k, v)), out.stride(0), out.stride(1),
         rotation.cos.stride(0), rotation.eps, rotation.offset,
         **launch, TRANSPOSED=transposed, num_warps=warps(launch),
     )  # fmt: skip
@@ -273,17 +298,18 @@ def _rotate(x: torch.Tensor, out: torch.Tensor, rotation: _Rotation, transposed:
 
 
 def _norm_backward(
-    gradient: torch.Tensor, qkv: torch.Tensor, out: torch.Tensor, rotation: _Rotation, weight_gradient: bool
+    gradients: Heads, qkv: torch.Tensor, out: torch.Tensor, rotation: _Rotation, weight_gradient: bool
 ) -> Gradients:
-    tokens, _, size = gradient.shape
-    launch = rotation.launch(size, in_place=out is gradient)
-    gradient, x = _addressable(gradient), _addressable(qkv)
+    tokens, _, size = out.shape
+    launch = rotation.launch(size, in_place=_same_memory(gradients, out))
+    q, k, v = (_addressable(x) for x in gradients)
+    x = _addressable(qkv)
     steps = triton.cdiv(tokens, _GROUPS) if weight_gradient else 1
     groups = triton.cdiv(tokens, steps)
     partial = x.new_empty((groups, 2, size), dtype=torch.float32) if weight_gradient else None
     norm_backward_kernel[(groups,)](
-        gradient, x, out, *rotation.pointers(), partial, tokens, steps,
-        gradient.stride(0), gradient.stride(1), x.stride(0), x.stride(1), out.stride(0), out.stride(1),
+        q, k, v, x, out, *rotation.pointers(), partial, tokens, steps,
+        *_strides((q, k, v)), x.stride(0), x.stride(1), out.stride(0), out.stride(1),
         rotation.cos.stride(0), rotation.eps, rotation.offset, **launch, num_warps=warps(launch),
     )  # fmt: skip
     if partial is None:
@@ -293,12 +319,12 @@ def _norm_backward(
 
 
 def _reference_backward(
-    gradient: torch.Tensor, qkv: torch.Tensor | None, out: torch.Tensor, rotation: _Rotation
+    gradients: Heads, qkv: torch.Tensor | None, out: torch.Tensor, rotation: _Rotation
 ) -> Gradients:
-    wide = accumulation_type(gradient.dtype)
+    wide = accumulation_type(out.dtype)
     cos, sin = rotation.angles(wide)
     sizes = (rotation.heads, rotation.kv_heads, rotation.kv_heads)
-    dq, dk, dv = gradient.to(wide).split(sizes, dim=1)
+    dq, dk, dv = (gradient.to(wide) for gradient in gradients)
     dq, dk = _turned(dq, cos, -sin), _turned(dk, cos, -sin)
     dq_weight, dk_weight = None, None
     if qkv is not None and rotation.q_weight is not None and rotation.k_weight is not None:

@@ -174,7 +174,8 @@ def _store_total(
 
 @triton.jit(do_not_specialize=["tokens"])
 def norm_backward_kernel(
-    q_ptr, k_ptr, v_ptr, x_ptr, out_ptr, cos_ptr, sin_ptr, positions_ptr, q_weight_ptr, k_weight_ptr, partial_ptr,
+    q_ptr, k_ptr, v_ptr, x_ptr, out_ptr,
+    cos_ptr, sin_ptr, positions_ptr, q_weight_ptr, k_weight_ptr, partial_ptr,
     tokens, steps, q_token, q_head, k_token, k_head, v_token, v_head, x_token, x_head, out_token, out_head,
     table_row, eps, offset,
     QUERIES: tl.constexpr, ROTATED: tl.constexpr, WRITTEN: tl.constexpr,

@@ -6,7 +6,6 @@ D width, H query heads, G key/value heads, C = H + 2G, E head size, R ranks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +13,10 @@ import torch
 
 from whet.kernels.attention import attention_backward, attention_forward
 from whet.kernels.lora_linear import (
-    Factor,
     as_types_of,
-    draw_seeds,
     lora_linear_factor_gradients,
     lora_linear_forward,
     lora_linear_input_gradient,
-    with_room,
 )
 from whet.kernels.rms_norm import rms_norm_backward, rms_norm_forward
 from whet.kernels.rope import rope_backward, rope_forward
@@ -78,6 +74,10 @@ class AttentionHalf:
     post_norm: Norm | None = None
     multiplier: float = 1.0
 
+    def projections(self) -> tuple[Projection, Projection]:
+        """Both, whose factors have to be fresh."""
+        return self.qkv, self.out
+
     def __call__(
         self,
         x_TD: torch.Tensor,
@@ -92,11 +92,6 @@ class AttentionHalf:
             self, packed, table, keep, x_TD, delta_TD, *parameters
         )
         return result
-
-    def split(self, parameters: Sequence[Any]) -> tuple[list[Factor | None], list[Factor | None]]:
-        """Factors of the input and of the output projection."""
-        middle = 2 * len(self.qkv.modules)
-        return self.qkv.factors(parameters[:middle]), self.out.factors(parameters[middle:])
 
     def rotated(self, qkv_TCE: torch.Tensor, packed: PackedTokens, table: RotaryTable | None) -> torch.Tensor:
         """Normalised and rotated heads; in place unless the norm's backward pass needs its input."""
@@ -136,43 +131,103 @@ class _Kept:
 
     qkv_TCE: torch.Tensor
     """Before rotation where heads are normalised, else after."""
-    t_qkv_TR: torch.Tensor
-    o_TX: torch.Tensor
-    """Attention's output in the first H x E columns, room for the next product's t behind."""
+    t_qkv_TR: torch.Tensor | None
+    o_THE: torch.Tensor
     lse_HT: torch.Tensor
     extra: tuple[Any, ...]
 
 
-def _attend(
-    half: AttentionHalf,
-    summed_TD: torch.Tensor,
-    packed: PackedTokens,
-    table: RotaryTable | None,
-    factors: Sequence[Factor | None],
-    out_factors: Sequence[Factor | None],
-    seeds: Sequence[int],
-    y_wide_TX: torch.Tensor,
-) -> _Kept:
-    """From the normalised input to attention's output."""
-    tokens, shape = len(summed_TD), half.shape
-    y_qkv_TN, t_qkv_TR = lora_linear_forward(
-        y_wide_TX, half.qkv.base, half.qkv.outputs, factors, bias_N=half.qkv.bias(), seeds=seeds
-    )
-    qkv_TCE = y_qkv_TN.view(tokens, shape.heads + 2 * shape.kv_heads, shape.head_dim)
-    width = shape.heads * shape.head_dim
-    o_TX = with_room(summed_TD, width, out_factors)
-    q, k, v = half.heads(half.rotated(qkv_TCE, packed, table))
-    _, lse_HT, extra = attention_forward(
-        q,
-        k,
-        v,
-        packed.offsets,
-        packed.longest,
-        documents=packed.documents,
-        out_THE=o_TX[:, :width].unflatten(1, (shape.heads, shape.head_dim)),
-        **half.attention_options(),
-    )
-    return _Kept(qkv_TCE, t_qkv_TR, o_TX, lse_HT, extra)
+class _Pass:
+    """One forward or backward pass over a half, and the steps both share."""
+
+    def __init__(
+        self, half: AttentionHalf, packed: PackedTokens, table: RotaryTable | None, seeds: Any = None
+    ):
+        self.half, self.packed, self.table = half, packed, table
+        self.qkv, self.out = half.qkv.stack, half.out.stack
+        self.seeds = seeds or (self.qkv.draw_seeds(), self.out.draw_seeds())
+
+    def normed(
+        self, x_TD: torch.Tensor, delta_TD: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """norm(x + delta) with room behind, x + delta, and the norm's rstd."""
+        norm, y_TX = self.half.norm, self.qkv.with_room(len(x_TD))
+        _, summed_TD, rstd_T = rms_norm_forward(
+            x_TD,
+            norm.weight,
+            norm.eps,
+            offset=norm.offset,
+            residual_TD=delta_TD,
+            out_TD=y_TX[:, : x_TD.shape[1]],
+        )
+        return y_TX, summed_TD, rstd_T
+
+    def attend(self, y_TX: torch.Tensor) -> _Kept:
+        """From the normalised input to attention's output."""
+        half, shape, packed = self.half, self.half.shape, self.packed
+        qkv_TN, t_qkv_TR = lora_linear_forward(y_TX, self.qkv, bias_N=half.qkv.bias(), seeds=self.seeds[0])
+        qkv_TCE = qkv_TN.unflatten(1, (shape.heads + 2 * shape.kv_heads, shape.head_dim))
+        q, k, v = half.heads(half.rotated(qkv_TCE, packed, self.table))
+        o_THE, lse_HT, extra = attention_forward(
+            q, k, v, packed.offsets, packed.longest, documents=packed.documents, **half.attention_options()
+        )
+        return _Kept(qkv_TCE, t_qkv_TR, o_THE, lse_HT, extra)
+
+    def result(self, o_THE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The half's plain result and t of the product."""
+        bias_N = self.half.out.bias()
+        return lora_linear_forward(o_THE.flatten(1), self.out, bias_N=bias_N, seeds=self.seeds[1])
+
+    def out_backward(
+        self, kept: _Kept, d_result_TD: torch.Tensor, t_TR: torch.Tensor | None, plain_TD: torch.Tensor | None
+    ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+        """Gradient of attention's output (T, H, E), and of the output projection's factors."""
+        half = self.half
+        if half.post_norm:
+            plain_TD = self.result(kept.o_THE)[0] if plain_TD is None else plain_TD
+            d_result_TD = unfinish(d_result_TD, plain_TD, half.post_norm, half.multiplier)
+        elif half.multiplier != 1.0:
+            d_result_TD = d_result_TD * half.multiplier
+        seeds, o_TK = self.seeds[1], kept.o_THE.flatten(1)
+        do_TK, dt_TR = lora_linear_input_gradient(d_result_TD, self.out, packed=True, seeds=seeds)
+        assert do_TK is not None
+        found = lora_linear_factor_gradients(d_result_TD, dt_TR, o_TK, t_TR, self.out, seeds=seeds)
+        return do_TK.unflatten(1, (half.shape.heads, half.shape.head_dim)), found
+
+    def attend_backward(self, kept: _Kept, do_THE: torch.Tensor) -> torch.Tensor:
+        """Gradient of the input projection's output (T, C x E)."""
+        half, packed, table = self.half, self.packed, self.table
+        heads = half.rotated(kept.qkv_TCE, packed, table) if half.q_norm else kept.qkv_TCE
+        d_qkv_TCE = torch.empty_like(kept.qkv_TCE)
+        dq, dk, dv = half.heads(d_qkv_TCE)
+        gradients = attention_backward(
+            do_THE,
+            *half.heads(heads),
+            kept.o_THE,
+            kept.lse_HT,
+            kept.extra,
+            packed.offsets,
+            packed.longest,
+            documents=packed.documents,
+            dq=dq,
+            dk=dk,
+            dv=dv,
+            exact=table is None,
+            **half.attention_options(),
+        )
+        if table is not None:
+            rope_backward(
+                gradients,
+                kept.qkv_TCE if half.q_norm else None,
+                table.cos_PW,
+                table.sin_PW,
+                packed.positions_T,
+                half.shape.heads,
+                half.shape.kv_heads,
+                out_TCE=d_qkv_TCE,
+                **half.head_norms(),
+            )
+        return d_qkv_TCE.flatten(1)
 
 
 class _AttentionNode(torch.autograd.Function):
@@ -189,120 +244,39 @@ class _AttentionNode(torch.autograd.Function):
         delta_TD: torch.Tensor | None,
         *parameters: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        qkv_factors, out_factors = half.split(parameters)
-        seeds = draw_seeds(qkv_factors), draw_seeds(out_factors)
-        y_wide_TX = with_room(x_TD, x_TD.shape[1], qkv_factors)
-        _, summed_TD, rstd_T = rms_norm_forward(
-            x_TD,
-            half.norm.weight,
-            half.norm.eps,
-            offset=half.norm.offset,
-            residual_TD=delta_TD,
-            out_TD=y_wide_TX[:, : x_TD.shape[1]],
-        )
+        run = _Pass(half, packed, table)
+        y_TX, summed_TD, rstd_T = run.normed(x_TD, delta_TD)
+        kept = run.attend(y_TX)
+        del y_TX
+        result_TD, t_out_TR = run.result(kept.o_THE)
         summed_TD = x_TD.view_as(x_TD) if summed_TD is None else summed_TD
-        kept = _attend(half, summed_TD, packed, table, qkv_factors, out_factors, seeds[0], y_wide_TX)
-        del y_wide_TX
-        result_TD, t_out_TR = lora_linear_forward(
-            kept.o_TX, half.out.base, half.out.outputs, out_factors, bias_N=half.out.bias(), seeds=seeds[1]
-        )
-        plain_TD = result_TD if half.post_norm else None
-        delta_out_TD = finish(result_TD, half.post_norm, half.multiplier)
-        ctx.half, ctx.packed, ctx.table, ctx.seeds, ctx.count = half, packed, table, seeds, len(parameters)
-        ctx.rstd_T, ctx.t_out_TR = rstd_T, t_out_TR
+        ctx.run, ctx.rstd_T, ctx.t_out_TR = run, rstd_T, t_out_TR
         ctx.kept = kept if keep else None
-        ctx.plain_TD = plain_TD if keep else None
+        ctx.plain_TD = result_TD if keep and half.post_norm else None
         ctx.save_for_backward(summed_TD, *parameters)
-        return summed_TD, delta_out_TD
+        return summed_TD, finish(result_TD, half.post_norm, half.multiplier)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        half, packed, table = ctx.half, ctx.packed, ctx.table
         d_sum_TD, d_delta_TD = gradients
+        run: _Pass = ctx.run
         summed_TD, *parameters = ctx.saved_tensors
-        qkv_factors, out_factors = half.split(parameters)
-        kept, shape, rstd_T = ctx.kept, half.shape, ctx.rstd_T
-        needs_input = ctx.needs_input_grad[4] or ctx.needs_input_grad[5]
-        y_wide_TX = with_room(summed_TD, summed_TD.shape[1], qkv_factors)
-        y_TD = y_wide_TX[:, : summed_TD.shape[1]]
-        norm = half.norm
-        rms_norm_forward(summed_TD, norm.weight, norm.eps, offset=norm.offset, out_TD=y_TD)
-        if kept is None:
-            kept = _attend(half, summed_TD, packed, table, qkv_factors, out_factors, ctx.seeds[0], y_wide_TX)
+        norm, seeds = run.half.norm, run.seeds[0]
+        y_TX, _, _ = run.normed(summed_TD)
+        kept = run.attend(y_TX) if ctx.kept is None else ctx.kept
         ctx.kept = None
-        width = shape.heads * shape.head_dim
-        o_TX = kept.o_TX
-        if half.post_norm:
-            plain_TD = ctx.plain_TD
-            if plain_TD is None:
-                plain_TD, _ = lora_linear_forward(
-                    o_TX,
-                    half.out.base,
-                    half.out.outputs,
-                    out_factors,
-                    bias_N=half.out.bias(),
-                    seeds=ctx.seeds[1],
-                )
-            d_delta_TD = unfinish(d_delta_TD, plain_TD, half.post_norm, half.multiplier)
-        elif half.multiplier != 1.0:
-            d_delta_TD = d_delta_TD * half.multiplier
-        do_TN, dt_TR = lora_linear_input_gradient(
-            d_delta_TD, half.out.base, half.out.outputs, out_factors, seeds=ctx.seeds[1]
-        )
-        out_gradients = lora_linear_factor_gradients(
-            d_delta_TD,
-            dt_TR,
-            o_TX[:, :width],
-            ctx.t_out_TR,
-            half.out.outputs,
-            out_factors,
-            seeds=ctx.seeds[1],
-        )
-        heads = half.rotated(kept.qkv_TCE, packed, table) if half.q_norm else kept.qkv_TCE
-        q, k, v = half.heads(heads)
-        d_qkv_TCE = torch.empty_like(kept.qkv_TCE)
-        dq, dk, dv = half.heads(d_qkv_TCE)
-        as_heads = (shape.heads, shape.head_dim)
-        attention_backward(
-            do_TN.unflatten(1, as_heads),
-            q,
-            k,
-            v,
-            o_TX[:, :width].unflatten(1, as_heads),
-            kept.lse_HT,
-            kept.extra,
-            packed.offsets,
-            packed.longest,
-            documents=packed.documents,
-            dq=dq,
-            dk=dk,
-            dv=dv,
-            **half.attention_options(),
-        )
-        if table is not None:
-            rope_backward(
-                d_qkv_TCE,
-                kept.qkv_TCE if half.q_norm else None,
-                table.cos_PW,
-                table.sin_PW,
-                packed.positions_T,
-                shape.heads,
-                shape.kv_heads,
-                **half.head_norms(),
-            )
-        d_qkv_TN, t_qkv_TR = d_qkv_TCE.flatten(1), kept.t_qkv_TR
-        del kept, heads, q, k, v
-        dy_TD, dt_TR = lora_linear_input_gradient(
-            d_qkv_TN, half.qkv.base, half.qkv.outputs, qkv_factors, needed=needs_input, seeds=ctx.seeds[0]
-        )
-        qkv_gradients = lora_linear_factor_gradients(
-            d_qkv_TN, dt_TR, y_TD, t_qkv_TR, half.qkv.outputs, qkv_factors, seeds=ctx.seeds[0]
-        )
+        do_THE, out_gradients = run.out_backward(kept, d_delta_TD, ctx.t_out_TR, ctx.plain_TD)
+        d_qkv_TN, t_qkv_TR = run.attend_backward(kept, do_THE), kept.t_qkv_TR
+        del kept, do_THE
+        needed = ctx.needs_input_grad[4] or ctx.needs_input_grad[5]
+        dy_TD, dt_TR = lora_linear_input_gradient(d_qkv_TN, run.qkv, needed=needed, seeds=seeds)
+        y_TD = y_TX[:, : summed_TD.shape[1]]
+        qkv_gradients = lora_linear_factor_gradients(d_qkv_TN, dt_TR, y_TD, t_qkv_TR, run.qkv, seeds=seeds)
         dx_TD = None
         if dy_TD is not None:
             dx_TD, _ = rms_norm_backward(
-                dy_TD, summed_TD, norm.weight, rstd_T, offset=norm.offset, residual_gradient_TD=d_sum_TD
+                dy_TD, summed_TD, norm.weight, ctx.rstd_T, offset=norm.offset, residual_gradient_TD=d_sum_TD
             )
-        d_delta_in = dx_TD if ctx.needs_input_grad[5] else None
+        d_delta_in_TD = dx_TD if ctx.needs_input_grad[5] else None
         found = as_types_of([*qkv_gradients, *out_gradients], parameters)
-        return None, None, None, None, dx_TD, d_delta_in, *found
+        return None, None, None, None, dx_TD, d_delta_in_TD, *found

@@ -7,7 +7,6 @@ F width inside, R ranks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +14,10 @@ import torch
 
 from whet.kernels.glu import glu_backward, glu_forward
 from whet.kernels.lora_linear import (
-    Factor,
     as_types_of,
-    draw_seeds,
     lora_linear_factor_gradients,
     lora_linear_forward,
     lora_linear_input_gradient,
-    with_room,
 )
 from whet.kernels.rms_norm import rms_norm_backward, rms_norm_forward
 
@@ -49,6 +45,10 @@ class MlpHalf:
     post_norm: Norm | None = None
     multiplier: float = 1.0
 
+    def projections(self) -> tuple[Projection, Projection]:
+        """Both, whose factors have to be fresh."""
+        return self.gate_up, self.down
+
     def __call__(
         self, x_TD: torch.Tensor, delta_TD: torch.Tensor, keep: bool, chunk: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,56 +64,53 @@ class MlpHalf:
         )
         return result
 
-    def split(self, parameters: Sequence[Any]) -> tuple[list[Factor | None], list[Factor | None]]:
-        """Factors of the input and of the output projection."""
-        middle = 2 * len(self.gate_up.modules)
-        return self.gate_up.factors(parameters[:middle]), self.down.factors(parameters[middle:])
-
 
 @dataclass
 class _Kept:
     """Of one chunk, what its backward pass wants."""
 
     gate_up_TN: torch.Tensor
-    t_in_TR: torch.Tensor
-    t_out_TR: torch.Tensor
+    t_in_TR: torch.Tensor | None
+    t_out_TR: torch.Tensor | None
 
 
 class _Pass:
-    """One forward or backward pass over a half: the factors and seeds in force, and the steps they share."""
+    """One forward or backward pass over a half: the seeds in force, and the steps both share."""
 
-    def __init__(self, half: MlpHalf, parameters: Sequence[Any], seeds: Any = None) -> None:
-        self.half = half
-        self.in_factors, self.out_factors = half.split(parameters)
-        self.seeds = seeds or (draw_seeds(self.in_factors), draw_seeds(self.out_factors))
+    def __init__(self, half: MlpHalf, seeds: Any = None) -> None:
+        self.half, self.into, self.out = half, half.gate_up.stack, half.down.stack
+        self.seeds = seeds or (self.into.draw_seeds(), self.out.draw_seeds())
 
-    def room(self, x_TD: torch.Tensor) -> torch.Tensor:
-        return with_room(x_TD, x_TD.shape[1], self.in_factors)
-
-    def gate_up(self, y_wide_TX: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gate and up beside one another, and t of the product."""
-        into = self.half.gate_up
-        return lora_linear_forward(
-            y_wide_TX, into.base, into.outputs, self.in_factors, bias_N=into.bias(), seeds=self.seeds[0]
+    def normed(
+        self, x_TD: torch.Tensor, delta_TD: torch.Tensor | None = None, summed_TD: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """norm(x + delta) with room behind, and the norm's rstd."""
+        norm, y_TX = self.half.norm, self.into.with_room(len(x_TD))
+        _, _, rstd_T = rms_norm_forward(
+            x_TD,
+            norm.weight,
+            norm.eps,
+            offset=norm.offset,
+            residual_TD=delta_TD,
+            out_TD=y_TX[:, : x_TD.shape[1]],
+            summed_TD=summed_TD,
         )
+        return y_TX, rstd_T
+
+    def gate_up(self, y_TX: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Gate and up beside one another, and t of the product."""
+        bias_N = self.half.gate_up.bias()
+        return lora_linear_forward(y_TX, self.into, bias_N=bias_N, seeds=self.seeds[0])
 
     def down(
         self, gate_up_TN: torch.Tensor, out_TD: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The half's plain result and t of the product."""
-        projection, width = self.half.down, gate_up_TN.shape[1] // 2
-        h_wide_TX = with_room(gate_up_TN, width, self.out_factors)
+        h_TX = self.out.with_room(len(gate_up_TN))
         gate_TF, up_TF = gate_up_TN.chunk(2, dim=1)
-        glu_forward(gate_TF, up_TF, self.half.kind, out_TF=h_wide_TX[:, :width])
-        return lora_linear_forward(
-            h_wide_TX,
-            projection.base,
-            projection.outputs,
-            self.out_factors,
-            bias_N=projection.bias(),
-            out_TN=out_TD,
-            seeds=self.seeds[1],
-        )
+        glu_forward(gate_TF, up_TF, self.half.kind, out_TF=h_TX[:, : gate_TF.shape[1]])
+        bias_N = self.half.down.bias()
+        return lora_linear_forward(h_TX, self.out, bias_N=bias_N, out_TN=out_TD, seeds=self.seeds[1])
 
     def backward(
         self, kept: _Kept, y_TD: torch.Tensor, d_result_TD: torch.Tensor, plain_TD: torch.Tensor | None
@@ -126,25 +123,21 @@ class _Pass:
             d_result_TD = unfinish(d_result_TD, plain_TD, half.post_norm, half.multiplier)
         elif half.multiplier != 1.0:
             d_result_TD = d_result_TD * half.multiplier
-        out, into = half.down, half.gate_up
-        dh_TF, dt_TR = lora_linear_input_gradient(
-            d_result_TD, out.base, out.outputs, self.out_factors, seeds=self.seeds[1]
-        )
+        dh_TF, dt_TR = lora_linear_input_gradient(d_result_TD, self.out, seeds=self.seeds[1])
+        assert dh_TF is not None
         gate_TF, up_TF = gate_up_TN.chunk(2, dim=1)
         h_TF = torch.empty_like(dh_TF, memory_format=torch.contiguous_format)
         glu_backward(dh_TF, gate_TF, up_TF, half.kind, h_TF=h_TF)
         del dh_TF
         out_gradients = lora_linear_factor_gradients(
-            d_result_TD, dt_TR, h_TF, kept.t_out_TR, out.outputs, self.out_factors, seeds=self.seeds[1]
+            d_result_TD, dt_TR, h_TF, kept.t_out_TR, self.out, seeds=self.seeds[1]
         )
         del h_TF
-        dy_TD, dt_TR = lora_linear_input_gradient(
-            gate_up_TN, into.base, into.outputs, self.in_factors, seeds=self.seeds[0]
-        )
-        in_gradients = lora_linear_factor_gradients(
-            gate_up_TN, dt_TR, y_TD, kept.t_in_TR, into.outputs, self.in_factors, seeds=self.seeds[0]
-        )
+        dy_TD, dt_TR = lora_linear_input_gradient(gate_up_TN, self.into, seeds=self.seeds[0])
         assert dy_TD is not None
+        in_gradients = lora_linear_factor_gradients(
+            gate_up_TN, dt_TR, y_TD, kept.t_in_TR, self.into, seeds=self.seeds[0]
+        )
         return dy_TD, [*in_gradients, *out_gradients]
 
 
@@ -165,25 +158,15 @@ class _MlpNode(torch.autograd.Function):
         delta_TD: torch.Tensor,
         *parameters: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        run, norm, width = _Pass(half, parameters), half.norm, x_TD.shape[1]
-        summed_TD, rstd_T = torch.empty_like(x_TD), []
-        result_TD = torch.empty_like(x_TD)
+        run = _Pass(half)
+        summed_TD, result_TD, rstd_T = torch.empty_like(x_TD), torch.empty_like(x_TD), []
         kept: list[_Kept | None] = []
-        t_out: list[torch.Tensor] = []
+        t_out: list[torch.Tensor | None] = []
         for rows in _chunks(len(x_TD), chunk):
-            y_wide_TX = run.room(x_TD[rows])
-            _, _, rstd = rms_norm_forward(
-                x_TD[rows],
-                norm.weight,
-                norm.eps,
-                offset=norm.offset,
-                residual_TD=delta_TD[rows],
-                out_TD=y_wide_TX[:, :width],
-                summed_TD=summed_TD[rows],
-            )
+            y_TX, rstd = run.normed(x_TD[rows], delta_TD[rows], summed_TD[rows])
             rstd_T.append(rstd)
-            gate_up_TN, t_in_TR = run.gate_up(y_wide_TX)
-            del y_wide_TX
+            gate_up_TN, t_in_TR = run.gate_up(y_TX)
+            del y_TX
             _, t_out_TR = run.down(gate_up_TN, result_TD[rows])
             kept.append(_Kept(gate_up_TN, t_in_TR, t_out_TR) if keep else None)
             t_out.append(t_out_TR)
@@ -198,21 +181,20 @@ class _MlpNode(torch.autograd.Function):
         d_sum_TD, d_delta_TD = gradients
         half, norm = ctx.half, ctx.half.norm
         summed_TD, *parameters = ctx.saved_tensors
-        run = _Pass(half, parameters, ctx.seeds)
+        run = _Pass(half, ctx.seeds)
         dx_TD = torch.empty_like(summed_TD)
-        totals: list[torch.Tensor | None] = []
+        totals: list[torch.Tensor | None] = [None] * len(parameters)
         for index, rows in enumerate(_chunks(len(summed_TD), ctx.chunk)):
             x_TD = summed_TD[rows]
-            y_wide_TX = run.room(x_TD)
-            y_TD = y_wide_TX[:, : x_TD.shape[1]]
-            rms_norm_forward(x_TD, norm.weight, norm.eps, offset=norm.offset, out_TD=y_TD)
+            y_TX, _ = run.normed(x_TD)
             kept = ctx.kept[index]
             if kept is None:
-                kept = _Kept(*run.gate_up(y_wide_TX), ctx.t_out[index])
+                kept = _Kept(*run.gate_up(y_TX), ctx.t_out[index])
             ctx.kept[index] = None
             plain_TD = None if ctx.plain_TD is None else ctx.plain_TD[rows]
+            y_TD = y_TX[:, : x_TD.shape[1]]
             dy_TD, found = run.backward(kept, y_TD, d_delta_TD[rows], plain_TD)
-            del kept
+            del kept, y_TX
             rms_norm_backward(
                 dy_TD,
                 x_TD,
@@ -222,9 +204,7 @@ class _MlpNode(torch.autograd.Function):
                 residual_gradient_TD=d_sum_TD[rows],
                 out_TD=dx_TD[rows],
             )
-            totals = [
-                _added(total, part) for total, part in zip(totals or [None] * len(found), found, strict=True)
-            ]
+            totals = [_added(total, part) for total, part in zip(totals, found, strict=True)]
         return None, None, None, dx_TD, dx_TD, *as_types_of(totals, parameters)
 
 

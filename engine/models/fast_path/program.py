@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from whet.kernels.linear_cross_entropy import linear_cross_entropy
+from whet.kernels.lora_refresh import Refresher
 from whet.kernels.rms_norm import rms_norm
 
 from ..families.fast_layout import FastSettings
@@ -20,6 +21,7 @@ from .packed import PackedTokens
 from .plain_halves import PlainAttentionHalf, PlainMlpHalf
 from .report import FastPathReport
 
+PLAIN = (PlainAttentionHalf, PlainMlpHalf)
 TABLE_STEP = 1024
 """Rotary tables are made for multiples of this many positions, so that few are ever made."""
 
@@ -71,6 +73,7 @@ class DecoderProgram:
     report: FastPathReport
     keep: list[Keep] = field(default_factory=list)
     chunk: int = 1 << 30
+    refresher: Refresher = field(default_factory=Refresher, repr=False)
     tables: dict[tuple[str, int], RotaryTable] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +90,7 @@ class DecoderProgram:
             packed: on the model's device.
             embedded_TD: in place of the embeddings of ``packed.input_ids_T``.
         """
+        self._refresh()
         x_TD = self._embed(packed) if embedded_TD is None else embedded_TD.to(self.dtype)
         delta_TD: torch.Tensor | None = None
         for layer, keep in zip(self.layers, self.keep, strict=True):
@@ -117,6 +121,12 @@ class DecoderProgram:
             logit_scale=settings.logit_scale,
             **options,
         )
+
+    def _refresh(self) -> None:
+        """Bring the adapters' factors, which the optimizer changes, into the compute type."""
+        fused = [h for layer in self.layers for h in (layer.attention, layer.mlp) if not isinstance(h, PLAIN)]
+        projections = [projection for half in fused for projection in half.projections()]
+        self.refresher.run([copy for projection in projections for copy in projection.refreshes()])
 
     def _embed(self, packed: PackedTokens) -> torch.Tensor:
         """Scaled as the family does; Gemma's embedding module scales by itself."""

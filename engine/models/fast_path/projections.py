@@ -14,7 +14,9 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from whet.kernels.int8 import dequantize_int8
-from whet.kernels.lora_linear import Base, DenseBase, ExpandedBase, Factor, factors_from, padded_rank
+from whet.kernels.lora_base import Base, DenseBase, ExpandedBase
+from whet.kernels.lora_linear import Factor, LoraStack, padded_rank
+from whet.kernels.lora_refresh import Refresh
 from whet.kernels.nf4 import Nf4Weight, dequantize_nf4
 
 
@@ -58,10 +60,10 @@ class Projection:
         self.outputs = tuple(outputs for outputs, _ in shapes)
         self.inputs = shapes[0][1]
         self.has_bias = any(layer.bias is not None for layer in self.layers)
-        self.rank = padded_rank(
-            [_rank(m, name) for m, name in zip(self.modules, self.adapters, strict=True) if name]
-        )
-        self.base = self._base(workspace)
+        pairs = list(zip(self.modules, self.adapters, strict=True))
+        ranks = [0 if name is None else _rank(module, name) for module, name in pairs]
+        like = torch.empty((), dtype=dtype, device=workspace.device)
+        self.stack = LoraStack(self._base(workspace, padded_rank(ranks)), self.outputs, ranks, like)
 
     def parameters(self) -> list[torch.Tensor | None]:
         """A_1, B_1, A_2, B_2, ...; None where a layer's adapter is absent or switched off."""
@@ -73,17 +75,19 @@ class Projection:
                 found += [module.lora_A[name].weight, module.lora_B[name].weight]
         return found
 
-    def factors(self, parameters: Sequence[torch.Tensor | None]) -> list[Factor | None]:
-        """The kernels' view of what :meth:`parameters` gave."""
-        options = []
-        for module, name in zip(self.modules, self.adapters, strict=True):
-            if name is None:
-                options.append((0.0, 0.0))
-            else:
-                dropout = module.lora_dropout[name]
-                drops = isinstance(dropout, nn.Dropout) and dropout.training
-                options.append((module.scaling[name], dropout.p if drops else 0.0))
-        return factors_from(options, parameters)
+    def refreshes(self) -> list[Refresh]:
+        """Put the adapters as they are now in force; what has to be copied for that."""
+        factors: list[Factor | None] = []
+        parameters = self.parameters()
+        for index, (module, name) in enumerate(zip(self.modules, self.adapters, strict=True)):
+            a, b = parameters[2 * index : 2 * index + 2]
+            if name is None or a is None or b is None:
+                factors.append(None)
+                continue
+            dropout: Any = module.lora_dropout[name]
+            drops = isinstance(dropout, nn.Dropout) and dropout.training
+            factors.append(Factor(a, b, module.scaling[name], dropout.p if drops else 0.0))
+        return self.stack.put(factors)
 
     def bias(self) -> torch.Tensor | None:
         """All biases beside one another, (N,); zeros for a layer without one."""
@@ -96,25 +100,25 @@ class Projection:
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _base(self, workspace: Workspace) -> Base:
+    def _base(self, workspace: Workspace, rank: int) -> Base:
         kinds = {type(layer).__name__ for layer in self.layers}
         if kinds == {"Linear4bit"}:
             expanders = [_expand_4bit(layer) for layer in self.layers]
         elif kinds == {"Linear8bitLt"}:
             expanders = [_expand_8bit(layer) for layer in self.layers]
         elif all(type(layer) is nn.Linear for layer in self.layers):
-            return self._side_by_side()
+            return self._side_by_side(rank)
         else:
             raise NotFusedError(f"{', '.join(sorted(kinds))} is no layer the kernels know")
         return ExpandedBase(list(zip(self.outputs, expanders, strict=True)), self.inputs, workspace)
 
-    def _side_by_side(self) -> DenseBase:
+    def _side_by_side(self, rank: int) -> DenseBase:
         if any(layer.weight.requires_grad for layer in self.layers):
             raise NotFusedError("the base weights train")
         held = self.layers[0].weight.dtype
         if held != self.dtype:
             raise NotFusedError(f"weights are held in {held} and computed in {self.dtype}")
-        base = DenseBase([layer.weight.data for layer in self.layers], self.rank)
+        base = DenseBase([layer.weight.data for layer in self.layers], rank)
         for layer, view in zip(self.layers, base.views(self.outputs), strict=True):
             layer.weight.data = view
         return base

@@ -1,0 +1,184 @@
+"""Frozen weights of linear layers that read the same input, as one matrix (N, K), however they are held.
+
+Legend: T tokens, K inputs, N outputs of all layers together, R ranks of all layers together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+
+from .fp8 import fp8_matmul, quantize_rows, transpose_fp8
+
+
+class Base(Protocol):
+    """What a LoRA projection multiplies with.
+
+    ``rides``: products may have R more columns, so that the LoRA update is in them: y = [x | t] [W | sB]^T.
+    """
+
+    outputs: int
+    inputs: int
+    rides: bool
+
+    def forward(
+        self,
+        x_TX: torch.Tensor,
+        sb_NR: torch.Tensor | None,
+        bias_N: torch.Tensor | None,
+        out_TN: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """[x | t] [W | sB]^T + bias where the base rides and ``sb_NR`` is given; else x W^T + bias."""
+        ...
+
+    def backward(self, dy_TN: torch.Tensor, sb_NR: torch.Tensor | None) -> torch.Tensor:
+        """dy [W | sB], (T, K + R), where the base rides and ``sb_NR`` is given; else dy W, (T, K)."""
+        ...
+
+    def room(self, rank: int) -> torch.Tensor | None:
+        """A place for sB (N, rank) beside the weights, where they are kept with one."""
+        ...
+
+
+def _product(
+    x_TX: torch.Tensor, w_NX: torch.Tensor, bias_N: torch.Tensor | None, out_TN: torch.Tensor | None
+) -> torch.Tensor:
+    if bias_N is None:
+        return torch.mm(x_TX, w_NX.T, out=out_TN)
+    return torch.addmm(bias_N.to(x_TX.dtype), x_TX, w_NX.T, out=out_TN)
+
+
+class DenseBase:
+    """Weights in 16 or 32 bits, kept side by side with room for sB; the layers' own weights become views."""
+
+    rides = True
+
+    def __init__(self, weights: Sequence[torch.Tensor], rank: int) -> None:
+        self.outputs = sum(len(weight) for weight in weights)
+        self.inputs = weights[0].shape[1]
+        self.wide_NX = weights[0].new_zeros(self.outputs, self.inputs + rank)
+        torch.cat([weight.detach() for weight in weights], out=self.wide_NX[:, : self.inputs])
+
+    def views(self, outputs: Sequence[int]) -> list[torch.Tensor]:
+        """The layers' own weights (n, K)."""
+        return list(self.wide_NX[:, : self.inputs].split(list(outputs)))
+
+    def room(self, rank: int) -> torch.Tensor | None:
+        return self.wide_NX[:, self.inputs : self.inputs + rank]
+
+    def _wide(self, sb_NR: torch.Tensor | None) -> torch.Tensor:
+        return self.wide_NX if sb_NR is not None else self.wide_NX[:, : self.inputs]
+
+    def forward(
+        self,
+        x_TX: torch.Tensor,
+        sb_NR: torch.Tensor | None,
+        bias_N: torch.Tensor | None,
+        out_TN: torch.Tensor | None,
+    ) -> torch.Tensor:
+        return _product(x_TX, self._wide(sb_NR), bias_N, out_TN)
+
+    def backward(self, dy_TN: torch.Tensor, sb_NR: torch.Tensor | None) -> torch.Tensor:
+        return dy_TN @ self._wide(sb_NR)
+
+
+class ExpandedBase:
+    """Quantised weights, expanded for each product into a workspace that all layers share.
+
+    Args:
+        parts: for each layer its outputs and a function that writes its weight into an (n, K) view.
+        workspace: gives a buffer of (rows, columns) in a type; its content lives until the next call.
+    """
+
+    rides = True
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[int, Callable[[torch.Tensor], None]]],
+        inputs: int,
+        workspace: Callable[[int, int, torch.dtype], torch.Tensor],
+    ) -> None:
+        self.parts, self.inputs, self.workspace = list(parts), inputs, workspace
+        self.outputs = sum(outputs for outputs, _ in self.parts)
+
+    def room(self, rank: int) -> torch.Tensor | None:
+        return None
+
+    def _wide(self, sb_NR: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+        rank = 0 if sb_NR is None else sb_NR.shape[1]
+        wide_NX = self.workspace(self.outputs, self.inputs + rank, dtype)
+        start = 0
+        for outputs, expand in self.parts:
+            expand(wide_NX[start : start + outputs, : self.inputs])
+            start += outputs
+        if sb_NR is not None:
+            wide_NX[:, self.inputs :] = sb_NR
+        return wide_NX
+
+    def forward(
+        self,
+        x_TX: torch.Tensor,
+        sb_NR: torch.Tensor | None,
+        bias_N: torch.Tensor | None,
+        out_TN: torch.Tensor | None,
+    ) -> torch.Tensor:
+        return _product(x_TX, self._wide(sb_NR, x_TX.dtype), bias_N, out_TN)
+
+    def backward(self, dy_TN: torch.Tensor, sb_NR: torch.Tensor | None) -> torch.Tensor:
+        return dy_TN @ self._wide(sb_NR, dy_TN.dtype)
+
+
+class Fp8Base:
+    """Weights in FP8 (e4m3) with a scale a row; forward and input gradient multiply in FP8.
+
+    Backward, dx = dy diag(scale) W8: the scales are folded into dy before its rows are quantised, and W8 is
+    transposed for the product, since the units want both operands along the summed dimension. The LoRA
+    update does not ride: it stays in 16 bits.
+
+    Args:
+        w8_NK: float8_e4m3fn, contiguous.
+        scale_N: fp32.
+        fast_accumulation: sum with fewer bits, see :func:`.fp8.fp8_matmul`.
+    """
+
+    rides = False
+
+    def __init__(self, w8_NK: torch.Tensor, scale_N: torch.Tensor, *, fast_accumulation: bool = True) -> None:
+        self.outputs, self.inputs = w8_NK.shape
+        self.w8_NK, self.scale_N, self.fast_accumulation = w8_NK, scale_N, fast_accumulation
+        self.ones_K = torch.ones(self.inputs, device=w8_NK.device)
+
+    def room(self, rank: int) -> torch.Tensor | None:
+        return None
+
+    def forward(
+        self,
+        x_TX: torch.Tensor,
+        sb_NR: torch.Tensor | None,
+        bias_N: torch.Tensor | None,
+        out_TN: torch.Tensor | None,
+    ) -> torch.Tensor:
+        x8_TK, scale_T = quantize_rows(x_TX)
+        y_TN = fp8_matmul(
+            x8_TK,
+            scale_T,
+            self.w8_NK,
+            self.scale_N,
+            out=out_TN,
+            dtype=x_TX.dtype,
+            use_fast_accum=self.fast_accumulation,
+        )
+        return y_TN if bias_N is None else y_TN.add_(bias_N)
+
+    def backward(self, dy_TN: torch.Tensor, sb_NR: torch.Tensor | None) -> torch.Tensor:
+        dy8_TN, scale_T = quantize_rows(dy_TN, column_scale_K=self.scale_N)
+        return fp8_matmul(
+            dy8_TN,
+            scale_T,
+            transpose_fp8(self.w8_NK),
+            self.ones_K,
+            dtype=dy_TN.dtype,
+            use_fast_accum=self.fast_accumulation,
+        )

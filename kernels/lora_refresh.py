@@ -1,0 +1,102 @@
+"""LoRA factors copied into the compute type, all of a model in one launch.
+
+The optimizer steps fp32 factors; products want them stacked, scaled and in 16 bits. Hundreds of small copies
+a step would be launch-bound, so a table of addresses on the device tells one kernel where everything is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from .backend import uses_triton
+from .spec import Compilation
+
+_BLOCK = 2048
+_TYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """target = source * scale; the source contiguous, the target of any row stride."""
+
+    source: torch.Tensor
+    target: torch.Tensor
+    scale: float
+
+    def run(self) -> None:
+        """This copy alone."""
+        torch.mul(self.source.detach(), self.scale, out=self.target)
+
+
+@triton.jit
+def refresh_kernel(table, scales, ELEMENT: tl.constexpr, BLOCK: tl.constexpr):
+    """One block of one copy; a row of the table: source, target, elements, columns, the target's row stride."""
+    job = tl.program_id(1)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    elements = tl.load(table + job * 5 + 2)
+    if tl.program_id(0) * BLOCK < elements:
+        source = tl.load(table + job * 5).to(tl.pointer_type(tl.float32))
+        target = tl.load(table + job * 5 + 1).to(tl.pointer_type(ELEMENT))
+        columns, stride = tl.load(table + job * 5 + 3), tl.load(table + job * 5 + 4)
+        value = tl.load(source + at, mask=at < elements, other=0.0) * tl.load(scales + job)
+        tl.store(target + (at // columns) * stride + at % columns, value.to(ELEMENT), mask=at < elements)
+
+
+class Refresher:
+    """Runs a list of copies, the same ones again and again."""
+
+    def __init__(self) -> None:
+        self._key: tuple[tuple[int, int, float], ...] = ()
+        self._copies: list[Refresh] = []
+        self._table: torch.Tensor | None = None
+        self._scales: torch.Tensor | None = None
+        self._blocks = 0
+
+    def run(self, copies: Sequence[Refresh]) -> None:
+        """All copies; sources fp32 (others, and the CPU, go one by one)."""
+        if not copies:
+            return
+        first = copies[0]
+        same = all(c.source.dtype == torch.float32 and c.target.dtype == first.target.dtype for c in copies)
+        if not uses_triton(first.target) or not same:
+            for copy in copies:
+                copy.run()
+            return
+        key = tuple((c.source.data_ptr(), c.target.data_ptr(), c.scale) for c in copies)
+        if key != self._key:
+            self._describe(copies)
+            self._key = key
+        refresh_kernel[(self._blocks, len(copies))](
+            self._table, self._scales, ELEMENT=_TYPES[first.target.dtype], BLOCK=_BLOCK, num_warps=4
+        )
+
+    def _describe(self, copies: Sequence[Refresh]) -> None:
+        rows = [
+            (
+                c.source.data_ptr(),
+                c.target.data_ptr(),
+                c.source.numel(),
+                c.source.shape[1],
+                c.target.stride(0),
+            )
+            for c in copies
+        ]
+        device = copies[0].target.device
+        self._copies = list(copies)  # the table holds bare addresses: what they point at must live
+        self._table = torch.tensor(rows, dtype=torch.int64, device=device)
+        self._scales = torch.tensor([c.scale for c in copies], dtype=torch.float32, device=device)
+        self._blocks = triton.cdiv(max(c.source.numel() for c in copies), _BLOCK)
+
+
+COMPILATIONS = (
+    Compilation(
+        refresh_kernel,
+        {"table": "*i64", "scales": "*fp32", "ELEMENT": "constexpr", "BLOCK": "constexpr"},
+        {"ELEMENT": tl.float16, "BLOCK": _BLOCK},
+    ),
+)
