@@ -62,13 +62,14 @@ def contrastive_forward(
             positives_BE, anchors_BE, order_B, options=options, wanted=swapped, chunk=_rows(anchors_BE)
         )
         losses_B = losses_B + back.losses_S
-        if of_anchors_BE is not None:
-            of_anchors_BE += back.gradients.weight_VD
-        if of_candidates_CE is not None and labels_B is None:
-            of_candidates_CE[:batch] += back.gradients.hidden_SD
-        elif of_candidates_CE is not None:
-            # Unlike index_add_, this sums in a fixed order.
-            of_candidates_CE.index_put_((labels,), back.gradients.hidden_SD, accumulate=True)
+        of_positives_BE, of_all_anchors_BE, _ = back.gradients
+        if of_anchors_BE is not None and of_all_anchors_BE is not None:
+            of_anchors_BE += of_all_anchors_BE
+        if of_candidates_CE is not None and of_positives_BE is not None:
+            if labels_B is None:
+                of_candidates_CE[:batch] += of_positives_BE
+            else:  # unlike index_add_, this sums in a fixed order
+                of_candidates_CE.index_put_((labels,), of_positives_BE, accumulate=True)
     return losses_B.sum() * _share(batch, symmetric), of_anchors_BE, of_candidates_CE
 
 
@@ -197,6 +198,14 @@ def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> 
     }
 
 
+def _flops(inputs: Inputs) -> int:
+    """Of the products made in the forward pass, the gradients' and the way back's among them."""
+    anchors_BE, candidates_CE = inputs["anchors_BE"], inputs["candidates_CE"]
+    products = 1 + sum(each.requires_grad for each in (anchors_BE, candidates_CE)) * torch.is_grad_enabled()
+    columns = candidates_CE.shape[0] + (anchors_BE.shape[0] if inputs.get("symmetric") else 0)
+    return int(2 * anchors_BE.numel() * columns * products)
+
+
 def _case(name: str, batch: int, candidates: int, width: int, **options: Any) -> Case:
     return Case(name, {"batch": batch, "candidates": candidates, "width": width, **options})
 
@@ -220,7 +229,7 @@ SPEC = KernelSpec(
     ),
     tolerance={torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 5e-4},
     traffic=lambda inputs: bytes_of(inputs["anchors_BE"], inputs["candidates_CE"]),
-    flops=lambda inputs: 2 * inputs["anchors_BE"].numel() * inputs["candidates_CE"].shape[0],
+    flops=_flops,
     differentiable=("anchors_BE", "candidates_CE"),
     compilations=(
         Compilation(

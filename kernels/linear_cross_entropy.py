@@ -79,6 +79,16 @@ class HeadLoss(NamedTuple):
     correct_S: torch.Tensor
     gradients: HeadGradients
 
+    def rows(self, part: slice) -> HeadLoss:
+        """Views of some rows."""
+        return HeadLoss(
+            self.losses_S[part],
+            self.lses_S[part],
+            self.entropies_S[part],
+            self.correct_S[part],
+            self.gradients,
+        )
+
 
 def _loss_rows_plain(
     logits_SV: torch.Tensor, labels_S: torch.Tensor, options: LossOptions, gradient: bool, found: HeadLoss
@@ -162,8 +172,7 @@ def linear_cross_entropy_forward(
     labels_S = labels_S.contiguous()
     found = _room(hidden_SD, weight_VD, wanted)
     for part, logits_SV in logit_chunks(hidden_SD, weight_VD, bias_V, chunk):
-        of_part = HeadLoss(*(each[part] for each in found[:4]), found.gradients)
-        _loss_rows(logits_SV, labels_S[part], options, wanted.gradient, of_part)
+        _loss_rows(logits_SV, labels_S[part], options, wanted.gradient, found.rows(part))
         found.gradients.add(part, logits_SV, hidden_SD, weight_VD)
     return found
 
@@ -180,7 +189,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         chunk: int | None,
         statistics: bool,
     ) -> tuple[torch.Tensor, Statistics | None]:
-        wanted = Wanted(*ctx.needs_input_grad[:3], statistics)
+        hidden, weight, bias = ctx.needs_input_grad[:3]
+        wanted = Wanted(hidden, weight, bias, statistics)
         found = linear_cross_entropy_forward(
             hidden_SD, weight_VD, labels_S, bias_V, options, wanted=wanted, chunk=chunk
         )
@@ -331,6 +341,7 @@ SPEC = KernelSpec(
     traffic=lambda inputs: bytes_of(inputs["hidden_SD"], inputs["weight_VD"], inputs["labels_S"]),
     flops=head_flops,
     differentiable=("hidden_SD", "weight_VD", "bias_V"),
+    frozen=("weight_VD", "bias_V"),
     compilations=tuple(
         Compilation(
             cross_entropy_rows,

@@ -263,7 +263,9 @@ SPEC = KernelSpec(
     tolerance={torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3},
     traffic=lambda inputs: bytes_of(inputs["hidden_SD"], inputs["weight_VD"], inputs["labels_S"]),
     flops=lambda inputs: 2 * inputs["hidden_SD"].numel() * inputs["weight_VD"].shape[0],
+    backward_flops=lambda inputs: 4 * inputs["hidden_SD"].numel() * inputs["weight_VD"].shape[0],
     differentiable=("hidden_SD", "weight_VD", "bias_V"),
+    frozen=("weight_VD", "bias_V"),
     compilations=tuple(
         Compilation(
             log_softmax_gradient_rows,

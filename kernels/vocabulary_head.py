@@ -249,11 +249,12 @@ class HeadGradients(NamedTuple):
         self, weight_VD: torch.Tensor | HeadWeight, bias_V: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, ...]:
         """All three, weight's and bias's in the types of the parameters."""
-        parameters = (self.hidden_SD, weight_VD, bias_V)
-        return tuple(
-            None if gradient is None else gradient.to(parameter.dtype)
-            for gradient, parameter in zip(self, parameters, strict=True)
-        )
+        of_weight_VD, of_bias_V = self.weight_VD, self.bias_V
+        if of_weight_VD is not None and isinstance(weight_VD, torch.Tensor):
+            of_weight_VD = of_weight_VD.to(weight_VD.dtype)
+        if of_bias_V is not None and bias_V is not None:
+            of_bias_V = of_bias_V.to(bias_V.dtype)
+        return self.hidden_SD, of_weight_VD, of_bias_V
 
 
 def _hidden_gradient(

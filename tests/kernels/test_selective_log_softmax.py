@@ -75,12 +75,13 @@ def test_factors_of_any_size_survive_fp16(backend: str) -> None:
     """A policy gradient divides by the tokens of a batch; a scaled loss multiplies by 65,536."""
     hidden, weight, labels = _head(5, 16, 1000)
     hidden, weight = hidden.half().requires_grad_(), weight.half().requires_grad_()
-    exact_inputs = [each.detach().double().requires_grad_() for each in (hidden, weight)]
+    exact_hidden, exact_weight = hidden.detach().double(), weight.detach().double().requires_grad_()
     factors = torch.tensor([1.0, -0.5, 0.01, 0.7, -1.0], device=DEVICE)
     for size in (1e-5, 1.0, 1000.0):
         logp = selective_log_softmax(hidden, weight, labels)
         of_weight = torch.autograd.grad(logp, weight, factors * size)[0]
-        exact = torch.autograd.grad(reference(*exact_inputs, labels), exact_inputs[1], factors * size)[0]
+        exact_logp = reference(exact_hidden, exact_weight, labels)
+        exact = torch.autograd.grad(exact_logp, exact_weight, factors * size)[0]
         if size == 1e-5:  # what fp16 itself can still say of the result
             assert relative_error(of_weight, exact) < relative_error(exact.half(), exact) + 1e-3
         else:
