@@ -405,26 +405,20 @@ def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> 
     return inputs
 
 
-def _table_bytes(inputs: Inputs) -> int:
-    """One row a token of half of each table, and its position."""
-    tokens = len(inputs["positions"])
-    return tokens * inputs["cos"].shape[1] * inputs["cos"].element_size() + bytes_of(inputs["positions"])
-
-
 def _traffic(inputs: Inputs) -> int:
-    return 2 * bytes_of(inputs["qkv"]) + _table_bytes(inputs)
+    """Queries, keys and values, of each table one half row a token, positions."""
+    angles = len(inputs["positions"]) * inputs["cos"].shape[1] * inputs["cos"].element_size()
+    return 2 * bytes_of(inputs["qkv"]) + angles + bytes_of(inputs["positions"])
 
 
 def _backward_traffic(inputs: Inputs) -> int:
-    reread = 0
-    if "q_weight" in inputs:  # queries and keys before the norm
-        reread = bytes_of(inputs["qkv"][:, : inputs["heads"] + inputs["kv_heads"]])
-    return _traffic(inputs) + reread
+    """The same, and with a norm the queries and keys before it."""
+    turned = inputs["qkv"][:, : inputs["heads"] + inputs["kv_heads"]]
+    return _traffic(inputs) + (bytes_of(turned) if "q_weight" in inputs else 0)
 
 
 _SMALL = {"tokens": 5, "heads": 4, "kv_heads": 2, "size": 32}
 _LARGE = {"tokens": 8192, "heads": 32, "kv_heads": 8, "size": 128}
-_SMALLER = {"tokens": 8192, "heads": 16, "kv_heads": 8, "size": 128, "norm": True}
 
 SPEC = KernelSpec(
     name="rope",
@@ -442,7 +436,7 @@ SPEC = KernelSpec(
     ),
     timed=(
         Case("8b", _LARGE),
-        Case("0.6b", _SMALLER),
+        Case("0.6b", {**_LARGE, "heads": 16, "norm": True}),
         Case("8b norm", {**_LARGE, "norm": True}),
         Case("gemma", {"tokens": 8192, "heads": 8, "kv_heads": 4, "size": 256, "norm": True, "offset": 1.0}),
     ),

@@ -13,7 +13,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb as rotary
 
 from whet.kernels.backend import forced, interpreting
-from whet.kernels.rope import rope_backward, rope_forward, rotary_tables
+from whet.kernels.rope import rope, rope_backward, rope_forward, rotary_tables
 from whet.kernels.spec import relative_error
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not interpreting() else "cpu")
@@ -121,11 +121,39 @@ def test_backward_turns_back(backend: str) -> None:
     assert dq is None and dk is None
 
 
+@pytest.mark.parametrize("norm", [False, True])
+def test_gradients_may_come_apart(backend: str, norm: bool) -> None:
+    """Queries', keys' and values' gradients as an attention kernel leaves them: three tensors."""
+    given = {**norms(), "weight_gradient": True} if norm else {}
+    qkv, packed = drawn(TOKENS, TOTAL, SIZE), drawn(TOKENS, TOTAL, SIZE, seed=2)
+    q, k, v = (part.clone() for part in packed.split((HEADS, KV_HEADS, KV_HEADS), dim=1))
+    k_strided = k.transpose(0, 1).contiguous().transpose(0, 1)
+    out = torch.full_like(packed, torch.nan)
+    written, *weights = rope_backward((q, k_strided, v), qkv, *arguments(), **given, out_TCE=out)
+    exact, *exact_weights = rope_backward(packed, qkv, *arguments(), **given)
+    assert written is out
+    assert torch.equal(out, exact)
+    for ours, theirs in zip(weights, exact_weights, strict=True):
+        assert (ours is None) == (theirs is None) == (not norm)
+        assert ours is None or theirs is None or torch.equal(ours, theirs)
+    with pytest.raises(ValueError, match="need out_TCE"):
+        rope_backward((q, k, v), qkv, *arguments(), **given)
+
+
 def test_positions_may_be_int32_and_inputs_transposed(backend: str) -> None:
     cos, sin, positions, *heads = arguments()
     qkv = drawn(TOKENS, SIZE, TOTAL).transpose(1, 2)
     exact = rope_forward(qkv.contiguous(), cos, sin, positions, *heads)
     assert torch.equal(rope_forward(qkv, cos, sin, positions.int(), *heads), exact)
+
+
+def test_autograd_takes_a_transposed_gradient(backend: str) -> None:
+    qkv, weights = drawn(TOKENS, TOTAL, SIZE).requires_grad_(), norms()
+    gradient = drawn(TOKENS, SIZE, TOTAL, seed=2).transpose(1, 2)
+    out = rope(qkv, *arguments(), **weights)
+    (dqkv,) = torch.autograd.grad(out, qkv, gradient)
+    exact, *_ = rope_backward(gradient.contiguous(), qkv.detach(), *arguments(), **weights)
+    assert torch.equal(dqkv, exact)
 
 
 def test_weight_gradients_of_many_tokens_are_complete_and_repeat(backend: str, monkeypatch: Any) -> None:
