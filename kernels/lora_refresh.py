@@ -35,7 +35,7 @@ class Refresh:
 
 @triton.jit
 def refresh_kernel(table, scales, ELEMENT: tl.constexpr, BLOCK: tl.constexpr):
-    """One block of one copy; a row of the table: source, target, elements, columns, the target's row stride."""
+    """One block of one copy. A row of the table: source, target, elements, columns, target's row stride."""
     job = tl.program_id(1)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     elements = tl.load(table + job * 5 + 2)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ...models.fast_path import DecoderProgram
-from .packed_steps import MicroBatch, TokenRow, micro_batches
+from .graphs import TOKENS, GraphedLoss, launch_bound, rounded
+from .packed_steps import TOKEN_MULTIPLE, MicroBatch, TokenRow, micro_batches
 
 
 @dataclass
@@ -45,6 +46,9 @@ class FastStep:
     budget: int
     filler: int = 0
 
+    def __post_init__(self) -> None:
+        self.graphed = GraphedLoss(self._forward_backward)
+
     def batches(self, rows: Sequence[TokenRow]) -> list[MicroBatch]:
         """The rows of a step as packed micro-batches, on the CPU."""
         return micro_batches(rows, self.budget, self.filler)
@@ -57,16 +61,27 @@ class FastStep:
             normaliser: supervised tokens of the step, over all processes.
             scaler: fp16's gradient scaler.
         """
-        total = self._nothing()
-        for batch in self.batches(rows):
-            loss, correct = self._loss(batch.to(self.device))
-            loss = loss / max(normaliser, 1)
-            (loss if scaler is None else scaler.scale(loss)).backward()
-            total.loss += loss.detach()
+        total, scale = self._nothing(), 1.0 / max(normaliser, 1)
+        tokens = sum(len(row.input_ids) for row in rows)
+        eager = self.device.type != "cuda" or scaler is not None
+        eager = eager or launch_bound(self.program, min(tokens, self.budget)) is not None
+        for batch in micro_batches(rows, self.budget, self.filler, TOKEN_MULTIPLE if eager else TOKENS):
+            if eager:
+                factor = torch.tensor(scale) if scaler is None else scaler.scale(torch.tensor(scale))
+                loss, correct = self._forward_backward(batch.to(self.device), factor.to(self.device))
+            else:
+                fixed = replace(batch, packed=rounded(batch.packed))
+                loss, correct = self.graphed(fixed, scale, self.device)
+            total.loss += loss * scale
             total.correct += correct
             total.tokens += batch.tokens
             total.supervised += batch.supervised
         return total
+
+    def _forward_backward(self, batch: MicroBatch, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, correct = self._loss(batch)
+        (loss * scale).backward()
+        return loss.detach(), correct
 
     @torch.no_grad()
     def evaluate(self, rows: Sequence[TokenRow]) -> StepSums:

@@ -78,19 +78,22 @@ class MicroBatch:
             return self
         return replace(
             self,
-            packed=self.packed.to(device),
+            packed=self.packed.pin().to(device),
             places_S=self.places_S.pin_memory().to(device, non_blocking=True),
             labels_S=self.labels_S.pin_memory().to(device, non_blocking=True),
         )
 
 
-def micro_batches(rows: Sequence[TokenRow], budget: int, filler: int = 0) -> list[MicroBatch]:
+def micro_batches(
+    rows: Sequence[TokenRow], budget: int, filler: int = 0, multiple: int = TOKEN_MULTIPLE
+) -> list[MicroBatch]:
     """Split a step's rows, in order, into packed micro-batches of at most ``budget`` tokens.
 
     Args:
         rows: of one optimizer step.
         budget: tokens that fit at once; a longer row goes alone.
         filler: token id of what fills a packed row up.
+        multiple: of tokens and of supervised places, filled up.
     """
     groups: list[list[TokenRow]] = []
     room = 0
@@ -100,15 +103,15 @@ def micro_batches(rows: Sequence[TokenRow], budget: int, filler: int = 0) -> lis
             room = budget
         groups[-1].append(row)
         room -= len(row.input_ids)
-    return [micro_batch(group, filler) for group in groups]
+    return [micro_batch(group, filler, multiple) for group in groups]
 
 
-def micro_batch(rows: Sequence[TokenRow], filler: int = 0) -> MicroBatch:
+def micro_batch(rows: Sequence[TokenRow], filler: int = 0, multiple: int = TOKEN_MULTIPLE) -> MicroBatch:
     """All the rows as one packed micro-batch."""
-    packed = pack_rows([row.input_ids for row in rows], multiple=TOKEN_MULTIPLE, filler=filler)
+    packed = pack_rows([row.input_ids for row in rows], multiple=multiple, filler=filler)
     labels_T = np.concatenate([row.labels for row in rows])
     (places,) = np.nonzero(labels_T != IGNORED)
-    missing = -len(places) % TOKEN_MULTIPLE
+    missing = -len(places) % multiple
     labels = np.concatenate([labels_T[places], np.full(missing, IGNORED)])
     # A row's first label is ignored, so the place before a label is always in the same row.
     before = np.concatenate([places - 1, np.zeros(missing, dtype=np.int64)])

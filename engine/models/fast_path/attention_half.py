@@ -74,6 +74,11 @@ class AttentionHalf:
     post_norm: Norm | None = None
     multiplier: float = 1.0
 
+    @property
+    def drops(self) -> bool:
+        """Whether an adapter in force has dropout."""
+        return self.qkv.stack.drops or self.out.stack.drops
+
     def projections(self) -> tuple[Projection, Projection]:
         """Both, whose factors have to be fresh."""
         return self.qkv, self.out

@@ -45,6 +45,11 @@ class MlpHalf:
     post_norm: Norm | None = None
     multiplier: float = 1.0
 
+    @property
+    def drops(self) -> bool:
+        """Whether an adapter in force has dropout."""
+        return self.gate_up.stack.drops or self.down.stack.drops
+
     def projections(self) -> tuple[Projection, Projection]:
         """Both, whose factors have to be fresh."""
         return self.gate_up, self.down
