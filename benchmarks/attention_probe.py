@@ -90,7 +90,7 @@ def captured(call: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def exact(x: dict[str, Any], do: torch.Tensor, options: A.AttentionOptions) -> list[torch.Tensor]:
-    """o, dq, dk, dv in float32, one key/value head at a time to bound memory."""
+    """o, log-sum-exp, dq, dk, dv in float32, one key/value head at a time to bound memory."""
     groups = x["k"].shape[1]
     members = x["q"].shape[1] // groups
     columns: list[list[torch.Tensor]] = []
@@ -101,7 +101,7 @@ def exact(x: dict[str, Any], do: torch.Tensor, options: A.AttentionOptions) -> l
         gradients = attention_reference.backward(
             do[:, heads].float(), q, k, v, o, lse, extra, x["offsets"], x["longest"], options
         )
-        columns.append([o, *gradients])
+        columns.append([o, lse.mT, *gradients])
     return [torch.cat(parts, dim=1) for parts in zip(*columns, strict=True)]
 
 
@@ -131,7 +131,7 @@ def measure(name: str, sizes: dict[str, Any], backend: str, checked: bool) -> st
     if checked:
         values = exact(x, do, options)
         errors = " ".join(
-            f"{relative_error(*pair):.0e}" for pair in zip((o, *gradients), values, strict=True)
+            f"{relative_error(*pair):.0e}" for pair in zip((o, lse.mT, *gradients), values, strict=True)
         )
         del values
     torch.cuda.reset_peak_memory_stats()
@@ -152,7 +152,7 @@ def measure(name: str, sizes: dict[str, Any], backend: str, checked: bool) -> st
     flops = A._flops(x)
     rates = (flops / times[0] / 1e9, 2.5 * flops / times[1] / 1e9, 3.5 * flops / sum(times) / 1e9)
     return (
-        f"{errors:28} {times[0]:8.3f} {times[1]:8.3f} {rates[0]:6.0f} {rates[1]:6.0f} {rates[2]:6.0f} "
+        f"{errors:30} {times[0]:8.3f} {times[1]:8.3f} {rates[0]:6.0f} {rates[1]:6.0f} {rates[2]:6.0f} "
         f"{workspace:8.0f} {host:7.2f} {first:6.1f} {kind}"
     )
 
@@ -184,7 +184,7 @@ TILES = {
                 (128, 128, 8, 3), (64, 128, 4, 2)),
     "query_gradient": ((128, 64, 8, 2), (128, 32, 8, 3), (64, 64, 4, 2), (128, 128, 8, 1), (64, 64, 4, 3)),
     "key_gradient": ((128, 64, 8, 2), (128, 32, 8, 3), (64, 64, 4, 2), (128, 32, 4, 3), (64, 32, 4, 3),
-                     (128, 64, 8, 1)),
+                     (128, 64, 8, 1), (64, 64, 8, 2)),
 }  # fmt: skip
 
 
@@ -241,7 +241,7 @@ def main() -> None:
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
     )
-    columns = f"{'errors o dq dk dv':28} {'fwd ms':>8} {'bwd ms':>8} {'fwd':>6} {'bwd':>6} {'both':>6} "
+    columns = f"{'errors o lse dq dk dv':30} {'fwd ms':>8} {'bwd ms':>8} {'fwd':>6} {'bwd':>6} {'both':>6} "
     columns += f"{'bwd MiB':>8} {'host ms':>7} {'1st s':>6} timed by (TFLOP/s; * chosen)"
     print(f"{'case':14} {'back end':14} {columns}")
     sys.stdout.flush()

@@ -33,6 +33,7 @@ _CANDIDATES = (
     Tiles(128, 64, 8, 2),
     Tiles(64, 64, 4, 2),
     Tiles(64, 32, 4, 2),
+    Tiles(64, 32, 8, 2),
     Tiles(64, 32, 4, 1),
     Tiles(32, 32, 4, 1),
     Tiles(32, 16, 4, 1),
@@ -46,32 +47,38 @@ OVERRIDES: dict[str, Tiles] = {}
 """Kernel name to tiles that replace the table's; the benchmark's sweep sets them."""
 
 
-def _largest(kernel: str, capability: Capability) -> int:
+def _largest(kernel: str, capability: Capability, longest: int) -> int:
     """The first candidate worth considering."""
     if capability is not None and capability < (8, 0):
-        return 5  # Triton has no tensor cores there: products run on registers, which larger tiles overflow
+        return 6  # Triton has no tensor cores there: products run on registers, which larger tiles overflow
+    if longest <= 128:
+        return 2  # a tile sees little beyond itself: the larger it is, the more of its scores are masked
     # 128 x 128 needs operands that stay in shared memory, as Hopper's products have them.
     return 0 if capability is not None and capability[0] in (9, 10) and kernel == "forward" else 1
 
 
-def tiles(kernel: str, row_bytes: int, capability: Capability) -> Tiles:
-    """The largest candidate whose operands fit in shared memory.
+def tiles(kernel: str, columns: int, itemsize: int, longest: int, capability: Capability) -> Tiles:
+    """The largest candidate whose operands fit in shared memory and whose accumulators fit in registers.
 
     Args:
         kernel: ``forward``, ``query_gradient`` or ``key_gradient``.
-        row_bytes: of one head's padded row.
+        columns: of one head's row, padded to a power of two.
+        itemsize: bytes of an element.
+        longest: tokens of the longest document.
         capability: NVIDIA compute capability; None: another maker's GPU, taken to have 64 KiB.
     """
     if kernel in OVERRIDES:
         return OVERRIDES[kernel]
     if interpreting():
         return Tiles(32, 16, 4, 1)
-    budget = (
-        0.9 * 1024 * (64 if capability is None else _SHARED_KIB.get(capability[0] * 10 + capability[1], 64))
-    )
-    for candidate in _CANDIDATES[_largest(kernel, capability) :]:
+    kib = 64 if capability is None else _SHARED_KIB.get(10 * capability[0] + capability[1], 64)
+    registers = (
+        128 if kernel == "forward" else 64
+    )  # of a thread, for one accumulator; other kernels have more
+    for candidate in _CANDIDATES[_largest(kernel, capability, longest) :]:
         rows = _RESIDENT[kernel] * candidate.tile + 2 * candidate.stages * candidate.step
-        if rows * row_bytes <= budget:
+        fits = rows * columns * itemsize <= 0.9 * 1024 * kib
+        if fits and candidate.tile * columns <= registers * 32 * candidate.warps:
             return candidate
     return _CANDIDATES[-1]
 
@@ -94,11 +101,12 @@ def _launch(
     arguments: tuple[Any, ...],
     q: torch.Tensor,
     k: torch.Tensor,
+    longest: int,
     options: AttentionOptions,
 ) -> None:
     tokens, heads, head_size = q.shape
     block_e = max(16, triton.next_power_of_2(head_size))
-    choice = tiles(name, block_e * q.element_size(), nvidia_capability(q.device))
+    choice = tiles(name, block_e, q.element_size(), longest, nvidia_capability(q.device))
     groups = k.shape[1]
     grid = (groups if name == "key_gradient" else heads, triton.cdiv(tokens, choice.tile))
     kernel[grid](
@@ -138,7 +146,7 @@ def forward(
     bounds = document_bounds(offsets_N1, tokens, options)
     strides = _strides(q_THE, k_TGE, v_TGE, o)
     arguments = (q_THE, k_TGE, v_TGE, o, lse_HT, bounds, tokens, *strides)
-    _launch(forward_kernel, "forward", arguments, q_THE, k_TGE, options)
+    _launch(forward_kernel, "forward", arguments, q_THE, k_TGE, longest, options)
     return o, lse_HT, (bounds,)
 
 
@@ -165,10 +173,10 @@ def backward(
     delta_HT = torch.empty_like(lse_HT)
     strides = _strides(do_THE, q, k, v, o_THE, dq)
     arguments = (do_THE, q, k, v, o_THE, lse_HT, delta_HT, dq, bounds, tokens, *strides)
-    _launch(query_gradient_kernel, "query_gradient", arguments, q, k, options)
+    _launch(query_gradient_kernel, "query_gradient", arguments, q, k, longest, options)
     strides = _strides(do_THE, q, k, v, dk, dv)
     arguments = (do_THE, q, k, v, lse_HT, delta_HT, dk, dv, bounds, tokens, *strides)
-    _launch(key_gradient_kernel, "key_gradient", arguments, q, k, options)
+    _launch(key_gradient_kernel, "key_gradient", arguments, q, k, longest, options)
     return dq, dk, dv
 
 
@@ -205,7 +213,7 @@ def _compilations() -> tuple[Compilation, ...]:
     }
     for name, kernel in kernels.items():
         for head_size, capability, capped in ((128, (7, 5), False), (48, (8, 0), True), (128, (9, 0), False)):
-            choice = tiles(name, 2 * triton.next_power_of_2(head_size), capability)
+            choice = tiles(name, triton.next_power_of_2(head_size), 2, 4096, capability)
             least = 10 * capability[0] + capability[1]
             found.append(_compilation(kernel, name, head_size, choice, capped, least))
     return tuple(found)

@@ -19,7 +19,7 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "documents", "steps", "back", "ahead"])
 def bounds_kernel(
     offsets,
     bounds,  # (4, T) int32: first, stop, seen_from, seen_to
@@ -113,7 +113,7 @@ def _attend(
     return accumulator, higher, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def forward_kernel(
     q, k, v, o, lse, bounds, tokens, q_token, q_head, k_token, k_head, v_token, v_head, o_token, o_head,
     scale, softcap, MEMBERS: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr, TILE: tl.constexpr,
@@ -185,7 +185,7 @@ def _query_gradient(
     return tl.dot(change, keys, accumulator, input_precision="ieee")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def query_gradient_kernel(
     do, q, k, v, o, lse, delta, dq, bounds, tokens, do_token, do_head, q_token, q_head, k_token, k_head,
     v_token, v_head, o_token, o_head, dq_token, dq_head, scale, softcap, MEMBERS: tl.constexpr,
@@ -254,7 +254,7 @@ def _key_gradient(
     return tl.dot(change, queries, dk, input_precision="ieee"), dv
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def key_gradient_kernel(
     do, q, k, v, lse, delta, dk, dv, bounds, tokens, do_token, do_head, q_token, q_head, k_token, k_head,
     v_token, v_head, dk_token, dk_head, dv_token, dv_head, scale, softcap, MEMBERS: tl.constexpr,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -50,7 +50,7 @@ def by_hand(x: dict[str, Any], options: AttentionOptions) -> tuple[torch.Tensor,
     members = q.shape[1] // k.shape[1]
     o, lse = torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0])
     offsets = x["offsets"].tolist()
-    for begin, end in pairwise(offsets):
+    for begin, end in itertools.pairwise(offsets):
         for i in range(begin, end):
             seen = [j for j in range(begin, end) if sees(i, j, options)]
             for head in range(q.shape[1]):
@@ -267,10 +267,23 @@ def test_tiles_fit_in_shared_memory(
 ) -> None:
     monkeypatch.setattr(attention_triton, "interpreting", lambda: False)
     kib = {None: 64, (7, 5): 64, (8, 0): 163, (8, 9): 99, (9, 0): 227, (12, 0): 99}[capability]
-    for row_bytes in (32, 128, 256, 512, 1024):
-        chosen = tiles(kernel, row_bytes, capability)
-        resident = 1 if kernel == "forward" else 2
-        assert (resident * chosen.tile + 2 * chosen.stages * chosen.step) * row_bytes <= kib * 1024
+    resident = 1 if kernel == "forward" else 2
+    for columns, itemsize, longest in itertools.product((16, 64, 128, 256), (2, 4), (12, 4096)):
+        chosen = tiles(kernel, columns, itemsize, longest, capability)
+        rows = resident * chosen.tile + 2 * chosen.stages * chosen.step
+        assert rows * columns * itemsize <= kib * 1024
+
+
+def test_tiles_follow_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_triton, "interpreting", lambda: False)
+    sizes = {"columns": 128, "itemsize": 2, "capability": HOPPER}
+    assert tiles("forward", longest=2048, **sizes)[:2] == (128, 128)
+    assert tiles("forward", longest=12, **sizes)[:2] == (64, 64)
+    assert tiles("forward", longest=2048, **sizes | {"capability": (8, 0)})[:2] == (128, 64)
+    wide = tiles("key_gradient", longest=2048, **sizes | {"columns": 256})
+    assert wide.tile * 256 <= 64 * 32 * wide.warps
+    monkeypatch.setitem(attention_triton.OVERRIDES, "forward", wide)
+    assert tiles("forward", longest=2048, **sizes) == wide
 
 
 @pytest.mark.parametrize("wrong", [{"window": 0}, {"softcap": 0.0}, {"scale": -1.0}])
