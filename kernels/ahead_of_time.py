@@ -2,9 +2,9 @@
 
     python -P -m whet.kernels.ahead_of_time [--capability 90]... [--kernel rms_norm]... [--fresh]
 
-Prints registers, spilled bytes and shared memory; fails where a kernel does not compile, spills more than the
-limit, or needs more shared memory than a block of that generation can have. Pointers and integer arguments
-are compiled as divisible by 16, as real models' sizes are.
+Prints registers, spilled bytes and shared memory; fails where a kernel does not compile, spills more than
+its limit, or needs more shared memory than a block of that generation can have. Pointers and integer
+arguments are compiled as divisible by 16, as real models' sizes are.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from .spec import Compilation
 SHARED_MEMORY = {75: 64, 80: 163, 89: 99, 90: 227, 100: 227, 120: 99}
 """Compute capability x 10 -> KiB of shared memory a block can have (CUDA C++ Programming Guide, table of
 technical specifications)."""
-SPILL_LIMIT = 32
 ALIGNED = [["tt.divisibility", 16]]
 INTEGERS = ("i32", "i64")
 HEAD = ("kernel", "function", "sm", "registers", "spills", "shared", "")
@@ -49,14 +48,16 @@ class Compiled:
     registers: int = 0
     spills: int = 0
     shared: int = 0
+    spill_limit: int = 0
     error: str = ""
 
-    def problem(self, spill_limit: int) -> str:
+    @property
+    def problem(self) -> str:
         """Why this fails the check; empty if it does not."""
         if self.error:
             return self.error
-        if self.spills > spill_limit:
-            return f"spills more than {spill_limit} bytes"
+        if self.spills > self.spill_limit:
+            return f"spills more than {self.spill_limit} bytes"
         most = SHARED_MEMORY[self.capability] * 1024
         return f"sm_{self.capability} has {most} bytes of shared memory" if self.shared > most else ""
 
@@ -74,7 +75,7 @@ def compile_one(kernel: str, index: int, capability: int) -> Compiled:
     except Exception as error:  # of the front end, of MLIR, of LLVM or of ptxas
         return Compiled(kernel, name, capability, error=f"{type(error).__name__}: {error}")
     registers, spills = _resources(compiled.asm["cubin"])
-    return Compiled(kernel, name, capability, registers, spills, compiled.metadata.shared)
+    return Compiled(kernel, name, capability, registers, spills, compiled.metadata.shared, wanted.spill_limit)
 
 
 def _source(wanted: Compilation, capability: int) -> ASTSource:
@@ -110,7 +111,7 @@ def compile_all(kernels: list[str], capabilities: list[int], jobs: int) -> list[
         for kernel in kernels
         for index, wanted in enumerate(SPECS[kernel].compilations)
         for capability in capabilities
-        if capability >= wanted.least_capability
+        if wanted.least_capability <= capability <= wanted.most_capability
     ]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(compile_one, *task) for task in tasks]
@@ -126,12 +127,12 @@ def _result(task: tuple[str, int, int], future: Future[Compiled]) -> Compiled:
         return Compiled(kernel, name, capability, error="the compiler's process died; --jobs 1 finds where")
 
 
-def table(rows: list[Compiled], spill_limit: int) -> str:
+def table(rows: list[Compiled]) -> str:
     """One line a compilation, problems at the end of theirs."""
     lines: list[tuple[str, ...]] = [HEAD]
     for row in rows:
         numbers = () if row.error else (row.registers, row.spills, row.shared)
-        words = row.problem(spill_limit).partition("\n")[0]
+        words = row.problem.partition("\n")[0]
         lines.append((row.kernel, row.function, *map(str, (row.capability, *(numbers or ("",) * 3))), words))
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD) - 1)]
     return "\n".join(
@@ -148,7 +149,6 @@ def main() -> int:
     parser.add_argument("--capability", type=int, action="append", choices=sorted(SHARED_MEMORY))
     parser.add_argument("--kernel", action="append", choices=sorted(SPECS))
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--spill-limit", type=int, default=SPILL_LIMIT, help="bytes a thread")
     parser.add_argument("--fresh", action="store_true", help="compile anew, not from Triton's cache")
     options = parser.parse_args()
     if interpreting():
@@ -159,8 +159,8 @@ def main() -> int:
         rows = compile_all(
             options.kernel or list(SPECS), options.capability or sorted(SHARED_MEMORY), options.jobs
         )
-    print(table(rows, options.spill_limit))
-    wrong = [row for row in rows if row.problem(options.spill_limit)]
+    print(table(rows))
+    wrong = [row for row in rows if row.problem]
     for row in wrong:
         if "\n" in row.error:
             print(f"\n{row.kernel} {row.function} sm_{row.capability}\n{row.error}")

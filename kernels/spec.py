@@ -44,6 +44,8 @@ class Compilation:
         num_warps: as the launch uses.
         num_stages: as the launch uses.
         least_capability: compute capability x 10 that the function needs, e.g. 89 for FP8 conversion.
+        most_capability: where a launch takes other constants from the next generation on.
+        spill_limit: spilled bytes a thread that are accepted; more than the default needs a reason beside it.
     """
 
     function: Any
@@ -52,6 +54,8 @@ class Compilation:
     num_warps: int = 4
     num_stages: int = 2
     least_capability: int = 75
+    most_capability: int = 120
+    spill_limit: int = 32
 
 
 @dataclass(frozen=True)
