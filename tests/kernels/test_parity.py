@@ -61,7 +61,7 @@ class _Doubled(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, fault: str) -> torch.Tensor:
         ctx.fault = fault
         if fault == "overwrites" and uses_triton(x):
-            x.untyped_storage().fill_(0)
+            x.as_strided((1,), (1,), 35).zero_()  # between two rows of the view
         if fault == "infinite":
             return x / 0
         if fault == "wider":
