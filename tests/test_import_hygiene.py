@@ -42,6 +42,11 @@ def test_the_command_line_does_not_load_the_tui() -> None:
     assert "textual" not in loaded and "click" in loaded
 
 
+def test_kernels_load_torch_and_none_of_the_libraries_above() -> None:
+    loaded = loaded_by("import whet.kernels.registry, whet.kernels.parity, whet.kernels.speed")
+    assert loaded & HEAVY == {"torch"} and "triton" in loaded
+
+
 def test_the_python_api_is_there_and_lazy() -> None:
     loaded = loaded_by("import whet.engine; assert 'FastLanguageModel' in dir(whet.engine)")
     assert not loaded & HEAVY
