@@ -12,6 +12,9 @@ import torch
 IGNORED = -100
 """Label of a token without loss; the value torch's cross entropy ignores."""
 
+PADDED_MULTIPLE = 8
+"""Padded rows are this many tokens long, or a multiple."""
+
 Row = Mapping[str, Any]
 
 
@@ -35,7 +38,7 @@ class PaddingCollator:
     """
 
     pad_id: int
-    multiple: int = 8
+    multiple: int = PADDED_MULTIPLE
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         length = padded_length(max(len(row["input_ids"]) for row in rows), self.multiple)
@@ -66,7 +69,7 @@ class PackingCollator:
 
     rows: RowStore
     pad_id: int
-    multiple: int = 8
+    multiple: int = PADDED_MULTIPLE
 
     def __call__(self, bins: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, torch.Tensor]:
         packed = [[self.rows[int(index)] for index in each["rows"]] for each in bins]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ...models.fast_path import DecoderProgram
+from .embedding_noise import EmbeddingNoise
 from .graphs import TOKENS, GraphedLoss, launch_bound, rounded
 from .packed_steps import TOKEN_MULTIPLE, MicroBatch, TokenRow, micro_batches
 
@@ -39,12 +40,14 @@ class FastStep:
         device: where it is.
         budget: tokens that fit in one micro-batch.
         filler: token id for filling up.
+        noise: on the embeddings while training.
     """
 
     program: DecoderProgram
     device: torch.device
     budget: int
     filler: int = 0
+    noise: EmbeddingNoise | None = None
 
     def __post_init__(self) -> None:
         self.graphed = GraphedLoss(self._forward_backward)
@@ -63,7 +66,8 @@ class FastStep:
         """
         total, scale = self._nothing(), 1.0 / max(normaliser, 1)
         tokens = sum(len(row.input_ids) for row in rows)
-        eager = self.device.type != "cuda" or scaler is not None
+        # Noise needs each batch's own lengths; a graph would replay those it was captured with.
+        eager = self.device.type != "cuda" or scaler is not None or self.noise is not None
         eager = eager or launch_bound(self.program, min(tokens, self.budget)) is not None
         for batch in micro_batches(rows, self.budget, self.filler, TOKEN_MULTIPLE if eager else TOKENS):
             if eager:
@@ -96,6 +100,8 @@ class FastStep:
         return total
 
     def _loss(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.noise is not None:
+            self.noise.expect(batch.rows, len(batch.packed.input_ids_T), self.device)
         loss, statistics = self.program.loss(batch.packed, batch.places_S, batch.labels_S, statistics=True)
         return loss, statistics.correct
 

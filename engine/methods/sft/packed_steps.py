@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ...models.fast_path import PackedTokens, pack_rows
-from .collation import IGNORED, Row, RowStore
+from .collation import IGNORED, PADDED_MULTIPLE, Row, RowStore, padded_length
 
 TOKEN_MULTIPLE = 64
 """Packed rows are filled up to a multiple of this, so that few shapes ever occur."""
@@ -22,10 +22,17 @@ TOKEN_MULTIPLE = 64
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One document: its ids, and a label for each (-100: no loss)."""
+    """One document.
+
+    Args:
+        input_ids: of its tokens.
+        labels: one for each, -100 without loss.
+        width: tokens of the padded row it would stand in, which NEFTune's noise goes by; 0 is its own length.
+    """
 
     input_ids: np.ndarray
     labels: np.ndarray
+    width: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,17 +48,21 @@ class PaddingFreeCollator:
     bins: RowStore | None = None
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        if self.bins is not None:
-            rows = [self.bins[int(index)] for each in rows for index in each["rows"]]
-        documents = [_document(row) for row in rows]
+        if self.bins is None:
+            wide = [[row] for row in rows]
+        else:
+            wide = [[self.bins[int(index)] for index in each["rows"]] for each in rows]
+        longest = max(sum(len(row["input_ids"]) for row in group) for group in wide)
+        width = padded_length(longest, PADDED_MULTIPLE)
+        documents = [_document(row, width) for group in wide for row in group]
         labels_T = np.concatenate([document.labels for document in documents])
         return {"rows": documents, "labels": torch.from_numpy(labels_T)[None]}
 
 
-def _document(row: Mapping[str, Any]) -> TokenRow:
+def _document(row: Mapping[str, Any], width: int) -> TokenRow:
     labels = np.array(row["labels"], dtype=np.int64)
     labels[0] = IGNORED
-    return TokenRow(np.asarray(row["input_ids"]), labels)
+    return TokenRow(np.asarray(row["input_ids"]), labels, width)
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,7 @@ class MicroBatch:
         labels_S: int64, those next tokens; -100 where filled up.
         tokens: of the documents, without filling.
         supervised: labels that count.
+        rows: the documents themselves.
     """
 
     packed: PackedTokens
@@ -71,6 +83,7 @@ class MicroBatch:
     labels_S: torch.Tensor
     tokens: int
     supervised: int
+    rows: Sequence[TokenRow]
 
     def to(self, device: torch.device) -> MicroBatch:
         """On a device, without waiting for the copy."""
@@ -121,4 +134,5 @@ def micro_batch(rows: Sequence[TokenRow], filler: int = 0, multiple: int = TOKEN
         labels_S=torch.from_numpy(labels),
         tokens=len(labels_T),
         supervised=len(places),
+        rows=rows,
     )

@@ -14,6 +14,8 @@ What differs from :class:`trl.SFTTrainer`:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +27,15 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...errors import WhetError
-from ...models.fast_path import program_of
+from ...models.fast_path import apply_fast_path, causal_model, program_of
 from ..flat_optimizer import FlatAdamW
 from ..random_numbers import preserved_rng
-from .collation import count_supervised, count_tokens
-from .fast_step import FastStep, StepSums
+from .collation import IGNORED, count_supervised, count_tokens
+from .embedding_noise import EmbeddingNoise
+from .fast_choice import plain_reason
+from .fast_step import FastStep
 from .packed_steps import PaddingFreeCollator, TokenRow
+from .unpadding import UnpaddingCollator
 
 UNBOUNDED = 1 << 30
 FLAT_OPTIMIZERS = {"adamw_torch": 32, "adamw_torch_fused": 32, "adamw_bnb_8bit": 8, "adamw_8bit": 8}
@@ -60,6 +65,9 @@ class SupervisedTrainer(trl.SFTTrainer):
         adapters = _adapter_weights(model)
         super().__init__(model, args, **kwargs)
         _restore_precision(self.model, adapters)
+        self.plain_reason: str | None = None
+        """Why steps do not run on the fast path that the model is on."""
+        self.noise: EmbeddingNoise | None = None
         self.fast = self._fast_step()
         # A NaN must be seen; the base class would log the mean of the losses before it.
         self.args.logging_nan_inf_filter = False
@@ -72,8 +80,16 @@ class SupervisedTrainer(trl.SFTTrainer):
         program = program_of(self.model)
         if program is None:
             return None
-        self.data_collator = PaddingFreeCollator()
-        return FastStep(program, self.args.device, budget=UNBOUNDED)
+        self.plain_reason = plain_reason(self, program)
+        if self.plain_reason is not None:
+            return None
+        if not isinstance(self.data_collator, PaddingFreeCollator | UnpaddingCollator):
+            self.data_collator = UnpaddingCollator(self.data_collator)
+        if self.args.neftune_noise_alpha is not None:
+            # transformers' own hook would take the packed row for one long document.
+            self.neftune_noise_alpha = None
+            self.noise = EmbeddingNoise(self.args.neftune_noise_alpha)
+        return FastStep(program, self.args.device, budget=UNBOUNDED, noise=self.noise)
 
     def _send_telemetry(self) -> None:
         """Nothing is sent."""
@@ -82,7 +98,19 @@ class SupervisedTrainer(trl.SFTTrainer):
         """As TRL's; a step that an earlier call left half done is forgotten."""
         self._running.clear()
         self._waiting.clear()
-        return super().train(*args, **kwargs)
+        self._follow_model()
+        embedding = causal_model(self.model).get_input_embeddings()
+        with self.noise.on(embedding) if self.noise else nullcontext():
+            return super().train(*args, **kwargs)
+
+    def _follow_model(self) -> None:
+        """Read the model anew if an adapter was added, merged or taken away since it was read."""
+        if self.fast is not None and not self.fast.program.is_current():
+            budget = self.fast.budget
+            apply_fast_path(self.model, self.fast.program.dtype)
+            self.fast = self._fast_step()
+            if self.fast is not None:
+                self.fast.budget = budget
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -92,8 +120,10 @@ class SupervisedTrainer(trl.SFTTrainer):
         The numbers are fetched from the device once an optimizer step, not once a micro-batch. On the fast
         path micro-batches wait until all rows of the step are there.
         """
-        if self.fast is not None:
+        if self.fast is not None and "rows" in inputs:
             return self._fast_training_step(self.fast, model, inputs["rows"])
+        if self.noise is not None:
+            self.noise.widths_T = None
         tokens, supervised = count_tokens(inputs), count_supervised(inputs["labels"])
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._running.append((loss, tokens, supervised))
@@ -111,10 +141,7 @@ class SupervisedTrainer(trl.SFTTrainer):
         model.train()
         if self._flat is not None:
             self._flat.zero_grad()
-        normaliser = sum(int((row.labels >= 0).sum()) for row in rows)
-        if self.args.world_size > 1:
-            count = torch.tensor(normaliser, device=self.args.device)
-            normaliser = int(self.accelerator.reduce(count, reduction="sum")) // self.args.world_size
+        normaliser = sum(int((row.labels != IGNORED).sum()) for row in rows)
         sums = fast.train(rows, normaliser, self.accelerator.scaler)
         self._report(sums.loss, sums.tokens, sums.supervised)
         return sums.loss
@@ -206,9 +233,33 @@ class SupervisedTrainer(trl.SFTTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Held-out metrics; the random number generators are left as they were."""
+        self._follow_model()
         with preserved_rng(self.args.device):
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Padded where predictions are asked for."""
+        if self.compute_metrics is None:
+            return super().get_eval_dataloader(eval_dataset)
+        with self._padding():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Padded: predictions are what it is for."""
+        with self._padding():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _padding(self) -> Iterator[None]:
+        """Collate to padded tensors while the context lasts."""
+        collator = self.data_collator
+        if isinstance(collator, UnpaddingCollator):
+            self.data_collator = collator.padded
+        try:
+            yield
+        finally:
+            self.data_collator = collator
 
     def evaluation_loop(
         self,
@@ -232,8 +283,8 @@ class SupervisedTrainer(trl.SFTTrainer):
         nll = torch.zeros((), dtype=torch.float64)
         supervised = rows = 0
         for batch in dataloader:
-            if self.fast is not None:
-                sums = self._evaluate_packed(self.fast, batch["rows"])
+            if self.fast is not None and "rows" in batch:
+                sums = self.fast.evaluate(batch["rows"])
                 nll += sums.loss.double().cpu()
                 supervised += sums.supervised
                 rows += len(batch["rows"])
@@ -258,9 +309,6 @@ class SupervisedTrainer(trl.SFTTrainer):
         return EvalLoopOutput(
             predictions=nothing, label_ids=None, metrics=metrics, num_samples=int(totals[2])
         )
-
-    def _evaluate_packed(self, fast: FastStep, rows: list[TokenRow]) -> StepSums:
-        return fast.evaluate(rows)
 
 
 def _adapter_weights(model: Any) -> dict[str, torch.Tensor]:

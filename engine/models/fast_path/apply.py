@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from ..families import Family, FastLayout, Unsupported, family_of
+from ..families import FastLayout, Unsupported, family_of
 from ..families.fast_layout import FastSettings, fast_settings
 from .attention_half import AttentionHalf, AttentionShape
 from .decoder import FastDecoder, fast_class
@@ -37,16 +38,16 @@ def apply_fast_path(model: Any, dtype: torch.dtype) -> FastPathReport:
     causal = causal_model(model)
     config = causal.config.get_text_config()
     family = family_of(config.model_type)
-    reason = _whole_refusal(model, causal, family, dtype)
-    if reason is not None:
+    fast = family.fast
+    settings = fast if isinstance(fast, Unsupported) else fast_settings(fast, config.to_dict())
+    reason = settings.reason if isinstance(settings, Unsupported) else _whole_refusal(model, causal, dtype)
+    if reason is not None or isinstance(settings, Unsupported):
         report.count("decoder", reason)
+        _take_off(model)
         return report
-    layout: FastLayout = family.fast  # type: ignore[assignment]
-    settings = fast_settings(layout, config.to_dict())
-    if isinstance(settings, Unsupported):
-        report.count("decoder", settings.reason)
-        return report
+    layout: FastLayout = fast  # type: ignore[assignment]
     decoder = getattr(causal, layout.decoder)
+    before = decoder.program if isinstance(decoder, FastDecoder) else None
     builder = _Builder(layout, settings, config, dtype, report, next(decoder.parameters()).device)
     layers = [builder.layer(module, index) for index, module in enumerate(decoder.layers)]
     head = causal.get_output_embeddings()
@@ -56,7 +57,18 @@ def apply_fast_path(model: Any, dtype: torch.dtype) -> FastPathReport:
     if not isinstance(decoder, FastDecoder):
         decoder.__class__ = fast_class(type(decoder))
     decoder.program = program
+    if before is not None:
+        program.keep, program.chunk = before.keep, before.chunk
     return report
+
+
+def _take_off(model: Any) -> None:
+    """Give a model that was on the fast path its decoder's own class back."""
+    program = program_of(model)
+    if program is not None:
+        decoder: Any = program.decoder
+        decoder.__class__ = next(c for c in type(decoder).__mro__[1:] if not issubclass(c, FastDecoder))
+        del decoder.program
 
 
 def program_of(model: Any) -> DecoderProgram | None:
@@ -74,12 +86,13 @@ def causal_model(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def _whole_refusal(model: Any, causal: Any, family: Family, dtype: torch.dtype) -> str | None:
+def _whole_refusal(model: Any, causal: Any, dtype: torch.dtype) -> str | None:
     """Why a model as a whole stays on plain transformers, None where it does not."""
-    if isinstance(family.fast, Unsupported):
-        return family.fast.reason
     if not isinstance(model, PeftModel) and any(p.requires_grad for p in causal.parameters()):
         return "all weights train: plain transformers, in mixed precision"
+    head = causal.get_output_embeddings()
+    if type(head) is not nn.Linear and not isinstance(head, ModulesToSaveWrapper):
+        return f"{type(head).__name__} is no output layer whose loss is fused"
     held = causal.get_input_embeddings().weight.dtype
     if held != dtype and held.itemsize >= dtype.itemsize and not isinstance(model, PeftModel):
         return f"weights are held in {held} and computed in {dtype}"

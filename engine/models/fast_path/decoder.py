@@ -6,6 +6,7 @@ everything saved stay what they were, and generation with a cache runs transform
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -36,11 +37,12 @@ class FastDecoder:
             or past_key_values is not None
             or inputs_embeds is not None
             or position_ids is not None
-            or (use_cache is not False and not torch.is_grad_enabled())
+            or use_cache
+            or (use_cache is None and not torch.is_grad_enabled())
             or (attention_mask is not None and attention_mask.dim() != 2)
             or any(kwargs.get(name) for name in ("output_hidden_states", "output_attentions"))
         )
-        if plain or input_ids is None:
+        if plain or input_ids is None or not self._computes_alike(input_ids.device.type):
             return super().forward(  # type: ignore[misc]
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -51,10 +53,24 @@ class FastDecoder:
                 **kwargs,
             )
         packed, places = pack_padded(input_ids, attention_mask)
-        hidden_TD = self.program.hidden_states(packed)
+        with torch.autocast(input_ids.device.type, enabled=False):  # types are the program's own
+            hidden_TD = self.program.hidden_states(packed)
         rows, width = input_ids.shape
         flat = hidden_TD.new_zeros(rows * width, hidden_TD.shape[1]).index_copy(0, places, hidden_TD)
         return BaseModelOutputWithPast(last_hidden_state=flat.view(rows, width, -1))
+
+    def _computes_alike(self, device: str) -> bool:
+        """Whether the program is the model as it is now, in the type that is asked for."""
+        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) != self.program.dtype:
+            return False
+        if not self.program.is_current():
+            warnings.warn(
+                "The model's adapters or weights changed since it was put on the fast path: it runs plain "
+                "transformers, which is slower. Call apply_fast_path again to read it anew.",
+                stacklevel=2,
+            )
+            return False
+        return True
 
 
 def fast_class(plain: type) -> type:

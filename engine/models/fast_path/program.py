@@ -19,6 +19,7 @@ from .mlp_half import MlpHalf
 from .norms import Norm
 from .packed import PackedTokens
 from .plain_halves import PlainAttentionHalf, PlainMlpHalf
+from .reading import reading
 from .report import FastPathReport
 
 PLAIN = (PlainAttentionHalf, PlainMlpHalf)
@@ -78,6 +79,16 @@ class DecoderProgram:
 
     def __post_init__(self) -> None:
         self.keep = self.keep or [Keep()] * len(self.layers)
+        self.read_from = reading(self.decoder)
+
+    def is_current(self) -> bool:
+        """Whether the model is what it was when it was put on the fast path.
+
+        An adapter added, activated, unloaded or merged into quantised weights makes it another model, which
+        :func:`.apply.apply_fast_path` has to read anew. Switching adapters off and merging them into 16- or
+        32-bit weights is followed.
+        """
+        return reading(self.decoder) == self.read_from
 
     def set_keep(self, attention: Sequence[bool], mlp: Sequence[bool]) -> None:
         """What each layer's halves hold for the backward pass."""
