@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ...models.fast_path import DecoderProgram
 from .embedding_noise import EmbeddingNoise
-from .graphs import TOKENS, GraphedLoss, launch_bound, rounded
+from .graphs import TOKENS, GraphedLoss, launch_bound
 from .packed_steps import TOKEN_MULTIPLE, MicroBatch, TokenRow, micro_batches
 
 
@@ -74,8 +74,7 @@ class FastStep:
                 factor = torch.tensor(scale) if scaler is None else scaler.scale(torch.tensor(scale))
                 loss, correct = self._forward_backward(batch.to(self.device), factor.to(self.device))
             else:
-                fixed = replace(batch, packed=rounded(batch.packed))
-                loss, correct = self.graphed(fixed, scale, self.device)
+                loss, correct = self.graphed(batch, scale, self.device)
             total.loss += loss * scale
             total.correct += correct
             total.tokens += batch.tokens

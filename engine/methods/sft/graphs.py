@@ -21,7 +21,7 @@ FLOPS_A_SECOND = 5e14
 """What a data-centre GPU does in such steps; smaller GPUs are launch-bound later, so this errs to graphs."""
 SHAPES = 64
 """Most graphs kept; later shapes stay eager."""
-TOKENS, LONGEST, DOCUMENTS = 256, 512, 8
+TOKENS, LONGEST, DOCUMENTS = 512, 1024, 8
 """Steps that shapes are rounded up to, so that few of them occur."""
 
 Shape = tuple[int, int, int, int, int]
@@ -47,11 +47,13 @@ class GraphedLoss:
         self.run = run
         self.graphs: dict[Shape, _Captured] = {}
         self.seen: set[Shape] = set()
+        self.longest = 0
         self.stopped: str | None = None
         """Why nothing is captured any more."""
 
     def __call__(self, batch: MicroBatch, scale: float, device: torch.device) -> Results:
         """(loss, correct) of a micro-batch that lies on the CPU."""
+        batch = replace(batch, packed=self._rounded(batch.packed))
         shape = shape_of(batch)
         captured = self.graphs.get(shape)
         if captured is None:
@@ -68,6 +70,21 @@ class GraphedLoss:
         captured.scale.fill_(scale)
         captured.graph.replay()
         return captured.results[0].clone(), captured.results[1].clone()
+
+    def _rounded(self, packed: PackedTokens) -> PackedTokens:
+        """The same documents with a number of offsets and a bound on lengths that recur.
+
+        The bound only grows: it costs little, and a smaller one would be one more shape. Documents of equal
+        length stay as they are: their layout is faster, and recurs by itself.
+        """
+        if packed.documents * packed.longest == len(packed.input_ids_T):
+            return packed
+        documents = -(-packed.documents // DOCUMENTS) * DOCUMENTS
+        missing = documents + 1 - len(packed.offsets)
+        offsets = torch.cat([packed.offsets, packed.offsets[-1:].expand(missing)])
+        self.longest = max(self.longest, -(-packed.longest // LONGEST) * LONGEST)
+        # Counted as if all had tokens, so that the same attention is chosen for all batches of a shape.
+        return replace(packed, offsets=offsets, longest=self.longest, documents=documents)
 
     def _capture(self, batch: MicroBatch, scale: torch.Tensor) -> _Captured | None:
         # The eager pass left its activations in the allocator's cache; the graph wants them for its own.
@@ -107,21 +124,6 @@ def launch_bound(program: DecoderProgram, tokens: int) -> str | None:
     if 6 * weights * tokens / FLOPS_A_SECOND > SECONDS_A_LAYER * len(program.layers):
         return "the GPU is busy longer than launching takes"
     return None
-
-
-def rounded(packed: PackedTokens) -> PackedTokens:
-    """The same documents with a number of offsets and a bound on lengths that recur.
-
-    Documents of equal length stay as they are: their layout is faster, and recurs by itself.
-    """
-    if packed.documents * packed.longest == len(packed.input_ids_T):
-        return packed
-    documents = -(-packed.documents // DOCUMENTS) * DOCUMENTS
-    missing = documents + 1 - len(packed.offsets)
-    offsets = torch.cat([packed.offsets, packed.offsets[-1:].expand(missing)]) if missing else packed.offsets
-    longest = -(-packed.longest // LONGEST) * LONGEST
-    # Counted as if all had tokens, so that the same attention is chosen for all batches of a shape.
-    return replace(packed, offsets=offsets, longest=longest, documents=documents)
 
 
 def _copy(source: MicroBatch, target: MicroBatch) -> None:

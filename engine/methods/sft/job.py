@@ -34,6 +34,7 @@ from .arguments import training_arguments
 from .collation import PackingCollator, PaddingCollator
 from .packed_steps import PaddingFreeCollator
 from .run_trainer import RunTrainer, read_state
+from .scheduled import follow
 
 
 def run_sft(context: RunContext) -> None:
@@ -121,7 +122,7 @@ class _Training:
         if not report.complete:
             self.context.emit(FindingEvent(finding=slow_parts(report)))
         program = program_of(handle.model)
-        if program is not None:
+        if program is not None:  # a schedule, where there is one, takes over once the trainer stands
             kept = [not self.resolved.gradient_checkpointing] * len(program.layers)
             program.set_keep(kept, kept)
 
@@ -170,6 +171,8 @@ class _Training:
             data_collator=collate,
         )
         trainer.eval_collator = collate
+        if trainer.fast is not None and resolved.schedule is not None:
+            follow(trainer.fast, resolved.schedule)
         if resolved.packing:
             bins = PaddingFreeCollator(rows) if fast else PackingCollator(rows, self.handle.pad_id)
             trainer.data_collator = bins
