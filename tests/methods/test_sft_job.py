@@ -247,7 +247,7 @@ def test_early_stopping_keeps_the_best_weights(model: Path, rows: Path, held_out
         data={"eval": str(held_out)},
         training={"max_steps": 200, "learning_rate": 3e-2, "save_every": 3, "keep_checkpoints": 1},
         eval={"every": 4, "early_stopping": 2},
-        sampling={"prompts": ["what is a token?"], "max_new_tokens": 16, "temperature": 2.0},
+        sampling={"prompts": ["what is a token?"], "max_new_tokens": 64, "temperature": 2.0},
     )
     run = create_run(recipe)
     context = BestSoFar.of(run)
