@@ -95,3 +95,25 @@ def test_same_loss_and_gradients(name: str) -> None:
     assert wanted.keys() == found.keys()
     for key, gradient in wanted.items():
         assert relative_error(found[key], gradient) < 2e-4, key
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "granite"])
+@pytest.mark.parametrize(("keep", "chunk", "offload"), [(False, 1 << 30, False), (True, 7, False), (False, 5, True)])
+def test_memory_choices_change_nothing(name: str, keep: bool, chunk: int, offload: bool) -> None:
+    """What is kept, chunked or put away changes neither the loss nor a gradient."""
+    everything = with_adapter(name)
+    saving = copy.deepcopy(everything)
+    documents = rows(everything.config.vocab_size)
+    for model in (everything, saving):
+        apply_fast_path(model, torch.float32)
+    program = program_of(saving)
+    assert program is not None
+    count = len(program.layers)
+    program.set_keep([keep] * count, [keep] * count, [offload] * count)
+    program.chunk = chunk
+    losses = [fast_loss(model, documents) for model in (everything, saving)]
+    for loss in losses:
+        loss.backward()
+    assert float(losses[1]) == pytest.approx(float(losses[0]), rel=1e-6)
+    for key, gradient in gradients(everything).items():
+        assert relative_error(gradients(saving)[key], gradient) < 1e-5, key

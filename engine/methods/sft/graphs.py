@@ -118,6 +118,8 @@ def launch_bound(program: DecoderProgram, tokens: int) -> str | None:
     """Why micro-batches of so many tokens run without a graph; None: they are worth one."""
     if any(half.drops for layer in program.layers for half in (layer.attention, layer.mlp)):
         return "dropout draws random numbers on the host"
+    if any(keep.offload for keep in program.keep):
+        return "the host waits for copies to its memory"
     if not program.report.complete:
         return "some parts run on the plain path"
     weights = sum(p.numel() for p in program.decoder.parameters() if p.dim() == 2)

@@ -65,6 +65,7 @@ class SupervisedTrainer(trl.SFTTrainer):
         adapters = _adapter_weights(model)
         super().__init__(model, args, **kwargs)
         _restore_precision(self.model, adapters)
+        self._prepare_model()
         self.plain_reason: str | None = None
         """Why steps do not run on the fast path that the model is on."""
         self.noise: EmbeddingNoise | None = None
@@ -74,6 +75,9 @@ class SupervisedTrainer(trl.SFTTrainer):
         self.stats = StepStats()
         self._running: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._waiting: list[TokenRow] = []
+
+    def _prepare_model(self) -> None:
+        """For subclasses: the model as TRL made it, before the choice between fast and plain path."""
 
     def _fast_step(self) -> FastStep | None:
         """The fast path of a model that is on it; its rows then come without padding."""

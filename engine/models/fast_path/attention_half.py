@@ -22,6 +22,7 @@ from whet.kernels.rms_norm import rms_norm_backward, rms_norm_forward
 from whet.kernels.rope import rope_backward, rope_forward
 
 from .norms import Norm, finish, unfinish
+from .offload import Offloader
 from .packed import PackedTokens
 from .projections import Projection
 
@@ -90,11 +91,12 @@ class AttentionHalf:
         packed: PackedTokens,
         table: RotaryTable | None,
         keep: bool,
+        offloader: Offloader | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(x + delta, this half's own addition). See :class:`_AttentionNode`."""
         parameters = [*self.qkv.parameters(), *self.out.parameters()]
         result: tuple[torch.Tensor, torch.Tensor] = _AttentionNode.apply(
-            self, packed, table, keep, x_TD, delta_TD, *parameters
+            self, packed, table, keep, offloader, x_TD, delta_TD, *parameters
         )
         return result
 
@@ -245,6 +247,7 @@ class _AttentionNode(torch.autograd.Function):
         packed: PackedTokens,
         table: RotaryTable | None,
         keep: bool,
+        offloader: Offloader | None,
         x_TD: torch.Tensor,
         delta_TD: torch.Tensor | None,
         *parameters: torch.Tensor | None,
@@ -258,7 +261,9 @@ class _AttentionNode(torch.autograd.Function):
         ctx.run, ctx.rstd_T, ctx.t_out_TR = run, rstd_T, t_out_TR
         ctx.kept = kept if keep else None
         ctx.plain_TD = result_TD if keep and half.post_norm else None
-        ctx.save_for_backward(summed_TD, *parameters)
+        ctx.offloader = offloader
+        ctx.ticket = None if offloader is None else offloader.put(summed_TD)
+        ctx.save_for_backward(None if offloader else summed_TD, *parameters)
         return summed_TD, finish(result_TD, half.post_norm, half.multiplier)
 
     @staticmethod
@@ -266,6 +271,8 @@ class _AttentionNode(torch.autograd.Function):
         d_sum_TD, d_delta_TD = gradients
         run: _Pass = ctx.run
         summed_TD, *parameters = ctx.saved_tensors
+        if ctx.offloader is not None:
+            summed_TD = ctx.offloader.take(ctx.ticket)
         norm, seeds = run.half.norm, run.seeds[0]
         y_TX, _, _ = run.normed(summed_TD)
         kept = run.attend(y_TX) if ctx.kept is None else ctx.kept
@@ -273,7 +280,7 @@ class _AttentionNode(torch.autograd.Function):
         do_THE, out_gradients = run.out_backward(kept, d_delta_TD, ctx.t_out_TR, ctx.plain_TD)
         d_qkv_TN, t_qkv_TR = run.attend_backward(kept, do_THE), kept.t_qkv_TR
         del kept, do_THE
-        needed = ctx.needs_input_grad[4] or ctx.needs_input_grad[5]
+        needed = ctx.needs_input_grad[5] or ctx.needs_input_grad[6]
         dy_TD, dt_TR = lora_linear_input_gradient(d_qkv_TN, run.qkv, needed=needed, seeds=seeds)
         y_TD = y_TX[:, : summed_TD.shape[1]]
         qkv_gradients = lora_linear_factor_gradients(d_qkv_TN, dt_TR, y_TD, t_qkv_TR, run.qkv, seeds=seeds)
@@ -282,6 +289,6 @@ class _AttentionNode(torch.autograd.Function):
             dx_TD, _ = rms_norm_backward(
                 dy_TD, summed_TD, norm.weight, ctx.rstd_T, offset=norm.offset, residual_gradient_TD=d_sum_TD
             )
-        d_delta_in_TD = dx_TD if ctx.needs_input_grad[5] else None
+        d_delta_in_TD = dx_TD if ctx.needs_input_grad[6] else None
         found = as_types_of([*qkv_gradients, *out_gradients], parameters)
-        return None, None, None, None, dx_TD, d_delta_in_TD, *found
+        return None, None, None, None, None, dx_TD, d_delta_in_TD, *found

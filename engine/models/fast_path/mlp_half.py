@@ -22,6 +22,7 @@ from whet.kernels.lora_linear import (
 from whet.kernels.rms_norm import rms_norm_backward, rms_norm_forward
 
 from .norms import Norm, finish, unfinish
+from .offload import Offloader
 from .projections import Projection
 
 
@@ -55,17 +56,23 @@ class MlpHalf:
         return self.gate_up, self.down
 
     def __call__(
-        self, x_TD: torch.Tensor, delta_TD: torch.Tensor, keep: bool, chunk: int
+        self,
+        x_TD: torch.Tensor,
+        delta_TD: torch.Tensor,
+        keep: bool,
+        chunk: int,
+        offloader: Offloader | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(x + delta, this half's own addition).
 
         Args:
             keep: hold gate and up for the backward pass.
             chunk: tokens that go through at a time.
+            offloader: takes the input until the backward pass.
         """
         parameters = [*self.gate_up.parameters(), *self.down.parameters()]
         result: tuple[torch.Tensor, torch.Tensor] = _MlpNode.apply(
-            self, keep, chunk, x_TD, delta_TD, *parameters
+            self, keep, chunk, offloader, x_TD, delta_TD, *parameters
         )
         return result
 
@@ -159,6 +166,7 @@ class _MlpNode(torch.autograd.Function):
         half: MlpHalf,
         keep: bool,
         chunk: int,
+        offloader: Offloader | None,
         x_TD: torch.Tensor,
         delta_TD: torch.Tensor,
         *parameters: torch.Tensor | None,
@@ -178,7 +186,9 @@ class _MlpNode(torch.autograd.Function):
         ctx.half, ctx.chunk, ctx.seeds, ctx.kept, ctx.t_out = half, chunk, run.seeds, kept, t_out
         ctx.rstd_T = torch.cat(rstd_T)
         ctx.plain_TD = result_TD if keep and half.post_norm else None
-        ctx.save_for_backward(summed_TD, *parameters)
+        ctx.offloader = offloader
+        ctx.ticket = None if offloader is None else offloader.put(summed_TD)
+        ctx.save_for_backward(None if offloader else summed_TD, *parameters)
         return summed_TD, finish(result_TD, half.post_norm, half.multiplier)
 
     @staticmethod
@@ -186,6 +196,8 @@ class _MlpNode(torch.autograd.Function):
         d_sum_TD, d_delta_TD = gradients
         half, norm = ctx.half, ctx.half.norm
         summed_TD, *parameters = ctx.saved_tensors
+        if ctx.offloader is not None:
+            summed_TD = ctx.offloader.take(ctx.ticket)
         run = _Pass(half, ctx.seeds)
         dx_TD = torch.empty_like(summed_TD)
         totals: list[torch.Tensor | None] = [None] * len(parameters)
@@ -210,7 +222,7 @@ class _MlpNode(torch.autograd.Function):
                 out_TD=dx_TD[rows],
             )
             totals = [_added(total, part) for total, part in zip(totals, found, strict=True)]
-        return None, None, None, dx_TD, dx_TD, *as_types_of(totals, parameters)
+        return None, None, None, None, dx_TD, dx_TD, *as_types_of(totals, parameters)
 
 
 def _added(total: torch.Tensor | None, part: torch.Tensor | None) -> torch.Tensor | None:

@@ -21,6 +21,7 @@ from whet.kernels.rope import rope
 
 from .attention_half import AttentionShape, RotaryTable
 from .norms import Norm
+from .offload import Offloader
 from .packed import PackedTokens
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -46,8 +47,9 @@ class PlainAttentionHalf:
         packed: PackedTokens,
         table: RotaryTable | None,
         keep: bool,
+        offloader: Offloader | None = None,
     ) -> Pair:
-        """(x + delta, this half's own addition)."""
+        """(x + delta, this half's own addition); nothing is offloaded, autograd keeps what it keeps."""
 
         def add(y_TD: torch.Tensor) -> torch.Tensor:
             shape = self.shape
@@ -96,8 +98,15 @@ class PlainMlpHalf:
     post_norm: Norm | None = None
     multiplier: float = 1.0
 
-    def __call__(self, x_TD: torch.Tensor, delta_TD: torch.Tensor, keep: bool, chunk: int) -> Pair:
-        """(x + delta, this half's own addition). ``chunk`` is not heeded: autograd keeps what it keeps."""
+    def __call__(
+        self,
+        x_TD: torch.Tensor,
+        delta_TD: torch.Tensor,
+        keep: bool,
+        chunk: int,
+        offloader: Offloader | None = None,
+    ) -> Pair:
+        """(x + delta, this half's own addition), neither chunked nor offloaded."""
 
         def add(y_TD: torch.Tensor) -> torch.Tensor:
             if self.down is None:

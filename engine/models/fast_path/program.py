@@ -17,6 +17,7 @@ from ..families.fast_layout import FastSettings
 from .attention_half import AttentionHalf, RotaryTable
 from .mlp_half import MlpHalf
 from .norms import Norm
+from .offload import Offloader
 from .packed import PackedTokens
 from .plain_halves import PlainAttentionHalf, PlainMlpHalf
 from .reading import reading
@@ -34,10 +35,12 @@ class Keep:
     Args:
         attention: projections and attention's output.
         mlp: gate and up.
+        offload: what both halves save anyway, their inputs, waits in host memory.
     """
 
     attention: bool = True
     mlp: bool = True
+    offload: bool = False
 
 
 @dataclass
@@ -74,6 +77,7 @@ class DecoderProgram:
     report: FastPathReport
     keep: list[Keep] = field(default_factory=list)
     chunk: int = 1 << 30
+    offloader: Offloader | None = field(default=None, repr=False)
     refresher: Refresher = field(default_factory=Refresher, repr=False)
     tables: dict[tuple[str, int], RotaryTable] = field(default_factory=dict, repr=False)
 
@@ -90,9 +94,12 @@ class DecoderProgram:
         """
         return reading(self.decoder) == self.read_from
 
-    def set_keep(self, attention: Sequence[bool], mlp: Sequence[bool]) -> None:
-        """What each layer's halves hold for the backward pass."""
-        self.keep = [Keep(a, m) for a, m in zip(attention, mlp, strict=True)]
+    def set_keep(
+        self, attention: Sequence[bool], mlp: Sequence[bool], offload: Sequence[bool] | None = None
+    ) -> None:
+        """What each layer's halves hold for the backward pass, and whose inputs wait in host memory."""
+        offload = [False] * len(self.layers) if offload is None else offload
+        self.keep = [Keep(*layer) for layer in zip(attention, mlp, offload, strict=True)]
 
     def hidden_states(self, packed: PackedTokens, embedded_TD: torch.Tensor | None = None) -> torch.Tensor:
         """Normed hidden states (T, D), differentiable.
@@ -104,10 +111,12 @@ class DecoderProgram:
         self._refresh()
         x_TD = self._embed(packed) if embedded_TD is None else embedded_TD.to(self.dtype)
         delta_TD: torch.Tensor | None = None
+        offloader = self._offloader()
         for layer, keep in zip(self.layers, self.keep, strict=True):
             table = None if layer.rope is None else self._table(layer.rope, packed.longest)
-            x_TD, delta_TD = layer.attention(x_TD, delta_TD, packed, table, keep.attention)
-            x_TD, delta_TD = layer.mlp(x_TD, delta_TD, keep.mlp, self.chunk)
+            away = offloader if keep.offload else None
+            x_TD, delta_TD = layer.attention(x_TD, delta_TD, packed, table, keep.attention, away)
+            x_TD, delta_TD = layer.mlp(x_TD, delta_TD, keep.mlp, self.chunk, away)
         norm = self.norm
         y_TD, _ = rms_norm(x_TD, norm.weight, norm.eps, offset=norm.offset, residual=delta_TD)
         return y_TD
@@ -132,6 +141,14 @@ class DecoderProgram:
             logit_scale=settings.logit_scale,
             **options,
         )
+
+    def _offloader(self) -> Offloader | None:
+        if not torch.is_grad_enabled() or not any(keep.offload for keep in self.keep):
+            return None
+        if self.offloader is None:
+            self.offloader = Offloader(self.norm.weight.device)
+        self.offloader.start()
+        return self.offloader
 
     def _refresh(self) -> None:
         """Bring the adapters' factors, which the optimizer changes, into the compute type."""
