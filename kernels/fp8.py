@@ -79,6 +79,27 @@ def quantize_reference(
     return x8_TK, scale_T.float()
 
 
+def dequantize_rows(
+    x8_TK: torch.Tensor,
+    scale_T: torch.Tensor,
+    *,
+    out: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> torch.Tensor:
+    """x8 · scale as a dense matrix, rounded once. Plain torch: for products outside of the FP8 units.
+
+    Args:
+        x8_TK: float8_e4m3fn, row-strided or not.
+        scale_T: fp32, of its rows.
+        out: where to write, (T, K) of any row stride; its dtype is the result's.
+        dtype: fp32, bf16 or fp16, when ``out`` is not given.
+    """
+    dtype = dtype if out is None else out.dtype
+    if out is None:
+        out = torch.empty(x8_TK.shape, dtype=dtype, device=x8_TK.device)
+    return torch.mul(x8_TK.to(dtype), scale_T[:, None], out=out)  # e4m3 is exact in all of them
+
+
 def transpose_fp8(w8_NK: torch.Tensor, out_KN: torch.Tensor | None = None) -> torch.Tensor:
     """The transpose of an 8-bit matrix, rewritten so that its rows are contiguous.
 

@@ -12,16 +12,21 @@ import torch
 
 from .fp8 import fp8_matmul, quantize_rows, transpose_fp8
 
+Quantized = tuple[torch.Tensor, torch.Tensor]
+"""Rows in FP8 with a scale each, as :func:`.fp8.quantize_rows` returns them."""
+
 
 class Base(Protocol):
     """What a LoRA projection multiplies with.
 
     ``rides``: products may have R more columns, so that the LoRA update is in them: y = [x | t] [W | sB]^T.
+    ``quantizes``: x is multiplied in FP8, and whoever makes x may hand over its quantised rows.
     """
 
     outputs: int
     inputs: int
     rides: bool
+    quantizes: bool
 
     def forward(
         self,
@@ -29,8 +34,12 @@ class Base(Protocol):
         sb_NR: torch.Tensor | None,
         bias_N: torch.Tensor | None,
         out_TN: torch.Tensor | None,
+        quantized: Quantized | None = None,
     ) -> torch.Tensor:
-        """[x | t] [W | sB]^T + bias where the base rides and ``sb_NR`` is given; else x W^T + bias."""
+        """[x | t] [W | sB]^T + bias where the base rides and ``sb_NR`` is given; else x W^T + bias.
+
+        ``quantized`` are x's rows in FP8, where the base wants them and they are there already.
+        """
         ...
 
     def backward(self, dy_TN: torch.Tensor, sb_NR: torch.Tensor | None) -> torch.Tensor:
@@ -54,6 +63,7 @@ class DenseBase:
     """Weights in 16 or 32 bits, kept side by side with room for sB; the layers' own weights become views."""
 
     rides = True
+    quantizes = False
 
     def __init__(self, weights: Sequence[torch.Tensor], rank: int) -> None:
         self.outputs = sum(len(weight) for weight in weights)
@@ -77,6 +87,7 @@ class DenseBase:
         sb_NR: torch.Tensor | None,
         bias_N: torch.Tensor | None,
         out_TN: torch.Tensor | None,
+        quantized: Quantized | None = None,
     ) -> torch.Tensor:
         return _product(x_TX, self._wide(sb_NR), bias_N, out_TN)
 
@@ -93,6 +104,7 @@ class ExpandedBase:
     """
 
     rides = True
+    quantizes = False
 
     def __init__(
         self,
@@ -123,6 +135,7 @@ class ExpandedBase:
         sb_NR: torch.Tensor | None,
         bias_N: torch.Tensor | None,
         out_TN: torch.Tensor | None,
+        quantized: Quantized | None = None,
     ) -> torch.Tensor:
         return _product(x_TX, self._wide(sb_NR, x_TX.dtype), bias_N, out_TN)
 
@@ -144,6 +157,7 @@ class Fp8Base:
     """
 
     rides = False
+    quantizes = True
 
     def __init__(self, w8_NK: torch.Tensor, scale_N: torch.Tensor, *, fast_accumulation: bool = True) -> None:
         self.outputs, self.inputs = w8_NK.shape
@@ -153,19 +167,23 @@ class Fp8Base:
     def room(self, rank: int) -> torch.Tensor | None:
         return None
 
+    def weight(self) -> Quantized:
+        """W8 and its scales, valid until the next product."""
+        return self.w8_NK, self.scale_N
+
     def forward(
         self,
         x_TX: torch.Tensor,
         sb_NR: torch.Tensor | None,
         bias_N: torch.Tensor | None,
         out_TN: torch.Tensor | None,
+        quantized: Quantized | None = None,
     ) -> torch.Tensor:
-        x8_TK, scale_T = quantize_rows(x_TX)
+        x8_TK, scale_T = quantize_rows(x_TX) if quantized is None else quantized
         y_TN = fp8_matmul(
             x8_TK,
             scale_T,
-            self.w8_NK,
-            self.scale_N,
+            *self.weight(),
             out=out_TN,
             dtype=x_TX.dtype,
             use_fast_accum=self.fast_accumulation,
@@ -173,12 +191,44 @@ class Fp8Base:
         return y_TN if bias_N is None else y_TN.add_(bias_N)
 
     def backward(self, dy_TN: torch.Tensor, sb_NR: torch.Tensor | None) -> torch.Tensor:
-        dy8_TN, scale_T = quantize_rows(dy_TN, column_scale_K=self.scale_N)
+        w8_NK, scale_N = self.weight()
+        dy8_TN, scale_T = quantize_rows(dy_TN, column_scale_K=scale_N)
         return fp8_matmul(
             dy8_TN,
             scale_T,
-            transpose_fp8(self.w8_NK),
+            transpose_fp8(w8_NK),
             self.ones_K,
             dtype=dy_TN.dtype,
             use_fast_accum=self.fast_accumulation,
         )
+
+
+class ExpandedFp8Base(Fp8Base):
+    """Weights in four bits, expanded to FP8 for each product and multiplied there.
+
+    Args:
+        parts: for each layer its outputs and a function that writes its weight into an (n, K) view of
+            float8_e4m3fn and returns the rows' scales.
+        workspace: as for :class:`ExpandedBase`.
+        device: of the weights.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[int, Callable[[torch.Tensor], torch.Tensor]]],
+        inputs: int,
+        workspace: Callable[[int, int, torch.dtype], torch.Tensor],
+        device: torch.device,
+        *,
+        fast_accumulation: bool = True,
+    ) -> None:
+        self.parts, self.inputs, self.workspace = list(parts), inputs, workspace
+        self.outputs = sum(outputs for outputs, _ in self.parts)
+        self.fast_accumulation = fast_accumulation
+        self.ones_K = torch.ones(inputs, device=device)
+
+    def weight(self) -> Quantized:
+        w8_NK = self.workspace(self.outputs, self.inputs, torch.float8_e4m3fn)
+        pieces = w8_NK.split([outputs for outputs, _ in self.parts])
+        scales = [expand(piece) for (_, expand), piece in zip(self.parts, pieces, strict=True)]
+        return w8_NK, scales[0] if len(scales) == 1 else torch.cat(scales)

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from .lora_base import Base, DenseBase
+from .lora_base import Base, DenseBase, Quantized
 from .lora_refresh import COMPILATIONS, Refresh
 from .spec import Case, Inputs, KernelSpec, bytes_of
 
@@ -137,6 +137,7 @@ def lora_linear_forward(
     bias_N: torch.Tensor | None = None,
     out_TN: torch.Tensor | None = None,
     seeds: Sequence[int] = (),
+    quantized: Quantized | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """y (T, N) and t = x A^T (T, R), which the backward pass wants back; None without adapters.
 
@@ -146,16 +147,17 @@ def lora_linear_forward(
         bias_N: added to y.
         out_TN: written and returned as y where given, rows of any stride.
         seeds: of each layer's dropout, where any factor has one.
+        quantized: x's rows in FP8 where the kernel that made x made them too; for a base that multiplies so.
     """
     base = stack.base
     x_TK, rides = x_TX[:, : base.inputs], x_TX.shape[1] > base.inputs
     if not stack.rank:
-        return base.forward(x_TK, None, bias_N, out_TN), None
+        return base.forward(x_TK, None, bias_N, out_TN, quantized), None
     t_TR = _dropped_t(x_TK, stack, seeds) if stack.drops else x_TK @ stack.a_RK.T
     if rides:
         x_TX[:, base.inputs :] = t_TR
         return base.forward(x_TX, stack.sb_NR, bias_N, out_TN), t_TR
-    y_TN = base.forward(x_TK, None, bias_N, out_TN)
+    y_TN = base.forward(x_TK, None, bias_N, out_TN, quantized)
     return y_TN.addmm_(t_TR, stack.sb_NR.T), t_TR
 
 

@@ -1,4 +1,4 @@
-"""Quantised base weights through bitsandbytes, which has kernels for CUDA and CPU."""
+"""Quantised base weights: nf4 and int8 through bitsandbytes, on CUDA and CPU; fp8 our own."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from ..errors import WhetError
+from .fp8_loading import Fp8Config
 
 KERNELS = {"nf4": "load_in_4bit", "int8": "load_in_8bit"}
 
 
-def quantization_config(base_precision: str, compute_dtype: torch.dtype) -> BitsAndBytesConfig | None:
+def quantization_config(
+    base_precision: str, compute_dtype: torch.dtype
+) -> BitsAndBytesConfig | Fp8Config | None:
     """How transformers should quantise the base while loading; None for 16- and 32-bit weights.
 
     nf4 is QLoRA's four-bit normal float with double quantisation of its scales (arXiv:2305.14314); int8 is
-    LLM.int8() (arXiv:2208.07339).
+    LLM.int8() (arXiv:2208.07339); fp8 is e4m3 with a scale a row (:mod:`.fp8`).
 
     Args:
-        base_precision: ``nf4``, ``int8``, or a float type.
+        base_precision: ``nf4``, ``int8``, ``fp8``, or a float type.
         compute_dtype: type the four-bit weights are unpacked to for a product.
     """
+    if base_precision == "fp8":
+        return Fp8Config()
     if base_precision not in KERNELS:
         return None
     if base_precision == "int8":

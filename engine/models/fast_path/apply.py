@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -17,11 +18,11 @@ from .mlp_half import MlpHalf
 from .norms import Norm
 from .plain_halves import PlainAttentionHalf, PlainMlpHalf
 from .program import DecoderProgram, Layer
-from .projections import NotFusedError, Projection, Workspace
+from .projections import NotFusedError, Projection, Workspace, fp8_classes
 from .report import FastPathReport
 
 
-def apply_fast_path(model: Any, dtype: torch.dtype) -> FastPathReport:
+def apply_fast_path(model: Any, dtype: torch.dtype, *, fp8: Collection[str] | None = None) -> FastPathReport:
     """Let a causal model (with or without a LoRA adapter) train and evaluate on whet's kernels.
 
     Changes the instance in place; it stays the PEFT model it was, saves the same adapter and generates by
@@ -30,6 +31,8 @@ def apply_fast_path(model: Any, dtype: torch.dtype) -> FastPathReport:
     Args:
         model: transformers' causal model, or PEFT's wrapper around one.
         dtype: what it computes in; 16- and 32-bit base weights must be of this type.
+        fp8: classes of layers whose products run in FP8; by default what the device is made for
+            (:func:`.projections.fp8_classes`), or what was asked for before.
 
     Returns:
         What is fused and, for the rest, why not. A model of an unknown family is left untouched.
@@ -48,12 +51,15 @@ def apply_fast_path(model: Any, dtype: torch.dtype) -> FastPathReport:
     layout: FastLayout = fast  # type: ignore[assignment]
     decoder = getattr(causal, layout.decoder)
     before = decoder.program if isinstance(decoder, FastDecoder) else None
-    builder = _Builder(layout, settings, config, dtype, report, next(decoder.parameters()).device)
+    device = next(decoder.parameters()).device
+    if fp8 is None:
+        fp8 = fp8_classes(device) if before is None else before.fp8
+    builder = _Builder(layout, settings, config, dtype, report, Workspace(device), fp8)
     layers = [builder.layer(module, index) for index, module in enumerate(decoder.layers)]
     head = causal.get_output_embeddings()
     report.count("loss", None)
     norm = builder.norm(decoder.norm)
-    program = DecoderProgram(decoder, head, settings, layers, norm, dtype, report)
+    program = DecoderProgram(decoder, head, settings, layers, norm, dtype, report, fp8)
     if not isinstance(decoder, FastDecoder):
         decoder.__class__ = fast_class(type(decoder))
     decoder.program = program
@@ -109,11 +115,12 @@ class _Builder:
         config: Any,
         dtype: torch.dtype,
         report: FastPathReport,
-        device: torch.device,
+        workspace: Workspace,
+        fp8: Collection[str],
     ) -> None:
         self.layout, self.settings, self.config = layout, settings, config
         self.dtype, self.report = dtype, report
-        self.workspace = Workspace(device)
+        self.workspace, self.fp8 = workspace, fp8
 
     def layer(self, module: Any, index: int) -> Layer:
         """Both halves of a decoder layer, each fused or with the reason why not."""
@@ -169,7 +176,7 @@ class _Builder:
         return MlpHalf(gate_up=into, down=down, **common)
 
     def _projection(self, modules: list[nn.Module]) -> Projection:
-        return Projection(modules, self.workspace, self.dtype)
+        return Projection(modules, self.workspace, self.dtype, self.fp8)
 
     def _check_frozen(self, *norms: Norm | None) -> None:
         for norm in norms:

@@ -12,16 +12,17 @@ from typing import Any
 import torch
 
 from whet.kernels.attention import attention_backward, attention_forward
+from whet.kernels.lora_base import Quantized
 from whet.kernels.lora_linear import (
     as_types_of,
     lora_linear_factor_gradients,
     lora_linear_forward,
     lora_linear_input_gradient,
 )
-from whet.kernels.rms_norm import rms_norm_backward, rms_norm_forward
+from whet.kernels.rms_norm import rms_norm_backward
 from whet.kernels.rope import rope_backward, rope_forward
 
-from .norms import Norm, finish, unfinish
+from .norms import Norm, finish, normed, unfinish
 from .offload import Offloader
 from .packed import PackedTokens
 from .projections import Projection
@@ -155,24 +156,20 @@ class _Pass:
         self.seeds = seeds or (self.qkv.draw_seeds(), self.out.draw_seeds())
 
     def normed(
-        self, x_TD: torch.Tensor, delta_TD: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """norm(x + delta) with room behind, x + delta, and the norm's rstd."""
-        norm, y_TX = self.half.norm, self.qkv.with_room(len(x_TD))
-        _, summed_TD, rstd_T = rms_norm_forward(
-            x_TD,
-            norm.weight,
-            norm.eps,
-            offset=norm.offset,
-            residual_TD=delta_TD,
-            out_TD=y_TX[:, : x_TD.shape[1]],
-        )
-        return y_TX, summed_TD, rstd_T
+        self, x_TD: torch.Tensor, delta_TD: torch.Tensor | None = None, *, multiply: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, Quantized | None]:
+        """norm(x + delta) with room behind, x + delta, rstd; for a product (``multiply``) the FP8 rows."""
+        y_TX = self.qkv.with_room(len(x_TD))
+        quantize = multiply and self.qkv.base.quantizes
+        out_TD = y_TX[:, : x_TD.shape[1]]
+        return y_TX, *normed(self.half.norm, x_TD, out_TD, delta_TD=delta_TD, quantize=quantize)
 
-    def attend(self, y_TX: torch.Tensor) -> _Kept:
+    def attend(self, y_TX: torch.Tensor, quantized: Quantized | None) -> _Kept:
         """From the normalised input to attention's output."""
         half, shape, packed = self.half, self.half.shape, self.packed
-        qkv_TN, t_qkv_TR = lora_linear_forward(y_TX, self.qkv, bias_N=half.qkv.bias(), seeds=self.seeds[0])
+        qkv_TN, t_qkv_TR = lora_linear_forward(
+            y_TX, self.qkv, bias_N=half.qkv.bias(), seeds=self.seeds[0], quantized=quantized
+        )
         qkv_TCE = qkv_TN.unflatten(1, (shape.heads + 2 * shape.kv_heads, shape.head_dim))
         q, k, v = half.heads(half.rotated(qkv_TCE, packed, self.table))
         o_THE, lse_HT, extra = attention_forward(
@@ -253,9 +250,9 @@ class _AttentionNode(torch.autograd.Function):
         *parameters: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         run = _Pass(half, packed, table)
-        y_TX, summed_TD, rstd_T = run.normed(x_TD, delta_TD)
-        kept = run.attend(y_TX)
-        del y_TX
+        y_TX, summed_TD, rstd_T, quantized = run.normed(x_TD, delta_TD)
+        kept = run.attend(y_TX, quantized)
+        del y_TX, quantized
         result_TD, t_out_TR = run.result(kept.o_THE)
         summed_TD = x_TD.view_as(x_TD) if summed_TD is None else summed_TD
         ctx.run, ctx.rstd_T, ctx.t_out_TR = run, rstd_T, t_out_TR
@@ -274,9 +271,9 @@ class _AttentionNode(torch.autograd.Function):
         if ctx.offloader is not None:
             summed_TD = ctx.offloader.take(ctx.ticket)
         norm, seeds = run.half.norm, run.seeds[0]
-        y_TX, _, _ = run.normed(summed_TD)
-        kept = run.attend(y_TX) if ctx.kept is None else ctx.kept
-        ctx.kept = None
+        y_TX, _, _, quantized = run.normed(summed_TD, multiply=ctx.kept is None)
+        kept = run.attend(y_TX, quantized) if ctx.kept is None else ctx.kept
+        ctx.kept = quantized = None
         do_THE, out_gradients = run.out_backward(kept, d_delta_TD, ctx.t_out_TR, ctx.plain_TD)
         d_qkv_TN, t_qkv_TR = run.attend_backward(kept, do_THE), kept.t_qkv_TR
         del kept, do_THE

@@ -12,16 +12,17 @@ from typing import Any
 
 import torch
 
-from whet.kernels.glu import glu_backward, glu_forward
+from whet.kernels.glu import glu_backward, glu_forward, glu_quantized_forward
+from whet.kernels.lora_base import Quantized
 from whet.kernels.lora_linear import (
     as_types_of,
     lora_linear_factor_gradients,
     lora_linear_forward,
     lora_linear_input_gradient,
 )
-from whet.kernels.rms_norm import rms_norm_backward, rms_norm_forward
+from whet.kernels.rms_norm import rms_norm_backward
 
-from .norms import Norm, finish, unfinish
+from .norms import Norm, finish, normed, unfinish
 from .offload import Offloader
 from .projections import Projection
 
@@ -94,25 +95,28 @@ class _Pass:
         self.seeds = seeds or (self.into.draw_seeds(), self.out.draw_seeds())
 
     def normed(
-        self, x_TD: torch.Tensor, delta_TD: torch.Tensor | None = None, summed_TD: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """norm(x + delta) with room behind, and the norm's rstd."""
-        norm, y_TX = self.half.norm, self.into.with_room(len(x_TD))
-        _, _, rstd_T = rms_norm_forward(
-            x_TD,
-            norm.weight,
-            norm.eps,
-            offset=norm.offset,
-            residual_TD=delta_TD,
-            out_TD=y_TX[:, : x_TD.shape[1]],
-            summed_TD=summed_TD,
+        self,
+        x_TD: torch.Tensor,
+        delta_TD: torch.Tensor | None = None,
+        summed_TD: torch.Tensor | None = None,
+        *,
+        multiply: bool = True,
+    ) -> tuple[torch.Tensor, torch.Tensor, Quantized | None]:
+        """norm(x + delta) with room behind, rstd, and for a product (``multiply``) the FP8 rows."""
+        y_TX = self.into.with_room(len(x_TD))
+        quantize = multiply and self.into.base.quantizes
+        out_TD = y_TX[:, : x_TD.shape[1]]
+        _, rstd_T, quantized = normed(
+            self.half.norm, x_TD, out_TD, delta_TD=delta_TD, summed_TD=summed_TD, quantize=quantize
         )
-        return y_TX, rstd_T
+        return y_TX, rstd_T, quantized
 
-    def gate_up(self, y_TX: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def gate_up(
+        self, y_TX: torch.Tensor, quantized: Quantized | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Gate and up beside one another, and t of the product."""
         bias_N = self.half.gate_up.bias()
-        return lora_linear_forward(y_TX, self.into, bias_N=bias_N, seeds=self.seeds[0])
+        return lora_linear_forward(y_TX, self.into, bias_N=bias_N, seeds=self.seeds[0], quantized=quantized)
 
     def down(
         self, gate_up_TN: torch.Tensor, out_TD: torch.Tensor | None = None
@@ -120,9 +124,17 @@ class _Pass:
         """The half's plain result and t of the product."""
         h_TX = self.out.with_room(len(gate_up_TN))
         gate_TF, up_TF = gate_up_TN.chunk(2, dim=1)
-        glu_forward(gate_TF, up_TF, self.half.kind, out_TF=h_TX[:, : gate_TF.shape[1]])
+        h_TF, kind = h_TX[:, : gate_TF.shape[1]], self.half.kind
+        quantized: Quantized | None = None
+        if self.out.base.quantizes:
+            _, *rows = glu_quantized_forward(gate_TF, up_TF, kind, out_TF=h_TF)
+            quantized = rows[0], rows[1]
+        else:
+            glu_forward(gate_TF, up_TF, kind, out_TF=h_TF)
         bias_N = self.half.down.bias()
-        return lora_linear_forward(h_TX, self.out, bias_N=bias_N, out_TN=out_TD, seeds=self.seeds[1])
+        return lora_linear_forward(
+            h_TX, self.out, bias_N=bias_N, out_TN=out_TD, seeds=self.seeds[1], quantized=quantized
+        )
 
     def backward(
         self, kept: _Kept, y_TD: torch.Tensor, d_result_TD: torch.Tensor, plain_TD: torch.Tensor | None
@@ -176,10 +188,10 @@ class _MlpNode(torch.autograd.Function):
         kept: list[_Kept | None] = []
         t_out: list[torch.Tensor | None] = []
         for rows in _chunks(len(x_TD), chunk):
-            y_TX, rstd = run.normed(x_TD[rows], delta_TD[rows], summed_TD[rows])
+            y_TX, rstd, quantized = run.normed(x_TD[rows], delta_TD[rows], summed_TD[rows])
             rstd_T.append(rstd)
-            gate_up_TN, t_in_TR = run.gate_up(y_TX)
-            del y_TX
+            gate_up_TN, t_in_TR = run.gate_up(y_TX, quantized)
+            del y_TX, quantized
             _, t_out_TR = run.down(gate_up_TN, result_TD[rows])
             kept.append(_Kept(gate_up_TN, t_in_TR, t_out_TR) if keep else None)
             t_out.append(t_out_TR)
@@ -203,11 +215,11 @@ class _MlpNode(torch.autograd.Function):
         totals: list[torch.Tensor | None] = [None] * len(parameters)
         for index, rows in enumerate(_chunks(len(summed_TD), ctx.chunk)):
             x_TD = summed_TD[rows]
-            y_TX, _ = run.normed(x_TD)
             kept = ctx.kept[index]
+            y_TX, _, quantized = run.normed(x_TD, multiply=kept is None)
             if kept is None:
-                kept = _Kept(*run.gate_up(y_TX), ctx.t_out[index])
-            ctx.kept[index] = None
+                kept = _Kept(*run.gate_up(y_TX, quantized), ctx.t_out[index])
+            ctx.kept[index] = quantized = None
             plain_TD = None if ctx.plain_TD is None else ctx.plain_TD[rows]
             y_TD = y_TX[:, : x_TD.shape[1]]
             dy_TD, found = run.backward(kept, y_TD, d_delta_TD[rows], plain_TD)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from whet.kernels.rms_norm import rms_norm_backward, rms_norm_forward
+from whet.kernels.lora_base import Quantized
+from whet.kernels.rms_norm import rms_norm_backward, rms_norm_forward, rms_norm_quantized_forward
 
 from .projections import NotFusedError
 
@@ -29,6 +31,29 @@ class Norm:
         """Raises NotFusedError where the weight trains, which the fused halves leave to autograd."""
         if self.weight.requires_grad:
             raise NotFusedError("norm weights train")
+
+
+def normed(
+    norm: Norm,
+    x_TD: torch.Tensor,
+    out_TD: torch.Tensor,
+    *,
+    delta_TD: torch.Tensor | None = None,
+    summed_TD: torch.Tensor | None = None,
+    quantize: bool = False,
+) -> tuple[torch.Tensor | None, torch.Tensor, Quantized | None]:
+    """norm(x + delta) into ``out_TD``: (x + delta, rstd, the result's rows in FP8 if ``quantize``)."""
+    options: dict[str, Any] = {
+        "offset": norm.offset,
+        "residual_TD": delta_TD,
+        "out_TD": out_TD,
+        "summed_TD": summed_TD,
+    }
+    if not quantize:
+        _, summed_TD, rstd_T = rms_norm_forward(x_TD, norm.weight, norm.eps, **options)
+        return summed_TD, rstd_T, None
+    _, summed_TD, rstd_T, y8_TD, scale_T = rms_norm_quantized_forward(x_TD, norm.weight, norm.eps, **options)
+    return summed_TD, rstd_T, (y8_TD, scale_T)
 
 
 def finish(result_TD: torch.Tensor, norm: Norm | None, multiplier: float) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +64,7 @@ class DecoderProgram:
         norm: the last one.
         dtype: of the residual stream.
         report: what is fused.
+        fp8: classes of layers whose products run in FP8.
         keep: what each layer holds for its backward pass; the planner's choice.
         chunk: tokens that go through an MLP at a time.
     """
@@ -75,6 +76,7 @@ class DecoderProgram:
     norm: Norm
     dtype: torch.dtype
     report: FastPathReport
+    fp8: Collection[str] = ()
     keep: list[Keep] = field(default_factory=list)
     chunk: int = 1 << 30
     offloader: Offloader | None = field(default=None, repr=False)

@@ -6,18 +6,25 @@ their weights become views, so that plain transformers, PEFT and saving go on as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from whet.kernels.fp8 import converts_natively
 from whet.kernels.int8 import dequantize_int8
-from whet.kernels.lora_base import Base, DenseBase, ExpandedBase
+from whet.kernels.lora_base import Base, DenseBase, ExpandedBase, ExpandedFp8Base, Fp8Base
 from whet.kernels.lora_linear import Factor, LoraStack, padded_rank
 from whet.kernels.lora_refresh import Refresh
 from whet.kernels.nf4 import Nf4Weight, dequantize_nf4
+from whet.kernels.nf4_fp8 import dequantize_nf4_fp8
+
+from ..fp8 import Fp8Linear
+
+FP8_STEP = 16
+"""Elements: what the FP8 units want a matrix's sides to be multiples of."""
 
 
 class NotFusedError(Exception):
@@ -46,13 +53,20 @@ class Projection:
         modules: PEFT layers or plain ones, in the order of their outputs.
         workspace: shared by all projections of a model.
         dtype: what the model computes in.
+        fp8: names of the layers' classes whose products run in FP8; of :func:`fp8_classes`.
 
     Raises:
         NotFusedError: with the reason, when a layer is of a kind the kernels do not compute.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], workspace: Workspace, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        workspace: Workspace,
+        dtype: torch.dtype,
+        fp8: Collection[str] | None = None,
+    ) -> None:
+        self.dtype, self.fp8 = dtype, fp8_classes(workspace.device) if fp8 is None else fp8
         self.modules = list(modules)
         self.layers = [_base_layer(module) for module in modules]
         self.adapters = [_adapter_name(module) for module in modules]
@@ -102,15 +116,38 @@ class Projection:
 
     def _base(self, workspace: Workspace, rank: int) -> Base:
         kinds = {type(layer).__name__ for layer in self.layers}
+        aligned = not any(size % FP8_STEP for size in (self.inputs, *self.outputs))
+        in_fp8 = aligned and kinds <= set(self.fp8)
         if kinds == {"Linear4bit"}:
-            expanders = [_expand_4bit(layer) for layer in self.layers]
+            weights = [_four_bits(layer) for layer in self.layers]
+            if in_fp8:
+                pairs = list(zip(self.outputs, map(_to_fp8, weights), strict=True))
+                return ExpandedFp8Base(pairs, self.inputs, workspace, workspace.device)
+            expanders = [_expand_4bit(weight) for weight in weights]
         elif kinds == {"Linear8bitLt"}:
             expanders = [_expand_8bit(layer) for layer in self.layers]
+        elif kinds == {"Fp8Linear"}:
+            if in_fp8:
+                return self._fp8_side_by_side()
+            expanders = [_expand_fp8(layer) for layer in self.layers]
         elif all(type(layer) is nn.Linear for layer in self.layers):
             return self._side_by_side(rank)
         else:
             raise NotFusedError(f"{', '.join(sorted(kinds))} is no layer the kernels know")
         return ExpandedBase(list(zip(self.outputs, expanders, strict=True)), self.inputs, workspace)
+
+    def _fp8_side_by_side(self) -> Fp8Base:
+        """One matrix of which the layers' weights become views; a layer by itself stays where it is."""
+        layers: list[Fp8Linear] = self.layers
+        if len(layers) == 1:
+            return Fp8Base(layers[0].weight.data, layers[0].scale)
+        bits_NK = torch.cat([layer.weight.data.view(torch.uint8) for layer in layers])
+        base = Fp8Base(bits_NK.view(torch.float8_e4m3fn), torch.cat([layer.scale for layer in layers]))
+        outputs = list(self.outputs)
+        views = zip(layers, base.w8_NK.split(outputs), base.scale_N.split(outputs), strict=True)
+        for layer, w8_NK, scale_N in views:
+            layer.weight.data, layer.scale = w8_NK, scale_N
+        return base
 
     def _side_by_side(self, rank: int) -> DenseBase:
         if any(layer.weight.requires_grad for layer in self.layers):
@@ -158,11 +195,33 @@ def _shape(layer: Any) -> tuple[int, int]:
     return layer.out_features, layer.in_features
 
 
-def _expand_4bit(layer: Any) -> Callable[[torch.Tensor], None]:
+def fp8_classes(device: torch.device, *, four_bits: bool = False) -> frozenset[str]:
+    """Classes of layers whose products run in FP8 on a device; none before compute capability 8.9.
+
+    Args:
+        four_bits: bitsandbytes' 4-bit layers too, which otherwise are multiplied in 16 bits.
+    """
+    if not converts_natively(device):
+        return frozenset()
+    return frozenset({"Fp8Linear", "Linear4bit"} if four_bits else {"Fp8Linear"})
+
+
+def _four_bits(layer: Any) -> Nf4Weight:
     if layer.weight.quant_state is None:
         raise NotFusedError("a 4-bit weight that is not quantised yet")
-    weight = Nf4Weight.from_bnb(layer.weight.quant_state, layer.weight.data)
+    return Nf4Weight.from_bnb(layer.weight.quant_state, layer.weight.data)
+
+
+def _expand_4bit(weight: Nf4Weight) -> Callable[[torch.Tensor], None]:
     return lambda out_NK: _discard(dequantize_nf4(weight, out_NK=out_NK, dtype=out_NK.dtype))
+
+
+def _to_fp8(weight: Nf4Weight) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda out_NK: dequantize_nf4_fp8(weight, out=out_NK)[1]
+
+
+def _expand_fp8(layer: Fp8Linear) -> Callable[[torch.Tensor], None]:
+    return lambda out_NK: _discard(layer.dense(out=out_NK))
 
 
 def _expand_8bit(layer: Any) -> Callable[[torch.Tensor], None]:
