@@ -347,6 +347,7 @@ SPEC = KernelSpec(
     tolerance={torch.float32: 3e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3},
     traffic=_traffic,
     flops=_flops,
+    backward_flops=lambda inputs: 5 * _flops(inputs) // 2,  # five products for the forward pass' two
     differentiable=("q", "k", "v"),
     compilations=attention_triton.COMPILATIONS,
     notes="backend in a case forces that back end; None goes through choose_attention",

@@ -152,7 +152,7 @@ def choose_attention(
     Returns:
         Its name, and a sentence that names what refused ahead of it.
     """
-    refusals = []
+    refusals: list[str] = []
     for name, refuses in ORDER.items():
         reason = "failed its self check here" if name in without else refuses(capability, sizes, options)
         if reason is None:
