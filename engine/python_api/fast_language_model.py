@@ -16,6 +16,7 @@ from ..models.loading import load_model
 from ..recipe import AdapterSection
 from ..resolve import moved_to_whole
 from .checkpointing import is_checkpointing, start_checkpointing, stop_checkpointing
+from .fast import to_fast_path
 from .load_options import (
     checkpointing_wanted,
     choose_precision,
@@ -93,14 +94,15 @@ class FastLanguageModel:
             say(f"max_seq_length={length} is beyond the {limit} positions this model was trained with.")
         checkpointing = checkpointing_wanted(use_gradient_checkpointing) if full_finetuning else None
         rounded = precision if precision in ("nf4", "int8") else None
-        remember(
-            model, ModelState(folder, _base_name(model_name, folder, adapter), length, rounded, checkpointing)
-        )
+        name = _base_name(model_name, folder, adapter)
+        remember(model, ModelState(folder, name, length, handle.dtype, rounded, checkpointing))
         model.max_seq_length = length
         if adapter is not None:
             model = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
             hold_trained_in_fp32(model)
-            update(model, gradient_checkpointing=checkpointing_wanted(use_gradient_checkpointing))
+            checkpointing = checkpointing_wanted(use_gradient_checkpointing)
+            update(model, gradient_checkpointing=checkpointing)
+            to_fast_path(model, checkpointing)
         return bind_saving(model), tokenizer
 
     @staticmethod
@@ -118,7 +120,7 @@ class FastLanguageModel:
         use_dora: bool = False,
         **given: Any,
     ) -> Any:
-        """Put a LoRA adapter on a model from :meth:`from_pretrained`.
+        """Put a LoRA adapter on a model from :meth:`from_pretrained`, and the model on the fast path.
 
         Args:
             model: the base model.
@@ -163,6 +165,7 @@ class FastLanguageModel:
         state = state_of(model)
         adapted = add_adapter(model, section, random_state, name=state.name if state else "")
         update(adapted, gradient_checkpointing=checkpointing)
+        to_fast_path(adapted, checkpointing)
         return bind_saving(adapted)
 
     @staticmethod

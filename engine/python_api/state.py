@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from peft import PeftModel
 from torch import nn
 
@@ -21,6 +22,8 @@ class ModelState:
     """What a saved adapter calls its base."""
     max_seq_length: int
     """Longest training row in tokens unless the trainer is told otherwise."""
+    dtype: torch.dtype
+    """What it computes in."""
     rounded: str | None = None
     """`nf4` or `int8` where the base in memory was rounded while loading."""
     gradient_checkpointing: bool | None = None

@@ -9,14 +9,18 @@ from typing import Any
 
 import trl
 from datasets import Dataset, IterableDataset
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig, PeftConfig, PeftModel
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from ..errors import WhetError
+from ..methods.sft.fast_choice import mixed_reason
 from ..methods.sft.trainer import SupervisedTrainer
+from ..models.fast_path import program_of
 from ..models.locate import resolve_model
 from ..resolve import WHOLE
+from .checkpointing import start_checkpointing, stop_checkpointing
+from .fast import to_fast_path
 from .notes import say
 from .precision import resolve_mixed_precision, resolve_optimizer
 from .rows import tokenise_dataset
@@ -101,6 +105,7 @@ class SFTTrainer(SupervisedTrainer):
         for name, value in moved.items():
             setattr(config, name, value)
         _follow_model(config, model, moved)
+        _recompute_by_program(config, model)
         # TRL would look for generation tags in the template; the spans are derived here without them.
         self._assistant_only, config.assistant_only_loss = config.assistant_only_loss, False
         if isinstance(model, str):
@@ -118,6 +123,14 @@ class SFTTrainer(SupervisedTrainer):
             formatting_func=formatting_func,
             **given,
         )
+        if self.plain_reason is not None:
+            say(f"Steps run through TRL's own loss, which is slower: {self.plain_reason}.")
+
+    def _prepare_model(self) -> None:
+        """An adapter made from `peft_config=` goes on the fast path as one from `get_peft_model` does."""
+        if isinstance(self.model, PeftModel) and program_of(self.model) is None:
+            to_fast_path(self.model, None)
+            _recompute_by_program(self.args, self.model)
 
     def _prepare_dataset(  # type: ignore[override]
         self,
@@ -190,6 +203,16 @@ def _follow_model(config: trl.SFTConfig, model: Any, moved: dict[str, Any]) -> N
     if not explicit and state.gradient_checkpointing is not None:
         for name in _CHECKPOINTING:
             setattr(config, name, state.gradient_checkpointing)
+
+
+def _recompute_by_program(config: trl.SFTConfig, model: Any) -> None:
+    """A model on the fast path recomputes by itself what transformers' checkpointing would."""
+    program = None if isinstance(model, str) else program_of(model)
+    if program is None or mixed_reason(config, program.dtype) is not None:
+        return
+    (start_checkpointing if getattr(config, _CHECKPOINTING[-1]) else stop_checkpointing)(model)
+    for name in _CHECKPOINTING:
+        setattr(config, name, False)
 
 
 def _train_embeddings_whole(peft_config: PeftConfig | None) -> PeftConfig | None:
