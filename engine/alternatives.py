@@ -1,4 +1,4 @@
-"""When a plan does not fit: other settings for the same optimizer step, each with its own estimate."""
+"""When a plan does not fit: other settings of the same recipe, each with its own estimate."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from .data.inspection import DataReport
+from .fitting import fit, room_of
 from .hardware import Machine
 from .models.facts import ModelFacts
-from .models.memory import Memory, estimate_memory
+from .models.memory import Memory
 from .recipe import Recipe
 from .recipe_files import patched
 from .resolve import Resolved, resolve
+from .scheduler import largest_rank, longest_sequence
 
 SHORTEST = 256
 """Rows below this length are rarely worth training on, so shorter is not proposed."""
+LENGTH_STEP = 256
+SMALLEST_RANK = 4
+
+Candidate = tuple[str, dict[str, Any]]
 
 
 class Alternative(BaseModel):
@@ -39,23 +45,60 @@ def find_alternatives(
 ) -> list[Alternative]:
     """Ways out of ``memory``, those that fit first, each of the two groups in order of how little it changes.
 
-    Smaller micro-batches come with more accumulation, so the optimizer step, and with it the result, stay the
-    same; checkpointing recomputes the same numbers. Only nf4 and shorter rows change what is learnt.
+    On the fast path the planner has regrouped and recomputed already, as far as the recipe let it; what is
+    left is more recomputing where the recipe forbade it, fewer bits, a smaller rank, shorter rows. Elsewhere
+    smaller micro-batches come with more accumulation, so the optimizer step stays the same.
     """
+    every = _scheduled if resolved.schedule is not None else _plain
     found: list[Alternative] = []
-    for text, patch in _candidates(recipe, resolved, facts):
+    for text, patch in every(recipe, resolved, facts, machine):
         changed = patched(recipe, patch)
         other, _ = resolve(changed, facts, machine, report, resolved.sequences)
-        estimate = estimate_memory(facts, changed.adapter, other, report, machine)
+        _, estimate, _ = fit(changed, other, facts, report, machine)
         if estimate.peak < memory.peak:
             found.append(Alternative(text=text, patch=patch, memory=estimate))
     return sorted(found, key=lambda one: not one.memory.fits)
 
 
-def _candidates(
-    recipe: Recipe, resolved: Resolved, facts: ModelFacts
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Patches from the mildest to the strongest; the strong ones build on the mild ones."""
+def _scheduled(
+    recipe: Recipe, resolved: Resolved, facts: ModelFacts, machine: Machine
+) -> Iterator[Candidate]:
+    """From the mildest to the strongest; the strong ones build on the mild ones."""
+    least: dict[str, Any] = {}
+    if recipe.training.gradient_checkpointing == "off":
+        least = {"training.gradient_checkpointing": "auto"}
+        yield "Let the planner recompute activations in the backward pass.", least
+    if resolved.optimizer == "adamw" and "bitsandbytes" in machine.versions:
+        least = {**least, "training.optimizer": "adamw_8bit"}
+        yield "The optimizer's states in 8 bits.", least
+    yield from _smaller_rank(recipe, resolved, facts, machine, least)
+    shorter = [(resolved, least, "Rows")]
+    if resolved.base_precision not in ("nf4", "int8"):
+        least = {**least, "model.precision": "nf4"}
+        in_nf4 = resolved.model_copy(update={"base_precision": "nf4"})
+        yield "Base weights in 4 bits (QLoRA).", least
+        yield from _smaller_rank(recipe, in_nf4, facts, machine, least)
+        shorter.append((in_nf4, least, "Base weights in 4 bits, and rows"))
+    for held, patch, what in shorter:
+        fitting = longest_sequence(facts, recipe.adapter, held, room_of(machine)) or 0
+        length = fitting // LENGTH_STEP * LENGTH_STEP
+        if SHORTEST <= length < resolved.longest:
+            text = f"{what} cut at {length:,} tokens, about the longest that fits."
+            yield text, {**patch, "model.max_length": length}
+
+
+def _smaller_rank(
+    recipe: Recipe, resolved: Resolved, facts: ModelFacts, machine: Machine, least: dict[str, Any]
+) -> Iterator[Candidate]:
+    """The largest power of two that fits, where a smaller rank is enough."""
+    most = largest_rank(facts, recipe.adapter, resolved, room_of(machine), resolved.longest) or 0
+    rank = 1 << (most.bit_length() - 1) if most else 0
+    if SMALLEST_RANK <= rank < recipe.adapter.rank:
+        yield f"Rank {rank}: the largest that fits is {most}.", {**least, "adapter.rank": rank}
+
+
+def _plain(recipe: Recipe, resolved: Resolved, facts: ModelFacts, machine: Machine) -> Iterator[Candidate]:
+    """From the mildest to the strongest, for models that train on plain transformers."""
     smaller = list(_smaller_batches(resolved))
     checkpointing: dict[str, Any] = {"training.gradient_checkpointing": "on"}
     if not resolved.gradient_checkpointing:

@@ -19,14 +19,19 @@ from .checks import PlanFacts, run_checks
 from .data.inspection import DataReport
 from .disk import disk_bytes
 from .findings import Finding
+from .fitting import fit, room_of
 from .hardware import Machine, inspect_machine
 from .models.facts import ModelFacts, read_model_facts, resolve_model
-from .models.memory import Memory, estimate_memory
-from .rates import known_rate
+from .models.memory import Memory
+from .rates import known_rate, predicted_rate
 from .recipe import Recipe
 from .recipe_files import patched
 from .resolve import RECIPE_KEYS, Resolved, recipe_origins, resolve, resolved_length
+from .scheduler import Room, longest_sequence
 from .template_fit import fitting_template, missing_markers, template_for
+
+USUAL_MEMORY = (24, 48, 80, 141)
+"""GB of common GPUs."""
 
 __all__ = ["RECIPE_KEYS", "Alternative", "DataFacts", "Plan", "Resolved", "make_plan"]
 
@@ -65,7 +70,16 @@ class Plan(BaseModel):
     tokens_per_epoch: int
     total_tokens: int
     seconds: float | None = Field(
-        description="Training time at the measured rate; None before the first run."
+        description="Training time: as measured for this work, else as predicted; None: neither is known."
+    )
+    seconds_measured: bool = Field(
+        default=False, description="The time is of an earlier run of the same work, not the time model's."
+    )
+    longest_sequence: int | None = Field(
+        default=None, description="Tokens of the longest row that would fit here; None off the fast path."
+    )
+    longest_by_memory: dict[int, int] = Field(
+        default_factory=dict, description="The same for GPUs of so many GB."
     )
     disk_bytes: dict[str, int] = Field(description="What the run will write: checkpoints, export, temporary.")
     findings: list[Finding]
@@ -111,7 +125,7 @@ def make_plan(
     data = prepare_data(_data_recipe(recipe, resolved_length(recipe, facts), template), path, progress)
     sequences = _sequences(recipe, facts, data)
     resolved, reasons = resolve(recipe, facts, machine, data.report, sequences)
-    resolved, memory, why = _checkpointing(recipe, resolved, facts, data.report, machine)
+    resolved, memory, why = fit(recipe, resolved, facts, data.report, machine)
     reasons |= why
     if template:
         reasons["data.template"] = f"planner: the model has none, and {template} fits its vocabulary"
@@ -138,7 +152,9 @@ def make_plan(
     )
     tokens = data.report.train.tokens
     total_tokens = round(tokens * resolved.epochs)
-    rate = known_rate(facts, resolved)
+    measured = known_rate(facts, resolved)
+    rate = measured or predicted_rate(resolved)
+    longest = longest_sequence(facts, recipe.adapter, resolved, room_of(machine))
     return Plan(
         id=_plan_id(recipe, resolved, facts, data),
         recipe=recipe,
@@ -150,6 +166,9 @@ def make_plan(
         tokens_per_epoch=tokens,
         total_tokens=total_tokens,
         seconds=round(total_tokens / rate, 1) if rate else None,
+        seconds_measured=measured is not None,
+        longest_sequence=longest,
+        longest_by_memory=_longest_by_memory(recipe, resolved, facts, machine),
         disk_bytes=disk,
         findings=findings,
         alternatives=others,
@@ -209,26 +228,24 @@ def _sequences(recipe: Recipe, facts: ModelFacts, data: DataFacts) -> int:
         return len(pack(pc.list_value_length(column).to_pylist(), capacity))
 
 
-def _checkpointing(
-    recipe: Recipe, resolved: Resolved, facts: ModelFacts, report: DataReport, machine: Machine
-) -> tuple[Resolved, Memory, dict[str, str]]:
-    """Gradient checkpointing for ``auto``: off when the step fits without it (it costs a third in speed)."""
-    memory = estimate_memory(facts, recipe.adapter, resolved, report, machine)
-    if recipe.training.gradient_checkpointing != "auto":
-        return resolved, memory, {}
-    key = "training.gradient_checkpointing"
-    if memory.fits:
-        return resolved, memory, {key: "planner: off, the step fits without recomputing"}
-    with_it = resolved.model_copy(update={"gradient_checkpointing": True})
-    memory = estimate_memory(facts, recipe.adapter, with_it, report, machine)
-    return with_it, memory, {key: "planner: on, the step does not fit without recomputing"}
+def _longest_by_memory(
+    recipe: Recipe, resolved: Resolved, facts: ModelFacts, machine: Machine
+) -> dict[int, int]:
+    """Tokens of the longest row that fits GPUs of the usual sizes in this machine, in GB of 10**9 bytes."""
+    host = room_of(machine).host
+    found = {
+        size: longest_sequence(facts, recipe.adapter, resolved, Room(size * 10**9, host))
+        for size in (USUAL_MEMORY if machine.gpus else ())
+    }
+    return {size: length for size, length in found.items() if length is not None}
 
 
 def _plan_id(recipe: Recipe, resolved: Resolved, facts: ModelFacts, data: DataFacts) -> str:
     """Sixteen hex digits that name what will be done, to what, with which data."""
+    # The schedule follows what was measured of the machine, and changes no result.
     parts = {
         "recipe": recipe.model_dump(mode="json"),
-        "resolved": resolved.model_dump(mode="json"),
+        "resolved": resolved.model_dump(mode="json", exclude={"schedule", "gradient_checkpointing"}),
         "model": [str(facts.path), facts.digest(), facts.weight_bytes],
         "data": [data.digest, data.template_digest],
     }

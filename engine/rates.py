@@ -1,7 +1,8 @@
-"""Measured training speeds, kept so that the next plan of the same work can say how long it takes.
+"""Measured training speeds, kept so that the next plan can say how long its work takes.
 
-The worker calls :func:`record_rate` after a run, the planner :func:`known_rate`. One small JSON file in the
-cache.
+The worker calls :func:`record_rate` after a run. The planner asks :func:`known_rate` for the same work on the
+same machine, and :func:`correction` for how far the time model was off on that machine before. One small JSON
+file in the cache.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .settings import settings
 
@@ -18,19 +20,31 @@ if TYPE_CHECKING:
     from .models.facts import ModelFacts
     from .resolve import Resolved
 
-FILE = "rates.json"
+FILE = "speeds.json"
+MOST_CORRECTED = 3.0
+"""A run slower or faster than predicted by more than this was held up by something else."""
 
 
 def rate_key(facts: ModelFacts, resolved: Resolved) -> str:
-    """What a speed depends on: model shape, machine, precisions, micro-batch, checkpointing, trained
-    share."""
+    """What a speed depends on: model shape, machine, precisions, grouping, recomputing, trained share."""
+    schedule = resolved.schedule
+    if schedule is None:
+        grouping = [
+            f"{resolved.batch_size}x{resolved.longest}",
+            "checkpointing" if resolved.gradient_checkpointing else "plain",
+        ]
+    else:
+        chosen = (schedule.recompute_attention, schedule.recompute_mlp, schedule.offload, schedule.chunk)
+        grouping = [
+            f"{resolved.rows_per_step}x{resolved.longest} by {schedule.budget}",
+            "/".join(str(value) for value in chosen),
+        ]
     parts = (
         facts.digest(),
         resolved.machine,
         resolved.base_precision,
         resolved.compute_dtype,
-        f"{resolved.batch_size}x{resolved.longest}",
-        "checkpointing" if resolved.gradient_checkpointing else "plain",
+        *grouping,
         str(resolved.trainable_parameters),
         f"{resolved.threads} threads" if resolved.device == "cpu" else "",
     )
@@ -39,24 +53,52 @@ def rate_key(facts: ModelFacts, resolved: Resolved) -> str:
 
 def record_rate(facts: ModelFacts, resolved: Resolved, tokens_per_second: float) -> None:
     """Remember a measured speed (tokens of the rows, padding excluded; steady state, start excluded)."""
+    predicted = None if resolved.schedule is None else resolved.schedule.tokens_per_second
     path = settings().cache / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        rates = _read(path)
-        rates[rate_key(facts, resolved)] = round(tokens_per_second, 1)
+        speeds = _read(path)
+        speeds[rate_key(facts, resolved)] = {
+            "machine": _machine(resolved),
+            "measured": round(tokens_per_second, 1),
+            "predicted": None if predicted is None else round(predicted, 1),
+        }
         fresh = path.with_suffix(f".{os.getpid()}.tmp")
-        fresh.write_text(json.dumps(rates, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        fresh.write_text(json.dumps(speeds, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         fresh.replace(path)
 
 
 def known_rate(facts: ModelFacts, resolved: Resolved) -> float | None:
     """Tokens per second measured earlier for the same work on this machine, None when never measured."""
-    return _read(settings().cache / FILE).get(rate_key(facts, resolved))
+    found = _read(settings().cache / FILE).get(rate_key(facts, resolved))
+    return None if found is None else float(found["measured"])
 
 
-def _read(path: Path) -> dict[str, float]:
+def correction(resolved: Resolved) -> float:
+    """Measured over predicted seconds of earlier runs on this machine in these precisions; their median."""
+    ratios = [
+        one["predicted"] / one["measured"]
+        for one in _read(settings().cache / FILE).values()
+        if one["machine"] == _machine(resolved) and one["predicted"] and one["measured"]
+    ]
+    usual = [ratio for ratio in ratios if 1 / MOST_CORRECTED < ratio < MOST_CORRECTED]
+    return statistics.median(usual) if usual else 1.0
+
+
+def predicted_rate(resolved: Resolved) -> float | None:
+    """Tokens per second by the time model, corrected; None where it knows nothing of the machine."""
+    if resolved.schedule is None or resolved.schedule.tokens_per_second is None:
+        return None
+    return resolved.schedule.tokens_per_second / correction(resolved)
+
+
+def _machine(resolved: Resolved) -> str:
+    return f"{resolved.machine}|{resolved.base_precision}|{resolved.compute_dtype}"
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
-    rates: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-    return rates
+    speeds: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return speeds

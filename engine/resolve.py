@@ -13,6 +13,7 @@ from .data.inspection import DataReport
 from .hardware import Machine, supports_bf16
 from .models.facts import LinearModule, ModelFacts, match_targets
 from .recipe import AdapterSection, Optimizer, Recipe, TrainingSection
+from .schedule import Schedule
 
 DType = Literal["bf16", "fp16", "fp32"]
 SAVES_PER_RUN = 10
@@ -49,6 +50,9 @@ class Resolved(BaseModel):
     gradient_checkpointing: bool
     threads: int
     trainable_parameters: int
+    schedule: Schedule | None = Field(
+        default=None, description="How the fast path runs a step; None for a model that is not on it."
+    )
 
     @property
     def rows_per_step(self) -> int:
@@ -105,7 +109,7 @@ def resolve(
     recipe: Recipe, facts: ModelFacts, machine: Machine, report: DataReport, sequences: int
 ) -> tuple[Resolved, dict[str, str]]:
     """Exact settings, and the planner's reasons by recipe key. Gradient checkpointing is left off for
-    ``auto``: whether it is needed follows from the memory estimate (:mod:`whet.engine.plan`).
+    ``auto``, and there is no schedule yet: both follow from memory (:func:`whet.engine.fitting.fit`).
 
     Args:
         recipe: validated.

@@ -131,7 +131,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "unknown target modules": ({"adapter.target_modules": ["query_key_value"]}, "L09"),
     "unknown modules to save": ({"adapter.modules_to_save": ["wte"]}, "L09"),
     "fp16 on a CPU": ({"training.precision": "fp16"}, "L06"),
-    "micro-batches that do not fit": ({"training.batch_size": 200_000}, "L11"),
+    "micro-batches that do not fit": ({"training.batch_size": 200_000, "adapter.kind": "dora"}, "L11"),
 }
 
 
@@ -329,11 +329,11 @@ def test_checkpointing_comes_on_only_when_needed(tiny_model: Path, tmp_path: Pat
     key = "training.gradient_checkpointing"
     large = plan_for(tiny_model, tmp_path, 80)
     assert not large.resolved.gradient_checkpointing and large.origins[key].startswith("planner: off")
-    small = plan_for(tiny_model, tmp_path, 24)
+    small = plan_for(tiny_model, tmp_path, 21)
     assert small.resolved.gradient_checkpointing and small.origins[key].startswith("planner: on")
     assert small.memory.fits and small.memory.peak < large.memory.peak
     assert "L11" not in {finding.id for finding in small.findings}
-    kept = plan_for(tiny_model, tmp_path, 24, training__gradient_checkpointing="off")
+    kept = plan_for(tiny_model, tmp_path, 17, training__gradient_checkpointing="off")
     assert not kept.resolved.gradient_checkpointing
     assert "L11" in {finding.id for finding in kept.blocked()}
 

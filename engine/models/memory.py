@@ -43,7 +43,8 @@ PROCESS = 700 * MIB
 FRAGMENTATION = 0.05
 """Share of the memory that the caching allocator cannot use because of its block sizes."""
 
-COMPONENTS = ("base", "adapter", "gradients", "optimizer", "activations", "loss", "runtime")
+COMPONENTS = ("base", "adapter", "gradients", "optimizer", "activations", "passing", "loss", "runtime")
+"""``passing``: what the fast path's worst moment holds beside the activations, where that is not the loss."""
 
 
 class Memory(BaseModel):
@@ -109,8 +110,8 @@ def estimate_memory(
 def base_bytes(facts: ModelFacts, precision: str) -> int:
     """The weights as they are held.
 
-    16- and 32-bit: 2 or 4 bytes a parameter. nf4 and int8 apply to the decoder's linear layers only:
-    bitsandbytes leaves embedding, head and norms in 16 bits; int8 has one fp32 scale an output row.
+    16- and 32-bit: 2 or 4 bytes a parameter. nf4, int8 and fp8 apply to the decoder's linear layers only:
+    embedding, head and norms stay in 16 bits; int8 and fp8 have one fp32 scale an output row.
     """
     parameters = facts.parameters
     if precision in BYTES:

@@ -1,0 +1,82 @@
+"""Fit a run into the machine: the fast path's schedule, else gradient checkpointing. Light."""
+
+from __future__ import annotations
+
+from .calibration import ceilings_of
+from .data.inspection import DataReport
+from .hardware import Machine
+from .models.facts import ModelFacts
+from .models.families import Unsupported
+from .models.fast_memory import choice_of, fast_memory
+from .models.fast_shape import FastShape, fast_shape
+from .models.fast_time import Rows, rows_of
+from .models.memory import Memory, estimate_memory
+from .recipe import Recipe
+from .resolve import Resolved
+from .scheduler import Room, choose_schedule
+
+KEY = "training.gradient_checkpointing"
+
+
+def fit(
+    recipe: Recipe, resolved: Resolved, facts: ModelFacts, report: DataReport, machine: Machine
+) -> tuple[Resolved, Memory, dict[str, str]]:
+    """The settings with a schedule (or checkpointing) chosen for this machine, what they need, and why.
+
+    On the fast path a step's rows are regrouped and layers recompute as memory asks. Elsewhere checkpointing
+    for ``auto`` is off when the step fits without it, since it costs a third in speed.
+    """
+    shape = fast_shape(facts, recipe.adapter, resolved)
+    if isinstance(shape, Unsupported):
+        return _checkpointing(recipe, resolved, facts, report, machine)
+    rows = step_rows(resolved, report)
+    asked = recipe.training.gradient_checkpointing
+    schedule = choose_schedule(shape, rows, room_of(machine), ceilings_of(machine), asked)
+    resolved = resolved.model_copy(
+        update={"schedule": schedule, "gradient_checkpointing": schedule.recomputes}
+    )
+    why = {KEY: f"planner: {'on' if schedule.recomputes else 'off'}, {schedule.summary()}"}
+    memory = scheduled_memory(shape, resolved, rows, facts, machine)
+    return resolved, memory, why if asked == "auto" else {}
+
+
+def step_rows(resolved: Resolved, report: DataReport) -> Rows:
+    """Rows of an optimizer step, as the report saw them."""
+    return rows_of(report.train, resolved.rows_per_step, resolved.longest, packed=resolved.packing)
+
+
+def capacity_of(machine: Machine) -> int:
+    """Bytes of the device; of several GPUs the smallest counts, since a run takes whichever is free."""
+    return min((gpu.memory_total for gpu in machine.gpus), default=machine.ram_total)
+
+
+def room_of(machine: Machine) -> Room:
+    """The device, and host memory for what is offloaded from a GPU."""
+    return Room(capacity_of(machine), machine.ram_available if machine.gpus else 0)
+
+
+def scheduled_memory(
+    shape: FastShape, resolved: Resolved, rows: Rows, facts: ModelFacts, machine: Machine
+) -> Memory:
+    """What the chosen schedule needs."""
+    assert resolved.schedule is not None
+    return fast_memory(
+        shape,
+        choice_of(resolved.schedule, rows.supervised, rows.longest),
+        capacity=capacity_of(machine),
+        available=max((gpu.memory_free for gpu in machine.gpus), default=machine.ram_available),
+        exact=facts.parameters.exact,
+    )
+
+
+def _checkpointing(
+    recipe: Recipe, resolved: Resolved, facts: ModelFacts, report: DataReport, machine: Machine
+) -> tuple[Resolved, Memory, dict[str, str]]:
+    memory = estimate_memory(facts, recipe.adapter, resolved, report, machine)
+    if recipe.training.gradient_checkpointing != "auto":
+        return resolved, memory, {}
+    if memory.fits:
+        return resolved, memory, {KEY: "planner: off, the step fits without recomputing"}
+    with_it = resolved.model_copy(update={"gradient_checkpointing": True})
+    memory = estimate_memory(facts, recipe.adapter, with_it, report, machine)
+    return with_it, memory, {KEY: "planner: on, the step does not fit without recomputing"}

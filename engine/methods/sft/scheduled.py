@@ -1,0 +1,60 @@
+"""A schedule of the planner put in force, and one made for a model that is already on the device."""
+
+from __future__ import annotations
+
+import torch
+
+from ...calibration import ceilings_of
+from ...hardware import inspect_machine
+from ...models.facts import ModelFacts
+from ...models.families import Unsupported
+from ...models.fast_path import DecoderProgram
+from ...models.fast_shape import Precisions, fast_shape
+from ...models.fast_time import Rows
+from ...models.memory import CUDA_CONTEXT
+from ...recipe import AdapterSection
+from ...schedule import Schedule
+from ...scheduler import Recompute, Room, choose_schedule
+from .fast_step import FastStep
+
+UNCHUNKED = 1 << 30
+
+
+def follow_schedule(program: DecoderProgram, schedule: Schedule) -> None:
+    """Let the layers keep, compute again and put away what the schedule says."""
+    program.set_keep(schedule.keep_attention, schedule.keep_mlp, schedule.offloaded)
+    program.chunk = schedule.chunk or UNCHUNKED
+
+
+def follow(fast: FastStep, schedule: Schedule) -> None:
+    """Run steps by the schedule: the layers, and how many tokens go through at once."""
+    follow_schedule(fast.program, schedule)
+    fast.budget = schedule.budget
+
+
+def schedule_here(
+    facts: ModelFacts,
+    adapter: AdapterSection,
+    held: Precisions,
+    rows: Rows,
+    recompute: Recompute = "auto",
+) -> Schedule | None:
+    """The schedule for the memory that is free now, the model being loaded; None off the fast path.
+
+    Args:
+        facts: of the base model.
+        adapter: what is trained.
+        held: precisions; its device is where the model is.
+        rows: of an optimizer step; :meth:`whet.engine.models.fast_time.Rows.of_lengths` makes them.
+        recompute: as :func:`whet.engine.scheduler.choose_schedule` has it.
+    """
+    shape = fast_shape(facts, adapter, held)
+    if isinstance(shape, Unsupported):
+        return None
+    machine = inspect_machine()
+    if held.device == "cpu":
+        room = Room(machine.ram_total)
+    else:  # what this process holds already is counted by the schedule too
+        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+        room = Room(free + CUDA_CONTEXT, machine.ram_available)
+    return choose_schedule(shape, rows, room, ceilings_of(machine), recompute)
