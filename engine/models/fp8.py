@@ -18,12 +18,13 @@ from whet.kernels.fp8 import dequantize_rows, quantize_rows
 
 
 class KeepsTypes(nn.Module):
-    """Moves between devices; its tensors keep their types when a model is cast: they are no plain numbers."""
+    """Moves between devices; buffers and FP8 weights keep their types when a model is cast."""
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         def move(tensor: torch.Tensor) -> torch.Tensor:
             moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+            plain = isinstance(tensor, nn.Parameter) and tensor.dtype != torch.float8_e4m3fn
+            return moved if plain or moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         return super()._apply(move, recurse)
 
