@@ -209,7 +209,8 @@ SPEC = KernelSpec(
         Case("0.6b_gate_up", {"N": 6144, "K": 1024}),
         Case("0.6b_down", {"N": 1024, "K": 3072}),
     ),
-    tolerance={torch.float32: 1e-9, torch.bfloat16: 1e-9, torch.float16: 1e-9},
+    # the scale, absmax / 448, may round apart by one unit of fp32
+    tolerance={torch.float32: 2e-7, torch.bfloat16: 2e-7, torch.float16: 2e-7},
     traffic=_traffic,
     compilations=(_compilation(True), _compilation(False)),
 )

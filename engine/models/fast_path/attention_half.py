@@ -6,6 +6,7 @@ D width, H query heads, G key/value heads, C = H + 2G, E head size, R ranks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,18 +165,37 @@ class _Pass:
         out_TD = y_TX[:, : x_TD.shape[1]]
         return y_TX, *normed(self.half.norm, x_TD, out_TD, delta_TD=delta_TD, quantize=quantize)
 
+    def project(
+        self, y_TX: torch.Tensor, quantized: Quantized | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Heads as the projection gives them (T, C, E), and t of the product."""
+        shape, bias_N = self.half.shape, self.half.qkv.bias()
+        qkv_TN, t_qkv_TR = lora_linear_forward(
+            y_TX, self.qkv, bias_N=bias_N, seeds=self.seeds[0], quantized=quantized
+        )
+        return qkv_TN.unflatten(1, (shape.heads + 2 * shape.kv_heads, shape.head_dim)), t_qkv_TR
+
     def attend(self, y_TX: torch.Tensor, quantized: Quantized | None) -> _Kept:
         """From the normalised input to attention's output."""
-        half, shape, packed = self.half, self.half.shape, self.packed
-        qkv_TN, t_qkv_TR = lora_linear_forward(
-            y_TX, self.qkv, bias_N=half.qkv.bias(), seeds=self.seeds[0], quantized=quantized
-        )
-        qkv_TCE = qkv_TN.unflatten(1, (shape.heads + 2 * shape.kv_heads, shape.head_dim))
-        q, k, v = half.heads(half.rotated(qkv_TCE, packed, self.table))
+        half, packed = self.half, self.packed
+        qkv_TCE, t_qkv_TR = self.project(y_TX, quantized)
         o_THE, lse_HT, extra = attention_forward(
-            q, k, v, packed.offsets, packed.longest, documents=packed.documents, **half.attention_options()
+            *half.heads(half.rotated(qkv_TCE, packed, self.table)),
+            packed.offsets,
+            packed.longest,
+            documents=packed.documents,
+            **half.attention_options(),
         )
         return _Kept(qkv_TCE, t_qkv_TR, o_THE, lse_HT, extra)
+
+    def attend_again(
+        self, y_TX: torch.Tensor, quantized: Quantized | None, results: Sequence[Any], extra: tuple[Any, ...]
+    ) -> _Kept:
+        """As :meth:`attend`, with attention's own results, output and log-sum-exp, at hand."""
+        qkv_TCE, t_qkv_TR = self.project(y_TX, quantized)
+        if not self.half.q_norm:
+            self.half.rotated(qkv_TCE, self.packed, self.table)
+        return _Kept(qkv_TCE, t_qkv_TR, *results, extra)
 
     def result(self, o_THE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The half's plain result and t of the product."""
@@ -259,7 +279,10 @@ class _AttentionNode(torch.autograd.Function):
         ctx.kept = kept if keep else None
         ctx.plain_TD = result_TD if keep and half.post_norm else None
         ctx.offloader = offloader
-        ctx.ticket = None if offloader is None else offloader.put(summed_TD)
+        if offloader is not None:
+            # Attention costs more to compute again than to fetch.
+            away = [] if keep else [offloader.put(kept.o_THE), offloader.put(kept.lse_HT)]
+            ctx.tickets, ctx.extra = [offloader.put(summed_TD), *away], kept.extra
         ctx.save_for_backward(None if offloader else summed_TD, *parameters)
         return summed_TD, finish(result_TD, half.post_norm, half.multiplier)
 
@@ -268,11 +291,17 @@ class _AttentionNode(torch.autograd.Function):
         d_sum_TD, d_delta_TD = gradients
         run: _Pass = ctx.run
         summed_TD, *parameters = ctx.saved_tensors
+        away: list[torch.Tensor] = []
         if ctx.offloader is not None:
-            summed_TD = ctx.offloader.take(ctx.ticket)
+            summed_TD, *away = [ctx.offloader.take(ticket) for ticket in ctx.tickets]
         norm, seeds = run.half.norm, run.seeds[0]
         y_TX, _, _, quantized = run.normed(summed_TD, multiply=ctx.kept is None)
-        kept = run.attend(y_TX, quantized) if ctx.kept is None else ctx.kept
+        if ctx.kept is not None:
+            kept = ctx.kept
+        elif away:
+            kept = run.attend_again(y_TX, quantized, away, ctx.extra)
+        else:
+            kept = run.attend(y_TX, quantized)
         ctx.kept = quantized = None
         do_THE, out_gradients = run.out_backward(kept, d_delta_TD, ctx.t_out_TR, ctx.plain_TD)
         d_qkv_TN, t_qkv_TR = run.attend_backward(kept, do_THE), kept.t_qkv_TR

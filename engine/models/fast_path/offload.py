@@ -1,8 +1,8 @@
 """What a layer saves for its backward pass, kept in pinned host memory while the other layers run.
 
 Copies go on a stream of their own. Forward, the host never runs more than a few layers ahead of the copies,
-so that the memory they free is really there for the next layer; backward, the layer before is fetched while
-this one computes.
+so that the memory they free is really there for the next layer; backward, what the half layer
+before saved is fetched while this one computes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import torch
 
 AHEAD = 2
 """Tensors that may still be under way to the host when another one comes."""
+BEFORE = 3
+"""Tensors fetched ahead: what an attention half saves."""
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Offloader:
         return number
 
     def take(self, number: int) -> torch.Tensor:
-        """The tensor again, on the device; the one put before it starts to come too."""
+        """The tensor again, on the device; those put before it start to come too."""
         ticket = self._tickets[number]
         assert ticket is not None, "each tensor is taken once"
         if self.stream is None:
@@ -64,8 +66,8 @@ class Offloader:
         self._fetch(number)
         torch.cuda.current_stream(self.device).wait_event(ticket.done)
         found, self._tickets[number] = ticket.fetched, None
-        if number:
-            self._fetch(number - 1)
+        for earlier in range(number - 1, max(-1, number - 1 - BEFORE), -1):
+            self._fetch(earlier)
         assert found is not None
         return found
 
