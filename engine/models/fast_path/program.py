@@ -15,6 +15,7 @@ from whet.kernels.rms_norm import rms_norm
 
 from ..families.fast_layout import FastSettings
 from .attention_half import AttentionHalf, RotaryTable
+from .in_force import InForce
 from .mlp_half import MlpHalf
 from .norms import Norm
 from .offload import Offloader
@@ -86,6 +87,8 @@ class DecoderProgram:
     def __post_init__(self) -> None:
         self.keep = self.keep or [Keep()] * len(self.layers)
         self.read_from = reading(self.decoder)
+        fused = [h for layer in self.layers for h in (layer.attention, layer.mlp) if not isinstance(h, PLAIN)]
+        self.in_force = InForce([part for half in fused for part in half.projections()], self.refresher)
 
     def is_current(self) -> bool:
         """Whether the model is what it was when it was put on the fast path.
@@ -121,7 +124,7 @@ class DecoderProgram:
             x_TD, delta_TD = layer.mlp(x_TD, delta_TD, keep.mlp, self.chunk, away)
         norm = self.norm
         y_TD, _ = rms_norm(x_TD, norm.weight, norm.eps, offset=norm.offset, residual=delta_TD)
-        return y_TD
+        return self.in_force.hold(y_TD)
 
     def loss(self, packed: PackedTokens, rows_S: torch.Tensor, labels_S: torch.Tensor, **options: Any) -> Any:
         """Summed loss of the tokens that follow ``rows_S``, fp32 0-d; with ``statistics=True`` also those.
@@ -154,9 +157,7 @@ class DecoderProgram:
 
     def _refresh(self) -> None:
         """Bring the adapters' factors, which the optimizer changes, into the compute type."""
-        fused = [h for layer in self.layers for h in (layer.attention, layer.mlp) if not isinstance(h, PLAIN)]
-        projections = [projection for half in fused for projection in half.projections()]
-        self.refresher.run([copy for projection in projections for copy in projection.refreshes()])
+        self.in_force.refresh()
 
     def _embed(self, packed: PackedTokens) -> torch.Tensor:
         """Scaled as the family does; Gemma's embedding module scales by itself."""

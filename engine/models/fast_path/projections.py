@@ -83,6 +83,8 @@ class Projection:
         """A_1, B_1, A_2, B_2, ...; None where a layer's adapter is absent or switched off."""
         found: list[torch.Tensor | None] = []
         for module, name in zip(self.modules, self.adapters, strict=True):
+            if name is not None and module.merged and module.disable_adapters:
+                module.unmerge()  # as PEFT's own forward pass does it
             if name is None or module.disable_adapters or module.merged:
                 found += [None, None]
             else:
