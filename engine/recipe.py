@@ -15,7 +15,9 @@ from .export.gguf.types import check_types
 from .methods.sft.section import SFTSection
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
-BasePrecision = Literal["auto", "bf16", "fp16", "fp32", "nf4", "int8"]
+BasePrecision = Literal["auto", "bf16", "fp16", "fp32", "nf4", "int8", "fp8"]
+QUANTISED = ("nf4", "int8", "fp8")
+EndPrecision = Literal["auto", "16bit", "int8", "nf4"]
 DataFormat = Literal["auto", "text", "alpaca", "sharegpt", "messages", "prompt_completion"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "cosine_with_min_lr"]
 Optimizer = Literal["adamw_8bit", "adamw"]
@@ -40,7 +42,21 @@ class ModelSection(Section):
     precision: BasePrecision = Field(
         "auto",
         description="How the base weights are held: 16-bit (auto picks bf16 where the hardware has it), "
-        "fp32, or quantised to nf4 (QLoRA) or int8.",
+        "fp32, or quantised to nf4 (QLoRA), int8, or fp8 (half of 16-bit's memory, and multiplied in FP8 on "
+        "GPUs of capability 8.9 or more).",
+    )
+    products: Literal["auto", "16bit", "fp8"] = Field(
+        "auto",
+        description="What a quantised base is multiplied in: auto is FP8 for precision=fp8 where the GPU "
+        "can, else 16 bits; fp8 does it for nf4 too.",
+    )
+    embedding_precision: EndPrecision = Field(
+        "auto",
+        description="How a frozen input embedding is held: 16bit (auto), int8, or nf4 at a quarter of the "
+        "memory. Tied to the head, both are one table.",
+    )
+    head_precision: EndPrecision = Field(
+        "auto", description="How a frozen output head is held; the choices of embedding_precision."
     )
 
 
@@ -187,10 +203,37 @@ class Recipe(Section):
     )
 
     @model_validator(mode="after")
+    def _holdable(self) -> Recipe:
+        """Refuse ways of holding weights that what is trained, or multiplied, does not allow."""
+        if self.model.products == "fp8" and self.model.precision not in ("fp8", "nf4"):
+            raise ValueError(
+                f"model.products=fp8 needs model.precision=fp8 or nf4, not {self.model.precision}: other "
+                "weights are multiplied as they are held."
+            )
+        if self.adapter.kind == "dora" and self.model.precision == "fp8":
+            raise ValueError(
+                "adapter.kind=dora reads the base weights as plain numbers, which model.precision=fp8 does "
+                "not hold. Use adapter.kind=lora, or model.precision=bf16 or nf4."
+            )
+        ends = {"embed_tokens": "embedding_precision", "lm_head": "head_precision"}
+        for module, setting in ends.items():
+            held = getattr(self.model, setting)
+            trains = self.adapter.kind == "none" or module in (
+                *self.adapter.modules_to_save,
+                *self.adapter.target_modules,
+            )
+            if trains and held in ("int8", "nf4"):
+                raise ValueError(
+                    f"model.{setting}={held} holds {module} quantised, but it trains. "
+                    f"Set model.{setting}=16bit, or leave {module} out of the adapter."
+                )
+        return self
+
+    @model_validator(mode="after")
     def _possible(self) -> Recipe:
         """Refuse combinations that no machine can run; each message names both settings."""
         full = self.adapter.kind == "none"
-        if full and self.model.precision in ("nf4", "int8"):
+        if full and self.model.precision in QUANTISED:
             raise ValueError(
                 f"adapter.kind=none trains all weights, but model.precision={self.model.precision} holds "
                 "them quantised. Use adapter.kind=lora, or model.precision=bf16."

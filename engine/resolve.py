@@ -16,6 +16,7 @@ from .recipe import AdapterSection, Optimizer, Recipe, TrainingSection
 from .schedule import Schedule
 
 DType = Literal["bf16", "fp16", "fp32"]
+HeldEnd = Literal["16bit", "int8", "nf4"]
 SAVES_PER_RUN = 10
 EVALS_PER_RUN = 5
 WHOLE = ("embed_tokens", "lm_head")
@@ -30,7 +31,9 @@ class Resolved(BaseModel):
     device: Literal["cuda", "cpu"]
     machine: str = Field(description="GPU or CPU name; a measured speed belongs to it.")
     compute_dtype: DType
-    base_precision: Literal["bf16", "fp16", "fp32", "nf4", "int8"]
+    base_precision: Literal["bf16", "fp16", "fp32", "nf4", "int8", "fp8"]
+    embedding_precision: HeldEnd = "16bit"
+    head_precision: HeldEnd = Field(default="16bit", description="With tied weights that of the embedding.")
     optimizer: Optimizer
     max_length: int
     template: str | None = Field(
@@ -67,6 +70,8 @@ class Resolved(BaseModel):
 RECIPE_KEYS = {
     "compute_dtype": "training.precision",
     "base_precision": "model.precision",
+    "embedding_precision": "model.embedding_precision",
+    "head_precision": "model.head_precision",
     "optimizer": "training.optimizer",
     "max_length": "model.max_length",
     "template": "data.template",
@@ -126,6 +131,7 @@ def resolve(
     training = recipe.training
     compute = _compute_dtype(training, machine, planned)
     base = _base_precision(recipe, facts, compute, planned)
+    embedding, head = _end_precisions(recipe, facts, planned)
     steps = _steps(training, sequences, held_out=report.eval is not None, recipe=recipe, planned=planned)
     max_length = resolved_length(recipe, facts)
     if max_length < recipe.model.max_length:
@@ -141,6 +147,8 @@ def resolve(
         machine=machine.label,
         compute_dtype=compute,
         base_precision=base,
+        embedding_precision=embedding,
+        head_precision=head,
         optimizer=_optimizer(training, machine, planned),
         max_length=max_length,
         template=report.template,
@@ -192,6 +200,21 @@ def _base_precision(recipe: Recipe, facts: ModelFacts, compute: DType, planned: 
         return asked
     planned("model.precision", f"as the compute type, {compute}")
     return compute
+
+
+def _end_precisions(recipe: Recipe, facts: ModelFacts, planned: Any) -> tuple[HeldEnd, HeldEnd]:
+    """Of embedding and head: 16 bits unless asked; tied weights are one table, so one choice is both."""
+    asked = recipe.model.embedding_precision, recipe.model.head_precision
+    names = "model.embedding_precision", "model.head_precision"
+    if facts.tied and "auto" in asked and asked != ("auto", "auto"):
+        one = asked[1] if asked[0] == "auto" else asked[0]
+        planned(names[asked.index("auto")], "embedding and head are tied: one table serves both")
+        asked = one, one
+    for name, choice in zip(names, asked, strict=True):
+        if choice == "auto":
+            planned(name, "as the compute type")
+    embedding, head = ("16bit" if choice == "auto" else choice for choice in asked)
+    return embedding, head
 
 
 def _optimizer(training: TrainingSection, machine: Machine, planned: Any) -> Optimizer:

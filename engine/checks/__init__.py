@@ -26,6 +26,7 @@ CHECKS: tuple[Check, ...] = (
     load.target_modules,
     load.trained_whole,
     load.compute_type,
+    load.reduced_weights,
     load.fits,
     export.disk_space,
     export.gguf_possible,

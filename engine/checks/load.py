@@ -13,6 +13,7 @@ from ..resolve import adapter_parts, moved_to_whole
 from .registry import PlanFacts, check
 
 GIB = 2**30
+FP8_CAPABILITY = (8, 9)
 
 
 @check("load", "E08")
@@ -145,6 +146,44 @@ def compute_type(facts: PlanFacts) -> Iterator[Finding]:
                 title=f"{name} is not possible with {facts.model.family}: {capability.reason}.",
                 evidence={"family": facts.model.family},
             )
+
+
+@check("load", "L07")
+def reduced_weights(facts: PlanFacts) -> Iterator[Finding]:
+    """FP8 without units for it, and embedding or head held in fewer bits than they can be."""
+    gpus, resolved = facts.machine.gpus, facts.resolved
+    slow = not gpus or min(gpu.capability for gpu in gpus) < FP8_CAPABILITY
+    if slow and (resolved.base_precision == "fp8" or facts.recipe.model.products == "fp8"):
+        where = f"{gpus[0].name} (capability {'.'.join(map(str, gpus[0].capability))})" if gpus else "a CPU"
+        yield Finding(
+            id="L07",
+            severity="note",
+            title=f"{where} has no FP8 units (capability 8.9 and up): weights are expanded before they are "
+            "multiplied, which saves memory and no time.",
+            evidence={"base_precision": resolved.base_precision, "products": facts.recipe.model.products},
+            fix=Fix(text="Hold the base as the compute type.", patch={"model.precision": "auto"})
+            if resolved.base_precision == "fp8"
+            else None,
+        )
+    held = {"embed_tokens": resolved.embedding_precision, "lm_head": resolved.head_precision}
+    settings = {"embed_tokens": "model.embedding_precision", "lm_head": "model.head_precision"}
+    reduced = [name for name, precision in held.items() if precision != "16bit"]
+    if not reduced:
+        return
+    reason = None
+    if facts.model.tied and held["embed_tokens"] != held["lm_head"]:
+        reason = "embedding and head are tied: one table cannot be held in two ways"
+    trained = [name for name in adapter_parts(facts.recipe.adapter)[1] if name in held]
+    if trained and (facts.model.tied or set(trained) & set(reduced)):
+        reason = f"{' and '.join(trained)} trains" + (", and both are tied" if facts.model.tied else "")
+    if reason is not None:
+        yield Finding(
+            id="L07",
+            severity="error",
+            title=f"{' and '.join(reduced)} cannot be held in fewer bits: {reason}.",
+            evidence={settings[name].removeprefix("model."): held[name] for name in held},
+            fix=Fix(text="Hold both in 16 bits.", patch=dict.fromkeys(settings.values(), "16bit")),
+        )
 
 
 @check("load", "L11", "E07")

@@ -12,6 +12,8 @@ from transformers import PreTrainedModel, set_seed
 from ..errors import WhetError
 from ..recipe import AdapterSection
 from ..resolve import WHOLE, adapter_parts
+from .fp8 import Fp8Linear
+from .reduced_ends import ReducedEmbedding, ReducedHead
 
 
 def add_adapter(
@@ -30,9 +32,11 @@ def add_adapter(
         revision: of the base on the hub.
 
     Raises:
-        WhetError: ``adapter.no_target`` when no module has any of the names.
+        WhetError: ``adapter.no_target`` when no module has any of the names, ``adapter.rounded`` when weights
+            that are to train, or that DoRA reads, are held in fewer bits.
     """
     targets, saved = adapter_parts(section)
+    _refuse_rounded(model, section, saved)
     tied = bool(model.config.get_text_config().tie_word_embeddings)
     config = LoraConfig(
         r=section.rank,
@@ -63,6 +67,24 @@ def add_adapter(
         wrapped.peft_config["default"].base_model_name_or_path = name
     hold_trained_in_fp32(wrapped)
     return wrapped
+
+
+def _refuse_rounded(model: PreTrainedModel, section: AdapterSection, saved: list[str]) -> None:
+    kinds = {type(part) for part in model.modules()}
+    reduced = any(issubclass(kind, ReducedEmbedding | ReducedHead) for kind in kinds)
+    whole = [name for name in saved if name in WHOLE]
+    if whole and reduced:
+        raise WhetError(
+            "adapter.rounded",
+            f"{' and '.join(whole)} cannot train: embedding or head is held in fewer bits.",
+            "Set model.embedding_precision and model.head_precision to 16bit.",
+        )
+    if section.kind == "dora" and Fp8Linear in kinds:
+        raise WhetError(
+            "adapter.rounded",
+            "DoRA reads the base weights as plain numbers, and this base is held in FP8.",
+            "Use adapter.kind=lora, or model.precision=bf16 or nf4.",
+        )
 
 
 def hold_trained_in_fp32(model: torch.nn.Module) -> None:

@@ -18,6 +18,7 @@ from transformers import (
 from ..errors import WhetError
 from .families import Family, family_of
 from .quantization import quantization_config, set_compute_dtype
+from .reduced_ends import reduce_ends
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -31,6 +32,10 @@ class LoadSettings(Protocol):
     def compute_dtype(self) -> str: ...
     @property
     def base_precision(self) -> str: ...
+    @property
+    def embedding_precision(self) -> str: ...
+    @property
+    def head_precision(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Precision:
     device: str = "cpu"
     compute_dtype: str = "fp32"
     base_precision: str = "fp32"
+    embedding_precision: str = "16bit"
+    head_precision: str = "16bit"
 
 
 @dataclass
@@ -82,7 +89,8 @@ def load_model(
         trust_remote_code: run Python code that came with the model; only by a person's explicit choice.
 
     Raises:
-        WhetError: ``model.load`` when the files are not a causal language model whet can load.
+        WhetError: ``model.load`` when the files are not a causal language model whet can load,
+            ``model.ends`` when embedding or head cannot be held as asked.
     """
     dtype = DTYPES[settings.compute_dtype]
     held = DTYPES.get(settings.base_precision, dtype)
@@ -112,6 +120,7 @@ def load_model(
             "Check that the folder holds config.json and the complete safetensors weights; a model with code "
             "of its own needs trust_remote_code.",
         ) from error
+    reduce_ends(model, settings.embedding_precision, settings.head_precision)
     handle = ModelHandle(
         model=model,
         tokenizer=load_tokenizer(path, template=template, trust_remote_code=trust_remote_code),

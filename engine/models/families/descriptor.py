@@ -30,7 +30,7 @@ FUSED_NAMES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 LATENT_NAMES = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
 
 EVERYTHING: dict[str, Capability] = {
-    name: Supported() for name in ("sft", "lora", "dora", "full", "nf4", "int8", "packing")
+    name: Supported() for name in ("sft", "lora", "dora", "full", "nf4", "int8", "fp8", "packing")
 }
 
 _EXPERTS_16_BIT = Experimental("the experts stay in 16 bits: bitsandbytes quantises linear modules only")
@@ -38,6 +38,7 @@ _EXPERTS_16_BIT = Experimental("the experts stay in 16 bits: bitsandbytes quanti
 MIXTURE: dict[str, Capability] = EVERYTHING | {
     "nf4": _EXPERTS_16_BIT,
     "int8": _EXPERTS_16_BIT,
+    "fp8": Experimental("the experts stay in 16 bits: FP8 is for linear modules only"),
     "dora": Experimental(
         "PEFT adapts the experts' stacked weights by plain LoRA only: name attention layers"
     ),
@@ -126,8 +127,8 @@ class Family:
         encoder: the layout of an encoder; None for decoders.
         exact: the layout covers the whole model; False where it has parts the descriptor leaves out.
         defaults: the configuration class's values where config.json is silent.
-        capabilities: sft, lora, dora, full, nf4, int8, packing. What the GGUF writer can do is its own to say
-            (:mod:`whet.engine.export.gguf.architectures`).
+        capabilities: sft, lora, dora, full, nf4, int8, fp8, packing. What the GGUF writer can do is its own
+            to say (:mod:`whet.engine.export.gguf.architectures`).
     """
 
     name: str
