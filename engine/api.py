@@ -17,6 +17,7 @@ from .findings import Finding, Fix
 from .runs import supervisor
 from .runs.control import StopRequest
 from .runs.events import (
+    FAST_PATH,
     CheckpointEvent,
     DoneEvent,
     ErrorEvent,
@@ -63,6 +64,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "FAST_PATH",
     "RECIPE_KEYS",
     "ChatPiece",
     "ChatSession",

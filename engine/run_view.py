@@ -9,9 +9,11 @@ from pydantic import BaseModel
 from .findings import Finding
 from .plan import Plan
 from .runs.events import (
+    FAST_PATH,
     EvalEvent,
     ExportEvent,
     FindingEvent,
+    PhaseEvent,
     SampleEvent,
     StepEvent,
     last_attempt,
@@ -33,6 +35,8 @@ class RunView(BaseModel):
     findings: list[Finding] = []
     exports: list[ExportEvent] = []
     steps: list[StepEvent] = []
+    fast_path: str | None = None
+    """How many parts of the model run fused, and why the others do not; none before it is loaded."""
     verdict: str | None = None
     """The worst verdict of the smoke tests: pass, warn or fail; none before the first."""
 
@@ -47,6 +51,8 @@ def view_run(run: RunDir) -> RunView:
     verdicts = [event.detail.get("status") for event in exports if event.kind == "smoke"]
     agreed = run.load_plan()
     seen = [event.finding for event in events if isinstance(event, FindingEvent)]
+    said = [event.detail for event in events if isinstance(event, PhaseEvent)]
+    fused = [detail.removeprefix(FAST_PATH) for detail in said if detail.startswith(FAST_PATH)]
     return RunView(
         id=run.id,
         path=run.path,
@@ -58,5 +64,6 @@ def view_run(run: RunDir) -> RunView:
         findings=list({repr(finding): finding for finding in agreed.findings + seen}.values()),
         exports=exports,
         steps=[event for event in events if isinstance(event, StepEvent)],
+        fast_path=fused[-1] if fused else None,
         verdict=next((worst for worst in ("fail", "warn", "pass") if worst in verdicts), None),
     )

@@ -38,6 +38,10 @@ class EventBase(BaseModel):
     attempt: int = 1
 
 
+FAST_PATH = "fast path: "
+"""Begins the detail of the load phase that says what of the model runs fused."""
+
+
 class PhaseEvent(EventBase):
     """The run entered a phase, or moved within it (``done`` of ``total`` units)."""
 

@@ -69,8 +69,10 @@ def test_attach_replays_and_show_tells_the_same(followed: Answer) -> None:
     assert again.lines == followed.lines[1:]
     shown = whet("show", run_id, "--json").json
     assert shown["status"] == "finished" and len(shown["steps"]) == 6
+    assert shown["fast_path"].startswith("attention ") and shown["fast_path"] in whet("show", run_id).out
     page = whet("attach", run_id).err
     assert "step 6/6" in page and "held-out loss" in page and "wrote" in page
+    assert page.count(f"fast path: {shown['fast_path']}") == 1
     refused = whet("resume", run_id, "--json")
     assert (refused.code, refused.json["error"]["code"]) == (1, "run.finished")
 

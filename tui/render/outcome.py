@@ -47,6 +47,8 @@ def run_details(view: RunView) -> RenderableType:
         ("started", f"{age(time.time() - state.created)} ago by {state.started_by}"),
         ("folder", str(view.path)),
     ]
+    if view.fast_path:
+        rows.append(("fast path", plain(view.fast_path)))
     if state.last_checkpoint:
         rows.append(("checkpoint", Path(state.last_checkpoint).name))
     parts: list[RenderableType] = [facts(rows)]

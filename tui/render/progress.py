@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from whet.engine.api import (
+    FAST_PATH,
     CheckpointEvent,
     DoneEvent,
     ErrorEvent,
@@ -140,7 +141,9 @@ class Follower:
 
     def _phase(self, event: PhaseEvent) -> None:
         words = PHASES[event.phase]
-        if self.live:
+        if event.detail.startswith(FAST_PATH):  # said once, and true for the whole run
+            self._line(plain(event.detail, 400))
+        elif self.live:
             detail = (
                 f"{words} {plain(event.detail, 40)}" if event.detail and event.phase != "train" else words
             )
