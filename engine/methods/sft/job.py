@@ -20,6 +20,7 @@ from ...data.tokenization import template_source
 from ...errors import WhetError
 from ...models.adapters import add_adapter, hold_trained_in_fp32, save_weights
 from ...models.fast_path import apply_fast_path, program_of, slow_parts
+from ...models.fast_path.projections import fp8_classes
 from ...models.loading import DTYPES, ModelHandle, load_model
 from ...models.locate import resolve_model
 from ...plan import DataFacts, prepare_data
@@ -33,6 +34,7 @@ from ..sampling import answers
 from .arguments import training_arguments
 from .collation import PackingCollator, PaddingCollator
 from .packed_steps import PaddingFreeCollator
+from .fp8_check import fp8_finding
 from .run_trainer import RunTrainer, read_state
 from .scheduled import follow
 
@@ -117,7 +119,9 @@ class _Training:
         return handle
 
     def _to_fast_path(self, handle: ModelHandle) -> None:
-        report = apply_fast_path(handle.model, handle.dtype)
+        products = self.recipe.model.products
+        fp8 = () if products == "16bit" else fp8_classes(handle.device, four_bits=products == "fp8")
+        report = apply_fast_path(handle.model, handle.dtype, fp8=fp8)
         self.context.emit(PhaseEvent(phase="load", detail=f"fast path: {report}"))
         if not report.complete:
             self.context.emit(FindingEvent(finding=slow_parts(report)))
@@ -205,6 +209,8 @@ class _Training:
         leave_if_asked(self.context)
         detail = f"resuming from {checkpoint.name}" if checkpoint else ""
         total = self.resolved.total_steps
+            if self.resolved.base_precision == "fp8":
+                self.context.emit(FindingEvent(finding=fp8_finding(self.handle, open_rows(self.data.train))))
         self.context.emit(PhaseEvent(phase="train", detail=detail, total=total))
         self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         section = self.recipe.eval

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..families import FastLayout, Unsupported, family_of
 from ..families.fast_layout import FastSettings, fast_settings
+from ..reduced_ends import ReducedHead
 from .attention_half import AttentionHalf, AttentionShape
 from .decoder import FastDecoder, fast_class
 from .mlp_half import MlpHalf
@@ -97,7 +98,7 @@ def _whole_refusal(model: Any, causal: Any, dtype: torch.dtype) -> str | None:
     if not isinstance(model, PeftModel) and any(p.requires_grad for p in causal.parameters()):
         return "all weights train: plain transformers, in mixed precision"
     head = causal.get_output_embeddings()
-    if type(head) is not nn.Linear and not isinstance(head, ModulesToSaveWrapper):
+    if type(head) is not nn.Linear and not isinstance(head, ModulesToSaveWrapper | ReducedHead):
         return f"{type(head).__name__} is no output layer whose loss is fused"
     held = causal.get_input_embeddings().weight.dtype
     if held != dtype and held.itemsize >= dtype.itemsize and not isinstance(model, PeftModel):
