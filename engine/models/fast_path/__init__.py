@@ -1,6 +1,7 @@
 """Training and evaluation on whet's kernels, in place of a model's own forward pass."""
 
-from .apply import apply_fast_path, causal_model, program_of
+from .apply import apply_fast_path, causal_model, program_of, take_off_fast_path
+from .generation import bind_generate, generate
 from .packed import PackedTokens, pack_padded, pack_rows
 from .program import DecoderProgram, Keep
 from .report import FastPathReport, slow_parts
@@ -11,9 +12,12 @@ __all__ = [
     "Keep",
     "PackedTokens",
     "apply_fast_path",
+    "bind_generate",
     "causal_model",
+    "generate",
     "pack_padded",
     "pack_rows",
     "program_of",
     "slow_parts",
+    "take_off_fast_path",
 ]

@@ -47,7 +47,7 @@ def apply_fast_path(model: Any, dtype: torch.dtype, *, fp8: Collection[str] | No
     reason = settings.reason if isinstance(settings, Unsupported) else _whole_refusal(model, causal, dtype)
     if reason is not None or isinstance(settings, Unsupported):
         report.count("decoder", reason)
-        _take_off(model)
+        take_off_fast_path(model)
         return report
     layout: FastLayout = fast  # type: ignore[assignment]
     decoder = getattr(causal, layout.decoder)
@@ -69,7 +69,7 @@ def apply_fast_path(model: Any, dtype: torch.dtype, *, fp8: Collection[str] | No
     return report
 
 
-def _take_off(model: Any) -> None:
+def take_off_fast_path(model: Any) -> None:
     """Give a model that was on the fast path its decoder's own class back."""
     program = program_of(model)
     if program is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,6 +23,9 @@ from .packed import PackedTokens
 from .plain_halves import PlainAttentionHalf, PlainMlpHalf
 from .reading import reading
 from .report import FastPathReport
+
+if TYPE_CHECKING:
+    from .decoding import Decoding
 
 PLAIN = (PlainAttentionHalf, PlainMlpHalf)
 TABLE_STEP = 1024
@@ -83,6 +86,8 @@ class DecoderProgram:
     offloader: Offloader | None = field(default=None, repr=False)
     refresher: Refresher = field(default_factory=Refresher, repr=False)
     tables: dict[tuple[str, int], RotaryTable] = field(default_factory=dict, repr=False)
+    decoding: Decoding | None = field(default=None, repr=False)
+    """Buffers and graph of the last generation, for the next of its size; None frees them."""
 
     def __post_init__(self) -> None:
         self.keep = self.keep or [Keep()] * len(self.layers)
@@ -113,12 +118,12 @@ class DecoderProgram:
             packed: on the model's device.
             embedded_TD: in place of the embeddings of ``packed.input_ids_T``.
         """
-        self._refresh()
-        x_TD = self._embed(packed) if embedded_TD is None else embedded_TD.to(self.dtype)
+        self.refresh()
+        x_TD = self.embed(packed.input_ids_T) if embedded_TD is None else embedded_TD.to(self.dtype)
         delta_TD: torch.Tensor | None = None
         offloader = self._offloader()
         for layer, keep in zip(self.layers, self.keep, strict=True):
-            table = None if layer.rope is None else self._table(layer.rope, packed.longest)
+            table = None if layer.rope is None else self.table(layer.rope, packed.longest)
             away = offloader if keep.offload else None
             x_TD, delta_TD = layer.attention(x_TD, delta_TD, packed, table, keep.attention, away)
             x_TD, delta_TD = layer.mlp(x_TD, delta_TD, keep.mlp, self.chunk, away)
@@ -155,18 +160,27 @@ class DecoderProgram:
         self.offloader.start()
         return self.offloader
 
-    def _refresh(self) -> None:
+    def logits(self, y_TD: torch.Tensor) -> torch.Tensor:
+        """Logits (T, V) in fp32 of normed hidden states, scaled and capped; not differentiable."""
+        head, settings = self.head, self.settings
+        logits_TV: torch.Tensor = head(y_TD.to(head.weight.dtype)).float()  # type: ignore[call-overload]
+        if settings.logit_scale != 1.0:
+            logits_TV = logits_TV * settings.logit_scale
+        cap = settings.final_softcap
+        return logits_TV if cap is None else torch.tanh(logits_TV / cap) * cap
+
+    def refresh(self) -> None:
         """Bring the adapters' factors, which the optimizer changes, into the compute type."""
         self.in_force.refresh()
 
-    def _embed(self, packed: PackedTokens) -> torch.Tensor:
-        """Scaled as the family does; Gemma's embedding module scales by itself."""
+    def embed(self, input_ids_T: torch.Tensor) -> torch.Tensor:
+        """(T, D), scaled as the family does; Gemma's embedding module scales by itself."""
         embed: nn.Module = self.decoder.embed_tokens  # type: ignore[assignment]
-        x_TD: torch.Tensor = embed(packed.input_ids_T[None])[0].to(self.dtype)
+        x_TD: torch.Tensor = embed(input_ids_T[None])[0].to(self.dtype)
         multiplier = self.settings.embedding_multiplier
         return x_TD if multiplier == 1.0 else x_TD * multiplier
 
-    def _table(self, rope: str, longest: int) -> RotaryTable:
+    def table(self, rope: str, longest: int) -> RotaryTable:
         """cos and sin in fp32 for positions below ``longest`` at least, by the model's own rotary module."""
         step = 1 if self.settings.rope_follows_length else TABLE_STEP
         positions = -(-longest // step) * step
