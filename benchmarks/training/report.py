@@ -13,7 +13,7 @@ from rows import Job, Result, Row
 
 HEAD = (
     "stack", "asked", "recompute", "tokens/s", "over {base}", "overall", "s/step", "peak GiB", "reserved",
-    "planned", "load s", "8th step s", "first loss", "last loss", "last vs {reference}",
+    "loading GiB", "load s", "8th step s", "first loss", "last loss", "last vs {reference}",
 )  # fmt: skip
 
 
@@ -25,7 +25,7 @@ def table(row: Row, jobs: Mapping[str, Job], results: Mapping[str, Result]) -> s
     for label, result in results.items():
         lines.append(_line(_cells(row, label, jobs[label], result, results, reference)))
     lines += ["", *(f"- {target.check(results, row.rate)}" for target in row.targets)]
-    lines += [f"- {label}: {each.note}" for label, each in results.items() if each.note]
+    lines += [f"- {label}: {each.note}{_planned(each)}" for label, each in results.items() if each.note]
     if row.note:
         lines += ["", row.note]
     return "\n".join(lines)
@@ -42,8 +42,6 @@ def _cells(
     ratio = ""
     if base is not None and not base.error:
         ratio = f"{getattr(result, row.rate) / getattr(base, row.rate):.2f}×"
-    planned = [] if result.predicted_peak is None else [f"{result.predicted_peak:.2f} GiB"]
-    planned += [] if result.predicted_step is None else [f"{result.predicted_step:.3f} s"]
     first, last = (result.losses[0], result.losses[-1]) if result.losses else (float("nan"),) * 2
     against = _losses(results, reference)
     return [
@@ -54,13 +52,26 @@ def _cells(
         f"{result.step:.3f}",
         f"{result.peak:.2f}" if result.peak else "",
         f"{result.reserved:.2f}" if result.reserved else "",
-        ", ".join(planned),
+        f"{result.load_peak:.2f}" if result.load_peak else "",
         f"{result.load:.1f}",
         "" if result.eighth is None else f"{result.eighth:.1f}",
         f"{first:.4f}",
         f"{last:.4f}",
         f"{last / against[-1] - 1:+.2%}" if against else "",
     ]
+
+
+def _planned(result: Result) -> str:
+    """What the planner had predicted, and how far that was from what was measured."""
+    words = ""
+    if result.predicted_peak is not None and result.peak:
+        off = result.predicted_peak / result.peak - 1
+        words += f"; planned peak {result.predicted_peak:.2f} GiB ({off:+.1%})"
+    if result.predicted_step is not None and result.step:
+        words += (
+            f"; planned step {result.predicted_step:.3f} s ({result.predicted_step / result.step - 1:+.1%})"
+        )
+    return words
 
 
 def _recompute(job: Job) -> str:

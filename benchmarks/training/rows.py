@@ -37,7 +37,7 @@ class Job:
         warm: of these, how many come before the measured ones.
         cap: whet only: GiB that the allocator may hold; None is what the device has.
         cap_of: whet only: the peak of the stack with this label in the same call is the cap.
-        quantised_head: whet only: the output head and the embedding in reduced memory.
+        ends: whet only: how embedding and output head are held: ``16bit``, ``int8`` or ``nf4``.
         fresh: compile everything anew, as on a machine that has never run the stack.
         trainer: whet only: ``sft`` is the Python API's, ``run`` that of ``whet train``.
         folder: of the checkpoint.
@@ -56,7 +56,7 @@ class Job:
     warm: int = 4
     cap: float | None = None
     cap_of: str | None = None
-    quantised_head: bool = False
+    ends: str = "16bit"
     fresh: bool = False
     trainer: str = "sft"
     folder: str = ""
@@ -231,9 +231,10 @@ def _table() -> dict[str, Row]:
             {
                 **_rivals(nf4, "unsloth"),
                 "whet": replace(nf4, cap=0.0),
-                "whet, head quantised": replace(nf4, cap=0.0, quantised_head=True),
+                "whet, ends in int8": replace(nf4, cap=0.0, ends="int8"),
+                "whet, ends in nf4": replace(nf4, cap=0.0, ends="nf4"),
             },
-            (Target("peak", "whet", 5.0), Target("peak", "whet, head quantised", 5.0)),
+            (Target("peak", "whet", 5.0), Target("peak", "whet, ends in nf4", 5.0)),
             note="The rival keeps embedding and head in 16 bits; so does the first of our runs.",
         ),
         "8b-nf4-32k": Row(

@@ -5,45 +5,45 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rows import ALPHA, GIB, RANK, SEED, TARGETS, Job, MissingError, Prepared, Result
+from rows import ALPHA, GIB, RANK, SEED, TARGETS, Job, Prepared, Result
 
 
 def load(job: Job) -> Prepared:
     """Model with its adapter on the fast path, and tokenizer."""
-    import torch
-
     from whet.engine import FastLanguageModel
-    from whet.engine.models.fast_path import apply_fast_path, program_of
 
-    if job.quantised_head:
-        raise MissingError("whet does not load the output head in reduced memory yet")
-    if job.precision == "fp8":
-        adapted, tokenizer = _load_fp8(job)
-    else:
-        model, tokenizer = FastLanguageModel.from_pretrained(
-            job.folder, max_seq_length=job.length, load_in_4bit=job.precision == "nf4"
-        )
-        adapted = FastLanguageModel.get_peft_model(
-            model,
-            r=RANK,
-            lora_alpha=ALPHA,
-            lora_dropout=0,
-            target_modules=TARGETS,
-            use_gradient_checkpointing=False,  # the planner decides, see `plan`
-            random_state=SEED,
-        )
-    if program_of(adapted) is None:
-        apply_fast_path(adapted, torch.float32 if job.precision == "fp32" else torch.bfloat16)
+    if job.precision == "fp8" or job.ends != "16bit":
+        return _load_by_engine(job)
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        job.folder, max_seq_length=job.length, load_in_4bit=job.precision == "nf4"
+    )
+    adapted = FastLanguageModel.get_peft_model(
+        model,
+        r=RANK,
+        lora_alpha=ALPHA,
+        lora_dropout=0,
+        target_modules=TARGETS,
+        use_gradient_checkpointing=False,  # the planner decides, see `plan`
+        random_state=SEED,
+    )
     return adapted, tokenizer
 
 
-def _load_fp8(job: Job) -> Prepared:
-    """The engine's own loading: the Python API has no switch for FP8."""
+def _load_by_engine(job: Job) -> Prepared:
+    """What the Python API has no switch for, but a recipe has."""
     from whet.engine.models.adapters import add_adapter
+    from whet.engine.models.fast_path import apply_fast_path
     from whet.engine.models.loading import Precision, load_model
 
-    handle = load_model(Path(job.folder), Precision(job.device, "bf16", "fp8"))
-    return add_adapter(handle.model, _section(), SEED, name=job.folder), handle.tokenizer
+    held = Precision(device=job.device, compute_dtype="bf16", base_precision=job.precision, **_ends(job))
+    handle = load_model(Path(job.folder), held)
+    adapted = add_adapter(handle.model, _section(), SEED, name=job.folder)
+    apply_fast_path(adapted, handle.dtype)
+    return adapted, handle.tokenizer
+
+
+def _ends(job: Job) -> dict[str, Any]:
+    return {} if job.ends == "16bit" else {"embedding_precision": job.ends, "head_precision": job.ends}
 
 
 def _section() -> Any:
@@ -84,17 +84,20 @@ def plan(trainer: Any, job: Job, result: Result) -> None:
     from whet.engine.models.fast_path import program_of
     from whet.engine.models.fast_shape import Held, fast_shape
     from whet.engine.models.fast_time import Rows
-    from whet.engine.scheduler import Room, choose_schedule
+    from whet.engine.scheduler import choose_schedule
 
     program = program_of(trainer.model)
     if trainer.fast is None or program is None:
         result.note = f"plain path: {trainer.plain_reason or 'the model is of no known family'}"
         return
-    compute = "fp32" if job.precision == "fp32" else "bf16"
-    optimizer = "adamw_8bit" if job.device == "cuda" else "adamw"
-    shape = fast_shape(
-        read_model_facts(Path(job.folder)), _section(), Held(compute, job.precision, optimizer, job.device)
+    held = Held(
+        compute_dtype="fp32" if job.precision == "fp32" else "bf16",
+        base_precision=job.precision,
+        optimizer="adamw_8bit" if job.device == "cuda" else "adamw",
+        device=job.device,
+        **_ends(job),
     )
+    shape = fast_shape(read_model_facts(Path(job.folder)), _section(), held)
     if isinstance(shape, Unsupported):
         result.note = f"no schedule: {shape.reason}"
         return
@@ -103,7 +106,7 @@ def plan(trainer: Any, job: Job, result: Result) -> None:
     schedule = choose_schedule(
         shape,
         Rows.of_lengths(lengths, job.batch * job.accumulation),
-        Room(_room(job, machine)),
+        _room(job, machine),
         ceilings_of(machine),
     )
     follow(trainer.fast, schedule)
@@ -112,15 +115,18 @@ def plan(trainer: Any, job: Job, result: Result) -> None:
     result.note = f"{program.report}; {schedule.budget:,} tokens at once; {schedule.summary()}"
 
 
-def _room(job: Job, machine: Any) -> int:
-    """Bytes the planner may count on: the device's free ones, or what leaves the allocator the job's cap."""
+def _room(job: Job, machine: Any) -> Any:
+    """What the planner may count on: the free memory, or on the device what leaves the allocator the cap."""
     import torch
 
     from whet.engine.models.memory import CUDA_CONTEXT, FRAGMENTATION, PROCESS
+    from whet.engine.scheduler import Room
 
+    cuda = job.device == "cuda"
     if job.cap is not None:
-        runtime = CUDA_CONTEXT if job.device == "cuda" else PROCESS
-        return int((job.cap * GIB + runtime) * (1 + FRAGMENTATION))
-    if job.device == "cpu":
-        return int(machine.ram_total)
-    return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() + CUDA_CONTEXT)
+        device = (job.cap * GIB + (CUDA_CONTEXT if cuda else PROCESS)) * (1 + FRAGMENTATION)
+    elif cuda:
+        device = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() + CUDA_CONTEXT
+    else:
+        device = machine.ram_total
+    return Room(int(device), machine.ram_available if cuda else 0)
