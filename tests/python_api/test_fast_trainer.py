@@ -14,7 +14,7 @@ from transformers import DataCollatorForSeq2Seq
 from whet.engine import FastLanguageModel, SFTConfig, SFTTrainer
 from whet.engine.methods.flat_optimizer import FlatAdamW
 from whet.engine.methods.sft.fast_choice import mixed_reason
-from whet.engine.models.fast_path import program_of
+from whet.engine.models.fast_path import program_of, take_off_fast_path
 from whet.engine.python_api.checkpointing import is_checkpointing
 from whet.engine.python_api.notes import WhetNote
 
@@ -66,6 +66,9 @@ def test_the_fast_path_trains_as_trls_own_loss(tiny_llama: Path, tmp_path: Path,
         plain = trainer_for(adapted(tiny_llama), tmp_path, config, Plain, eval_dataset=rows)
     assert fast.fast is not None and plain.fast is None
     assert losses_of(fast) == pytest.approx(losses_of(plain), rel=1e-5)
+    logged = [[log[name] for log in each.state.log_history[:-1]] for each in (fast, plain)
+              for name in ("num_tokens", "mean_token_accuracy")]  # fmt: skip
+    assert logged[0] == logged[2] and logged[1] == pytest.approx(logged[3], abs=0.05)
     assert isinstance(fast.optimizer.optimizer, FlatAdamW)
     assert fast.evaluate()["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-4)
 
@@ -154,3 +157,35 @@ def test_a_model_in_fp32_under_mixed_precision_stays_with_trl(tiny_llama: Path, 
     config.bf16 = True
     assert "fp32" in str(mixed_reason(config, program.dtype))
     assert mixed_reason(config, torch.bfloat16) is None
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_rounded_base_trains_alike_and_is_read_anew_once_merged(
+    tiny_llama: Path, tmp_path: Path, bits: int
+) -> None:
+    """Merging into rounded weights makes new ones; a program that kept the old ones would be wrong."""
+
+    class Plain(SFTTrainer):
+        """TRL's trainer on transformers' decoder."""
+
+        def _prepare_model(self) -> None:
+            take_off_fast_path(self.model)
+
+    trainers = []
+    for kind in (SFTTrainer, Plain):
+        loaded, tokenizer = FastLanguageModel.from_pretrained(
+            str(tiny_llama), max_seq_length=128, load_in_4bit=bits == 4, load_in_8bit=bits == 8
+        )
+        model = FastLanguageModel.get_peft_model(loaded, r=4)
+        config = {"learning_rate": 1e-3, "max_steps": 5}
+        rows = Dataset.from_list(ROWS)
+        trainers.append(trainer_for((model, tokenizer), tmp_path, config, kind, eval_dataset=rows))
+    fast, plain = trainers
+    assert fast.fast is not None and plain.fast is None
+    assert losses_of(fast) == pytest.approx(losses_of(plain), rel=1e-4 if bits == 4 else 2e-2)
+    for trainer in trainers:
+        trainer.model.merge_adapter()
+    assert not fast.fast.program.is_current()
+    merged = fast.evaluate()["eval_loss"]
+    assert merged == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-4 if bits == 4 else 2e-2)
+    assert fast.fast.program.is_current()

@@ -81,13 +81,15 @@ class SupervisedTrainer(trl.SFTTrainer):
 
     def _fast_step(self) -> FastStep | None:
         """The fast path of a model that is on it; its rows then come without padding."""
+        if isinstance(self.data_collator, UnpaddingCollator):
+            self.data_collator = self.data_collator.padded
         program = program_of(self.model)
         if program is None:
             return None
         self.plain_reason = plain_reason(self, program)
         if self.plain_reason is not None:
             return None
-        if not isinstance(self.data_collator, PaddingFreeCollator | UnpaddingCollator):
+        if not isinstance(self.data_collator, PaddingFreeCollator):
             self.data_collator = UnpaddingCollator(self.data_collator)
         if self.args.neftune_noise_alpha is not None:
             # transformers' own hook would take the packed row for one long document.
@@ -148,7 +150,14 @@ class SupervisedTrainer(trl.SFTTrainer):
         normaliser = sum(int((row.labels != IGNORED).sum()) for row in rows)
         sums = fast.train(rows, normaliser, self.accelerator.scaler)
         self._report(sums.loss, sums.tokens, sums.supervised)
+        self._measured("train", float(sums.correct), sums.supervised)
+        self._total_train_tokens += sums.tokens
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         return sums.loss
+
+    def _measured(self, mode: str, correct: float, supervised: int) -> None:
+        """What TRL logs beside the loss."""
+        self._metrics[mode]["mean_token_accuracy"].append(correct / max(supervised, 1))
 
     @property
     def _flat(self) -> FlatAdamW | None:
@@ -286,10 +295,12 @@ class SupervisedTrainer(trl.SFTTrainer):
         model.eval()
         nll = torch.zeros((), dtype=torch.float64)
         supervised = rows = 0
+        correct: float | None = None
         for batch in dataloader:
             if self.fast is not None and "rows" in batch:
                 sums = self.fast.evaluate(batch["rows"])
                 nll += sums.loss.double().cpu()
+                correct = (correct or 0.0) + float(sums.correct)
                 supervised += sums.supervised
                 rows += len(batch["rows"])
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
@@ -305,6 +316,8 @@ class SupervisedTrainer(trl.SFTTrainer):
         totals = torch.tensor([float(nll), supervised, rows], dtype=torch.float64)
         if self.args.world_size > 1:
             totals = self.accelerator.reduce(totals.to(self.args.device), reduction="sum").cpu()
+        if correct is not None:
+            self._measured("eval", correct, supervised)
         metrics = {
             f"{metric_key_prefix}_loss": float(totals[0] / totals[1]) if totals[1] else math.nan,
             f"{metric_key_prefix}_supervised_tokens": int(totals[1]),
