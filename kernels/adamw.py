@@ -24,7 +24,7 @@ import torch
 
 from .adamw_triton import adamw_8bit_kernel, adamw_kernel
 from .backend import uses_triton
-from .dynamic_code import BLOCK, BlockState, dequantize_blocks, dynamic_code, quantize_blocks
+from .dynamic_code import BLOCK, BlockState, dequantize_blocks, dynamic_code, in_blocks, quantize_blocks
 from .spec import Case, Compilation, Inputs, KernelSpec, bytes_of
 
 Number = float | torch.Tensor
@@ -165,25 +165,24 @@ def _update_plain(
     result: Step,
 ) -> Step:
     table = table_G8.to(p_P.dtype)
-    if rows_B is None:
-        scalars = table[0].unbind()
-    else:
-        columns = table[rows_B.long()].unbind(1)
-        scalars = tuple(column.repeat_interleave(BLOCK)[: p_P.numel()] for column in columns)
+    scalars = table[0].unbind()
+    if rows_B is not None:
+        scalars = table[rows_B.long()].unsqueeze(2).unbind(1)  # (B, 1), for blocks of 256 beside them
     beta1, rest1, beta2, rest2, eps, step_size, decay, root = scalars
-    g_P = g_P if clip is None else g_P * clip
-    m_P = m if isinstance(m, torch.Tensor) else dequantize_blocks(m)
-    v_P = v if isinstance(v, torch.Tensor) else dequantize_blocks(v)
-    m_P = beta1 * m_P + rest1 * g_P
-    v_P = beta2 * v_P + rest2 * g_P * g_P
-    result[0].copy_(p_P * decay - step_size * (m_P / (v_P.sqrt() * root + eps)))
-    for state, value in zip(result[1:], (m_P, v_P), strict=True):
+    old = (p_P, g_P, *(s if isinstance(s, torch.Tensor) else dequantize_blocks(s) for s in (m, v)))
+    p, g, m_old, v_old = old if rows_B is None else (in_blocks(x_P) for x_P in old)
+    g = g if clip is None else g * clip
+    m_new = (beta1 * m_old).addcmul_(rest1, g)
+    v_new = (beta2 * v_old).addcmul_(rest2 * g, g)
+    p_new = (p * decay).addcdiv_(m_new * -step_size, v_new.sqrt().mul_(root).add_(eps))
+    for state, value in zip(result, (p_new, m_new, v_new), strict=True):
+        value_P = value.flatten()[: p_P.numel()]
         if isinstance(state, BlockState):
-            rounded = quantize_blocks(value, signed=state.signed)
+            rounded = quantize_blocks(value_P, signed=state.signed)
             state.codes.copy_(rounded.codes)
             state.absmax.copy_(rounded.absmax)
         else:
-            state.copy_(value)
+            state.copy_(value_P)
     if shadow_P is not None:
         shadow_P.copy_(result[0])
     return result

@@ -66,17 +66,39 @@ def dynamic_code(signed: bool, device: torch.device) -> torch.Tensor:
     return torch.cat(entries).sort().values.to(device)
 
 
+@cache
+def _nearest_table(signed: bool, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each upper half of an fp32's bits, the code of the least number with it, int32 (65536,); and the
+    number from which each code's successor is nearer, (256,).
+
+    Two such numbers lie closer together than those limits, so one comparison corrects the table's code.
+    """
+    code = dynamic_code(signed, torch.device("cpu"))
+    limits = torch.cat([(code[:-1] + code[1:]) / 2, torch.tensor([torch.inf])])
+    halves = torch.arange(1 << 16, dtype=torch.int32)
+    least = (halves << 16) | 0xFFFF * (halves >= 1 << 15).to(torch.int32)
+    table = torch.bucketize(least.view(torch.float32), limits[:-1], right=True, out_int32=True)
+    return table.to(device), limits.to(device)
+
+
+def _nearest(x_BK: torch.Tensor, signed: bool) -> torch.Tensor:
+    """The nearest entries' codes, int32. A binary search of each number would take five times as long."""
+    table, limits = _nearest_table(signed, x_BK.device)
+    x_P = x_BK.flatten()
+    codes = table.index_select(0, (x_P.view(torch.int32) >> 16) & 0xFFFF)
+    return (codes + (x_P >= limits.index_select(0, codes))).view(x_BK.shape)
+
+
 def quantize_blocks(x_P: torch.Tensor, *, signed: bool) -> BlockState:
     """``x_P`` (P,) in 8 bits, each number by its nearest entry.
 
     In the unsigned code a positive number never becomes 0: it is a second moment, and the first moment beside
     it would be divided by next to nothing.
     """
-    blocks_BK = _in_blocks(x_P.float())
+    blocks_BK = in_blocks(x_P.float())
     absmax_B = blocks_BK.abs().amax(1)
     scaled_BK = blocks_BK / absmax_B.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
-    code = dynamic_code(signed, x_P.device)
-    codes_BK = torch.bucketize(scaled_BK, (code[:-1] + code[1:]) / 2, right=True)
+    codes_BK = _nearest(scaled_BK, signed)
     if not signed:
         codes_BK = torch.where(blocks_BK > 0, codes_BK.clamp(min=1), codes_BK)
     return BlockState(codes_BK.to(torch.uint8).flatten()[: x_P.numel()], absmax_B, signed)
@@ -85,11 +107,11 @@ def quantize_blocks(x_P: torch.Tensor, *, signed: bool) -> BlockState:
 def dequantize_blocks(state: BlockState) -> torch.Tensor:
     """The numbers of ``state``, fp32 (P,)."""
     code = dynamic_code(state.signed, state.codes.device)
-    blocks_BK = _in_blocks(code[state.codes.long()])
+    blocks_BK = in_blocks(code.index_select(0, state.codes.int()))
     return (blocks_BK * state.absmax[:, None]).flatten()[: state.codes.numel()]
 
 
-def _in_blocks(x_P: torch.Tensor) -> torch.Tensor:
+def in_blocks(x_P: torch.Tensor) -> torch.Tensor:
     """(P,) as (ceil(P / 256), 256), filled up with zeros."""
     missing = -x_P.numel() % BLOCK
     return torch.nn.functional.pad(x_P, (0, missing)).view(-1, BLOCK) if missing else x_P.view(-1, BLOCK)

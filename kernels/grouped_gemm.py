@@ -63,10 +63,8 @@ def matmul_tile(rows: int, experts: int, columns: int, dtype: torch.dtype, capab
     mean = max(1, rows // experts)
     height = 128 if mean >= 96 else 64 if mean >= 48 else 16
     width = min(triton.next_power_of_2(max(columns, 16)), 256 if columns % 256 == 0 else 128)
-    if dtype == torch.float32:  # without tensor cores
-        return Tile(min(height, 64), min(width, 64), 32, 4, 2)
-    if capability < 80:
-        return Tile(min(height, 64), min(width, 128), 32, 4, 2)
+    if dtype == torch.float32 or capability < 80:  # without tensor cores; deeper steps spill registers
+        return Tile(min(height, 64), min(width, 64), 16, 4, 2)
     if height == 128 and width == 256:
         return Tile(128, 256, 32, 8, 4)
     return Tile(height, min(width, 128), 64, 8 if height * width >= 128 * 128 else 4, 3)

@@ -83,6 +83,9 @@ class FlatBuffer:
     def set_rows(self, row_of: Sequence[int], rows: int) -> None:
         """Give each slot its row of the table of scalars."""
         self.table_G8 = torch.zeros(rows, 8, device=self.device)
+        if rows == 1:
+            self.rows_B = None
+            return
         blocks = [-(-(slot.stop - slot.start) // BLOCK) for slot in self.slots]
         each = torch.tensor(row_of, dtype=torch.int32).repeat_interleave(torch.tensor(blocks))
         self.rows_B = each.to(self.device)

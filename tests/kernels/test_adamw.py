@@ -113,6 +113,23 @@ def test_code_round_trip(signed: bool) -> None:
     torch.testing.assert_close(dequantize_blocks(state), code * 3)
 
 
+@pytest.mark.parametrize("signed", [True, False])
+def test_codes_are_those_of_a_search(signed: bool) -> None:
+    """Random numbers of all magnitudes, and the fp32 numbers on and around every limit between two codes."""
+    code = dynamic_code(signed, torch.device("cpu"))
+    limits = (code[:-1] + code[1:]) / 2
+    around = [torch.nextafter(limits, torch.tensor(way)) for way in (-2.0, 2.0)]
+    random = torch.rand(5000) ** torch.randint(1, 24, (5000,))
+    x = torch.cat([limits, *around, random, -random * signed, torch.zeros(3)])
+    # A 1 in every block: scaling changes nothing.
+    blocks = torch.nn.functional.pad(x, (0, -x.numel() % 255)).view(-1, 255)
+    blocks = torch.nn.functional.pad(blocks, (0, 1), value=1.0)
+    expected = torch.bucketize(blocks, limits, right=True)
+    if not signed:
+        expected = torch.where(blocks > 0, expected.clamp(min=1), expected)
+    assert torch.equal(quantize_blocks(blocks.flatten(), signed=signed).codes.view(-1, 256).long(), expected)
+
+
 def test_a_positive_second_moment_is_never_rounded_to_zero() -> None:
     state = quantize_blocks(torch.tensor([1.0, 1e-20, 0.0]), signed=False)
     assert state.codes.tolist() == [255, 1, 0]

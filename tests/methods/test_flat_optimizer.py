@@ -214,6 +214,9 @@ def test_8bit_states_are_bitsandbytes_own(wide: bool) -> None:
     run(ours, flat, range(4, 5))
     run(theirs, other, range(4, 5))
     assert_same(ours, theirs, 1e-5)
+    if not wide:
+        differs = codes[: state.numel()] != other.state[state]["state1"].flatten()
+        assert differs.float().mean() < 0.01  # ties, and bitsandbytes' rounding of negative numbers near 0
     other.load_state_dict(through_a_file(flat.state_dict()))
     run(ours, flat, range(5, 6))
     run(theirs, other, range(5, 6))
