@@ -30,6 +30,8 @@ class TransformersVoice:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        from ..models.fast_path import apply_fast_path, bind_generate
+
         cuda = torch.cuda.is_available()
         dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
         source = target.adapter or target.model
@@ -41,7 +43,9 @@ class TransformersVoice:
             from peft import PeftModel
 
             self.model = PeftModel.from_pretrained(self.model, str(target.adapter))
-        self.model.eval()
+        self.model.eval().requires_grad_(False)
+        apply_fast_path(self.model, dtype)  # a model that it does not know generates as ever
+        bind_generate(self.model)
 
     def answer(self, request: dict[str, Any]) -> Iterator[tuple[str, bool]]:
         from transformers import TextIteratorStreamer

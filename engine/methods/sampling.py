@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from ..models.fast_path import generate, program_of
 from ..models.loading import ModelHandle
 from ..recipe import SamplingSection
 from .random_numbers import preserved_rng
@@ -68,8 +69,9 @@ def answers(
 ) -> Iterator[Answer]:
     """Answer each prompt on its own (no padding), greedily unless the section has a temperature.
 
-    With a temperature every call draws the same random numbers, so answers differ by the weights only. The
-    generators' states are left as they were, and so is the model's training mode.
+    A model on the fast path answers there. With a temperature every call draws the same random numbers, so
+    answers differ by the weights only. The generators' states are left as they were, and so is the model's
+    training mode.
     """
     model, tokenizer = handle.model, handle.tokenizer
     stops = stop_ids(model, tokenizer)
@@ -87,14 +89,22 @@ def answers(
     training = model.training
     model.eval()
     cast = torch.autocast(handle.device.type, handle.dtype, enabled=handle.dtype != torch.float32)
-    for prompt in section.prompts if prompts is None else prompts:
-        ids_1T = torch.tensor([prompt_ids(tokenizer, prompt, system, chat=chat)], device=handle.device)
-        with preserved_rng(handle.device), torch.no_grad(), cast:
-            torch.manual_seed(seed)
-            output_1T = model.generate(
-                input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T), generation_config=settings
-            )
-        written = output_1T[0, ids_1T.shape[1] :].tolist()
-        text = str(tokenizer.decode(written, skip_special_tokens=True)).strip()
-        yield Answer(prompt, text, stopped=bool(written) and written[-1] in stops)
-    model.train(training)
+    try:
+        for prompt in section.prompts if prompts is None else prompts:
+            ids_1T = torch.tensor([prompt_ids(tokenizer, prompt, system, chat=chat)], device=handle.device)
+            with preserved_rng(handle.device), torch.no_grad(), cast:
+                torch.manual_seed(seed)
+                output_1T = generate(
+                    model,
+                    input_ids=ids_1T,
+                    attention_mask=torch.ones_like(ids_1T),
+                    generation_config=settings,
+                )
+            written = output_1T[0, ids_1T.shape[1] :].tolist()
+            text = str(tokenizer.decode(written, skip_special_tokens=True)).strip()
+            yield Answer(prompt, text, stopped=bool(written) and written[-1] in stops)
+    finally:
+        model.train(training)
+        program = program_of(model)
+        if program is not None:
+            program.decoding = None  # training wants the memory of the cache

@@ -15,6 +15,7 @@ from ..models.adapters import add_adapter, hold_trained_in_fp32
 from ..models.loading import load_model
 from ..recipe import AdapterSection
 from ..resolve import moved_to_whole
+from .answering import start_answering, stop_answering
 from .checkpointing import is_checkpointing, start_checkpointing, stop_checkpointing
 from .fast import to_fast_path
 from .load_options import (
@@ -170,18 +171,24 @@ class FastLanguageModel:
 
     @staticmethod
     def for_inference(model: Any) -> Any:
-        """Switch to answering: no dropout, cache on, no recomputing; :meth:`for_training` undoes it."""
+        """Switch to answering: no dropout, no recomputing, and `generate` on whet's kernels.
+
+        `model.generate` takes and returns what transformers' own does (and runs that, with a warning, for
+        what the fast one does not do); :meth:`for_training` undoes it.
+        """
         base = base_model(model)
         if is_checkpointing(model):
             stop_checkpointing(model)
             update(model, gradient_checkpointing=True)
         base.config.use_cache = True
         base.generation_config.use_cache = True
-        return model.eval()
+        start_answering(model.eval())
+        return model
 
     @staticmethod
     def for_training(model: Any, use_gradient_checkpointing: bool | str | None = None) -> Any:
         """Switch back to training: dropout on, gradient checkpointing as it was asked for."""
+        stop_answering(model)
         state = state_of(model)
         wanted = checkpointing_wanted(use_gradient_checkpointing)
         if wanted is None and state is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import torch
 from support.tiny_models import build_tiny_model
 
 from whet.engine.methods.sampling import answers, end_of_turn_id, prompt_ids, stop_ids
+from whet.engine.models.fast_path import apply_fast_path, program_of
+from whet.engine.models.fast_path.decoding import Decoding
 from whet.engine.models.loading import ModelHandle, Precision, load_model
 from whet.engine.recipe import SamplingSection
 
@@ -52,6 +56,25 @@ def test_greedy_is_reproducible_and_follows_the_logits(handle: ModelHandle) -> N
 
 def test_temperature_draws_the_same_numbers_each_time(handle: ModelHandle) -> None:
     assert ask(handle, temperature=2.0) == ask(handle, temperature=2.0) != ask(handle)
+
+
+def test_on_the_fast_path_the_answers_are_the_same_and_the_cache_is_let_go(
+    handle: ModelHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = replace(handle, model=copy.deepcopy(handle.model).requires_grad_(False))
+    apply_fast_path(fast.model, fast.dtype)
+    program = program_of(fast.model)
+    assert program is not None
+    steps: list[int] = []
+    step = Decoding.step
+
+    def counted(self: Decoding, *args: Any) -> torch.Tensor:
+        steps.append(self.rows)
+        return step(self, *args)
+
+    monkeypatch.setattr(Decoding, "step", counted)
+    assert ask(fast) == ask(handle) and ask(fast, temperature=2.0) == ask(handle, temperature=2.0)
+    assert len(steps) > 20 and program.decoding is None
 
 
 def test_random_numbers_and_training_mode_are_left_alone(handle: ModelHandle) -> None:

@@ -59,6 +59,9 @@ HEEDED_VALUES: Mapping[str, tuple[Any, ...]] = {
 }
 """Settings that change what the loop has to do -> values, beside None, with which it is as it is here."""
 
+UNSAID_LENGTH = 20
+"""Tokens that transformers writes when nothing says how many."""
+
 
 def bind_generate(model: Any) -> Any:
     """Give this instance :func:`generate`; its class stays as it is."""
@@ -94,25 +97,25 @@ def why_plain(model: Any, program: DecoderProgram, given: Mapping[str, Any]) -> 
         program: of the model.
         given: arguments of ``generate`` by name.
     """
-    settings = GenerationConfig().to_dict()
+    known = GenerationConfig().to_dict().keys() | HEEDED_VALUES.keys() | HEEDED
     for name, value in given.items():
-        if value is not None and name not in HEEDED and name not in settings and name not in HEEDED_VALUES:
+        if value is not None and name not in known:
             return f"{name} is given"
+    settings = _settings(model, given)
     for name, values in HEEDED_VALUES.items():
-        value = _setting(model, given, name)
-        if value is not None and value not in values:
-            return f"{name} is {value}"
+        if name in settings and settings[name] not in values:
+            return f"{name} is {settings[name]}"
     mask = given.get("attention_mask")
     if mask is not None and (mask.dim() != 2 or not bool(mask.any(1).all())):
         return "the attention mask has a row without tokens, or is no matrix"
-    return _program_refusal(model, program) or _rotary_refusal(model, program, given)
+    return _program_refusal(model, program) or _rotary_refusal(program, given, settings)
 
 
-def _setting(model: Any, given: Mapping[str, Any], name: str) -> Any:
-    """An argument, else the given configuration's, else the model's own."""
-    configs = (given.get("generation_config"), causal_model(model).generation_config)
-    values = [given.get(name), *(config.to_dict().get(name) for config in configs if config is not None)]
-    return next((value for value in values if value is not None), None)
+def _settings(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is set: by an argument, else by the given configuration, else by the model's own."""
+    configs = (causal_model(model).generation_config, given.get("generation_config"))
+    layers = [config.to_dict() for config in configs if config is not None]
+    return {name: value for layer in (*layers, given) for name, value in layer.items() if value is not None}
 
 
 def _program_refusal(model: Any, program: DecoderProgram) -> str | None:
@@ -131,14 +134,15 @@ def _program_refusal(model: Any, program: DecoderProgram) -> str | None:
     return None
 
 
-def _rotary_refusal(model: Any, program: DecoderProgram, given: Mapping[str, Any]) -> str | None:
+def _rotary_refusal(
+    program: DecoderProgram, given: Mapping[str, Any], settings: Mapping[str, Any]
+) -> str | None:
     """Frequencies that follow the length must be the same for the prompt and for the whole."""
     if not program.settings.rope_follows_length:
         return None
     ids = given.get("input_ids", given.get("inputs"))
     width = 1 if ids is None else ids.shape[1]
-    new = _setting(model, given, "max_new_tokens")
-    total = width + int(new) if new is not None else int(_setting(model, given, "max_length") or width + 20)
+    total = width + int(settings.get("max_new_tokens", settings.get("max_length", UNSAID_LENGTH)))
     short, whole = (program.table("", longest).cos_PW for longest in (width, total))
     if not torch.equal(short, whole[: len(short)]):
         return f"rotary frequencies change between {width} and {total} tokens"

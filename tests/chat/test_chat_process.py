@@ -1,0 +1,57 @@
+"""The chat's transformers voice: streamed on the fast path, adapter on or off, as transformers answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from support.tiny_models import build_tiny_model
+from transformers import AutoModelForCausalLM
+
+from whet.engine.chat.process import TransformersVoice
+from whet.engine.chat.session import ChatTarget
+from whet.engine.models.fast_path import program_of
+
+MESSAGES = [{"role": "user", "content": "What is a token?"}]
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> ChatTarget:
+    """A tiny model, and an adapter that changes what it says."""
+    folder = tmp_path_factory.mktemp("chat")
+    model = AutoModelForCausalLM.from_pretrained(build_tiny_model(folder / "model"))
+    adapted: Any = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"]))
+    with torch.no_grad():
+        for name, param in adapted.named_parameters():
+            if "lora_B" in name:
+                param.normal_(std=0.3)
+    adapted.save_pretrained(folder / "adapter")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / "adapter" / name).write_bytes((folder / "model" / name).read_bytes())
+    return ChatTarget(model=folder / "model", adapter=folder / "adapter")
+
+
+def own_answer(target: ChatTarget, voice: TransformersVoice, *, adapter: bool) -> str:
+    """What transformers itself writes."""
+    model: Any = AutoModelForCausalLM.from_pretrained(str(target.model))
+    if adapter:
+        model = PeftModel.from_pretrained(model, str(target.adapter))
+    batch = voice._prompt(MESSAGES)
+    ids = model.eval().generate(**batch, max_new_tokens=20, do_sample=False)
+    return str(voice.tokenizer.decode(ids[0, batch["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+def test_both_voices_answer_as_transformers_does(target: ChatTarget) -> None:
+    voice = TransformersVoice(target)
+    said = {}
+    for who in ("tuned", "base", "tuned"):
+        request = {"who": who, "messages": MESSAGES, "max_new_tokens": 20, "temperature": 0.0}
+        pieces = list(voice.answer(request))
+        said[who] = "".join(text for text, _ in pieces)
+        assert len(pieces) > 2, "nothing was streamed"
+        assert said[who] == own_answer(target, voice, adapter=who == "tuned")
+    assert said["tuned"] != said["base"]
+    program = program_of(voice.model)
+    assert program is not None and program.decoding is not None and program.decoding.steps > 0
