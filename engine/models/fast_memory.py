@@ -23,8 +23,10 @@ TABLE_STEP = 1024
 """Rotary tables are made for multiples of this many positions."""
 BATCH_BYTES = 44
 """A token of a micro-batch on the device: ids, position, place, label, and fp32 results of the loss."""
-UNDER_WAY = 2
-"""Offloaded tensors that are on the device at once: one in use, one on its way."""
+UNDER_WAY = 4
+"""Offloaded tensors that are on the device at once: one in use, three on their way."""
+HEAD_BLOCK_BYTES = 128 * 2**20
+"""Of a quantised head's rows that are expanded at once."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def mlp_passing(shape: FastShape, choice: Choice, dropped: bool) -> int:
     if shape.dropout:
         a_token += 2 * w * mlp  # the mask and what it leaves
     if shape.base_precision == "fp8":
-        a_token += mlp
+        a_token += (w + 1) * width
     return 2 * w * width * choice.filled + a_token * choice.at_once
 
 
@@ -137,6 +139,8 @@ def attention_passing(shape: FastShape, choice: Choice, dropped: bool) -> int:
         a_token += attention_kept(shape)
     if shape.post_norms or shape.scaled:
         a_token += w * width
+    if shape.base_precision == "fp8":
+        a_token += width
     return choice.filled * (a_token + _back_end(shape, choice))
 
 
@@ -159,8 +163,11 @@ def loss_passing(shape: FastShape, choice: Choice) -> int:
     """Final norm's input, the supervised rows and their gradient, a chunk of logits; a trained head's own."""
     w, width = shape.w, shape.width
     rows = filled(round(choice.tokens * choice.supervised))
-    logits = w * chunk_rows(rows, shape.vocabulary, w) * (-(-shape.vocabulary // 64) * 64)
+    at_once = chunk_rows(rows, shape.vocabulary, w)
+    logits = w * at_once * (-(-shape.vocabulary // 64) * 64)
     head = (4 + w) * shape.vocabulary * width if shape.head_trains else 0
+    if shape.head_expands:
+        head = HEAD_BLOCK_BYTES + 4 * width * at_once
     return w * width * choice.filled + 2 * w * width * rows + logits + head
 
 
@@ -177,34 +184,44 @@ def chunk_rows(rows: int, vocabulary: int, w: int) -> int:
 # --- the worst moment
 
 
+def kept_before(shape: FastShape, choice: Choice, layer: int) -> int:
+    """Bytes that the layers before ``layer`` keep on the device for their backward pass."""
+    a_token = (
+        layer * always_kept(shape)
+        + max(0, layer - choice.offload) * stream_bytes(shape)
+        + max(0, layer - choice.recompute_attention) * attention_kept(shape)
+        + max(0, layer - choice.recompute_mlp) * mlp_kept(shape)
+    )
+    return a_token * choice.filled
+
+
 def fast_peak(shape: FastShape, choice: Choice) -> FastPeak:
     """The most that a micro-batch holds beside weights and optimizer."""
     tokens, layers = choice.filled, shape.layers
-    stream, small = stream_bytes(shape) * tokens, always_kept(shape) * tokens
-    attention, mlp = attention_kept(shape) * tokens, mlp_kept(shape) * tokens
-
-    def before(layer: int) -> int:
-        """Kept by the layers before this one."""
-        return (
-            layer * small
-            + max(0, layer - choice.offload) * stream
-            + max(0, layer - choice.recompute_attention) * attention
-            + max(0, layer - choice.recompute_mlp) * mlp
-        )
-
-    moments = [(before(layers), loss_passing(shape, choice), True)]
+    stream, mlp = stream_bytes(shape) * tokens, mlp_kept(shape) * tokens
+    moments = [(kept_before(shape, choice, layers), loss_passing(shape, choice), True)]
     # Between two of these layers every later one holds more.
     lasts = {layers, choice.recompute_attention, choice.recompute_mlp, choice.offload}
     for layer in (last - 1 for last in lasts if last):
         dropped = layer < choice.recompute_mlp
-        moments.append((before(layer + 1), mlp_passing(shape, choice, dropped), False))
+        moments.append((kept_before(shape, choice, layer + 1), mlp_passing(shape, choice, dropped), False))
         gone = (0 if dropped else mlp) + (0 if layer < choice.offload else stream // 2)
         dropped = layer < choice.recompute_attention
-        moments.append((before(layer + 1) - gone, attention_passing(shape, choice, dropped), False))
+        moments.append(
+            (kept_before(shape, choice, layer + 1) - gone, attention_passing(shape, choice, dropped), False)
+        )
     batch = BATCH_BYTES * tokens + 8 * shape.rotary * (-(-choice.longest // TABLE_STEP) * TABLE_STEP)
     batch += UNDER_WAY * stream // 2 if choice.offload else 0
     kept, passing, loss = max(moments, key=lambda moment: moment[0] + moment[1])
-    return FastPeak(kept + batch, passing, loss, choice.offload * 2 * _pinned(stream // 2))
+    return FastPeak(kept + batch, passing, loss, host_bytes(shape, choice))
+
+
+def host_bytes(shape: FastShape, choice: Choice) -> int:
+    """Pinned memory: both halves' inputs, and attention's results where the rest of it is recomputed."""
+    tokens = choice.filled
+    inputs = 2 * _pinned(shape.w * shape.width * tokens)
+    results = _pinned(shape.w * shape.q * tokens) + _pinned(4 * shape.heads * tokens)
+    return choice.offload * inputs + min(choice.offload, choice.recompute_attention) * results
 
 
 def _pinned(size: int) -> int:

@@ -43,6 +43,10 @@ class Precisions(Protocol):
     @property
     def base_precision(self) -> str: ...
     @property
+    def embedding_precision(self) -> str: ...
+    @property
+    def head_precision(self) -> str: ...
+    @property
     def optimizer(self) -> str: ...
 
 
@@ -52,6 +56,8 @@ class Held:
 
     compute_dtype: str = "bf16"
     base_precision: str = "bf16"
+    embedding_precision: str = "16bit"
+    head_precision: str = "16bit"
     optimizer: str = "adamw_8bit"
     device: str = "cuda"
 
@@ -85,6 +91,7 @@ class FastShape:
         dropout: of the adapter.
         rotary: width of the rotary tables; 0 without.
         head_trains: the output head gets a gradient.
+        head_expands: it is held in fewer bits, and expanded in blocks.
         trainable: parameters with a gradient.
         base: bytes of the frozen weights.
         factors: bytes of the adapter's factors in the compute type, stacked and scaled as products want them.
@@ -113,6 +120,7 @@ class FastShape:
     dropout: bool
     rotary: int
     head_trains: bool
+    head_expands: bool
     trainable: int
     base: int
     factors: int
@@ -135,7 +143,9 @@ class FastShape:
 
     @property
     def workspace(self) -> int:
-        """Bytes of the one buffer that quantised weights are expanded into."""
+        """Bytes of the one buffer that quantised weights are expanded into, or FP8's are transposed into."""
+        if self.base_precision == "fp8":
+            return max(one.parameters for one in self.products)
         if not self.expands:
             return 0
         return self.w * max(one.outputs * (one.inputs + one.rank) for one in self.products)
@@ -197,8 +207,9 @@ def fast_shape(facts: ModelFacts, adapter: AdapterSection, held: Precisions) -> 
         dropout=adapter.dropout > 0,
         rotary=settings.rotary_dim,
         head_trains="lm_head" in adapter_parts(adapter)[1],
+        head_expands=(held.embedding_precision if facts.tied else held.head_precision) != "16bit",
         trainable=trainable,
-        base=base_bytes(facts, held.base_precision),
+        base=base_bytes(facts, held.base_precision, held.embedding_precision, held.head_precision),
         factors=w * factors,
         moments=int(trainable * (ADAMW_8BIT_BYTES if eight_bit else 8)),
         positions=facts.max_positions,

@@ -156,8 +156,8 @@ def step_time(shape: FastShape, rows: Rows, choice: Choice, ceilings: Ceilings) 
     products = layers * (attention_half + mlp_half)
     products += attention_again * clock.product(tokens, shape.qkv)
     products += mlp_again * parts * clock.product(tokens / parts, shape.gate_up)
-    looked = clock.attention(tokens, rows)
-    attention = looked * (1 + FORWARD_OF_ATTENTION * attention_again / layers)
+    attended_again = max(0, attention_again - choice.offload)  # where inputs wait, attention's results do too
+    attention = clock.attention(tokens, rows) * (1 + FORWARD_OF_ATTENTION * attended_again / layers)
     a_token = layers * (_forward_bytes(shape) + _backward_bytes(shape))
     a_token += mlp_again * shape.w * shape.width + attention_again * shape.w * (shape.width + 2 * shape.q)
     elementwise = tokens * a_token / (ELEMENTWISE_SHARE * ceilings.copy_rate)
@@ -266,7 +266,8 @@ def _backward_bytes(shape: FastShape) -> int:
 
 def _exposed(shape: FastShape, choice: Choice, tokens: float, a_layer: float, ceilings: Ceilings) -> float:
     """What copying an offloaded layer's inputs takes beyond the layer's own computation, both ways."""
-    moved = 2 * shape.w * shape.width * tokens
+    both = min(choice.offload, choice.recompute_attention) / max(1, choice.offload)
+    moved = tokens * (2 * shape.w * shape.width + both * (shape.w * shape.q + 4 * shape.heads))
     copying = moved / ceilings.pcie
     forward, backward = a_layer / 3, 2 * a_layer / 3
     waits = max(0.0, copying - forward) + max(0.0, copying - backward)

@@ -88,7 +88,9 @@ def estimate_memory(
     trainable = resolved.trainable_parameters
     full = adapter.kind == "none"
     components = {
-        "base": base_bytes(facts, resolved.base_precision),
+        "base": base_bytes(
+            facts, resolved.base_precision, resolved.embedding_precision, resolved.head_precision
+        ),
         # PEFT holds adapters, and its copies of whole modules, in fp32.
         "adapter": 0 if full else 4 * trainable,
         "gradients": 4 * trainable,
@@ -107,21 +109,37 @@ def estimate_memory(
     )
 
 
-def base_bytes(facts: ModelFacts, precision: str) -> int:
+END_BYTES: dict[str, float] = {"16bit": 2, "int8": 1, "nf4": NF4_BYTES}
+"""Of a number in a frozen embedding or head; int8 has an fp32 scale a row beside."""
+
+
+def base_bytes(facts: ModelFacts, precision: str, embedding: str = "16bit", head: str = "16bit") -> int:
     """The weights as they are held.
 
     16- and 32-bit: 2 or 4 bytes a parameter. nf4, int8 and fp8 apply to the decoder's linear layers only:
-    embedding, head and norms stay in 16 bits; int8 and fp8 have one fp32 scale an output row.
+    embedding, head and norms stay in 16 bits; int8 and fp8 have one fp32 scale an output row. Embedding and
+    head may be held in fewer bits of their own; tied weights are the embedding's.
     """
     parameters = facts.parameters
     if precision in BYTES:
-        return parameters.total * BYTES[precision]
+        whole = parameters.total * BYTES[precision]
+        return whole - _saved_at_ends(facts, BYTES[precision], embedding, head)
     quantised = parameters.decoder_linear
-    rest = 2 * (parameters.total - quantised)
+    rest = 2 * (parameters.total - quantised) - _saved_at_ends(facts, 2, embedding, head)
     if precision == "nf4":
         return int(quantised * NF4_BYTES) + rest
     scales = sum(4 * m.count * m.outputs for m in parameters.linear if m.pattern != "lm_head" and not m.bare)
     return quantised + scales + rest
+
+
+def _saved_at_ends(facts: ModelFacts, width: int, embedding: str, head: str) -> int:
+    """Bytes that embedding and head take less than in the type of the rest."""
+    ends = ((facts.parameters.embedding, embedding), (facts.parameters.head, head))
+    saved = 0.0
+    for numbers, held in ends:
+        if held != "16bit":
+            saved += numbers * (width - END_BYTES[held]) - (4 * facts.embedding_rows if held == "int8" else 0)
+    return int(saved)
 
 
 def activation_bytes(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:

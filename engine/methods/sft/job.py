@@ -29,6 +29,7 @@ from ...runs.context import RunContext, Stopped
 from ...runs.events import ExportEvent, FindingEvent, PhaseEvent, SampleEvent
 from ..callbacks import HeldOut, Schedule, StepReporter, best_of, history, should_stop_early
 from ..checkpoints import MANIFEST, delete_incomplete, last_complete, step_folder, write_checkpoint
+from ..measuring import measure_once
 from ..optimizers import usable_optimizer
 from ..sampling import answers
 from .arguments import training_arguments
@@ -42,6 +43,8 @@ from .scheduled import follow
 def run_sft(context: RunContext) -> None:
     """Train what the plan says and export it. See :func:`whet.engine.methods.jobs.run_job`."""
     train(context)
+    leave_if_asked(context)
+    measure_once(context)
     leave_if_asked(context)
     from ...export.pipeline import export_run
 
