@@ -82,9 +82,8 @@ def merge(
         out_dir: appears whole at the end. A folder there is replaced only if an earlier merge wrote it.
         dtype: of the result; auto is the base's own 16-bit type, bfloat16 for a float32 or rounded base.
         progress: called with (tensors done, tensors in all).
-        trained_precision: ``nf4`` or ``int8`` when training held the base rounded: the report then measures
-        how far
-            the 16-bit weights are from the ones trained over.
+        trained_precision: ``nf4``, ``int8`` or ``fp8`` when training held the base rounded: the report then
+            measures how far the 16-bit weights are from the ones trained over.
         shard_bytes: most bytes of one output file, and so of memory.
 
     Raises:
@@ -239,7 +238,7 @@ def _notes(base: BaseWeights, adapter: Adapter, trained_precision: str | None) -
             f"The base checkpoint holds {base.rounding} weights only: they were dequantised, so their "
             "rounding error stays in the merged weights. Merge onto the 16-bit original where you have it."
         )
-    elif trained_precision in ("nf4", "int8") and adapter.factors:
+    elif trained_precision in ("nf4", "int8", "fp8") and adapter.factors:
         name = sorted(adapter.factors)[0]
         difference = _rounding_difference(base.tensor(name).float(), trained_precision)
         notes.append(
@@ -250,12 +249,16 @@ def _notes(base: BaseWeights, adapter: Adapter, trained_precision: str | None) -
 
 
 def _rounding_difference(weight: torch.Tensor, precision: str) -> float:
-    """|W - round(W)| / |W| for one matrix, rounded as bitsandbytes does."""
+    """|W - round(W)| / |W| for one matrix, rounded as it was for training."""
     if precision == "nf4":
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
         packed, state = quantize_4bit(weight, quant_type="nf4")
         rounded = dequantize_4bit(packed, quant_state=state)
+    elif precision == "fp8":
+        from whet.kernels.fp8 import dequantize_rows, quantize_rows
+
+        rounded = dequantize_rows(*quantize_rows(weight), dtype=weight.dtype)
     else:
         scale = weight.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
         rounded = torch.round(weight / scale) * scale

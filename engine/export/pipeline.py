@@ -70,7 +70,7 @@ def export_model(
         emit: takes phase and export events as they happen.
         held_out: rows for the smoke test, see :data:`whet.engine.export.smoke.HeldOut`.
         name: beginning of the files' names; by default the folder's.
-        trained_precision: ``nf4`` or ``int8`` when training held the base rounded.
+        trained_precision: ``nf4``, ``int8`` or ``fp8`` when training held the base rounded.
         facts: of the run, for the model card.
 
     Raises:

@@ -13,7 +13,7 @@ from ..models.locate import resolve_model
 from .notes import say
 from .spellings import refuse_unknown
 
-Held = Literal["16bit", "nf4", "int8", "stored", "trained"]
+Held = Literal["16bit", "nf4", "int8", "fp8", "stored", "trained"]
 """How the base is held: `stored` as a quantised checkpoint says itself, `trained` as fp32 masters."""
 
 _ENGINE = "whet answers with transformers and has no second inference engine"
@@ -75,15 +75,21 @@ def stored_quantisation(folder: Path) -> str | None:
 
 
 def choose_precision(
-    in_4bit: bool | None, in_8bit: bool, in_16bit: bool, full_finetuning: bool, stored: str | None
+    in_4bit: bool | None,
+    in_8bit: bool,
+    in_16bit: bool,
+    full_finetuning: bool,
+    stored: str | None,
+    in_fp8: bool = False,
 ) -> Held:
-    """One way of holding the base from four switches and what the checkpoint is.
+    """One way of holding the base from five switches and what the checkpoint is.
 
     Raises:
         WhetError: `python_api.precision` for more than one switch, or full fine-tuning of a quantised
             checkpoint.
     """
-    chosen = [n for n, on in (("4bit", in_4bit), ("8bit", in_8bit), ("16bit", in_16bit)) if on]
+    switches = {"4bit": in_4bit, "8bit": in_8bit, "16bit": in_16bit, "fp8": in_fp8}
+    chosen = [name for name, on in switches.items() if on]
     if len(chosen) > 1:
         names = " and ".join(f"load_in_{name}=True" for name in chosen)
         raise WhetError("python_api.precision", f"{names} contradict each other.", "Keep one.")
@@ -94,15 +100,15 @@ def choose_precision(
                 f"full_finetuning=True, but this checkpoint is stored quantised ({stored}).",
                 "Load the 16-bit checkpoint it was made from.",
             )
-        if in_4bit or in_8bit:
+        if in_4bit or in_8bit or in_fp8:
             say("full_finetuning=True trains all weights, so they are held in full, not in 4 or 8 bits.")
         return "trained"
     if stored:
-        if in_8bit or in_16bit:
+        if in_8bit or in_16bit or in_fp8:
             say(f"The checkpoint is quantised ({stored}) and loads so; load_in_{chosen[0]} is set aside.")
         return "stored"
-    if in_8bit:
-        return "int8"
+    if in_8bit or in_fp8:
+        return "int8" if in_8bit else "fp8"
     return "16bit" if in_16bit or in_4bit is False else "nf4"
 
 

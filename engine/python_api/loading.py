@@ -31,7 +31,7 @@ def load_settings(
         WhetError: `python_api.dtype`, `python_api.device_map`.
     """
     compute = _compute(dtype)
-    base = {"nf4": "nf4", "int8": "int8", "trained": "fp32"}.get(held, compute)
+    base = {"nf4": "nf4", "int8": "int8", "fp8": "fp8", "trained": "fp32"}.get(held, compute)
     return Precision(device=_device(device_map), compute_dtype=compute, base_precision=base)
 
 

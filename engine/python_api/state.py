@@ -25,7 +25,7 @@ class ModelState:
     dtype: torch.dtype
     """What it computes in."""
     rounded: str | None = None
-    """`nf4` or `int8` where the base in memory was rounded while loading."""
+    """`nf4`, `int8` or `fp8` where the base in memory was rounded while loading."""
     gradient_checkpointing: bool | None = None
     """What `get_peft_model` asked for; None leaves it to the trainer's configuration."""
 

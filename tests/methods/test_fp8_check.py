@@ -1,4 +1,4 @@
-"""The finding on an FP8 base before training: its numbers are those of plain models, and too far is a warning."""
+"""The finding on an FP8 base before training: its numbers are plain models', and too far is a warning."""
 
 from __future__ import annotations
 

@@ -59,6 +59,7 @@ def test_a_quantised_checkpoint_is_not_quantised_twice(tiny_llama: Path, tmp_pat
         ((False, False, False, False, None), "16bit"),
         ((None, True, False, False, None), "int8"),
         ((None, False, True, False, None), "16bit"),
+        ((None, False, False, False, None, True), "fp8"),
         ((None, False, False, True, None), "trained"),
         ((False, False, False, False, "bitsandbytes"), "stored"),
     ],
