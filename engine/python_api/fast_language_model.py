@@ -45,6 +45,7 @@ class FastLanguageModel:
         load_in_4bit: bool | None = None,
         load_in_8bit: bool = False,
         load_in_16bit: bool = False,
+        load_in_fp8: bool = False,
         full_finetuning: bool = False,
         token: str | None = None,
         device_map: str | dict[str, Any] | None = None,
@@ -65,6 +66,7 @@ class FastLanguageModel:
                 checkpoint is already quantised, which loads as it is.
             load_in_8bit: hold the base as int8.
             load_in_16bit: hold the base in 16 bits.
+            load_in_fp8: hold the base as row-scaled FP8, and multiply in FP8 where the GPU can.
             full_finetuning: train all weights; nothing is quantised.
             token: refused; the hub's token comes from the environment.
             device_map: as transformers takes it; by default the one device there is.
@@ -85,7 +87,9 @@ class FastLanguageModel:
         set_aside(given, signature(FastLanguageModel.from_pretrained).parameters)
         folder, adapter = locate(model_name, revision)
         quantised = stored_quantisation(folder)
-        precision = choose_precision(load_in_4bit, load_in_8bit, load_in_16bit, full_finetuning, quantised)
+        precision = choose_precision(
+            load_in_4bit, load_in_8bit, load_in_16bit, full_finetuning, quantised, load_in_fp8
+        )
         settings = load_settings(precision, dtype, device_map)
         handle = load_model(folder, settings, trust_remote_code=trust_remote_code)
         model, tokenizer = handle.model, handle.tokenizer
@@ -94,7 +98,7 @@ class FastLanguageModel:
         if limit is not None and length > limit:
             say(f"max_seq_length={length} is beyond the {limit} positions this model was trained with.")
         checkpointing = checkpointing_wanted(use_gradient_checkpointing) if full_finetuning else None
-        rounded = precision if precision in ("nf4", "int8") else None
+        rounded = precision if precision in ("nf4", "int8", "fp8") else None
         name = _base_name(model_name, folder, adapter)
         remember(model, ModelState(folder, name, length, handle.dtype, rounded, checkpointing))
         model.max_seq_length = length
