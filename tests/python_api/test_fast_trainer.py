@@ -189,3 +189,17 @@ def test_a_rounded_base_trains_alike_and_is_read_anew_once_merged(
     merged = fast.evaluate()["eval_loss"]
     assert merged == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-4 if bits == 4 else 2e-2)
     assert fast.fast.program.is_current()
+
+
+def test_a_step_goes_through_at_once_where_it_fits(tiny_llama: Path, tmp_path: Path) -> None:
+    """Four micro-batches of the script are one, nothing is computed twice, and the loss is the same."""
+    config = {"gradient_accumulation_steps": 4, "learning_rate": 1e-3}
+    trainer = trainer_for(adapted(tiny_llama), tmp_path, config)
+    assert is_checkpointing(trainer.model)  # until it is known how much there is to hold
+    once = losses_of(trainer)
+    assert trainer.fast is not None and not is_checkpointing(trainer.model)
+    assert trainer.fast.budget >= 8 * max(len(row["input_ids"]) for row in trainer.train_dataset)
+    apart = trainer_for(adapted(tiny_llama, use_dora=True), tmp_path, config)
+    first, _ = losses_of(apart)
+    assert apart.fast is not None and apart.fast.budget < trainer.fast.budget / 2
+    assert once[0] == pytest.approx(first, rel=1e-5)  # before any step an adapter of any kind is the base
