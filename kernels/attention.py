@@ -89,11 +89,8 @@ def _check(name: str, device: torch.device, options: AttentionOptions, sizes: At
             return f"{type(error).__name__}: {str(error).splitlines()[0]}"
         outputs.append((o, lse, *gradients))
     errors = [relative_error(value, exact) for value, exact in zip(*outputs, strict=True)]
-    return (
-        ""
-        if max(errors) < CHECK_TOLERANCE[sizes.dtype]
-        else f"relative errors of o, lse, dq, dk, dv: {errors}"
-    )
+    right = max(errors) < CHECK_TOLERANCE[sizes.dtype]
+    return "" if right else f"relative errors of o, lse, dq, dk, dv: {errors}"
 
 
 def resolve(

@@ -50,7 +50,7 @@ OVERRIDES: dict[str, Tiles] = {}
 def _largest(kernel: str, capability: Capability, longest: int) -> int:
     """The first candidate worth considering."""
     if capability is not None and capability < (8, 0):
-        return 6  # Triton has no tensor cores there: products run on registers, which larger tiles overflow
+        return 7  # Triton has no tensor cores there: products run on registers, which larger tiles overflow
     if longest <= 128:
         return 2  # a tile sees little beyond itself: the larger it is, the more of its scores are masked
     # 128 x 128 needs operands that stay in shared memory, as Hopper's products have them.
@@ -72,9 +72,7 @@ def tiles(kernel: str, columns: int, itemsize: int, longest: int, capability: Ca
     if interpreting():
         return Tiles(32, 16, 4, 1)
     kib = 64 if capability is None else _SHARED_KIB.get(10 * capability[0] + capability[1], 64)
-    registers = (
-        128 if kernel == "forward" else 64
-    )  # of a thread, for one accumulator; other kernels have more
+    registers = 128 if kernel == "forward" else 64  # a thread's, for one accumulator; gradients have several
     for candidate in _CANDIDATES[_largest(kernel, capability, longest) :]:
         rows = _RESIDENT[kernel] * candidate.tile + 2 * candidate.stages * candidate.step
         fits = rows * columns * itemsize <= 0.9 * 1024 * kib
@@ -182,7 +180,7 @@ def backward(
 
 _FLOATS = ("do", "q", "k", "v", "o", "dq", "dk", "dv")
 _STATISTICS = ("lse", "delta")
-_SPILLS = {75: 4096, 80: 128, 90: 256, 100: 512, 120: 128}
+_SPILLS = {75: 1024, 80: 128, 90: 256, 100: 512, 120: 128}
 """Capability x 10 to spilled bytes a thread that its tiles are known to cost at head size 128, mostly in the
 gradient of the keys. 7.5 has no tensor cores in Triton, and elsewhere libraries serve what has no softcap."""
 

@@ -98,7 +98,7 @@ def test_documents_do_not_see_each_other(backend: str) -> None:
         for begin, end in ((0, 21), (21, 51), (51, 60)):
             alone = {name: x[name][begin:end] for name in "qkv"}
             offsets = torch.tensor([0, end - begin], dtype=torch.int32)
-            apart, _, _ = attention_forward(*alone.values(), offsets, end - begin)
+            apart, _, _ = attention_forward(alone["q"], alone["k"], alone["v"], offsets, end - begin)
             torch.testing.assert_close(together[begin:end], apart, rtol=1e-5, atol=1e-6)
 
 
@@ -108,7 +108,7 @@ def test_reference_layouts_agree(lengths: tuple[int, ...]) -> None:
     x = problem(lengths)
     tokens = sum(lengths)
     assert (len(lengths) * max(lengths) ** 2 < tokens**2) == (lengths[0] == 12)
-    o, lse, _ = attention_reference.forward(*x.values(), AttentionOptions())
+    o, lse, _ = attention_reference.forward(*x.values(), options=AttentionOptions())
     exact_o, exact_lse = by_hand(x, AttentionOptions())
     assert relative_error(o, exact_o) < 1e-6
     assert relative_error(lse, exact_lse) < 1e-6
@@ -276,7 +276,7 @@ def test_tiles_fit_in_shared_memory(
 
 def test_tiles_follow_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_triton, "interpreting", lambda: False)
-    sizes = {"columns": 128, "itemsize": 2, "capability": HOPPER}
+    sizes: dict[str, Any] = {"columns": 128, "itemsize": 2, "capability": HOPPER}
     assert tiles("forward", longest=2048, **sizes)[:2] == (128, 128)
     assert tiles("forward", longest=12, **sizes)[:2] == (64, 64)
     assert tiles("forward", longest=2048, **sizes | {"capability": (8, 0)})[:2] == (128, 64)
