@@ -26,7 +26,7 @@ class Fp8Config(QuantizationConfigMixin):
     """Row-scaled FP8 for all linear layers but the head."""
 
     def __init__(self, **_: Any) -> None:
-        self.quant_method = METHOD
+        self.quant_method = METHOD  # type: ignore[assignment]  # registered by name
 
 
 @register_quantizer(METHOD)
@@ -36,7 +36,7 @@ class Fp8Quantizer(HfQuantizer):
     requires_calibration = False
 
     def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:
-        path, _, name = param_name.rpartition(".")
+        path, name = param_name.rpartition(".")[::2]
         return name == "weight" and isinstance(model.get_submodule(path), Fp8Linear)
 
     def param_element_size(self, model: Any, param_name: str, param: torch.Tensor) -> float:
@@ -80,8 +80,8 @@ def _empty(linear: nn.Linear) -> Fp8Linear:
 class _Round(ConversionOps):
     """One weight as it arrives to FP8 and its scales."""
 
-    def convert(self, input_dict: dict[str, Any], model: Any = None, **_: Any) -> dict[str, torch.Tensor]:
-        rounded: dict[str, torch.Tensor] = {}
+    def convert(self, input_dict: dict[str, Any], *_: Any, model: Any = None, **__: Any) -> dict[str, Any]:
+        rounded: dict[str, Any] = {}
         for name, found in input_dict.items():
             path = name.rpartition(".")[0]
             w8_NK, scale_N = quantize_rows(found[0] if isinstance(found, list) else found)

@@ -99,7 +99,7 @@ class Nf4Table(KeepsTypes):
         blocks = columns // self.blocksize
         block_TB = ids[:, None] * blocks + torch.arange(blocks, device=ids.device)
         scale_TB = held.absmax[block_TB]
-        if held.nested_absmax is not None and held.nested_code is not None:
+        if held.nested_absmax is not None and held.nested_code is not None and held.offset is not None:
             scale_TB = (
                 held.nested_code[scale_TB.int()] * held.nested_absmax[block_TB // self.nested_blocksize]
             )
@@ -170,14 +170,14 @@ def reduce_ends(model: Any, embedding: str, head: str) -> None:
             f"Embedding and head are tied: one weight cannot be held as {embedding} and as {head}.",
             "Set model.embedding_precision and model.head_precision to the same.",
         )
-    table = None
+    shared: nn.Module | None = None
     if head != "16bit":
         table = _table(outer.weight.detach(), head)
         model.set_output_embeddings(ReducedHead(table, outer.bias))
+        shared = table if tied else None
     del outer
     if embedding != "16bit":
-        table = table if tied else _table(inner.weight.detach(), embedding)
-        _with_table(inner, table)
+        _with_table(inner, _table(inner.weight.detach(), embedding) if shared is None else shared)
 
 
 def _table(weight_VD: torch.Tensor, precision: str) -> nn.Module:

@@ -30,7 +30,7 @@ def resolved_ends(path: Path, config: dict[str, Any], **patch: Any) -> tuple[str
 
 
 def test_healthy_choices_say_nothing(tmp_path: Path) -> None:
-    ends = {"model__embedding_precision": "nf4", "model__head_precision": "int8"}
+    ends: dict[str, Any] = {"model__embedding_precision": "nf4", "model__head_precision": "int8"}
     assert not findings(tmp_path / "a", LLAMA_8B, model__precision="fp8", **ends)
     assert not findings(tmp_path / "b", TIED, model__head_precision="nf4")
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from whet.engine.models.adapters import add_adapter, save_weights
 from whet.engine.models.fast_path import apply_fast_path, program_of
+from whet.engine.models.fast_path.comparison import fused_projections
 from whet.engine.models.fp8 import Fp8Linear
 from whet.engine.models.loading import Precision, load_model
 from whet.engine.recipe import AdapterSection
@@ -85,7 +86,12 @@ def test_the_backward_pass_keeps_no_expanded_weight() -> None:
     layer = Fp8Linear.of(nn.Linear(64, 256, bias=False))
     kept: list[int] = []
     x = torch.randn(2, 64, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.nbytes)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         layer(x)
     assert sum(kept) == layer.weight.numel() + 4 * 256
 
@@ -101,12 +107,12 @@ def test_autocast_decides_the_type() -> None:
 
 
 def test_casting_a_model_leaves_its_fp8_weights_alone() -> None:
-    model = nn.Sequential(Fp8Linear.of(nn.Linear(32, 16)))
-    before = model[0].dense(torch.float32)
-    model.to(torch.float16)
-    assert model[0].weight.dtype == torch.float8_e4m3fn and model[0].scale.dtype == torch.float32
-    assert model[0].bias.dtype == torch.float16
-    assert torch.equal(model[0].dense(torch.float32), before)
+    layer = Fp8Linear.of(nn.Linear(32, 16))
+    before = layer.dense(torch.float32)
+    nn.Sequential(layer).to(torch.float16)
+    assert layer.weight.dtype == torch.float8_e4m3fn and layer.scale.dtype == torch.float32
+    assert layer.bias.dtype == torch.float16
+    assert torch.equal(layer.dense(torch.float32), before)
 
 
 def test_adapters_start_as_on_16_bit_weights_and_are_saved(tmp_path: Path) -> None:
@@ -177,9 +183,7 @@ def test_fp8_products_stay_near_16_bit(name: str, keep: bool) -> None:
 def projections(model: Any) -> list[Any]:
     program = program_of(model)
     assert program is not None
-    return [
-        p for layer in program.layers for half in (layer.attention, layer.mlp) for p in half.projections()
-    ]
+    return [projection for layer in program.layers for projection in fused_projections(layer)]
 
 
 def test_layers_stay_views_of_the_stacked_weight() -> None:
@@ -187,7 +191,7 @@ def test_layers_stay_views_of_the_stacked_weight() -> None:
     model = in_fp8(build("llama")).requires_grad_(False)
     before = {n: p.dense(torch.float32) for n, p in model.named_modules() if isinstance(p, Fp8Linear)}
     apply_fast_path(model, torch.float32, fp8={"Fp8Linear"})
-    qkv, out = program_of(model).layers[0].attention.projections()  # type: ignore[union-attr]
+    qkv, out, *_ = projections(model)
     start = qkv.stack.base.w8_NK.untyped_storage().data_ptr()
     assert {layer.weight.untyped_storage().data_ptr() for layer in qkv.layers} == {start}
     assert out.stack.base.w8_NK.data_ptr() == out.layers[0].weight.data_ptr()

@@ -44,7 +44,8 @@ def densely(model: Any) -> Any:
     inner, outer = plain.get_input_embeddings(), plain.get_output_embeddings()
     if isinstance(outer, ReducedHead):
         head = nn.Linear(outer.in_features, outer.out_features, bias=outer.bias is not None)
-        head.weight, head.bias = nn.Parameter(dense(outer.table)), outer.bias
+        head.weight = nn.Parameter(dense(outer.table))
+        head.register_parameter("bias", outer.bias)
         plain.set_output_embeddings(head.requires_grad_(False))
     if isinstance(inner, ReducedEmbedding):
         inner.__class__ = before(inner)
@@ -62,7 +63,7 @@ def before(embedding: Any) -> type:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_table_stands_for_its_rows(precision: str, dtype: torch.dtype) -> None:
     w = weight(dtype=dtype)
-    table = TABLES[precision](w)
+    table: Any = TABLES[precision](w)
     least, most = OFF[precision]
     assert least < relative_error(dense(table), w.float()) < most
     ids = torch.tensor([299, 0, 7, 7, 256, 130])
@@ -77,7 +78,7 @@ def test_a_table_stands_for_its_rows(precision: str, dtype: torch.dtype) -> None
 def test_rows_of_zeros_and_large_rows(precision: str) -> None:
     w = weight()
     w[3], w[4] = 0, w[4] * 1e4
-    table = TABLES[precision](w)
+    table: Any = TABLES[precision](w)
     assert dense(table).isfinite().all()
     assert relative_error(dense(table)[4], w[4]) < OFF[precision][1]
     # int8 has a scale a row; doubly quantised absmax share one over 256 blocks, so small rows suffer beside

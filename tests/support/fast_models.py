@@ -49,7 +49,9 @@ def packed_loss(model: Any, documents: list[list[int]]) -> torch.Tensor:
     program = program_of(model)
     assert program is not None
     packed = pack_rows(documents)
-    places, labels, start = [], [], 0
+    places: list[int] = []
+    labels: list[int] = []
+    start = 0
     for row in documents:
         places += range(start, start + len(row) - 1)
         labels += row[1:]

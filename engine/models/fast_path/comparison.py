@@ -74,11 +74,13 @@ def compare_with_16_bit(
         errors.append(_relative(_sum(alone) - _sum(after), _sum(after) - _sum(exact)))
         exact = after
     counts = labels_S >= 0
-    ends = [_normed(program, pair).index_select(0, places_S[counts]) for pair in (rounded, exact)]
-    divergence, loss, loss_16_bit = _predictions(program, *ends, labels_S[counts])
+    rounded_SD, exact_SD = (
+        _normed(program, pair).index_select(0, places_S[counts]) for pair in (rounded, exact)
+    )
+    divergence, loss, loss_16_bit = _predictions(program, rounded_SD, exact_SD, labels_S[counts])
     return Comparison(
         layers=[float(error) for error in errors],
-        hidden=float(_relative(ends[0].float() - ends[1].float(), ends[1].float())),
+        hidden=float(_relative(rounded_SD.float() - exact_SD.float(), exact_SD.float())),
         divergence=divergence,
         loss_16_bit=loss_16_bit,
         loss=loss,
@@ -108,9 +110,9 @@ def _exact(
     for projection in projections:
         stack = projection.stack
         weights = [weight_of(one).to(stack.a_RK.device, dtype) for one in projection.layers]
-        base = DenseBase(weights, stack.full_rank)
-        base.wide_NX[:, base.inputs :] = stack.sb_NR
-        stack.base = base
+        dense = DenseBase(weights, stack.full_rank)
+        dense.wide_NX[:, dense.inputs :] = stack.sb_NR
+        stack.base = dense
     try:
         yield
     finally:

@@ -67,7 +67,7 @@ class Projection:
         fp8: Collection[str] | None = None,
     ) -> None:
         self.dtype, self.fp8 = dtype, fp8_classes(workspace.device) if fp8 is None else fp8
-        self.modules = list(modules)
+        self.modules: list[Any] = list(modules)
         self.layers = [_base_layer(module) for module in modules]
         self.adapters = [_adapter_name(module) for module in modules]
         shapes = [_shape(layer) for layer in self.layers]
