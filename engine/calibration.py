@@ -59,8 +59,8 @@ def _typical(matmul: float, copy: float, fp8: float | None = None, *, cudnn: boo
 
 
 TYPICAL = (
-    ("H200", _typical(780, 4.3, 1280, cudnn=True)),
     ("GH200", _typical(780, 4.0, 1280, cudnn=True)),
+    ("H200", _typical(780, 4.3, 1280, cudnn=True)),
     ("H100 PCIe", _typical(480, 1.8, 850, cudnn=True)),
     ("H100 NVL", _typical(600, 3.4, 1000, cudnn=True)),
     ("H100", _typical(720, 3.0, 1200, cudnn=True)),
