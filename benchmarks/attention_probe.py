@@ -27,7 +27,7 @@ from whet.kernels import attention_reference, attention_triton
 from whet.kernels.attention_triton import Tiles
 from whet.kernels.spec import Case, relative_error
 
-BACKENDS = ("cudnn", "flash", "triton", "cudnn_ragged", "efficient")
+BACKENDS = ("cudnn", "flash", "triton", "efficient")
 _8B = {"heads": 32, "kv_heads": 8, "head_size": 128}
 _06B = {"heads": 16, "kv_heads": 8, "head_size": 128}
 

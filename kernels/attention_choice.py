@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import torch
 
-from . import attention_cudnn_ragged
 from .attention_reference import AttentionOptions
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -85,21 +84,11 @@ def _cudnn_refuses(capability: Capability, sizes: AttentionSizes, options: Atten
     return _library_refuses(capability, sizes, options)
 
 
-def _ragged_refuses(capability: Capability, sizes: AttentionSizes, options: AttentionOptions) -> str | None:
-    if capability is None or capability < (9, 0):
-        return "leads FlashAttention-2 from compute capability 9.0 on"
-    if not attention_cudnn_ragged.installed():
-        return "needs the package nvidia-cudnn-frontend"
-    if sizes.head_size > 128:
-        return "has no backward pass for head sizes over 128 on every GPU"
-    if sizes.tokens < 256 * sizes.documents:
-        return "wastes its tiles on documents under 256 tokens on average"
-    return _library_refuses(capability, sizes, options)
-
-
 def _flash_refuses(capability: Capability, sizes: AttentionSizes, options: AttentionOptions) -> str | None:
     if sizes.tokens < 64 * sizes.documents:
         return "wastes its tiles on documents under 64 tokens on average"
+    if capability is not None and capability >= (9, 0) and sizes.head_size <= 128:
+        return "is slower than the Triton kernel from compute capability 9.0 on"
     return _library_refuses(capability, sizes, options)
 
 
@@ -123,7 +112,6 @@ def _efficient_refuses(
 
 ORDER: dict[str, Refuses] = {
     "cudnn": _cudnn_refuses,
-    "cudnn_ragged": _ragged_refuses,
     "flash": _flash_refuses,
     "efficient": _efficient_refuses,
     "triton": lambda capability, sizes, options: None,
@@ -140,8 +128,19 @@ def choose_attention(
 ) -> Choice:
     """The first back end of :data:`ORDER` that serves the request.
 
-    Measured forward and backward on one H200, 32 query and 8 key/value heads of 128, causal, in TFLOP/s:
-    8 x 2048 cuDNN 393, FlashAttention-2 247; 1 x 32,768 cuDNN 555, FlashAttention-2 329.
+    Measured forward and backward on one H200, causal, heads of 128, TFLOP/s (benchmarks/attention_probe.py):
+
+    ==================================  =====  ======  ================
+    documents, query / key heads        cuDNN  Triton  FlashAttention-2
+    ==================================  =====  ======  ================
+    8 x 2,048, 32 / 8                     442     306               254
+    8 x 2,048, 16 / 8                     421     292               234
+    1 x 32,768, 32 / 8                    532     362               328
+    20 mixed in 11,200 tokens, 32 / 8       -     206               172
+    ==================================  =====  ======  ================
+
+    cuDNN's ragged layout gave wrong gradients there (through nvidia-cudnn-frontend; torch's own entry writes
+    out of bounds before pytorch#186142), so ragged documents run Triton.
 
     Args:
         capability: NVIDIA compute capability, or None.

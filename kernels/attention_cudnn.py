@@ -1,10 +1,10 @@
 """cuDNN's fused attention through torch, for documents of equal length: the dense layout.
 
 Measured 1.6 to 1.7 times FlashAttention-2 on Hopper. Grouped heads are native, token-strided views are read
-as they are. Ragged documents go another way (`attention_cudnn_ragged`): torch's own entry to cuDNN's ragged
-layout, ``_cudnn_attention_backward`` with offsets, sizes its gradient accumulator by the head size instead of
-the longest document until pytorch#186142 (June 2026), writing out of bounds, and builds its plan anew in
-every call until pytorch#191576 (August 2026). No self check can make that safe, so it is not called.
+as they are. Ragged documents go elsewhere: torch's own entry to that layout, ``_cudnn_attention_backward``
+with offsets, sizes its gradient accumulator by the head size instead of the longest document until
+pytorch#186142 (June 2026), writing out of bounds, and builds its plan anew in every call until pytorch#191576
+(August 2026). No self check can make that safe, so it is not called.
 """
 
 from __future__ import annotations

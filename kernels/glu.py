@@ -35,7 +35,7 @@ _BLOCK = 1024  # columns of a program of 128 threads: one 16-byte access a threa
 
 
 @triton.jit
-def _probability(x, KIND: tl.constexpr):
+def gate_probability(x, KIND: tl.constexpr):
     """(P(x), P'(x)) for float32 x; finite for every finite x."""
     if KIND == "swiglu":
         probability = 1.0 / (1.0 + tl.exp(-x))
@@ -61,7 +61,7 @@ def _forward_kernel(
     row, column, mask = _segment(columns, BLOCK)
     gate = tl.load(gate_ptr + row * gate_row + column, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(up_ptr + row * up_row + column, mask=mask, other=0.0).to(tl.float32)
-    probability, _ = _probability(gate, KIND)
+    probability, _ = gate_probability(gate, KIND)
     tl.store(h_ptr + row * h_row + column, (gate * probability * up).to(h_ptr.dtype.element_ty), mask=mask)
 
 
@@ -78,7 +78,7 @@ def _quantized_kernel(
     start = row.to(tl.int64)[:, None]
     gate = tl.load(gate_ptr + start * gate_row + column, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(up_ptr + start * up_row + column, mask=mask, other=0.0).to(tl.float32)
-    probability, _ = _probability(gate, KIND)
+    probability, _ = gate_probability(gate, KIND)
     h = (gate * probability * up).to(h_ptr.dtype.element_ty)
     tl.store(h_ptr + start * h_row + column, h, mask=mask)
     bits, scale = quantize_tile(h.to(tl.float32), NATIVE)
@@ -96,7 +96,7 @@ def _backward_kernel(
     dh = tl.load(dh_ptr + row * dh_row + column, mask=mask, other=0.0).to(tl.float32)
     gate = tl.load(gate_ptr + row * gate_row + column, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(up_ptr + row * up_row + column, mask=mask, other=0.0).to(tl.float32)
-    probability, density = _probability(gate, KIND)
+    probability, density = gate_probability(gate, KIND)
     active = gate * probability
     dgate = dh * up * (probability + gate * density)
     tl.store(dgate_ptr + row * dgate_row + column, dgate.to(dgate_ptr.dtype.element_ty), mask=mask)
@@ -107,7 +107,7 @@ def _backward_kernel(
 
 def reference(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
     """What :func:`glu` computes, in plain torch: float32 inside for 16-bit types, float64 for float64."""
-    _check(gate, up, kind)
+    check_halves(gate, up, kind)
     wide = accumulation_type(gate.dtype)
     return (_activation(gate.to(wide), kind) * up.to(wide)).to(gate.dtype)
 
@@ -126,7 +126,7 @@ def glu_forward(
     Raises:
         ValueError: for an unknown ``kind`` or shapes that differ.
     """
-    _check(gate_TF, up_TF, kind)
+    check_halves(gate_TF, up_TF, kind)
     out = output(out_TF, gate_TF)
     if not gate_TF.numel():
         return out
@@ -150,7 +150,7 @@ def glu_quantized_forward(
     Raises:
         ValueError: as there, or if rows are wider than a program holds (:data:`.rows.WIDEST`).
     """
-    _check(gate_TF, up_TF, kind)
+    check_halves(gate_TF, up_TF, kind)
     if not uses_triton(gate_TF) or not gate_TF.numel():
         h = glu_forward(gate_TF, up_TF, kind, out_TF=out_TF)
         return h, *quantize_rows(h)
@@ -188,13 +188,13 @@ def glu_backward(
     Raises:
         ValueError: for an unknown ``kind`` or shapes that differ.
     """
-    _check(gate_TF, up_TF, kind)
+    check_halves(gate_TF, up_TF, kind)
     dgate, dup = (output(tensor, gate_TF) for tensor in (out or (gate_TF, up_TF)))
     h = None if h_TF is None else output(h_TF, gate_TF)
     if not gate_TF.numel():
         return dgate, dup
     if not uses_triton(gate_TF):
-        return _reference_backward(dh_TF, gate_TF, up_TF, kind, h, (dgate, dup))
+        return reference_backward(dh_TF, gate_TF, up_TF, kind, h, (dgate, dup))
     dh, gate, up = addressable(dh_TF), addressable(gate_TF), addressable(up_TF)
     rows, columns = gate.shape
     _backward_kernel[(rows * triton.cdiv(columns, _BLOCK),)](
@@ -238,7 +238,7 @@ def _activation(gate: torch.Tensor, kind: str) -> torch.Tensor:
     return F.gelu(gate, approximate="tanh" if kind == "geglu_tanh" else "none")
 
 
-def _reference_backward(
+def reference_backward(
     dh: torch.Tensor,
     gate: torch.Tensor,
     up: torch.Tensor,
@@ -260,7 +260,7 @@ def _reference_backward(
     return out[0].copy_(dgate), out[1].copy_(dup)
 
 
-def _check(gate: torch.Tensor, up: torch.Tensor, kind: str) -> None:
+def check_halves(gate: torch.Tensor, up: torch.Tensor, kind: str) -> None:
     if kind not in KINDS:
         raise ValueError(f"unknown gated linear unit {kind!r}; known are {', '.join(KINDS)}")
     if gate.shape != up.shape:

@@ -8,9 +8,11 @@ from . import (
     attention,
     contrastive,
     decode_attention,
+    decode_linear,
     fp8,
     gelu,
     glu,
+    glu_low_rank,
     gradient_norm,
     grouped_gemm,
     int8,
@@ -32,9 +34,11 @@ _MODULES = (
     layer_norm,
     rope,
     glu,
+    glu_low_rank,
     gelu,
     attention,
     decode_attention,
+    decode_linear,
     fp8,
     nf4,
     nf4_fp8,
@@ -52,5 +56,11 @@ _MODULES = (
 )
 
 SPECS: dict[str, KernelSpec] = {
-    spec.name: spec for spec in (*(module.SPEC for module in _MODULES), fp8.TRANSPOSE_SPEC, fp8.MATMUL_SPEC)
+    spec.name: spec
+    for spec in (
+        *(module.SPEC for module in _MODULES),
+        glu_low_rank.BACKWARD_SPEC,
+        fp8.TRANSPOSE_SPEC,
+        fp8.MATMUL_SPEC,
+    )
 }

@@ -12,7 +12,6 @@ import torch
 from whet.kernels import attention as module
 from whet.kernels import (
     attention_cudnn,
-    attention_cudnn_ragged,
     attention_flash,
     attention_reference,
     attention_triton,
@@ -182,8 +181,8 @@ def test_bounds_are_the_mask(options: AttentionOptions) -> None:
     ("capability", "sizes", "options", "expected", "said"),
     [
         (HOPPER, {}, {}, "cudnn", "serves these sizes"),
-        (HOPPER, {"documents": 9}, {}, "flash", "needs documents of equal length"),
-        (HOPPER, {}, {"window": 512}, "flash", "no window"),
+        (HOPPER, {"documents": 9}, {}, "triton", "needs documents of equal length"),
+        (HOPPER, {}, {"window": 512}, "triton", "slower than the Triton kernel"),
         (HOPPER, {}, {"softcap": 30.0}, "triton", "no softcap"),
         (HOPPER, {"dtype": torch.float32}, {}, "efficient", "16-bit"),
         (HOPPER, {"dtype": torch.float32, "head_size": 20}, {}, "triton", "steps of 8, not 20"),
@@ -201,24 +200,19 @@ def test_choice_says_why(
     options: dict[str, Any],
     expected: str,
     said: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(attention_cudnn_ragged, "installed", lambda: False)
-    choose_attention.cache_clear()
     choice = choose_attention(capability, AttentionOptions(**options), replace(SIZES, **sizes))
     assert choice.name == expected
     assert said in choice.reason
 
 
-def test_ragged_cudnn_leads_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_cudnn_ragged, "installed", lambda: True)
-    choose_attention.cache_clear()
+def test_ragged_documents_follow_the_generation() -> None:
+    """FlashAttention-2 before Hopper, the Triton kernel from there on; a failed self check is passed over."""
     mixed = replace(SIZES, documents=9)
-    assert choose_attention(HOPPER, AttentionOptions(), mixed).name == "cudnn_ragged"
+    assert choose_attention(HOPPER, AttentionOptions(), mixed).name == "triton"
     assert choose_attention((8, 0), AttentionOptions(), mixed).name == "flash"
-    without = choose_attention(HOPPER, AttentionOptions(), mixed, frozenset({"cudnn_ragged"}))
-    assert without.name == "flash" and "self check" in without.reason
-    choose_attention.cache_clear()
+    without = choose_attention(HOPPER, AttentionOptions(), SIZES, frozenset({"cudnn"}))
+    assert without.name == "triton" and "self check" in without.reason
 
 
 @pytest.mark.parametrize("fault", ["none", "values", "raises"])
