@@ -24,8 +24,9 @@ from typing import Any
 # A folder of its own: in this one, kernels.py would hide a package that transformers looks for.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "training"))
 
+from models import SHAPES
 from report import append, heading, table
-from rows import ROWS, STACKS, Job, Result, Row
+from rows import PRECISIONS, ROWS, STACKS, Job, Result, Row
 
 HERE = Path(__file__).resolve().parent
 PARTS = HERE / "training"
@@ -172,8 +173,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stacks", default="", help=f"of {', '.join(STACKS)}, or labels of the row")
     parser.add_argument("--steps", type=int, default=0, help="optimizer steps, half of them to warm up")
     parser.add_argument("--warm", type=int, default=0, help="of the steps, those that are not measured")
-    parser.add_argument("--model", default="", help="another model, e.g. tiny")
-    parser.add_argument("--precision", default="", help="another one for all stacks")
+    parser.add_argument("--model", default="", choices=tuple(SHAPES), help="another one")
+    parser.add_argument("--precision", default="", choices=PRECISIONS, help="another one for all stacks")
     parser.add_argument("--batch", type=int, default=0)
     parser.add_argument("--accumulation", type=int, default=0)
     parser.add_argument("--length", type=int, default=0, help="tokens of a row")

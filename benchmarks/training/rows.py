@@ -8,6 +8,8 @@ from typing import Any
 
 STACKS = ("whet", "hf", "liger", "unsloth")
 """Ours; transformers with PEFT and TRL; the same with Liger's kernels; Unsloth."""
+PRECISIONS = ("bf16", "fp8", "nf4", "fp32")
+"""Of the frozen base."""
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANK = ALPHA = 16
 SEED = 3407
@@ -28,7 +30,7 @@ class Job:
     Args:
         stack: of :data:`STACKS`.
         model: of :data:`models.SHAPES`.
-        precision: of the frozen base: ``bf16``, ``fp8``, ``nf4`` or ``fp32``.
+        precision: of :data:`PRECISIONS`.
         batch, accumulation: as a script asks for them; whet may regroup.
         length: tokens of a row, or of the longest.
         lengths: ``fixed`` or ``chat``.
