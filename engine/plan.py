@@ -153,7 +153,7 @@ def make_plan(
     tokens = data.report.train.tokens
     total_tokens = round(tokens * resolved.epochs)
     measured = known_rate(facts, resolved)
-    rate = measured or predicted_rate(resolved)
+    rate = measured or (predicted_rate(resolved) if memory.fits else None)
     longest = longest_sequence(facts, recipe.adapter, resolved, room_of(machine))
     return Plan(
         id=_plan_id(recipe, resolved, facts, data),

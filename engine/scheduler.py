@@ -14,7 +14,7 @@ from typing import Literal
 from .calibration import Ceilings
 from .models.facts import ModelFacts
 from .models.families import Unsupported
-from .models.fast_memory import Choice, allocated, fast_peak, filled
+from .models.fast_memory import Choice, allocated, fast_peak, filled, host_bytes
 from .models.fast_shape import FastShape, Precisions, fast_shape
 from .models.fast_time import Rows, step_time
 from .models.memory import CUDA_CONTEXT, FRAGMENTATION, PROCESS
@@ -95,11 +95,10 @@ def budgets(rows: Rows) -> list[int]:
 def _candidates(shape: FastShape, start: Choice, room: Room, recompute: Recompute) -> Iterator[Choice]:
     """Choices of one budget that fit. Keeping everything ends it: nothing of this budget is faster."""
     layers = shape.layers
-    for offload in sorted({0, layers // 2, layers}) if room.host else (0,):
+    most_away = _most_offloaded(shape, start, room)
+    for offload in sorted({0, most_away // 2, most_away}):
         for chunk in (None, *(size for size in CHUNKS if size < start.filled)):
             choice = replace(start, chunk=chunk, offload=offload)
-            if not _host_fits(shape, choice, room):
-                continue
             levels = {"auto": range(layers + 1), "on": (layers,), "off": (0,)}[recompute]
             for dropped in levels:
                 most = layers if recompute != "off" else 0
@@ -136,8 +135,12 @@ def _fits(shape: FastShape, choice: Choice, room: Room) -> bool:
     return allocated(shape, fast_peak(shape, choice)) <= room.allocator(shape)
 
 
-def _host_fits(shape: FastShape, choice: Choice, room: Room) -> bool:
-    return fast_peak(shape, choice).host <= HOST_SHARE * room.host
+def _most_offloaded(shape: FastShape, start: Choice, room: Room) -> int:
+    """Layers whose inputs, and attention's results, find room in host memory."""
+    away = replace(start, recompute_attention=shape.layers)
+    return _largest(
+        shape.layers, lambda count: host_bytes(shape, replace(away, offload=count)) <= HOST_SHARE * room.host
+    )
 
 
 def _smallest(shape: FastShape, start: Choice, room: Room, recompute: Recompute = "auto") -> Choice:
@@ -147,12 +150,11 @@ def _smallest(shape: FastShape, start: Choice, room: Room, recompute: Recompute 
     levels = {"auto": (0, layers), "on": (layers,), "off": (0,)}[recompute]
     every = [
         replace(start, chunk=chunk, offload=offload, recompute_mlp=mlp, recompute_attention=attention)
-        for offload in ((0, layers) if room.host else (0,))
+        for offload in (0, _most_offloaded(shape, start, room))
         for mlp in levels
         for attention in levels
     ]
-    possible = [choice for choice in every if _host_fits(shape, choice, room)]
-    return min(possible, key=lambda choice: fast_peak(shape, choice).device)
+    return min(every, key=lambda choice: fast_peak(shape, choice).device)
 
 
 def _schedule(shape: FastShape, rows: Rows, choice: Choice, seconds: float | None) -> Schedule:

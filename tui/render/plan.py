@@ -24,7 +24,6 @@ def plan_summary(plan: Plan) -> RenderableType:
     held_out = f", {report.eval.token_rows:,} held out" if report.eval else ""
     supervised = report.train.supervised_tokens / max(1, report.train.tokens)
     where = "GPU memory" if plan.memory.where == "gpu" else "memory"
-    time = "unknown until a run here has set the pace" if plan.seconds is None else duration(plan.seconds)
     rows: list[tuple[str, str | Text]] = [
         ("model", f"{plan.recipe.model.name}, {plan.model.family}, {amount(parameters)} parameters"),
         (
@@ -49,7 +48,8 @@ def plan_summary(plan: Plan) -> RenderableType:
             f"{size(plan.memory.needed)} of {size(plan.memory.available)} {where}, "
             f"{size(sum(plan.disk_bytes.values()))} disk",
         ),
-        ("time", time),
+        *_schedule(plan),
+        ("time", _time(plan)),
         ("machine", resolved.machine),
     ]
     parts: list[RenderableType] = [facts(rows)]
@@ -58,9 +58,30 @@ def plan_summary(plan: Plan) -> RenderableType:
     return Group(*parts)
 
 
+def _schedule(plan: Plan) -> list[tuple[str, str | Text]]:
+    """How a step goes through the GPU; nothing for a model off the fast path."""
+    schedule = plan.resolved.schedule
+    if schedule is None:
+        return []
+    times = f"about {schedule.micro_batches:.3g} times" if schedule.micro_batches > 1 else "at once"
+    text = f"a step's rows go through {times}, at most {schedule.budget:,} tokens; {schedule.summary()}"
+    if not plan.longest_sequence:
+        return [("schedule", text)]
+    return [("schedule", text), ("longest", f"a row of {plan.longest_sequence:,} tokens would fit")]
+
+
+def _time(plan: Plan) -> str:
+    if plan.seconds is None:
+        return "unknown until a run here has set the pace"
+    return duration(plan.seconds) if plan.seconds_measured else f"about {duration(plan.seconds)} (predicted)"
+
+
 def plan_details(plan: Plan) -> RenderableType:
     """The summary, memory by component, the alternatives, and the settings with their origin."""
     parts: list[RenderableType] = [plan_summary(plan), _heading("memory"), _memory(plan)]
+    if plan.longest_by_memory:
+        fitting = " · ".join(f"{gb} GB {tokens:,}" for gb, tokens in plan.longest_by_memory.items())
+        parts.append(Text(f"longest row, in tokens, that fits a GPU of {fitting}"))
     if plan.alternatives:
         parts.append(_heading("alternatives"))
         for other in plan.alternatives:
