@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow.compute as pc
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
@@ -64,7 +66,8 @@ def _lengths(trainer: SupervisedTrainer) -> list[int]:
     if isinstance(rows, Dataset) and "input_ids" in rows.column_names:
         lengths: list[int] = pc.list_value_length(rows.with_format("arrow")["input_ids"]).to_pylist()
         return lengths
-    return [trainer.args.max_length or UNKNOWN_LENGTH]
+    args: Any = trainer.args
+    return [args.max_length or UNKNOWN_LENGTH]
 
 
 def _adapter(config: LoraConfig) -> AdapterSection:

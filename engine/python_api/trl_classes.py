@@ -212,7 +212,7 @@ def _follow_model(config: trl.SFTConfig, model: Any, moved: dict[str, Any]) -> N
             setattr(config, name, state.gradient_checkpointing)
 
 
-def _recompute_by_program(config: trl.SFTConfig, model: Any) -> None:
+def _recompute_by_program(config: TrainingArguments, model: Any) -> None:
     """A model on the fast path recomputes by itself what transformers' checkpointing would."""
     program = None if isinstance(model, str) else program_of(model)
     if program is None or mixed_reason(config, program.dtype) is not None:

@@ -36,7 +36,7 @@ def said(rows: list[TokenRow] | None) -> list[tuple[list[int], list[int]]]:
     return [(row.input_ids.tolist(), row.labels.tolist()) for row in rows]
 
 
-def tensors(**values: list[list[int]]) -> Batch:
+def tensors(**values: Any) -> Batch:
     return {name: torch.tensor(value) for name, value in values.items()}
 
 

@@ -16,7 +16,8 @@ def plain_reason(trainer: trl.SFTTrainer, program: DecoderProgram) -> str | None
     The model's decoder still runs packed then, where it can; what is lost is the fused loss, and rows of
     several micro-batches going through together.
     """
-    args = trainer.args
+    args: Any = trainer.args
+    config: Any = program.decoder.config
     if trainer.compute_loss_func is not None:
         return "compute_loss_func is a loss of its own"
     if type(trainer).compute_loss is not trl.SFTTrainer.compute_loss:
@@ -29,7 +30,7 @@ def plain_reason(trainer: trl.SFTTrainer, program: DecoderProgram) -> str | None
         return "use_liger_kernel puts other kernels in place"
     if args.world_size > 1:
         return "several processes share a step"
-    if program.decoder.config.to_dict().get("output_router_logits"):
+    if config.to_dict().get("output_router_logits"):
         return "the router's own loss is added"
     return mixed_reason(args, program.dtype)
 

@@ -169,9 +169,10 @@ class SupervisedTrainer(trl.SFTTrainer):
         bits = FLAT_OPTIMIZERS.get(str(getattr(self.args.optim, "value", self.args.optim)))
         if self.fast is None or bits is None or self.optimizer is not None:
             return super().create_optimizer(*([] if model is None else [model]))
-        args = self.args
-        decayed = set(self.get_decay_parameter_names(self.model))
-        trained = [(name, param) for name, param in self.model.named_parameters() if param.requires_grad]
+        args, trainee = self.args, self.model
+        assert trainee is not None
+        decayed = set(self.get_decay_parameter_names(trainee))
+        trained = [(name, param) for name, param in trainee.named_parameters() if param.requires_grad]
         groups = [
             {
                 "params": [param for name, param in trained if (name in decayed) == decays],
