@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from whet.kernels.decode_linear import decode_linear, takes
 from whet.kernels.glu import glu_forward
 from whet.kernels.lora_linear import lora_linear_forward
 from whet.kernels.rms_norm import rms_norm_forward
@@ -71,5 +72,26 @@ def _normed(
 
 
 def _product(projection: Projection, x_TX: torch.Tensor) -> torch.Tensor:
-    y_TN, _ = lora_linear_forward(x_TX, projection.stack, bias_N=projection.bias())
+    """The projection's output; few rows are multiplied with the weights as they are held."""
+    stack, bias_N = projection.stack, projection.bias()
+    weights = projection.stored()
+    if not all(takes(weight, len(x_TX)) for weight in weights):
+        y_TN, _ = lora_linear_forward(x_TX, stack, bias_N=bias_N)
+        return y_TN
+    x_TK = x_TX[:, : projection.inputs]
+    t_TR = decode_linear(x_TK, stack.a_RK) if stack.rank else None
+    y_TN = x_TK.new_empty(len(x_TK), sum(projection.outputs))
+    outputs = projection.outputs if len(weights) > 1 else (y_TN.shape[1],)
+    start = 0
+    for weight, size in zip(weights, outputs, strict=True):
+        part = slice(start, start + size)
+        decode_linear(
+            x_TK,
+            weight,
+            sb_NR=None if t_TR is None else stack.sb_NR[part],
+            t_BR=t_TR,
+            bias_N=None if bias_N is None else bias_N[part],
+            out_BN=y_TN[:, part],
+        )
+        start += size
     return y_TN

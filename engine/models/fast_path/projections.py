@@ -13,6 +13,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from whet.kernels.decode_linear import ScaledWeight, Weight
 from whet.kernels.fp8 import converts_natively
 from whet.kernels.int8 import dequantize_int8
 from whet.kernels.lora_base import Base, DenseBase, ExpandedBase, ExpandedFp8Base, Fp8Base
@@ -104,6 +105,14 @@ class Projection:
             drops = isinstance(dropout, nn.Dropout) and dropout.training
             factors.append(Factor(a, b, module.scaling[name], dropout.p if drops else 0.0))
         return self.stack.put(factors)
+
+    def stored(self) -> list[Weight]:
+        """The frozen weights as they are held, for products with few rows: side by side as one, or one a
+        layer."""
+        base = self.stack.base
+        if isinstance(base, DenseBase):
+            return [base.wide_NX[:, : self.inputs]]
+        return [_stored(layer) for layer in self.layers]
 
     def bias(self) -> torch.Tensor | None:
         """All biases beside one another, (N,); zeros for a layer without one."""
@@ -231,11 +240,22 @@ def _expand_8bit(layer: Any) -> Callable[[torch.Tensor], None]:
         raise NotFusedError("an 8-bit weight that is not quantised yet")
 
     def expand(out_NK: torch.Tensor) -> None:
-        # bitsandbytes moves the scales from the weight into its own state at the first plain forward.
-        scale = layer.weight.SCB if layer.weight.SCB is not None else layer.state.SCB
-        dequantize_int8(layer.weight.data, scale, out_NK)
+        dequantize_int8(layer.weight.data, _row_scales(layer), out_NK)
 
     return expand
+
+
+def _row_scales(layer: Any) -> torch.Tensor:
+    """bitsandbytes moves them from the weight into its own state at the first plain forward."""
+    scale: torch.Tensor = layer.weight.SCB if layer.weight.SCB is not None else layer.state.SCB
+    return scale
+
+
+def _stored(layer: Any) -> Weight:
+    kind = type(layer).__name__
+    if kind == "Linear4bit":
+        return _four_bits(layer)
+    return ScaledWeight(layer.weight.data, layer.scale if kind == "Fp8Linear" else _row_scales(layer))
 
 
 def _discard(_: object) -> None:

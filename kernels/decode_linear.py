@@ -1,0 +1,433 @@
+"""A linear layer and its LoRA update for a few rows of x, straight from the weights as they are stored.
+
+    y = x W^T + t sB^T + bias,    t = x A^T
+
+With one row every weight is used once, so reading W decides the time: 16-bit weights are multiplied as they
+come, those in 4 (NF4) and 8 bits (int8, FP8) are expanded in registers, where expanding them in memory first
+would move several times their bytes. A program takes some rows of W and runs along them; the sums are in fp32
+and rounded once. NF4 takes more rows too, on tensor cores; other weights with more rows are torch's.
+
+Legend: B rows, K inputs, N outputs, R ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+
+from .backend import interpreting, uses_triton
+from .fp8 import converts_natively, dequantize_rows, quantize_rows
+from .int8 import reference as expand_int8
+from .nf4 import block_scale, look_up, scale_arguments, unpack
+from .nf4 import reference as expand_nf4
+from .nf4_format import Nf4Weight, quantize_nf4
+from .rows import accumulation_type
+from .spec import Case, Compilation, Inputs, KernelSpec, bytes_of
+
+MOST_ROWS = 16
+"""Rows of x that the NF4 kernel takes: one tile of a tensor core's product."""
+
+
+@dataclass(frozen=True)
+class ScaledWeight:
+    """8 bits (N, K) and an fp32 scale a row (N,): int8 with each row's largest magnitude, as LLM.int8()
+    stores them, or float8_e4m3fn with what its rows are multiplied by."""
+
+    data: torch.Tensor
+    scale: torch.Tensor
+
+
+Weight = torch.Tensor | Nf4Weight | ScaledWeight
+
+
+@triton.jit
+def _update(total, n, t, sb, bias, sb_row, N, RANK: tl.constexpr, RANKS: tl.constexpr):
+    """The sums of outputs ``n`` with the LoRA update and the bias of one row of x."""
+    if RANK:
+        rank = tl.arange(0, RANKS)
+        here = (n < N)[:, None] & (rank < RANK)[None, :]
+        factors = tl.load(sb + n.to(tl.int64)[:, None] * sb_row + rank[None, :], here, other=0.0)
+        inner = tl.load(t + rank, rank < RANK, other=0.0).to(tl.float32)
+        total += tl.sum(factors.to(tl.float32) * inner[None, :], 1)
+    if bias is not None:
+        total += tl.load(bias + n, n < N, other=0.0).to(tl.float32)
+    return total
+
+
+@triton.jit
+def dense_kernel(
+    x, w, scale, t, sb, bias, y, w_units, sb_row, N,
+    K: tl.constexpr, UNIT: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,
+    OUTPUTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """OUTPUTS rows of W in a float type, or in 8 bits with a scale a row, times one row of x.
+
+    W's rows are ``w_units`` times UNIT elements apart, so that the compiler knows how they are aligned.
+    """
+    n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    row = w + (n.to(tl.int64) * w_units * UNIT)[:, None]
+    sums = tl.zeros([OUTPUTS, BLOCK], tl.float32)
+    for start in tl.static_range(0, K, BLOCK):
+        k = start + tl.arange(0, BLOCK)
+        here = (n < N)[:, None] & (k < K)[None, :]
+        values = tl.load(x + k, k < K, other=0.0).to(tl.float32)
+        sums += tl.load(row + k[None, :], here, other=0.0).to(tl.float32) * values[None, :]
+    total = tl.sum(sums, 1)
+    if scale is not None:
+        total *= tl.load(scale + n, n < N, other=0.0).to(tl.float32)
+        if w.dtype.element_ty == tl.int8:
+            total *= 1 / 127
+    total = _update(total, n, t, sb, bias, sb_row, N, RANK, RANKS)
+    tl.store(y + n, total.to(y.dtype.element_ty), n < N)
+
+
+@triton.jit
+def nf4_kernel(
+    x, packed, absmax_ptr, code_ptr, nested_absmax_ptr, nested_code_ptr, offset_ptr, t, sb, bias, y, sb_row,
+    N, K: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    NESTED: tl.constexpr, NESTED_BLOCK: tl.constexpr, OUTPUTS: tl.constexpr, WORDS: tl.constexpr,
+):  # fmt: skip
+    """OUTPUTS rows of a 4-bit W, WORDS words of 8 codes at a time, times one row of x. A block's scale is
+    multiplied in after the sum over a word."""
+    unit = tl.arange(0, OUTPUTS * WORDS)
+    row = tl.program_id(0) * OUTPUTS + unit // WORDS
+    element = tl.arange(0, 8)
+    sums = tl.zeros([OUTPUTS * WORDS], tl.float32)
+    for start in tl.static_range(0, K // 8, WORDS):
+        word = start + unit % WORDS
+        here = (row < N) & (word < K // 8)
+        at = row.to(tl.int64) * (K // 8) + word
+        code = look_up(code_ptr, unpack(packed, at, here, 8), OUTPUTS * WORDS, 8)
+        places = (word * 8)[:, None] + element[None, :]
+        values = tl.load(x + places, here[:, None], other=0.0).to(tl.float32)
+        scale = block_scale(
+            at // (BLOCK_SIZE // 8), here, absmax_ptr, nested_absmax_ptr, nested_code_ptr, offset_ptr,
+            NESTED, NESTED_BLOCK,
+        )  # fmt: skip
+        sums += tl.sum(code * values, 1) * scale
+    n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    total = tl.sum(tl.reshape(sums, (OUTPUTS, WORDS)), 1)
+    total = _update(total, n, t, sb, bias, sb_row, N, RANK, RANKS)
+    tl.store(y + n, total.to(y.dtype.element_ty), n < N)
+
+
+@triton.jit
+def nf4_rows_kernel(
+    x, packed, absmax_ptr, code_ptr, nested_absmax_ptr, nested_code_ptr, offset_ptr, t, sb, bias, y,
+    x_row, t_row, sb_row, y_row, B, N,
+    K: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    NESTED: tl.constexpr, NESTED_BLOCK: tl.constexpr, OUTPUTS: tl.constexpr, WORDS: tl.constexpr,
+    ROWS: tl.constexpr, CAST: tl.constexpr,
+):  # fmt: skip
+    """OUTPUTS rows of a 4-bit W times ROWS rows of x, as a product of tiles."""
+    unit = tl.arange(0, OUTPUTS * WORDS)
+    row = tl.program_id(0) * OUTPUTS + unit // WORDS
+    n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    b = tl.arange(0, ROWS)
+    sums = tl.zeros([OUTPUTS, ROWS], tl.float32)
+    for start in range(0, K // 8, WORDS):
+        word = start + unit % WORDS
+        here = (row < N) & (word < K // 8)
+        at = row.to(tl.int64) * (K // 8) + word
+        code = look_up(code_ptr, unpack(packed, at, here, 8), OUTPUTS * WORDS, 8)
+        scale = block_scale(
+            at // (BLOCK_SIZE // 8), here, absmax_ptr, nested_absmax_ptr, nested_code_ptr, offset_ptr,
+            NESTED, NESTED_BLOCK,
+        )  # fmt: skip
+        weights = tl.reshape(code * tl.where(here, scale, 0.0)[:, None], (OUTPUTS, WORDS * 8))
+        k = start * 8 + tl.arange(0, WORDS * 8)
+        values = tl.load(x + k[:, None] + b[None, :] * x_row, (k < K)[:, None] & (b < B)[None, :], other=0.0)
+        if CAST:
+            values = values.to(tl.float32)
+        sums = tl.dot(weights.to(values.dtype), values, sums, input_precision="ieee")
+    if RANK:
+        rank = tl.arange(0, RANKS)
+        here_2 = (n < N)[:, None] & (rank < RANK)[None, :]
+        factors = tl.load(sb + n.to(tl.int64)[:, None] * sb_row + rank[None, :], here_2, other=0.0)
+        at_t = t + rank[:, None] + b[None, :] * t_row
+        inner = tl.load(at_t, (rank < RANK)[:, None] & (b < B)[None, :], other=0.0)
+        if CAST:
+            factors, inner = factors.to(tl.float32), inner.to(tl.float32)
+        sums = tl.dot(factors, inner, sums, input_precision="ieee")
+    if bias is not None:
+        sums += tl.load(bias + n, n < N, other=0.0).to(tl.float32)[:, None]
+    at_y = y + n[:, None] + b[None, :] * y_row
+    tl.store(at_y, sums.to(y.dtype.element_ty), (n < N)[:, None] & (b < B)[None, :])
+
+
+def takes(weight: Weight, rows: int) -> bool:
+    """Whether :func:`decode_linear` has a kernel for this weight and so many rows of x."""
+    if isinstance(weight, Nf4Weight):
+        whole = weight.shape[1] % weight.blocksize == 0 and weight.packed.data_ptr() % 4 == 0
+        return whole and 1 <= rows <= MOST_ROWS
+    if isinstance(weight, ScaledWeight) and weight.data.dtype == torch.float8_e4m3fn:
+        return rows == 1 and (interpreting() or converts_natively(weight.data.device))
+    return rows == 1
+
+
+def decode_linear(
+    x_BK: torch.Tensor,
+    weight: Weight,
+    *,
+    a_RK: torch.Tensor | None = None,
+    sb_NR: torch.Tensor | None = None,
+    t_BR: torch.Tensor | None = None,
+    bias_N: torch.Tensor | None = None,
+    out_BN: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """y for a few rows of x. No gradient, no host synchronisation.
+
+    Args:
+        x_BK: fp32, bf16 or fp16; rows of any stride.
+        weight: (N, K), in x's type (rows of any stride), NF4 or int8.
+        a_RK: LoRA's A in x's type, with ``sb_NR``: t is computed here.
+        sb_NR: LoRA's B times its scaling, rows of any stride.
+        t_BR: x A^T where it is there already, instead of ``a_RK``.
+        bias_N: any float type.
+        out_BN: where y goes, rows of any stride.
+
+    Returns:
+        (B, N) in x's type.
+    """
+    if a_RK is not None and t_BR is None:
+        t_BR = decode_linear(x_BK, a_RK)
+    if not uses_triton(x_BK) or not takes(weight, len(x_BK)) or not x_BK.shape[1]:
+        y_BN = _plain(x_BK, weight, sb_NR, t_BR, bias_N)
+        return y_BN if out_BN is None else out_BN.copy_(y_BN)
+    outputs = len(weight) if isinstance(weight, torch.Tensor) else _shape(weight)[0]
+    if out_BN is None:
+        out_BN = x_BK.new_empty(len(x_BK), outputs)
+    x_BK = x_BK if x_BK.stride(1) == 1 else x_BK.contiguous()
+    update = {
+        "t": t_BR, "sb": sb_NR, "bias": bias_N, "y": out_BN,
+        "sb_row": 0 if sb_NR is None else sb_NR.stride(0), "N": outputs,
+        "RANK": 0 if sb_NR is None else sb_NR.shape[1],
+    }  # fmt: skip
+    if not outputs:
+        return out_BN
+    if not isinstance(weight, Nf4Weight):
+        _dense(x_BK, weight, update)
+    elif len(x_BK) == 1:
+        _nf4(x_BK, weight, update)
+    else:
+        _nf4_rows(x_BK, weight, update)
+    return out_BN
+
+
+def _shape(weight: Weight) -> tuple[int, int]:
+    shape = weight.data.shape if isinstance(weight, ScaledWeight) else weight.shape
+    return shape[0], shape[1]
+
+
+def _dense(x_BK: torch.Tensor, weight: torch.Tensor | ScaledWeight, update: dict[str, Any]) -> None:
+    w_NK, scale_N = (weight, None) if isinstance(weight, torch.Tensor) else (weight.data, weight.scale)
+    w_NK = w_NK if w_NK.stride(1) == 1 else w_NK.contiguous()
+    row = w_NK.stride(0)
+    unit = 16 if row % 16 == 0 else 8 if row % 8 == 0 else 1
+    outputs, block, warps = dense_tile(*w_NK.shape)
+    dense_kernel[(triton.cdiv(len(w_NK), outputs),)](
+        x=x_BK, w=w_NK, scale=scale_N, **update, w_units=row // unit, K=w_NK.shape[1], UNIT=unit,
+        RANKS=triton.next_power_of_2(max(1, update["RANK"])), OUTPUTS=outputs, BLOCK=block, num_warps=warps,
+    )  # fmt: skip
+
+
+def dense_tile(outputs: int, inputs: int) -> tuple[int, int, int]:
+    """Rows of W a program, columns a step, warps: programs to fill a GPU, then bytes to fill a program."""
+    if outputs < 512:  # LoRA's A: few long rows
+        return 1, min(4096, triton.next_power_of_2(inputs)), 8
+    block = min(1024, triton.next_power_of_2(inputs))
+    return (4 if outputs >= 4096 else 2), block, 4
+
+
+def _nf4(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any]) -> None:
+    words = nf4_words(weight.shape[1])
+    nf4_kernel[(triton.cdiv(weight.shape[0], NF4_OUTPUTS),)](
+        x=x_BK, packed=weight.packed.view(torch.int32), code_ptr=weight.code, **update,
+        **scale_arguments(weight), K=weight.shape[1], RANKS=triton.next_power_of_2(max(1, update["RANK"])),
+        BLOCK_SIZE=weight.blocksize, OUTPUTS=NF4_OUTPUTS, WORDS=words, num_warps=4,
+    )  # fmt: skip
+
+
+NF4_OUTPUTS = 4
+"""Rows of a 4-bit weight a program."""
+
+
+def nf4_words(inputs: int) -> int:
+    """Words of a row a step: 1,024 elements, fewer in shorter rows."""
+    return min(128, triton.next_power_of_2(inputs // 8))
+
+
+def _nf4_rows(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any]) -> None:
+    t_BR, y_BN = update["t"], update["y"]
+    nf4_rows_kernel[(triton.cdiv(weight.shape[0], ROWS_OUTPUTS),)](
+        x=x_BK, packed=weight.packed.view(torch.int32), code_ptr=weight.code, **update,
+        **scale_arguments(weight), x_row=x_BK.stride(0), t_row=0 if t_BR is None else t_BR.stride(0),
+        y_row=y_BN.stride(0), B=len(x_BK), K=weight.shape[1],
+        RANKS=max(16, triton.next_power_of_2(max(1, update["RANK"]))), BLOCK_SIZE=weight.blocksize,
+        OUTPUTS=ROWS_OUTPUTS, WORDS=ROWS_WORDS, ROWS=MOST_ROWS, CAST=interpreting(), num_warps=4,
+    )  # fmt: skip
+
+
+ROWS_OUTPUTS, ROWS_WORDS = 32, 16
+"""Tile of a 4-bit weight that several rows of x are multiplied with: outputs, words of a row."""
+
+
+def _plain(
+    x_BK: torch.Tensor,
+    weight: Weight,
+    sb_NR: torch.Tensor | None,
+    t_BR: torch.Tensor | None,
+    bias_N: torch.Tensor | None,
+) -> torch.Tensor:
+    y_BN = F.linear(x_BK, _expanded(weight, x_BK.dtype), None if bias_N is None else bias_N.to(x_BK.dtype))
+    return y_BN if sb_NR is None or t_BR is None else y_BN.addmm_(t_BR, sb_NR.T)
+
+
+def _expanded(weight: Weight, dtype: torch.dtype) -> torch.Tensor:
+    if isinstance(weight, Nf4Weight):
+        return expand_nf4(weight, dtype=dtype)
+    if isinstance(weight, ScaledWeight):
+        expand = expand_int8 if weight.data.dtype == torch.int8 else dequantize_rows
+        return expand(weight.data, weight.scale, dtype=dtype)
+    return weight
+
+
+def reference(
+    x_BK: torch.Tensor,
+    weight: Weight,
+    *,
+    a_RK: torch.Tensor | None = None,
+    sb_NR: torch.Tensor | None = None,
+    t_BR: torch.Tensor | None = None,
+    bias_N: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """As :func:`decode_linear` in plain torch: weights expanded to fp32, sums in fp32, t rounded."""
+    wide = accumulation_type(x_BK.dtype)
+    x = x_BK.to(wide)
+    y_BN = x @ _expanded(weight, wide).to(wide).T
+    if a_RK is not None and t_BR is None:
+        t_BR = (x @ a_RK.to(wide).T).to(x_BK.dtype)
+    if sb_NR is not None and t_BR is not None:
+        y_BN = y_BN + t_BR.to(wide) @ sb_NR.to(wide).T
+    if bias_N is not None:
+        y_BN = y_BN + bias_N.to(wide)
+    return y_BN.to(x_BK.dtype)
+
+
+def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
+    sizes, generator = case.sizes, torch.Generator(device).manual_seed(seed)
+    b, k, n, r = (sizes[name] for name in "BKNR")
+
+    def normal(rows: int, columns: int, scale: float = 1.0, padding: int = 8) -> torch.Tensor:
+        wide = torch.randn(rows, columns + padding, generator=generator, device=device) * scale
+        return wide.to(dtype)[:, :columns]
+
+    dense = normal(n, k, k**-0.5)
+    weight: Weight = dense
+    if sizes["held"] == "nf4":
+        weight = quantize_nf4(dense.contiguous())
+    if sizes["held"] == "int8":
+        largest = dense.float().abs().amax(1).clamp_min(1e-6)
+        weight = ScaledWeight((dense.float() * (127 / largest)[:, None]).round().to(torch.int8), largest)
+    if sizes["held"] == "fp8":
+        weight = ScaledWeight(*quantize_rows(dense))
+    inputs: Inputs = {"x_BK": normal(b, k), "weight": weight}
+    if r:
+        inputs |= {"a_RK": normal(r, k, k**-0.5, 0), "sb_NR": normal(n, r)}
+    if sizes.get("bias"):
+        inputs["bias_N"] = normal(1, n)[0]
+    return inputs
+
+
+def _traffic(inputs: Inputs) -> int:
+    """The weight as it is stored, factors, x and y."""
+    weight, x = inputs["weight"], inputs["x_BK"]
+    outputs = _shape(weight)[0]
+    stored = {
+        Nf4Weight: lambda: weight.nbytes(),
+        ScaledWeight: lambda: bytes_of(weight.data, weight.scale),
+        torch.Tensor: lambda: bytes_of(weight),
+    }[type(weight)]()
+    others = bytes_of(x, inputs.get("a_RK"), inputs.get("sb_NR"), inputs.get("bias_N"))
+    return stored + others + len(x) * outputs * x.element_size()
+
+
+_POINTERS = {"t": "*T", "sb": "*T", "bias": "*T", "y": "*T", "sb_row": "i32", "N": "i32"}
+_NF4 = {
+    "x": "*T", "packed": "*i32", "absmax_ptr": "*u8", "code_ptr": "*fp32", "nested_absmax_ptr": "*fp32",
+    "nested_code_ptr": "*fp32", "offset_ptr": "*fp32", **_POINTERS,
+}  # fmt: skip
+
+
+def _compilation(
+    function: Any, pointers: dict[str, str], warps: int = 4, least: int = 75, **constants: Any
+) -> Compilation:
+    signature = {name: kind for name, kind in pointers.items() if name not in constants}
+    signature |= dict.fromkeys(constants, "constexpr")
+    return Compilation(function, signature, constants, num_warps=warps, least_capability=least)
+
+
+def _dense_compilation(
+    outputs: int, inputs: int, held: str = "*T", least: int = 75, **constants: Any
+) -> Compilation:
+    rows, block, warps = dense_tile(outputs, inputs)
+    pointers = {"x": "*T", "w": held, "scale": "*fp32", **_POINTERS, "w_units": "i32"}
+    sizes = {"K": inputs, "UNIT": 8, "RANK": 16, "RANKS": 16, "OUTPUTS": rows, "BLOCK": block}
+    return _compilation(dense_kernel, pointers, warps, least, **{**sizes, **constants})
+
+
+_SIZES = {"BLOCK_SIZE": 64, "NESTED": True, "NESTED_BLOCK": 256, "RANK": 16}
+_SMALL = {"B": 1, "K": 192, "N": 37, "R": 8, "held": "dense"}
+
+SPEC = KernelSpec(
+    name="decode_linear",
+    operation=decode_linear,
+    reference=reference,
+    inputs=_inputs,
+    cases=(
+        Case("dense", _SMALL),
+        Case("odd", {**_SMALL, "K": 35, "N": 5, "R": 3, "bias": True}),
+        Case("many_outputs", {**_SMALL, "N": 600, "K": 16, "R": 0}),
+        Case("rows", {**_SMALL, "B": 3, "bias": True}),
+        Case("int8", {**_SMALL, "held": "int8"}),
+        Case("fp8", {**_SMALL, "held": "fp8"}),
+        Case("nf4", {**_SMALL, "held": "nf4", "bias": True}),
+        Case("nf4_plain", {**_SMALL, "held": "nf4", "K": 64, "N": 6, "R": 0}),
+        Case("nf4_rows", {**_SMALL, "held": "nf4", "B": 5, "bias": True}),
+        Case("nf4_many_rows", {**_SMALL, "held": "nf4", "B": 17}),
+        Case("no_outputs", {**_SMALL, "N": 0}),
+    ),
+    timed=tuple(
+        Case(f"{name}_{held}" + (f"_{rows}_rows" if rows > 1 else ""), {**sizes, "held": held, "B": rows})
+        for held, rows in (("dense", 1), ("nf4", 1), ("nf4", 8), ("int8", 1), ("fp8", 1))
+        for name, sizes in {
+            "8b_gate_up": {"K": 4096, "N": 28672, "R": 32},
+            "8b_down": {"K": 14336, "N": 4096, "R": 16},
+            "0.6b_gate_up": {"K": 1024, "N": 6144, "R": 32},
+            "0.6b_down": {"K": 3072, "N": 1024, "R": 16},
+        }.items()
+    ),
+    tolerance={torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3},
+    traffic=_traffic,
+    compilations=(
+        _dense_compilation(28672, 4096, scale=None, bias=None),
+        _dense_compilation(1024, 3072, scale=None, bias=None),
+        _dense_compilation(16, 14336, scale=None, bias=None, t=None, sb=None, RANK=0, RANKS=1),
+        _dense_compilation(28672, 4096, held="*i8"),
+        _dense_compilation(4096, 14336, held="*fp8e4nv", least=89, bias=None),
+        *(
+            _compilation(nf4_kernel, _NF4, K=inputs, OUTPUTS=NF4_OUTPUTS, WORDS=128, RANKS=16, **_SIZES)
+            for inputs in (4096, 14336)
+        ),
+        _compilation(
+            nf4_rows_kernel,
+            {**_NF4, **dict.fromkeys(("x_row", "t_row", "y_row", "B"), "i32")},
+            K=4096, OUTPUTS=ROWS_OUTPUTS, WORDS=ROWS_WORDS, RANKS=16, ROWS=MOST_ROWS, CAST=False, **_SIZES,
+        ),
+    ),
+)  # fmt: skip
