@@ -10,6 +10,8 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -75,7 +77,7 @@ def _product_rate(device: torch.device, dtype: torch.dtype, copy_rate: float) ->
     for rows, inputs, outputs in PRODUCTS:
         x = torch.randn(rows, inputs, device=device, dtype=dtype)
         weight = torch.randn(outputs, inputs, device=device, dtype=dtype)
-        seconds = milliseconds([lambda x=x, weight=weight: x @ weight.T], device) / 1e3
+        seconds = milliseconds([partial(torch.mm, x, weight.T)], device) / 1e3
         moved = dtype.itemsize * (x.numel() + weight.numel() + rows * outputs) / copy_rate
         rates.append(2 * rows * inputs * outputs / max(seconds - moved, 0.1 * seconds))
     return statistics.median(rates)
@@ -119,11 +121,11 @@ def _attention_rate(device: torch.device, dtype: torch.dtype, lengths: Sequence[
     qkv = torch.randn(tokens, HEADS + 2 * KV_HEADS, HEAD_DIM, device=device, dtype=dtype)
     q, k, v = qkv.split((HEADS, KV_HEADS, KV_HEADS), dim=1)
     offsets = torch.tensor((0, *lengths)).cumsum(0).to(device, torch.int32)
-    common = {"documents": len(lengths)}
+    longest, documents = max(lengths), len(lengths)
 
     def both() -> object:
-        o, lse, extra = attention_forward(q, k, v, offsets, max(lengths), **common)
-        return attention_backward(o, q, k, v, o, lse, extra, offsets, max(lengths), **common)
+        o, lse, extra = attention_forward(q, k, v, offsets, longest, documents=documents)
+        return attention_backward(o, q, k, v, o, lse, extra, offsets, longest, documents=documents)
 
     squares = sum(length * length for length in lengths)
     flops = FORWARD_AND_BACKWARD * 2 * squares * HEADS * HEAD_DIM
@@ -159,10 +161,9 @@ def tiny_step(device: torch.device, dtype: torch.dtype, layers: int) -> float:
         num_attention_heads=4,
         num_key_value_heads=2,
     )
-    with device:
-        bare = LlamaForCausalLM(config).to(dtype)
+    bare: Any = LlamaForCausalLM(config)
     leaves = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    model = get_peft_model(bare, LoraConfig(r=8, target_modules=leaves))
+    model = get_peft_model(bare.to(device, dtype), LoraConfig(r=8, target_modules=leaves))
     apply_fast_path(model, dtype)
     program = program_of(model)
     assert program is not None

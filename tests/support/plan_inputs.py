@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from whet.engine.data.inspection import DataReport, Lengths, SplitReport
 from whet.engine.hardware import GPU, Machine
 from whet.engine.models.facts import ModelFacts, read_model_facts
 from whet.engine.models.memory import estimate_memory
+from whet.engine.plan import Plan, make_plan
 from whet.engine.recipe import AdapterSection, Recipe
 from whet.engine.recipe_files import patched
 from whet.engine.resolve import resolve
@@ -169,3 +171,28 @@ def write_chats(path: Path, rows: int) -> Path:
     )
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
+
+
+def chat_recipe(model: Path, data: Path, **patch: Any) -> Recipe:
+    plain = Recipe.model_validate({"model": {"name": str(model)}, "data": {"train": str(data)}})
+    return patched(plain, {key.replace("__", "."): value for key, value in patch.items()})
+
+
+def plan_for(tiny_model: Path, tmp_path: Path, gpu_gib: float, **patch: Any) -> Plan:
+    """A plan of the 8B shape (no weights needed) with the tiny model's tokenizer on a GPU of this size.
+
+    One row of the data is longer than 2,048 tokens.
+    """
+    model = tmp_path / "8b"
+    if not model.exists():
+        model.mkdir()
+        (model / "config.json").write_text(json.dumps(LLAMA_8B))
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(tiny_model / name, model / name)
+    data = tmp_path / "chats.jsonl"
+    if not data.exists():
+        write_chats(data, 1200)
+        long = " ".join(f"word{number}" for number in range(3000))
+        row = {"messages": [{"role": "user", "content": "Say much."}, {"role": "assistant", "content": long}]}
+        data.write_text(data.read_text() + (json.dumps(row) + "\n"))
+    return make_plan(chat_recipe(model, data, **patch), machine=machine(gpu(gpu_gib)))
