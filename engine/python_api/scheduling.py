@@ -18,7 +18,7 @@ from ..recipe import AdapterSection
 from .state import state_of
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-ROUNDED = {"Linear4bit": "nf4", "Linear8bitLt": "int8"}
+ROUNDED = {"Linear4bit": "nf4", "Linear8bitLt": "int8", "Fp8Linear": "fp8"}
 UNKNOWN_LENGTH = 2048
 """Tokens of the longest row of a stream whose length nobody bounds."""
 

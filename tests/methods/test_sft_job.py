@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from whet.engine.methods.sft.arguments import training_arguments
 from whet.engine.methods.sft.job import train
 from whet.engine.plan import make_plan
 from whet.engine.runs.context import RunContext, Stopped
-from whet.engine.runs.events import CheckpointEvent, EvalEvent, Event, SampleEvent, StepEvent
+from whet.engine.runs.events import CheckpointEvent, EvalEvent, Event, FindingEvent, SampleEvent, StepEvent
 from whet.engine.runs.store import RunDir
 
 
@@ -349,3 +350,29 @@ def test_the_configuration_uses_no_deprecated_name(tmp_path: Path, model: Path, 
         warnings.simplefilter("error", FutureWarning)
         args = training_arguments(plan.recipe, plan.resolved, tmp_path, "adamw")
     assert args.gradient_checkpointing and args.gradient_checkpointing_kwargs == {"use_reentrant": False}
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_where_steps_cannot_run_fused_they_run_as_trls(
+    model: Path, rows: Path, held_out: Path, monkeypatch: pytest.MonkeyPatch, packing: bool
+) -> None:
+    """Padded batches through the model's own forward pass give the same losses, and the run says so."""
+    adapter = {"rank": 4, "alpha": 8, "dropout": 0.0}
+    sections: dict[str, Any] = {"adapter": adapter, "method": {"packing": packing}}
+    sections["data"] = {"eval": str(held_out)}
+    runs = []
+    for reason in (None, "a loss of its own"):
+        if reason is not None:
+            monkeypatch.setattr("whet.engine.methods.sft.trainer.plain_reason", partial(_said, reason))
+        run = create_run(tiny_recipe(model, rows, **sections))
+        train(next_attempt(run))
+        runs.append(run)
+    fast, plain = ([e.loss for e in events_of(run) if isinstance(e, StepEvent | EvalEvent)] for run in runs)
+    assert plain == pytest.approx(fast, rel=1e-4)
+    found = [[event.finding for event in of(run, FindingEvent)] for run in runs]
+    assert "L08" not in {finding.id for finding in found[0]}
+    assert "steps: a loss of its own" in str(next(f for f in found[1] if f.id == "L08").evidence)
+
+
+def _said(reason: str, *_: Any) -> str:
+    return reason

@@ -34,8 +34,8 @@ from ..optimizers import usable_optimizer
 from ..sampling import answers
 from .arguments import training_arguments
 from .collation import PackingCollator, PaddingCollator
-from .packed_steps import PaddingFreeCollator
 from .fp8_check import fp8_finding
+from .packed_steps import PaddingFreeCollator
 from .run_trainer import RunTrainer, read_state
 from .scheduled import follow
 
@@ -165,19 +165,24 @@ class _Training:
             context.emit(FindingEvent(finding=finding))
         rows = open_rows(self.data.train)
         evaluated = open_rows(self.data.eval) if self.data.eval is not None else None
-        fast = program_of(self.handle.model) is not None
-        collate = PaddingFreeCollator() if fast else PaddingCollator(self.handle.pad_id)
+        recompute = program_of(self.handle.model) is None  # a program recomputes by itself
         trainer = RunTrainer(
             self.handle.model,
-            training_arguments(recipe, resolved, context.dir.checkpoints, optimizer, recompute=not fast),
+            training_arguments(recipe, resolved, context.dir.checkpoints, optimizer, recompute=recompute),
             emit=context.emit,
             keep=recipe.training.keep_checkpoints,
             train_dataset=pack_rows(rows, resolved.max_length) if resolved.packing else rows,
             eval_dataset=evaluated,
             processing_class=self.handle.tokenizer,
-            data_collator=collate,
+            data_collator=PaddingCollator(self.handle.pad_id),
         )
-        trainer.eval_collator = collate
+        fast = trainer.fast is not None
+        collate = PaddingFreeCollator() if fast else PaddingCollator(self.handle.pad_id)
+        trainer.data_collator = trainer.eval_collator = collate
+        program = program_of(self.handle.model)
+        if program is not None and trainer.plain_reason is not None:
+            program.report.count("steps", trainer.plain_reason)
+            context.emit(FindingEvent(finding=slow_parts(program.report)))
         if trainer.fast is not None and resolved.schedule is not None:
             follow(trainer.fast, resolved.schedule)
         if resolved.packing:
@@ -209,11 +214,11 @@ class _Training:
                 self.trainer.evaluate()
             else:
                 self._sample(0)
+            if self.resolved.base_precision == "fp8":
+                self.context.emit(FindingEvent(finding=fp8_finding(self.handle, open_rows(self.data.train))))
         leave_if_asked(self.context)
         detail = f"resuming from {checkpoint.name}" if checkpoint else ""
         total = self.resolved.total_steps
-            if self.resolved.base_precision == "fp8":
-                self.context.emit(FindingEvent(finding=fp8_finding(self.handle, open_rows(self.data.train))))
         self.context.emit(PhaseEvent(phase="train", detail=detail, total=total))
         self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         section = self.recipe.eval
