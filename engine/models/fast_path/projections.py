@@ -220,6 +220,8 @@ def fp8_classes(device: torch.device, *, four_bits: bool = False) -> frozenset[s
 def _four_bits(layer: Any) -> Nf4Weight:
     if layer.weight.quant_state is None:
         raise NotFusedError("a 4-bit weight that is not quantised yet")
+    if vars(layer.weight.quant_state).get("packing_format_for_cpu"):
+        raise NotFusedError("a 4-bit weight that bitsandbytes repacked for this CPU's products")
     return Nf4Weight.from_bnb(layer.weight.quant_state, layer.weight.data)
 
 
