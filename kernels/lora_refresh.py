@@ -47,15 +47,25 @@ def refresh_kernel(table, scales, ELEMENT: tl.constexpr, BLOCK: tl.constexpr):
         tl.store(target + (at // columns) * stride + at % columns, value.to(ELEMENT), mask=at < elements)
 
 
+@dataclass(frozen=True)
+class _Table:
+    """A list of copies as the kernel reads it."""
+
+    copies: list[Refresh]
+    """The table holds bare addresses: what they point at must live."""
+    rows: torch.Tensor
+    scales: torch.Tensor
+    blocks: int
+
+
 class Refresher:
-    """Runs a list of copies, the same ones again and again."""
+    """Runs lists of copies, the same few ones again and again.
+
+    Tables are kept for good: a captured CUDA graph may still read the one it was captured with.
+    """
 
     def __init__(self) -> None:
-        self._key: tuple[tuple[int, int, float], ...] = ()
-        self._copies: list[Refresh] = []
-        self._table: torch.Tensor | None = None
-        self._scales: torch.Tensor | None = None
-        self._blocks = 0
+        self._tables: dict[tuple[tuple[int, int, float], ...], _Table] = {}
 
     def run(self, copies: Sequence[Refresh]) -> None:
         """All copies; sources fp32 (others, and the CPU, go one by one)."""
@@ -68,29 +78,26 @@ class Refresher:
                 copy.run()
             return
         key = tuple((c.source.data_ptr(), c.target.data_ptr(), c.scale) for c in copies)
-        if key != self._key:
-            self._describe(copies)
-            self._key = key
-        refresh_kernel[(self._blocks, len(copies))](
-            self._table, self._scales, ELEMENT=_TYPES[first.target.dtype], BLOCK=_BLOCK, num_warps=4
+        if key not in self._tables:
+            self._tables[key] = _described(copies)
+        table, element = self._tables[key], _TYPES[first.target.dtype]
+        refresh_kernel[(table.blocks, len(copies))](
+            table.rows, table.scales, ELEMENT=element, BLOCK=_BLOCK, num_warps=4
         )
 
-    def _describe(self, copies: Sequence[Refresh]) -> None:
-        rows = [
-            (
-                c.source.data_ptr(),
-                c.target.data_ptr(),
-                c.source.numel(),
-                c.source.shape[1],
-                c.target.stride(0),
-            )
-            for c in copies
-        ]
-        device = copies[0].target.device
-        self._copies = list(copies)  # the table holds bare addresses: what they point at must live
-        self._table = torch.tensor(rows, dtype=torch.int64, device=device)
-        self._scales = torch.tensor([c.scale for c in copies], dtype=torch.float32, device=device)
-        self._blocks = triton.cdiv(max(c.source.numel() for c in copies), _BLOCK)
+
+def _described(copies: Sequence[Refresh]) -> _Table:
+    rows = [
+        (c.source.data_ptr(), c.target.data_ptr(), c.source.numel(), c.source.shape[1], c.target.stride(0))
+        for c in copies
+    ]
+    device = copies[0].target.device
+    return _Table(
+        copies=list(copies),
+        rows=torch.tensor(rows, dtype=torch.int64, device=device),
+        scales=torch.tensor([c.scale for c in copies], dtype=torch.float32, device=device),
+        blocks=triton.cdiv(max(c.source.numel() for c in copies), _BLOCK),
+    )
 
 
 COMPILATIONS = (

@@ -276,7 +276,7 @@ def test_rotary_tables_that_change_on_the_way_are_left_to_transformers() -> None
     """Dynamic scaling begins behind 24 positions here; short of them it is the plain table."""
     from transformers import LlamaForCausalLM
 
-    config = build("llama").config
+    config: Any = build("llama").config
     config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
     config.max_position_embeddings = 24
     torch.manual_seed(0)

@@ -104,6 +104,7 @@ class Declared:
         return torch.cat([turned * cos + torch.cat([-second, first], -1) * sin, rest], -1)
 
     def mlp(self, layer: Any, index: int, x_TD: Any) -> Any:
+        gated: Any
         inner, gated = layer.mlp, GATES[self.settings.activation]
         if self.settings.sparse[index]:
             _, weights, chosen = inner.gate(x_TD)

@@ -67,7 +67,9 @@ def fast_loss(model: Any, documents: list[list[int]]) -> torch.Tensor:
     program = program_of(model)
     assert program is not None
     packed = pack_rows(documents)
-    places, labels, start = [], [], 0
+    places: list[int] = []
+    labels: list[int] = []
+    start = 0
     for row in documents:
         places += range(start, start + len(row) - 1)
         labels += row[1:]
@@ -82,7 +84,7 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", fused_families())
 def test_same_loss_and_gradients(name: str) -> None:
-    """Packed rows give the loss and the LoRA gradients of the rows one by one through transformers and PEFT."""
+    """Packed rows give the loss and LoRA gradients of the rows one by one through transformers and PEFT."""
     plain = with_adapter(name)
     fast = copy.deepcopy(plain)
     report = apply_fast_path(fast, torch.float32)
@@ -98,7 +100,9 @@ def test_same_loss_and_gradients(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "granite"])
-@pytest.mark.parametrize(("keep", "chunk", "offload"), [(False, 1 << 30, False), (True, 7, False), (False, 5, True)])
+@pytest.mark.parametrize(
+    ("keep", "chunk", "offload"), [(False, 1 << 30, False), (True, 7, False), (False, 5, True)]
+)
 def test_memory_choices_change_nothing(name: str, keep: bool, chunk: int, offload: bool) -> None:
     """What is kept, chunked or put away changes neither the loss nor a gradient."""
     everything = with_adapter(name)

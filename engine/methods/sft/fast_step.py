@@ -50,7 +50,7 @@ class FastStep:
     noise: EmbeddingNoise | None = None
 
     def __post_init__(self) -> None:
-        self.graphed = GraphedLoss(self._forward_backward)
+        self.graphed = GraphedLoss(self._forward_backward, self.program.buffers)
 
     def batches(self, rows: Sequence[TokenRow]) -> list[MicroBatch]:
         """The rows of a step as packed micro-batches, on the CPU."""

@@ -34,6 +34,8 @@ class _Captured:
     batch: MicroBatch
     scale: torch.Tensor
     results: Results
+    held: list[torch.Tensor]
+    """What the graph has the addresses of, beside weights and its own memory."""
 
 
 class GraphedLoss:
@@ -41,10 +43,15 @@ class GraphedLoss:
 
     Args:
         run: eager forward and backward: (batch on the device, 0-d scale) -> (loss, correct), both detached.
+        shared: buffers that ``run`` reads and others may replace; a graph keeps those it was captured with.
     """
 
-    def __init__(self, run: Callable[[MicroBatch, torch.Tensor], Results]) -> None:
-        self.run = run
+    def __init__(
+        self,
+        run: Callable[[MicroBatch, torch.Tensor], Results],
+        shared: Callable[[], list[torch.Tensor]] = list,
+    ) -> None:
+        self.run, self.shared = run, shared
         self.graphs: dict[Shape, _Captured] = {}
         self.seen: set[Shape] = set()
         self.longest = 0
@@ -99,7 +106,7 @@ class GraphedLoss:
             self.stopped = "too little memory beside what is cached"
             torch.cuda.empty_cache()
             return None
-        return _Captured(graph, batch, scale, results)
+        return _Captured(graph, batch, scale, results, self.shared())
 
 
 def shape_of(batch: MicroBatch) -> Shape:
@@ -116,12 +123,12 @@ def shape_of(batch: MicroBatch) -> Shape:
 
 def launch_bound(program: DecoderProgram, tokens: int) -> str | None:
     """Why micro-batches of so many tokens run without a graph; None: they are worth one."""
-    if any(half.drops for layer in program.layers for half in (layer.attention, layer.mlp)):
+    if not program.report.complete:
+        return "some parts run on the plain path"
+    if any(projection.stack.drops for projection in program.in_force.projections):
         return "dropout draws random numbers on the host"
     if any(keep.offload for keep in program.keep):
         return "the host waits for copies to its memory"
-    if not program.report.complete:
-        return "some parts run on the plain path"
     weights = sum(p.numel() for p in program.decoder.parameters() if p.dim() == 2)
     if 6 * weights * tokens / FLOPS_A_SECOND > SECONDS_A_LAYER * len(program.layers):
         return "the GPU is busy longer than launching takes"

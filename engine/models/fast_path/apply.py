@@ -55,12 +55,13 @@ def apply_fast_path(model: Any, dtype: torch.dtype, *, fp8: Collection[str] | No
     device = next(decoder.parameters()).device
     if fp8 is None:
         fp8 = fp8_classes(device) if before is None else before.fp8
-    builder = _Builder(layout, settings, config, dtype, report, Workspace(device), fp8)
+    workspace = Workspace(device)
+    builder = _Builder(layout, settings, config, dtype, report, workspace, fp8)
     layers = [builder.layer(module, index) for index, module in enumerate(decoder.layers)]
     head = causal.get_output_embeddings()
     report.count("loss", None)
     norm = builder.norm(decoder.norm)
-    program = DecoderProgram(decoder, head, settings, layers, norm, dtype, report, fp8)
+    program = DecoderProgram(decoder, head, settings, layers, norm, dtype, report, workspace, fp8)
     if not isinstance(decoder, FastDecoder):
         decoder.__class__ = fast_class(type(decoder))
     decoder.program = program

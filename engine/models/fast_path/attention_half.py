@@ -195,7 +195,8 @@ class _Pass:
         qkv_TCE, t_qkv_TR = self.project(y_TX, quantized)
         if not self.half.q_norm:
             self.half.rotated(qkv_TCE, self.packed, self.table)
-        return _Kept(qkv_TCE, t_qkv_TR, *results, extra)
+        o_THE, lse_HT = results
+        return _Kept(qkv_TCE, t_qkv_TR, o_THE, lse_HT, extra)
 
     def result(self, o_THE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The half's plain result and t of the product."""

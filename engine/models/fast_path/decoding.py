@@ -15,7 +15,6 @@ import torch
 
 from whet.kernels.attention import attention_forward
 from whet.kernels.decode_attention import decode_attention
-from whet.kernels.lora_base import ExpandedBase, ExpandedFp8Base
 from whet.kernels.rms_norm import rms_norm_forward
 
 from .attention_half import AttentionHalf, RotaryTable
@@ -113,7 +112,7 @@ class Decoding:
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
                 self.logits_BV = self._next(program)
-            self.held = _workspaces(program)
+            self.held = program.buffers()
             self.graph.replay()
         else:
             self.logits_BV = self._next(program)
@@ -175,10 +174,3 @@ class Decoding:
 def adapters_in_force(program: DecoderProgram) -> tuple[int, ...]:
     """The ranks of all projections: 0 where no adapter is in force. Shapes of a step follow from them."""
     return tuple(projection.stack.rank for projection in program.in_force.projections)
-
-
-def _workspaces(program: DecoderProgram) -> list[Any]:
-    """What quantised weights are expanded into. A graph has the addresses: should training want a larger
-    workspace meanwhile, this one must live on."""
-    bases = [projection.stack.base for projection in program.in_force.projections]
-    return [base.workspace.buffer for base in bases if isinstance(base, ExpandedBase | ExpandedFp8Base)]

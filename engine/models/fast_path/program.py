@@ -21,6 +21,7 @@ from .norms import Norm
 from .offload import Offloader
 from .packed import PackedTokens
 from .plain_halves import PlainAttentionHalf, PlainMlpHalf
+from .projections import Workspace
 from .reading import reading
 from .report import FastPathReport
 
@@ -68,18 +69,20 @@ class DecoderProgram:
         norm: the last one.
         dtype: of the residual stream.
         report: what is fused.
+        workspace: what quantised weights are expanded into.
         fp8: classes of layers whose products run in FP8.
         keep: what each layer holds for its backward pass; the planner's choice.
         chunk: tokens that go through an MLP at a time.
     """
 
     decoder: nn.Module
-    head: nn.Module
+    head: Any
     settings: FastSettings
     layers: list[Layer]
     norm: Norm
     dtype: torch.dtype
     report: FastPathReport
+    workspace: Workspace
     fp8: Collection[str] = ()
     keep: list[Keep] = field(default_factory=list)
     chunk: int = 1 << 30
@@ -152,6 +155,11 @@ class DecoderProgram:
             **options,
         )
 
+    def buffers(self) -> list[torch.Tensor]:
+        """What a pass reads beside weights and activations: rotary tables, the quantised weights' workspace."""
+        tables = [part for table in self.tables.values() for part in (table.cos_PW, table.sin_PW)]
+        return tables if self.workspace.buffer is None else [*tables, self.workspace.buffer]
+
     def _offloader(self) -> Offloader | None:
         if not torch.is_grad_enabled() or not any(keep.offload for keep in self.keep):
             return None
@@ -163,7 +171,7 @@ class DecoderProgram:
     def logits(self, y_TD: torch.Tensor) -> torch.Tensor:
         """Logits (T, V) in fp32 of normed hidden states, scaled and capped; not differentiable."""
         head, settings = self.head, self.settings
-        logits_TV: torch.Tensor = head(y_TD.to(head.weight.dtype)).float()  # type: ignore[call-overload]
+        logits_TV: torch.Tensor = head(y_TD.to(head.weight.dtype)).float()
         if settings.logit_scale != 1.0:
             logits_TV = logits_TV * settings.logit_scale
         cap = settings.final_softcap

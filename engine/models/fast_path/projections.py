@@ -41,10 +41,10 @@ class Workspace:
 
     def __call__(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
         """(rows, columns) in ``dtype``; whatever was there before is lost."""
-        size = rows * columns
-        if self.buffer is None or self.buffer.dtype != dtype or self.buffer.numel() < size:
-            self.buffer = torch.empty(size, dtype=dtype, device=self.device)
-        return self.buffer[:size].view(rows, columns)
+        size = rows * columns * dtype.itemsize
+        if self.buffer is None or self.buffer.numel() < size:
+            self.buffer = torch.empty(size, dtype=torch.uint8, device=self.device)
+        return self.buffer[:size].view(dtype).view(rows, columns)
 
 
 class Projection:
