@@ -7,7 +7,10 @@ into the experts' outputs, which are D wide: the last layer is linear, so the su
 gradient needs nothing that is not kept anyway. Expert weights are transformers' ``gate_up_proj`` and
 ``down_proj``.
 
-Legend: T tokens, K slots, X experts, D model width, F expert width, R rank.
+:func:`moe_mlp` is the whole, differentiated by autograd. The ``expert_*`` functions are the steps of one of its
+layers, for a caller who differentiates it himself to choose what is kept.
+
+Legend: T tokens, K slots, S = T K rows, X experts, D model width, F expert width, N outputs, R rank.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .glu import glu
-from .grouped_gemm import grouped_linear
+from .grouped_gemm import grouped_linear, grouped_matmul, grouped_outer
 from .moe_routing import combine, route
+from .rows import accumulation_type
+from .weighted_glu import weighted_glu
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,74 @@ class ExpertLinear:
     lora_a_XRD: torch.Tensor | None = None
     lora_b_XNR: torch.Tensor | None = None
     scaling: float = 1.0
+
+
+def expert_forward(
+    x: torch.Tensor, layer: ExpertLinear, offsets_X1: torch.Tensor, *, rows_S: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """y_e = x_e W_e' + t_e B_e' (S, N), and t_e = scaling x_e A_e' (S, R); None without LoRA.
+
+    Args:
+        x: (S, D) sorted by expert, or (T, D) with ``rows_S``, the row of x that each sorted row is.
+        layer: all of it of x's type.
+        offsets_X1: of :class:`.moe_routing.Routing`.
+    """
+    t_SR = expert_update(x, layer, offsets_X1, rows_S=rows_S)
+    y_SN = grouped_matmul(x, layer.weight_XND, offsets_X1, t_SR, layer.lora_b_XNR, rows_S=rows_S)
+    return y_SN, t_SR
+
+
+def expert_update(
+    x: torch.Tensor, layer: ExpertLinear, offsets_X1: torch.Tensor, *, rows_S: torch.Tensor | None = None
+) -> torch.Tensor | None:
+    """t of :func:`expert_forward` alone."""
+    if layer.lora_a_XRD is None:
+        return None
+    return grouped_matmul(x, layer.lora_a_XRD, offsets_X1, scale=layer.scaling, rows_S=rows_S)
+
+
+def expert_input_gradient(
+    dy: torch.Tensor, layer: ExpertLinear, offsets_X1: torch.Tensor, *, rows_S: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """dx_e = dy_e W_e + dt_e A_e (S, D), and dt_e = scaling dy_e B_e (S, R).
+
+    Args:
+        dy: (S, N) sorted by expert, or (T, N) with ``rows_S``.
+        layer: as forward.
+        offsets_X1: as forward.
+    """
+    b_XNR, dt_SR = layer.lora_b_XNR, None
+    if b_XNR is not None:
+        dt_SR = grouped_matmul(dy, b_XNR, offsets_X1, scale=layer.scaling, rows_S=rows_S, transposed=True)
+    dx_SD = grouped_matmul(
+        dy, layer.weight_XND, offsets_X1, dt_SR, layer.lora_a_XRD, rows_S=rows_S, transposed=True
+    )
+    return dx_SD, dt_SR
+
+
+def expert_factor_gradients(
+    dy: torch.Tensor,
+    dt_SR: torch.Tensor,
+    x: torch.Tensor,
+    t_SR: torch.Tensor,
+    offsets_X1: torch.Tensor,
+    *,
+    dy_rows_S: torch.Tensor | None = None,
+    x_rows_S: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """dA (X, R, D) and dB (X, N, R) in fp32 (float64 for float64).
+
+    Args:
+        dy: (S, N) sorted by expert, or (T, N) with ``dy_rows_S``.
+        dt_SR: of :func:`expert_input_gradient`.
+        x: (S, D) sorted by expert, or (T, D) with ``x_rows_S``.
+        t_SR: of :func:`expert_forward`.
+        offsets_X1: as forward.
+    """
+    dtype = accumulation_type(dy.dtype)
+    da_XRD = grouped_outer(dt_SR, x, offsets_X1, rows_S=x_rows_S, dtype=dtype)
+    db_XRN = grouped_outer(t_SR, dy, offsets_X1, rows_S=dy_rows_S, dtype=dtype)
+    return da_XRD, db_XRN.mT
 
 
 def moe_mlp(
@@ -71,7 +143,6 @@ def moe_mlp(
         routing=routing,
     )
     gate_SF, up_SF = both_SF.chunk(2, dim=1)
-    share_S1 = weights_TK.flatten()[routing.slots_S][:, None]
-    h_SF = (glu(gate_SF, up_SF, kind) * share_S1).to(x_TD.dtype)
+    h_SF = weighted_glu(gate_SF, up_SF, weights_TK.flatten()[routing.slots_S], kind)
     y_SD = grouped_linear(h_SF, down.weight_XND, offsets, down.lora_a_XRD, down.lora_b_XNR, down.scaling)
     return combine(y_SD, routing.positions_TK, routing.tokens_S)

@@ -72,10 +72,16 @@ def _sum_slots_kernel(
     tl.store(out + token * out_row + d, sum_.to(out.dtype.element_ty), mask=d < D)
 
 
-def sum_slots(y_SD: torch.Tensor, positions_TK: torch.Tensor) -> torch.Tensor:
-    """out[t] = the sum over k of y[positions[t, k]], added in fp32: (T, D) of y's type."""
+def sum_slots(
+    y_SD: torch.Tensor, positions_TK: torch.Tensor, *, out_TD: torch.Tensor | None = None
+) -> torch.Tensor:
+    """out[t] = the sum over k of y[positions[t, k]], added in fp32: (T, D) of y's type.
+
+    ``out_TD`` is written and returned where given; its rows may have any stride.
+    """
     tokens, slots = positions_TK.shape
-    out_TD = torch.empty(tokens, y_SD.shape[1], dtype=y_SD.dtype, device=y_SD.device)
+    if out_TD is None:
+        out_TD = torch.empty(tokens, y_SD.shape[1], dtype=y_SD.dtype, device=y_SD.device)
     if out_TD.numel() == 0:
         return out_TD
     if not uses_triton(y_SD):

@@ -26,6 +26,7 @@ from . import (
     rms_norm,
     rope,
     selective_log_softmax,
+    weighted_glu,
 )
 from .spec import KernelSpec
 
@@ -53,6 +54,7 @@ _MODULES = (
     gradient_norm,
     grouped_gemm,
     moe_routing,
+    weighted_glu,
 )
 
 SPECS: dict[str, KernelSpec] = {
