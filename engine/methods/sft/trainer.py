@@ -30,6 +30,7 @@ from ...errors import WhetError
 from ...models.fast_path import apply_fast_path, causal_model, program_of
 from ..flat_optimizer import FlatAdamW
 from ..random_numbers import preserved_rng
+from .ahead import BatchesAhead
 from .collation import IGNORED, count_supervised, count_tokens
 from .embedding_noise import EmbeddingNoise
 from .fast_choice import plain_reason
@@ -75,6 +76,7 @@ class SupervisedTrainer(trl.SFTTrainer):
         self.stats = StepStats()
         self._running: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._waiting: list[TokenRow] = []
+        self._ahead = BatchesAhead()
 
     def _prepare_model(self) -> None:
         """For subclasses: the model as TRL made it, before the choice between fast and plain path."""
@@ -149,11 +151,19 @@ class SupervisedTrainer(trl.SFTTrainer):
             self._flat.zero_grad()
         normaliser = sum(int((row.labels != IGNORED).sum()) for row in rows)
         sums = fast.train(rows, normaliser, self.accelerator.scaler)
+        self._ahead.fetch()
         self._report(sums.loss, sums.tokens, sums.supervised)
         self._measured("train", float(sums.correct), sums.supervised)
         self._total_train_tokens += sums.tokens
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         return sums.loss
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """The base class's, from batches that were fetched while the step before was computed."""
+        batches = self._ahead.take(epoch_iterator, num_batches)
+        return batches, self._get_num_items_in_batch(batches, device)
 
     def _measured(self, mode: str, correct: float, supervised: int) -> None:
         """What TRL logs beside the loss."""
