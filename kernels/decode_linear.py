@@ -18,19 +18,27 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import triton
-import triton.language as tl
 
 from .backend import interpreting, uses_triton
+from .decode_linear_triton import (
+    COMPILATIONS,
+    MOST_ROWS,
+    NF4_OUTPUTS,
+    ROWS_OUTPUTS,
+    dense_kernel,
+    dense_tile,
+    nf4_kernel,
+    nf4_rows_kernel,
+    nf4_words,
+    rows_words,
+)
 from .fp8 import converts_natively, dequantize_rows, quantize_rows
 from .int8 import reference as expand_int8
-from .nf4 import block_scale, look_up, scale_arguments, unpack
 from .nf4 import reference as expand_nf4
+from .nf4 import scale_arguments
 from .nf4_format import Nf4Weight, quantize_nf4
 from .rows import accumulation_type
-from .spec import Case, Compilation, Inputs, KernelSpec, bytes_of
-
-MOST_ROWS = 16
-"""Rows of x that the NF4 kernel takes: one tile of a tensor core's product."""
+from .spec import Case, Inputs, KernelSpec, bytes_of
 
 
 @dataclass(frozen=True)
@@ -43,121 +51,6 @@ class ScaledWeight:
 
 
 Weight = torch.Tensor | Nf4Weight | ScaledWeight
-
-
-@triton.jit
-def _update(total, n, t, sb, bias, sb_row, N, RANK: tl.constexpr, RANKS: tl.constexpr):
-    """The sums of outputs ``n`` with the LoRA update and the bias of one row of x."""
-    if RANK:
-        rank = tl.arange(0, RANKS)
-        here = (n < N)[:, None] & (rank < RANK)[None, :]
-        factors = tl.load(sb + n.to(tl.int64)[:, None] * sb_row + rank[None, :], here, other=0.0)
-        inner = tl.load(t + rank, rank < RANK, other=0.0).to(tl.float32)
-        total += tl.sum(factors.to(tl.float32) * inner[None, :], 1)
-    if bias is not None:
-        total += tl.load(bias + n, n < N, other=0.0).to(tl.float32)
-    return total
-
-
-@triton.jit
-def dense_kernel(
-    x, w, scale, t, sb, bias, y, w_units, sb_row, N,
-    K: tl.constexpr, UNIT: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,
-    OUTPUTS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """OUTPUTS rows of W in a float type, or in 8 bits with a scale a row, times one row of x.
-
-    W's rows are ``w_units`` times UNIT elements apart, so that the compiler knows how they are aligned.
-    """
-    n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    row = w + (n.to(tl.int64) * w_units * UNIT)[:, None]
-    sums = tl.zeros([OUTPUTS, BLOCK], tl.float32)
-    for start in tl.static_range(0, K, BLOCK):
-        k = start + tl.arange(0, BLOCK)
-        here = (n < N)[:, None] & (k < K)[None, :]
-        values = tl.load(x + k, k < K, other=0.0).to(tl.float32)
-        sums += tl.load(row + k[None, :], here, other=0.0).to(tl.float32) * values[None, :]
-    total = tl.sum(sums, 1)
-    if scale is not None:
-        total *= tl.load(scale + n, n < N, other=0.0).to(tl.float32)
-        if w.dtype.element_ty == tl.int8:
-            total *= 1 / 127
-    total = _update(total, n, t, sb, bias, sb_row, N, RANK, RANKS)
-    tl.store(y + n, total.to(y.dtype.element_ty), n < N)
-
-
-@triton.jit
-def nf4_kernel(
-    x, packed, absmax_ptr, code_ptr, nested_absmax_ptr, nested_code_ptr, offset_ptr, t, sb, bias, y, sb_row,
-    N, K: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    NESTED: tl.constexpr, NESTED_BLOCK: tl.constexpr, OUTPUTS: tl.constexpr, WORDS: tl.constexpr,
-):  # fmt: skip
-    """OUTPUTS rows of a 4-bit W, WORDS words of 8 codes at a time, times one row of x. A block's scale is
-    multiplied in after the sum over a word."""
-    unit = tl.arange(0, OUTPUTS * WORDS)
-    row = tl.program_id(0) * OUTPUTS + unit // WORDS
-    element = tl.arange(0, 8)
-    sums = tl.zeros([OUTPUTS * WORDS], tl.float32)
-    for start in tl.static_range(0, K // 8, WORDS):
-        word = start + unit % WORDS
-        here = (row < N) & (word < K // 8)
-        at = row.to(tl.int64) * (K // 8) + word
-        code = look_up(code_ptr, unpack(packed, at, here, 8), OUTPUTS * WORDS, 8)
-        places = (word * 8)[:, None] + element[None, :]
-        values = tl.load(x + places, here[:, None], other=0.0).to(tl.float32)
-        scale = block_scale(
-            at // (BLOCK_SIZE // 8), here, absmax_ptr, nested_absmax_ptr, nested_code_ptr, offset_ptr,
-            NESTED, NESTED_BLOCK,
-        )  # fmt: skip
-        sums += tl.sum(code * values, 1) * scale
-    n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    total = tl.sum(tl.reshape(sums, (OUTPUTS, WORDS)), 1)
-    total = _update(total, n, t, sb, bias, sb_row, N, RANK, RANKS)
-    tl.store(y + n, total.to(y.dtype.element_ty), n < N)
-
-
-@triton.jit
-def nf4_rows_kernel(
-    x, packed, absmax_ptr, code_ptr, nested_absmax_ptr, nested_code_ptr, offset_ptr, t, sb, bias, y,
-    x_row, t_row, sb_row, y_row, B, N,
-    K: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    NESTED: tl.constexpr, NESTED_BLOCK: tl.constexpr, OUTPUTS: tl.constexpr, WORDS: tl.constexpr,
-    ROWS: tl.constexpr, CAST: tl.constexpr,
-):  # fmt: skip
-    """OUTPUTS rows of a 4-bit W times ROWS rows of x, as a product of tiles."""
-    unit = tl.arange(0, OUTPUTS * WORDS)
-    row = tl.program_id(0) * OUTPUTS + unit // WORDS
-    n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    b = tl.arange(0, ROWS)
-    sums = tl.zeros([OUTPUTS, ROWS], tl.float32)
-    for start in range(0, K // 8, WORDS):
-        word = start + unit % WORDS
-        here = (row < N) & (word < K // 8)
-        at = row.to(tl.int64) * (K // 8) + word
-        code = look_up(code_ptr, unpack(packed, at, here, 8), OUTPUTS * WORDS, 8)
-        scale = block_scale(
-            at // (BLOCK_SIZE // 8), here, absmax_ptr, nested_absmax_ptr, nested_code_ptr, offset_ptr,
-            NESTED, NESTED_BLOCK,
-        )  # fmt: skip
-        weights = tl.reshape(code * tl.where(here, scale, 0.0)[:, None], (OUTPUTS, WORDS * 8))
-        k = start * 8 + tl.arange(0, WORDS * 8)
-        values = tl.load(x + k[:, None] + b[None, :] * x_row, (k < K)[:, None] & (b < B)[None, :], other=0.0)
-        if CAST:
-            values = values.to(tl.float32)
-        sums = tl.dot(weights.to(values.dtype), values, sums, input_precision="ieee")
-    if RANK:
-        rank = tl.arange(0, RANKS)
-        here_2 = (n < N)[:, None] & (rank < RANK)[None, :]
-        factors = tl.load(sb + n.to(tl.int64)[:, None] * sb_row + rank[None, :], here_2, other=0.0)
-        at_t = t + rank[:, None] + b[None, :] * t_row
-        inner = tl.load(at_t, (rank < RANK)[:, None] & (b < B)[None, :], other=0.0)
-        if CAST:
-            factors, inner = factors.to(tl.float32), inner.to(tl.float32)
-        sums = tl.dot(factors, inner, sums, input_precision="ieee")
-    if bias is not None:
-        sums += tl.load(bias + n, n < N, other=0.0).to(tl.float32)[:, None]
-    at_y = y + n[:, None] + b[None, :] * y_row
-    tl.store(at_y, sums.to(y.dtype.element_ty), (n < N)[:, None] & (b < B)[None, :])
 
 
 def takes(weight: Weight, rows: int) -> bool:
@@ -236,14 +129,6 @@ def _dense(x_BK: torch.Tensor, weight: torch.Tensor | ScaledWeight, update: dict
     )  # fmt: skip
 
 
-def dense_tile(outputs: int, inputs: int) -> tuple[int, int, int]:
-    """Rows of W a program, columns a step, warps: programs to fill a GPU, then bytes to fill a program."""
-    if outputs < 512:  # LoRA's A: few long rows
-        return 1, min(4096, triton.next_power_of_2(inputs)), 8
-    block = min(1024, triton.next_power_of_2(inputs))
-    return (4 if outputs >= 4096 else 2), block, 4
-
-
 def _nf4(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any]) -> None:
     words = nf4_words(weight.shape[1])
     nf4_kernel[(triton.cdiv(weight.shape[0], NF4_OUTPUTS),)](
@@ -253,15 +138,6 @@ def _nf4(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
-NF4_OUTPUTS = 4
-"""Rows of a 4-bit weight a program."""
-
-
-def nf4_words(inputs: int) -> int:
-    """Words of a row a step: 1,024 elements, fewer in shorter rows."""
-    return min(128, triton.next_power_of_2(inputs // 8))
-
-
 def _nf4_rows(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any]) -> None:
     t_BR, y_BN = update["t"], update["y"]
     nf4_rows_kernel[(triton.cdiv(weight.shape[0], ROWS_OUTPUTS),)](
@@ -269,12 +145,8 @@ def _nf4_rows(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any]) -> 
         **scale_arguments(weight), x_row=x_BK.stride(0), t_row=0 if t_BR is None else t_BR.stride(0),
         y_row=y_BN.stride(0), B=len(x_BK), K=weight.shape[1],
         RANKS=max(16, triton.next_power_of_2(max(1, update["RANK"]))), BLOCK_SIZE=weight.blocksize,
-        OUTPUTS=ROWS_OUTPUTS, WORDS=ROWS_WORDS, ROWS=MOST_ROWS, CAST=interpreting(), num_warps=4,
+        OUTPUTS=ROWS_OUTPUTS, WORDS=rows_words(x_BK.device), ROWS=MOST_ROWS, CAST=interpreting(), num_warps=4,
     )  # fmt: skip
-
-
-ROWS_OUTPUTS, ROWS_WORDS = 32, 16
-"""Tile of a 4-bit weight that several rows of x are multiplied with: outputs, words of a row."""
 
 
 def _plain(
@@ -357,31 +229,6 @@ def _traffic(inputs: Inputs) -> int:
     return stored + others + len(x) * outputs * x.element_size()
 
 
-_POINTERS = {"t": "*T", "sb": "*T", "bias": "*T", "y": "*T", "sb_row": "i32", "N": "i32"}
-_NF4 = {
-    "x": "*T", "packed": "*i32", "absmax_ptr": "*u8", "code_ptr": "*fp32", "nested_absmax_ptr": "*fp32",
-    "nested_code_ptr": "*fp32", "offset_ptr": "*fp32", **_POINTERS,
-}  # fmt: skip
-
-
-def _compilation(
-    function: Any, pointers: dict[str, str], warps: int = 4, least: int = 75, **constants: Any
-) -> Compilation:
-    signature = {name: kind for name, kind in pointers.items() if name not in constants}
-    signature |= dict.fromkeys(constants, "constexpr")
-    return Compilation(function, signature, constants, num_warps=warps, least_capability=least)
-
-
-def _dense_compilation(
-    outputs: int, inputs: int, held: str = "*T", least: int = 75, **constants: Any
-) -> Compilation:
-    rows, block, warps = dense_tile(outputs, inputs)
-    pointers = {"x": "*T", "w": held, "scale": "*fp32", **_POINTERS, "w_units": "i32"}
-    sizes = {"K": inputs, "UNIT": 8, "RANK": 16, "RANKS": 16, "OUTPUTS": rows, "BLOCK": block}
-    return _compilation(dense_kernel, pointers, warps, least, **{**sizes, **constants})
-
-
-_SIZES = {"BLOCK_SIZE": 64, "NESTED": True, "NESTED_BLOCK": 256, "RANK": 16}
 _SMALL = {"B": 1, "K": 192, "N": 37, "R": 8, "held": "dense"}
 
 SPEC = KernelSpec(
@@ -414,20 +261,5 @@ SPEC = KernelSpec(
     ),
     tolerance={torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3},
     traffic=_traffic,
-    compilations=(
-        _dense_compilation(28672, 4096, scale=None, bias=None),
-        _dense_compilation(1024, 3072, scale=None, bias=None),
-        _dense_compilation(16, 14336, scale=None, bias=None, t=None, sb=None, RANK=0, RANKS=1),
-        _dense_compilation(28672, 4096, held="*i8"),
-        _dense_compilation(4096, 14336, held="*fp8e4nv", least=89, bias=None),
-        *(
-            _compilation(nf4_kernel, _NF4, K=inputs, OUTPUTS=NF4_OUTPUTS, WORDS=128, RANKS=16, **_SIZES)
-            for inputs in (4096, 14336)
-        ),
-        _compilation(
-            nf4_rows_kernel,
-            {**_NF4, **dict.fromkeys(("x_row", "t_row", "y_row", "B"), "i32")},
-            K=4096, OUTPUTS=ROWS_OUTPUTS, WORDS=ROWS_WORDS, RANKS=16, ROWS=MOST_ROWS, CAST=False, **_SIZES,
-        ),
-    ),
+    compilations=COMPILATIONS,
 )  # fmt: skip
