@@ -262,7 +262,7 @@ def test_settings_of_the_model_count_as_given() -> None:
     assert "num_beams is 2" in refused(fast)
 
 
-def test_a_model_that_is_not_all_fused_says_so() -> None:
+def test_experts_and_a_model_that_became_another_say_so() -> None:
     moe = build("qwen3_moe").requires_grad_(False)
     apply_fast_path(moe, torch.float32)
     assert "mixture of experts" in refused(moe)

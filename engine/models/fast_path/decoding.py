@@ -110,7 +110,8 @@ class Decoding:
             self.graph.replay()
         elif self.tokens_B.is_cuda and self.steps > 1:
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            # other threads (a loader that pins memory) must not spoil the capture
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 self.logits_BV = self._next(program)
             self.held = program.buffers()
             self.graph.replay()

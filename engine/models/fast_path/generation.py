@@ -108,7 +108,10 @@ def why_plain(model: Any, program: DecoderProgram, given: Mapping[str, Any]) -> 
     mask = given.get("attention_mask")
     if mask is not None and (mask.dim() != 2 or not bool(mask.any(1).all())):
         return "the attention mask has a row without tokens, or is no matrix"
-    return _program_refusal(model, program) or _rotary_refusal(program, given, settings)
+    prompt, device = given.get("input_ids", given.get("inputs")), program.norm.weight.device
+    if prompt is not None and prompt.device.type != device.type:
+        return f"the prompt is on {prompt.device}, the model on {device}"
+    return _program_refusal(model, program) or _rotary_refusal(program, prompt, settings)
 
 
 def _settings(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,13 +138,12 @@ def _program_refusal(model: Any, program: DecoderProgram) -> str | None:
 
 
 def _rotary_refusal(
-    program: DecoderProgram, given: Mapping[str, Any], settings: Mapping[str, Any]
+    program: DecoderProgram, prompt: torch.Tensor | None, settings: Mapping[str, Any]
 ) -> str | None:
     """Frequencies that follow the length must be the same for the prompt and for the whole."""
     if not program.settings.rope_follows_length:
         return None
-    ids = given.get("input_ids", given.get("inputs"))
-    width = 1 if ids is None else ids.shape[1]
+    width = 1 if prompt is None else prompt.shape[1]
     total = width + int(settings.get("max_new_tokens", settings.get("max_length", UNSAID_LENGTH)))
     short, whole = (program.table("", longest).cos_PW for longest in (width, total))
     if not torch.equal(short, whole[: len(short)]):
@@ -165,10 +167,9 @@ class _Loop:
         generation_config: GenerationConfig,
         **inputs: Any,
     ) -> torch.Tensor:
-        device = self.program.norm.weight.device
-        with torch.autocast(device.type, enabled=False):  # types are the program's own
+        with torch.autocast(input_ids.device.type, enabled=False):  # types are the program's own
             return self._run(
-                input_ids.to(device),
+                input_ids,
                 inputs.get("attention_mask"),
                 logits_processor,
                 stopping_criteria,

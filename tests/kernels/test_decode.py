@@ -1,0 +1,79 @@
+"""What decoding's kernels promise beyond their specs: places not in use, views, and what they do not take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from whet.kernels.attention import attention_forward
+from whet.kernels.backend import forced, interpreting
+from whet.kernels.decode_attention import LEAST_PART, decode_attention, part_count
+from whet.kernels.decode_linear import ScaledWeight, decode_linear, takes
+from whet.kernels.nf4_format import quantize_nf4
+from whet.kernels.spec import relative_error
+
+BACKENDS = ["reference", *(["triton"] if interpreting() else [])]
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("options", [{}, {"window": 9}, {"softcap": 2.0, "scale": 0.3}], ids=str)
+def test_the_last_token_of_each_document_sees_what_it_sees_in_the_packed_row(
+    backend: str, options: dict[str, Any]
+) -> None:
+    lengths, heads, groups, size = (40, 1, 17), 4, 2, 16
+    qkv = normal(sum(lengths), heads + 2 * groups, size)
+    offsets = torch.tensor((0, *lengths)).cumsum(0).int()
+    q, k, v = qkv.split((heads, groups, groups), dim=1)
+    whole, _, _ = attention_forward(q, k, v, offsets, max(lengths), **options)
+    cache = torch.full((len(lengths), 50, 2 * groups, size), float("nan"))  # must not be read where unused
+    for row, length in enumerate(lengths):
+        cache[row, :length] = qkv[offsets[row] : offsets[row + 1], heads:]
+    last = offsets[1:].long() - 1
+    out = normal(3, heads * size + 8)
+    view = out[:, : heads * size].unflatten(1, (heads, size))
+    behind = out[:, heads * size :].clone()
+    with forced(backend):
+        found = decode_attention(qkv[last, :heads], cache, torch.tensor(lengths), out_BHE=view, **options)
+    assert found is view
+    assert relative_error(view, whole[last]) < 1e-5
+    assert torch.equal(out[:, heads * size :], behind)
+
+
+def test_parts_fill_the_device_but_are_not_too_short() -> None:
+    device = torch.device("cpu")
+    assert part_count(50, 1, device) == 1
+    assert part_count(3 * LEAST_PART, 1, device) == 3
+    assert part_count(10**6, 10**6, device) == 1
+
+
+def test_heads_that_do_not_divide_are_named() -> None:
+    with pytest.raises(ValueError, match="3 query heads cannot share 2"):
+        decode_attention(normal(1, 3, 16), normal(1, 8, 4, 16), torch.tensor([4]))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_parts_of_a_wider_output_are_written_where_they_belong(backend: str) -> None:
+    """Quantised layers of one input are multiplied one by one, into views of one buffer."""
+    x, t = normal(1, 64), normal(1, 8, seed=1)
+    weights = [quantize_nf4(normal(size, 64, seed=size)) for size in (5, 12)]
+    sb, out = normal(17, 8, seed=3), torch.zeros(1, 20)
+    with forced(backend):
+        for weight, part in zip(weights, (slice(0, 5), slice(5, 17)), strict=True):
+            decode_linear(x, weight, sb_NR=sb[part], t_BR=t, out_BN=out[:, part])
+        whole = [decode_linear(x, weight) for weight in weights]
+    assert relative_error(out[:, :17], torch.cat(whole, 1) + t @ sb.T) < 1e-5
+    assert not out[:, 17:].any()
+
+
+def test_what_has_no_kernel_is_said() -> None:
+    dense, int8 = normal(8, 64), ScaledWeight(torch.zeros(8, 64, dtype=torch.int8), torch.ones(8))
+    assert takes(dense, 1) and takes(int8, 1) and not takes(dense, 2) and not takes(int8, 2)
+    nf4 = quantize_nf4(normal(8, 64))
+    assert takes(nf4, 1) and takes(nf4, 16) and not takes(nf4, 17)
+    assert not takes(quantize_nf4(normal(8, 40)), 1), "blocks that go across rows"
