@@ -5,7 +5,8 @@ y_i = x W_i^T + s_i (x A_i^T) B_i^T + bias_i (LoRA, arXiv:2106.09685), for i = q
 Where the base allows it the update rides in the base product instead of in products of its own: with
 x' = [x | t], t = x A^T, and W' = [W | sB] (block-diagonal sB), y = x' W'^T. The product grows by R columns,
 about one part in a hundred, and no output is read a second time. Backward, dy W' gives dx and dt = dy sB.
-Where x comes without room for t, or the base does not let it ride, the update is added after.
+Where x comes without room for t, or the base does not let it ride, the update is added after; so is dt A to
+dx. A caller whose next kernel reads the result anyway may ``defer`` that, and let the kernel add it.
 
 Legend: T tokens, K inputs, N outputs of all layers together, R ranks of all layers together (padded to a
 multiple of eight), X = K + R.
@@ -98,6 +99,15 @@ class LoraStack:
             row, column = row + size, column + rank
         return copies
 
+    def columns(self, outputs: slice) -> slice | None:
+        """Columns of t and sB that reach some of the N outputs; None where no factors in force do."""
+        reaching = [
+            block.columns
+            for block in self.blocks
+            if block.rows.start < outputs.stop and outputs.start < block.rows.stop
+        ]
+        return slice(reaching[0].start, reaching[-1].stop) if reaching else None
+
     def with_room(self, tokens: int) -> torch.Tensor:
         """An uninitialised buffer for x and, where the update rides, t beside it."""
         return self.a_RK.new_empty(tokens, self.base.inputs + (self.rank if self.base.rides else 0))
@@ -138,6 +148,7 @@ def lora_linear_forward(
     out_TN: torch.Tensor | None = None,
     seeds: Sequence[int] = (),
     quantized: Quantized | None = None,
+    defer: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """y (T, N) and t = x A^T (T, R), which the backward pass wants back; None without adapters.
 
@@ -148,9 +159,10 @@ def lora_linear_forward(
         out_TN: written and returned as y where given, rows of any stride.
         seeds: of each layer's dropout, where any factor has one.
         quantized: x's rows in FP8 where the kernel that made x made them too; for a base that multiplies so.
+        defer: leave the update t sB^T out of y; whoever reads y adds it.
     """
     base = stack.base
-    x_TK, rides = x_TX[:, : base.inputs], x_TX.shape[1] > base.inputs
+    x_TK, rides = x_TX[:, : base.inputs], x_TX.shape[1] > base.inputs and not defer
     if not stack.rank:
         return base.forward(x_TK, None, bias_N, out_TN, quantized), None
     t_TR = _dropped_t(x_TK, stack, seeds) if stack.drops else x_TK @ stack.a_RK.T
@@ -158,7 +170,7 @@ def lora_linear_forward(
         x_TX[:, base.inputs :] = t_TR
         return base.forward(x_TX, stack.sb_NR, bias_N, out_TN), t_TR
     y_TN = base.forward(x_TK, None, bias_N, out_TN, quantized)
-    return y_TN.addmm_(t_TR, stack.sb_NR.T), t_TR
+    return y_TN if defer else y_TN.addmm_(t_TR, stack.sb_NR.T), t_TR
 
 
 def _dropped_t(x_TK: torch.Tensor, stack: LoraStack, seeds: Sequence[int]) -> torch.Tensor:
@@ -176,6 +188,7 @@ def lora_linear_input_gradient(
     needed: bool = True,
     packed: bool = False,
     seeds: Sequence[int] = (),
+    defer: bool = False,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """dx (T, K) and dt = dy sB (T, R) for :func:`lora_linear_factor_gradients`.
 
@@ -185,6 +198,7 @@ def lora_linear_input_gradient(
         needed: False leaves dx out (the first layer of a model whose embeddings are frozen).
         packed: dx contiguous; otherwise its rows may have a stride of K + R.
         seeds: as in the forward pass.
+        defer: leave dt A out of dx; whoever reads dx adds it. Not where factors have dropout.
     """
     base = stack.base
     if not stack.rank:
@@ -196,6 +210,8 @@ def lora_linear_input_gradient(
         dx_TK, dt_TR = wide_dx_TX[:, : base.inputs], wide_dx_TX[:, base.inputs :]
     else:
         dx_TK, dt_TR = base.backward(dy_TN, None), dy_TN @ stack.sb_NR
+    if defer:
+        return dx_TK, dt_TR
     if not stack.drops:
         return dx_TK.addmm_(dt_TR, stack.a_RK), dt_TR
     for block in stack.blocks:

@@ -1,7 +1,8 @@
 """The MLP half of a decoder layer as one autograd node: norm, gate and up, their product, down.
 
 Gate and up are kept for the backward pass or computed again, by the planner's choice; their product always
-is. Long rows go through in chunks, so that what is F wide never stands whole. Legend: T tokens, D width,
+is. LoRA updates that do not ride in a product are added by the gated unit, which reads what they belong to
+anyway. Long rows go through in chunks, so that what is F wide never stands whole. Legend: T tokens, D width,
 F width inside, R ranks.
 """
 
@@ -12,7 +13,9 @@ from typing import Any
 
 import torch
 
-from whet.kernels.glu import glu_backward, glu_forward, glu_quantized_forward
+from whet.kernels.fp8 import quantize_rows
+from whet.kernels.glu import glu_quantized_forward
+from whet.kernels.glu_low_rank import MOST_RANK, LowRank, glu_low_rank_backward, glu_low_rank_forward
 from whet.kernels.lora_base import Quantized
 from whet.kernels.lora_linear import (
     as_types_of,
@@ -80,7 +83,7 @@ class MlpHalf:
 
 @dataclass
 class _Kept:
-    """Of one chunk, what its backward pass wants."""
+    """Of one chunk, what its backward pass wants; gate and up as :meth:`_Pass.gate_up` leaves them."""
 
     gate_up_TN: torch.Tensor
     t_in_TR: torch.Tensor | None
@@ -93,6 +96,12 @@ class _Pass:
     def __init__(self, half: MlpHalf, seeds: Any = None) -> None:
         self.half, self.into, self.out = half, half.gate_up.stack, half.down.stack
         self.seeds = seeds or (self.into.draw_seeds(), self.out.draw_seeds())
+        width = self.out.base.inputs
+        self.halves = {"gate_update": slice(0, width), "up_update": slice(width, 2 * width)}
+        columns = [self.into.columns(outputs) for outputs in self.halves.values()]
+        fit = all(each is None or each.stop - each.start <= MOST_RANK for each in columns)
+        self.defers_gate_up = self.into.rank > 0 and not self.into.base.rides and fit
+        self.defers_dh = 0 < self.out.rank <= MOST_RANK and not self.out.drops
 
     def normed(
         self,
@@ -114,23 +123,41 @@ class _Pass:
     def gate_up(
         self, y_TX: torch.Tensor, quantized: Quantized | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Gate and up beside one another, and t of the product."""
-        bias_N = self.half.gate_up.bias()
-        return lora_linear_forward(y_TX, self.into, bias_N=bias_N, seeds=self.seeds[0], quantized=quantized)
+        """Gate and up beside one another, and t of the product; :meth:`updates` says what they lack."""
+        return lora_linear_forward(
+            y_TX,
+            self.into,
+            bias_N=self.half.gate_up.bias(),
+            seeds=self.seeds[0],
+            quantized=quantized,
+            defer=self.defers_gate_up,
+        )
+
+    def updates(self, t_in_TR: torch.Tensor | None) -> dict[str, LowRank]:
+        """What gate and up still lack, for the gated unit."""
+        if t_in_TR is None or not self.defers_gate_up:
+            return {}
+        found: dict[str, LowRank] = {}
+        for name, outputs in self.halves.items():
+            columns = self.into.columns(outputs)
+            if columns is not None:
+                found[name] = t_in_TR[:, columns], self.into.sb_NR[outputs, columns].T
+        return found
 
     def down(
-        self, gate_up_TN: torch.Tensor, out_TD: torch.Tensor | None = None
+        self, gate_up_TN: torch.Tensor, t_in_TR: torch.Tensor | None, out_TD: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The half's plain result and t of the product."""
         h_TX = self.out.with_room(len(gate_up_TN))
         gate_TF, up_TF = gate_up_TN.chunk(2, dim=1)
         h_TF, kind = h_TX[:, : gate_TF.shape[1]], self.half.kind
-        quantized: Quantized | None = None
-        if self.out.base.quantizes:
+        quantized, updates = None, self.updates(t_in_TR)
+        if self.out.base.quantizes and not updates:
             _, *rows = glu_quantized_forward(gate_TF, up_TF, kind, out_TF=h_TF)
             quantized = rows[0], rows[1]
         else:
-            glu_forward(gate_TF, up_TF, kind, out_TF=h_TF)
+            glu_low_rank_forward(gate_TF, up_TF, kind, out_TF=h_TF, **updates)
+            quantized = quantize_rows(h_TF) if self.out.base.quantizes else None
         bias_N = self.half.down.bias()
         return lora_linear_forward(
             h_TX, self.out, bias_N=bias_N, out_TN=out_TD, seeds=self.seeds[1], quantized=quantized
@@ -143,15 +170,20 @@ class _Pass:
         half, gate_up_TN = self.half, kept.gate_up_TN
         if half.post_norm:
             if plain_TD is None:
-                plain_TD, _ = self.down(gate_up_TN)
+                plain_TD, _ = self.down(gate_up_TN, kept.t_in_TR)
             d_result_TD = unfinish(d_result_TD, plain_TD, half.post_norm, half.multiplier)
         elif half.multiplier != 1.0:
             d_result_TD = d_result_TD * half.multiplier
-        dh_TF, dt_TR = lora_linear_input_gradient(d_result_TD, self.out, seeds=self.seeds[1])
+        dh_TF, dt_TR = lora_linear_input_gradient(
+            d_result_TD, self.out, seeds=self.seeds[1], defer=self.defers_dh
+        )
         assert dh_TF is not None
+        updates = self.updates(kept.t_in_TR)
+        if self.defers_dh and dt_TR is not None:
+            updates["dh_update"] = dt_TR, self.out.a_RK
         gate_TF, up_TF = gate_up_TN.chunk(2, dim=1)
         h_TF = torch.empty_like(dh_TF, memory_format=torch.contiguous_format)
-        glu_backward(dh_TF, gate_TF, up_TF, half.kind, h_TF=h_TF)
+        glu_low_rank_backward(dh_TF, gate_TF, up_TF, half.kind, h_TF=h_TF, **updates)
         del dh_TF
         out_gradients = lora_linear_factor_gradients(
             d_result_TD, dt_TR, h_TF, kept.t_out_TR, self.out, seeds=self.seeds[1]
@@ -192,7 +224,7 @@ class _MlpNode(torch.autograd.Function):
             rstd_T.append(rstd)
             gate_up_TN, t_in_TR = run.gate_up(y_TX, quantized)
             del y_TX, quantized
-            _, t_out_TR = run.down(gate_up_TN, result_TD[rows])
+            _, t_out_TR = run.down(gate_up_TN, t_in_TR, result_TD[rows])
             kept.append(_Kept(gate_up_TN, t_in_TR, t_out_TR) if keep else None)
             t_out.append(t_out_TR)
         ctx.half, ctx.chunk, ctx.seeds, ctx.kept, ctx.t_out = half, chunk, run.seeds, kept, t_out
