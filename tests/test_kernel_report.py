@@ -92,6 +92,7 @@ def test_speeds_are_shown_with_their_share_and_beside_plain_torch(monkeypatch: p
     )
     failed = '{"speed": {"kernel": "rope", "case": "8b", "direction": "both", "problem": "OutOfResources"}}'
     monkeypatch.setattr(kernel_report, "start", _pretend([MACHINE, fast, failed], ""))
+    monkeypatch.setenv("COLUMNS", "120")
     lines = [line.split() for line in whet("doctor", "--kernels").out.splitlines()]
     assert ["glu", "8b", "forward", "0.500", "4,000", "GB/s", "93%", "1.250", "2.50×"] in lines
     assert ["rope", "8b", "both", "OutOfResources"] in lines

@@ -60,7 +60,7 @@ def _speeds(report: KernelReport) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("kernel", "case", "pass"):
         table.add_column(name, no_wrap=True)
-    for name in ("ms", "rate", "of ceiling", "plain torch ms", "times"):
+    for name in ("ms", "rate", "share", "torch ms", "times"):
         table.add_column(name, justify="right", no_wrap=True)
     for speed in report.speeds:
         words: tuple[str | Text, ...]
