@@ -146,7 +146,8 @@ class SupervisedTrainer(trl.SFTTrainer):
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
         rows, self._waiting = self._waiting, []
-        model.train()
+        if not model.training:  # setting it walks thousands of modules, while the GPU waits
+            model.train()
         if self._flat is not None:
             self._flat.zero_grad()
         normaliser = sum(int((row.labels != IGNORED).sum()) for row in rows)
