@@ -7,8 +7,8 @@ into the experts' outputs, which are D wide: the last layer is linear, so the su
 gradient needs nothing that is not kept anyway. Expert weights are transformers' ``gate_up_proj`` and
 ``down_proj``.
 
-:func:`moe_mlp` is the whole, differentiated by autograd. The ``expert_*`` functions are the steps of one of its
-layers, for a caller who differentiates it himself to choose what is kept.
+:func:`moe_mlp` is the whole, differentiated by autograd. The ``expert_*`` functions are the steps of one
+layer of it, for a caller who chooses himself what is kept for the backward pass.
 
 Legend: T tokens, K slots, S = T K rows, X experts, D model width, F expert width, N outputs, R rank.
 """

@@ -27,7 +27,7 @@ def test_backward_writes_over_what_it_reads(kind: str, backend: str) -> None:
     gate, up = both.chunk(2, dim=1)
     leaves = [tensor.clone().requires_grad_() for tensor in (gate, up, share)]
     with forced("reference"):
-        expected = weighted_glu(*leaves, kind)
+        expected = weighted_glu(leaves[0], leaves[1], leaves[2], kind)
         expected.backward(dh)
     dshare = weighted_glu_backward(dh, gate, up, share, kind)
     for found, wanted in zip((both[:, :70], both[:, 70:], dshare), leaves, strict=True):

@@ -17,7 +17,7 @@ from support.tiny_models import build_tiny_model
 
 from whet.engine.models.families import Unsupported, family_of
 from whet.engine.models.families.fast_layout import fast_settings
-from whet.engine.models.fast_path import apply_fast_path, bind_generate, generate, program_of
+from whet.engine.models.fast_path import apply_fast_path, bind_generate, generate, generation, program_of
 from whet.engine.models.loading import Precision, load_model
 
 LENGTHS = (19, 5, 11)  # beyond the tiny families' window of 8 and below it
@@ -270,6 +270,16 @@ def test_experts_and_a_model_that_became_another_say_so() -> None:
     fast.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"]))
     fast.set_adapter("second")
     assert "changed" in refused(fast)
+
+
+def test_a_cache_that_does_not_fit_is_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three layers, two key and two value heads of 16 in fp32, 3 rows of 19 + 3 tokens: 50,688 bytes."""
+    _, fast = pair("llama")
+    monkeypatch.setattr(generation, "free_bytes", lambda device: 50_688 / 0.8 + 1)
+    assert write(fast, max_new_tokens=3).shape == (3, 3)
+    program_of(fast).decoding = None  # type: ignore[union-attr]
+    monkeypatch.setattr(generation, "free_bytes", lambda device: 50_688 / 0.8 - 1)
+    assert "a cache for 3 x 22 tokens" in refused(fast)
 
 
 def test_rotary_tables_that_change_on_the_way_are_left_to_transformers() -> None:

@@ -177,6 +177,7 @@ def test_older_files_state_a_pattern(name: str) -> None:
         ("llama", {"attention_dropout": 0.1}, "attention_dropout"),
         ("phi3", {"resid_pdrop": 0.1}, "resid_pdrop"),
         ("mixtral", {"router_jitter_noise": 0.01}, "router_jitter_noise"),
+        ("qwen3_moe", {"output_router_logits": True}, "balancing"),
         ("gemma3", {"use_bidirectional_attention": True}, "causal"),
     ],
 )

@@ -178,6 +178,8 @@ def _refusal(config: Mapping[str, Any]) -> str | None:
     for key in ("attention_dropout", "resid_pdrop", "router_jitter_noise"):
         if config.get(key):
             return f"{key}={config[key]}: the fused layer draws no random numbers"
+    if config.get("output_router_logits"):
+        return "output_router_logits: the router's balancing loss is not fused"
     if config.get("use_bidirectional_attention"):
         return "use_bidirectional_attention: the fused layer is causal"
     return None

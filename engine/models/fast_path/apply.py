@@ -15,7 +15,9 @@ from ..families.fast_layout import FastSettings, fast_settings
 from ..reduced_ends import ReducedHead
 from .attention_half import AttentionHalf, AttentionShape
 from .decoder import FastDecoder, fast_class
+from .experts import read_experts
 from .mlp_half import MlpHalf
+from .moe_half import MoeHalf
 from .norms import Norm
 from .plain_halves import PlainAttentionHalf, PlainMlpHalf
 from .program import DecoderProgram, Layer
@@ -155,7 +157,7 @@ class _Builder:
         self.report.count("attention")
         return AttentionHalf(qkv=qkv, out=out, **common)
 
-    def mlp(self, module: Any, index: int) -> MlpHalf | PlainMlpHalf:
+    def mlp(self, module: Any, index: int) -> MlpHalf | MoeHalf | PlainMlpHalf:
         layout, inner = self.layout, module.mlp
         common: dict[str, Any] = {
             "norm": self.norm(getattr(module, layout.mlp_norm)),
@@ -164,8 +166,7 @@ class _Builder:
             "multiplier": self.settings.residual_multiplier,
         }
         if self.settings.sparse[index]:
-            self.report.count("mlp", "a mixture of experts runs on transformers' own module")
-            return PlainMlpHalf(mlp=inner, gate_up=[], down=None, **common)
+            return self.experts(inner, common)
         fused = layout.fused_gate_up
         gate_up = [getattr(inner, fused)] if fused else [inner.gate_proj, inner.up_proj]
         try:
@@ -176,6 +177,17 @@ class _Builder:
             return PlainMlpHalf(mlp=inner, gate_up=gate_up, down=inner.down_proj, **common)
         self.report.count("mlp")
         return MlpHalf(gate_up=into, down=down, **common)
+
+    def experts(self, block: Any, common: dict[str, Any]) -> MoeHalf | PlainMlpHalf:
+        """The MLP half of a sparse layer; no family with experts norms or scales its result."""
+        try:
+            self._check_frozen(common["norm"])
+            experts = read_experts(block, self.dtype)
+        except NotFusedError as error:
+            self.report.count("mlp", f"a mixture of experts runs on transformers' own module: {error}")
+            return PlainMlpHalf(mlp=block, gate_up=[], down=None, **common)
+        self.report.count("mlp")
+        return MoeHalf(common["norm"], experts, common["kind"])
 
     def _projection(self, modules: list[nn.Module]) -> Projection:
         return Projection(modules, self.workspace, self.dtype, self.fp8)

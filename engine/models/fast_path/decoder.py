@@ -10,10 +10,13 @@ import warnings
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, MoeModelOutputWithPast
 
 from .packed import pack_padded
 from .program import DecoderProgram
+
+PLAIN_OUTPUTS = ("output_hidden_states", "output_attentions", "output_router_logits")
+"""Arguments that ask for what only transformers' own decoder returns."""
 
 
 class FastDecoder:
@@ -40,7 +43,7 @@ class FastDecoder:
             or use_cache
             or (use_cache is None and not torch.is_grad_enabled())
             or (attention_mask is not None and attention_mask.dim() != 2)
-            or any(kwargs.get(name) for name in ("output_hidden_states", "output_attentions"))
+            or any(kwargs.get(name) for name in PLAIN_OUTPUTS)
         )
         if plain or input_ids is None or not self._computes_alike(input_ids.device.type):
             return super().forward(  # type: ignore[misc]
@@ -57,7 +60,8 @@ class FastDecoder:
             hidden_TD = self.program.hidden_states(packed)
         rows, width = input_ids.shape
         flat = hidden_TD.new_zeros(rows * width, hidden_TD.shape[1]).index_copy(0, places, hidden_TD)
-        return BaseModelOutputWithPast(last_hidden_state=flat.view(rows, width, -1))
+        output = MoeModelOutputWithPast if any(self.program.settings.sparse) else BaseModelOutputWithPast
+        return output(last_hidden_state=flat.view(rows, width, -1))
 
     def _computes_alike(self, device: str) -> bool:
         """Whether the program is the model as it is now, in the type that is asked for."""
@@ -74,9 +78,14 @@ class FastDecoder:
 
 
 def fast_class(plain: type) -> type:
-    """The fast subclass of a decoder's class, one for each."""
+    """The fast subclass of a decoder's class, one for each.
+
+    It prints as the plain one: transformers looks up what a class can record (hidden states, attentions,
+    router logits) by that text.
+    """
     if plain not in _CLASSES:
-        _CLASSES[plain] = type(f"Fast{plain.__name__}", (FastDecoder, plain), {"__module__": __name__})
+        place = {"__module__": plain.__module__, "__qualname__": plain.__qualname__}
+        _CLASSES[plain] = type(f"Fast{plain.__name__}", (FastDecoder, plain), place)
     return _CLASSES[plain]
 
 

@@ -58,6 +58,11 @@ class Decoding:
         """A copied model starts without: a graph's addresses are those of the original."""
         return None
 
+    @property
+    def nbytes(self) -> int:
+        """Of the cache."""
+        return sum(kv.nbytes for kv in self.kv)
+
     def serves(self, program: DecoderProgram, rows: int, places: int) -> bool:
         """Whether these buffers do for another generation."""
         enough = self.places == places if self.exact else self.places >= places
@@ -170,6 +175,21 @@ class Decoding:
 
     def _table(self, rope: str | None) -> RotaryTable | None:
         return None if rope is None else self.tables[rope]
+
+
+def cache_bytes(program: DecoderProgram, rows: int, places: int) -> int:
+    """What the keys and values of so many rows and tokens take."""
+    shapes = [layer.attention.shape for layer in program.layers]
+    elements = sum(2 * shape.kv_heads * shape.head_dim for shape in shapes)
+    return rows * places * elements * program.dtype.itemsize
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that a new tensor can have; a CPU's is not asked for."""
+    if device.type != "cuda":
+        return float("inf")
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def adapters_in_force(program: DecoderProgram) -> tuple[int, ...]:

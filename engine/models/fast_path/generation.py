@@ -20,8 +20,9 @@ from transformers import GenerationConfig, GenerationMixin
 
 from .apply import causal_model, program_of
 from .attention_half import AttentionHalf
-from .decoding import Decoding
+from .decoding import Decoding, cache_bytes, free_bytes
 from .mlp_half import MlpHalf
+from .moe_half import MoeHalf
 from .packed import pack_padded
 from .program import DecoderProgram
 
@@ -61,6 +62,9 @@ HEEDED_VALUES: Mapping[str, tuple[Any, ...]] = {
 
 UNSAID_LENGTH = 20
 """Tokens that transformers writes when nothing says how many."""
+
+CACHE_SHARE = 0.8
+"""Of the free memory that a cache may take; prompts want some too."""
 
 
 def bind_generate(model: Any) -> Any:
@@ -111,7 +115,14 @@ def why_plain(model: Any, program: DecoderProgram, given: Mapping[str, Any]) -> 
     prompt, device = given.get("input_ids", given.get("inputs")), program.norm.weight.device
     if prompt is not None and prompt.device.type != device.type:
         return f"the prompt is on {prompt.device}, the model on {device}"
-    return _program_refusal(model, program) or _rotary_refusal(program, prompt, settings)
+    rows, width = (1, 1) if prompt is None else prompt.shape
+    total = width + int(settings.get("max_new_tokens", settings.get("max_length", UNSAID_LENGTH)))
+    rows *= int(settings.get("num_return_sequences", 1))
+    return (
+        _program_refusal(model, program)
+        or _rotary_refusal(program, width, total)
+        or _memory_refusal(program, rows, total)
+    )
 
 
 def _settings(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +134,8 @@ def _settings(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _program_refusal(model: Any, program: DecoderProgram) -> str | None:
     for layer in program.layers:
+        if isinstance(layer.mlp, MoeHalf):
+            return "a mixture of experts writes on transformers' own module"
         if not isinstance(layer.attention, AttentionHalf) or not isinstance(layer.mlp, MlpHalf):
             return f"not all layers are fused ({program.report})"
     if not program.is_current():
@@ -137,17 +150,25 @@ def _program_refusal(model: Any, program: DecoderProgram) -> str | None:
     return None
 
 
-def _rotary_refusal(
-    program: DecoderProgram, prompt: torch.Tensor | None, settings: Mapping[str, Any]
-) -> str | None:
+def _rotary_refusal(program: DecoderProgram, width: int, total: int) -> str | None:
     """Frequencies that follow the length must be the same for the prompt and for the whole."""
     if not program.settings.rope_follows_length:
         return None
-    width = 1 if prompt is None else prompt.shape[1]
-    total = width + int(settings.get("max_new_tokens", settings.get("max_length", UNSAID_LENGTH)))
     short, whole = (program.table("", longest).cos_PW for longest in (width, total))
     if not torch.equal(short, whole[: len(short)]):
         return f"rotary frequencies change between {width} and {total} tokens"
+    return None
+
+
+def _memory_refusal(program: DecoderProgram, rows: int, total: int) -> str | None:
+    """The cache is made for all tokens at once; transformers' grows with those that are written."""
+    needed, free = cache_bytes(program, rows, total), free_bytes(program.norm.weight.device)
+    if program.decoding is not None:
+        free += program.decoding.nbytes
+    if needed > CACHE_SHARE * free:
+        return (
+            f"a cache for {rows} x {total} tokens takes {needed / 2**30:.1f} of {free / 2**30:.1f} free GiB"
+        )
     return None
 
 

@@ -17,6 +17,7 @@ from ..families.fast_layout import FastSettings
 from .attention_half import AttentionHalf, RotaryTable
 from .in_force import InForce
 from .mlp_half import MlpHalf
+from .moe_half import MoeHalf
 from .norms import Norm
 from .offload import Offloader
 from .packed import PackedTokens
@@ -53,7 +54,7 @@ class Layer:
     """The two halves of a layer, and which rotary table it reads (None: it does not rotate)."""
 
     attention: AttentionHalf | PlainAttentionHalf
-    mlp: MlpHalf | PlainMlpHalf
+    mlp: MlpHalf | MoeHalf | PlainMlpHalf
     rope: str | None
 
 
@@ -156,7 +157,7 @@ class DecoderProgram:
         )
 
     def buffers(self) -> list[torch.Tensor]:
-        """What a pass reads beside weights and activations: rotary tables, the quantised weights' workspace."""
+        """What a pass reads beside weights and activations: rotary tables, quantised weights' workspace."""
         tables = [part for table in self.tables.values() for part in (table.cos_PW, table.sin_PW)]
         return tables if self.workspace.buffer is None else [*tables, self.workspace.buffer]
 
