@@ -22,7 +22,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import psutil
 
 GB = 10**9
 GIB = 2**30
@@ -71,7 +73,7 @@ class Case:
     base: str = "bf16"
     lengths: tuple[int, ...] = (2048,) * 8
     cap: float | None = None
-    recompute: str = "auto"
+    recompute: Literal["auto", "on", "off"] = "auto"
     forced: tuple[tuple[str, Any], ...] = ()
     rank: int = 16
     steps: int = 4
@@ -111,27 +113,27 @@ USUAL = (
 # --- one case, in a process of its own
 
 
-def run_case(case: Case, calibration: Path | None, longest: bool = False) -> dict[str, Any]:
-    """Predict, build, measure. With ``longest`` the row is the longest that the planner says fits."""
-    import torch
+@dataclass
+class Prediction:
+    """What the planner says of a case before anything is built."""
 
+    schedule: Any
+    lengths: tuple[int, ...]
+    vocabulary: int
+    figures: dict[str, Any]
+
+
+def predict(case: Case, cap: int, calibration: Path, longest: bool) -> Prediction:
+    """Choose a schedule for ``cap`` bytes, and what the step at hand should take under it."""
     from whet.engine.calibration import Ceilings
-    from whet.engine.methods.flat_optimizer import FlatAdamW
-    from whet.engine.methods.sft.fast_step import FastStep
-    from whet.engine.methods.sft.scheduled import follow
     from whet.engine.models.facts import read_model_facts
     from whet.engine.models.families import Unsupported
     from whet.engine.models.fast_memory import allocated, choice_of, fast_peak
-    from whet.engine.models.fast_path import apply_fast_path, program_of
     from whet.engine.models.fast_shape import Held, fast_shape
     from whet.engine.models.fast_time import Rows, step_time
     from whet.engine.recipe import AdapterSection
     from whet.engine.scheduler import Room, choose_schedule, longest_of
 
-    device = torch.device("cuda")
-    total = torch.cuda.get_device_properties(0).total_memory
-    cap = total if case.cap is None else min(total, int(case.cap * GB))
-    torch.cuda.set_per_process_memory_fraction(cap / total)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(SHAPES[case.shape]))
         facts = read_model_facts(Path(folder))
@@ -139,28 +141,52 @@ def run_case(case: Case, calibration: Path | None, longest: bool = False) -> dic
         shape = fast_shape(facts, adapter, Held(base_precision=case.base))
     if isinstance(shape, Unsupported):
         raise SystemExit(shape.reason)
-    room = Room(cap, _free_host())
+    room = Room(cap, int(psutil.virtual_memory().available))
     lengths = (longest_of(shape, room),) if longest else case.lengths
     rows = Rows.of_lengths(lengths, len(lengths))
-    ceilings = Ceilings.model_validate_json(calibration.read_text()) if calibration else None
-    schedule = choose_schedule(shape, rows, room, ceilings, case.recompute)  # type: ignore[arg-type]
+    ceilings = Ceilings.model_validate_json(calibration.read_text())
+    schedule = choose_schedule(shape, rows, room, ceilings, case.recompute)
     schedule = schedule.model_copy(update=dict(case.forced))
     choice = choice_of(schedule, rows.supervised, rows.longest)
     # The step at hand, rather than the worst that the budget lets through.
     fullest = replace(choice, tokens=min(schedule.budget, sum(lengths)))
-    expected = allocated(shape, fast_peak(shape, fullest))
-    clock = step_time(shape, rows, choice, ceilings) if ceilings else None
+    clock = step_time(shape, rows, choice, ceilings)
+    figures = {
+        "schedule": schedule.summary(),
+        "budget": schedule.budget,
+        "tokens": sum(lengths),
+        "expected_held": sum(shape.static.values()),
+        "expected_peak": allocated(shape, fast_peak(shape, fullest)),
+        "expected_seconds": clock.total,
+        "parts": asdict(clock),
+    }
+    return Prediction(schedule, lengths, shape.vocabulary, figures)
 
+
+def run_case(case: Case, calibration: Path, longest: bool = False) -> dict[str, Any]:
+    """Predict, build, measure. With ``longest`` the row is the longest that the planner says fits."""
+    import torch
+
+    from whet.engine.methods.flat_optimizer import FlatAdamW
+    from whet.engine.methods.sft.fast_step import FastStep
+    from whet.engine.methods.sft.scheduled import follow
+    from whet.engine.models.fast_path import apply_fast_path, program_of
+
+    device = torch.device("cuda")
+    total = torch.cuda.get_device_properties(0).total_memory
+    cap = total if case.cap is None else min(total, int(case.cap * GB))
+    torch.cuda.set_per_process_memory_fraction(cap / total)
+    predicted = predict(case, cap, calibration, longest)
     torch.manual_seed(0)
     model = build(case, device)
     apply_fast_path(model, torch.bfloat16)
     program = program_of(model)
     assert program is not None and program.report.complete, str(program and program.report)
-    trained = [param for param in model.parameters() if param.requires_grad]
-    optimizer = FlatAdamW(trained, lr=1e-4, bits=8)
-    step = FastStep(program, device, budget=schedule.budget)
-    follow(step, schedule)
-    documents = token_rows(lengths, shape.vocabulary)
+    optimizer = FlatAdamW([param for param in model.parameters() if param.requires_grad], lr=1e-4, bits=8)
+    step = FastStep(program, device, budget=predicted.schedule.budget)
+    follow(step, predicted.schedule)
+    documents = token_rows(predicted.lengths, predicted.vocabulary)
+    supervised = sum(len(row.labels) - 1 for row in documents)
     held = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
 
@@ -168,7 +194,7 @@ def run_case(case: Case, calibration: Path | None, longest: bool = False) -> dic
         torch.cuda.synchronize()
         began = time.perf_counter()
         optimizer.zero_grad()
-        loss = float(step.train(documents, sum(len(row.labels) - 1 for row in documents)).loss)
+        loss = float(step.train(documents, supervised).loss)
         optimizer.clip_(1.0)
         optimizer.step()
         torch.cuda.synchronize()
@@ -176,19 +202,12 @@ def run_case(case: Case, calibration: Path | None, longest: bool = False) -> dic
         return time.perf_counter() - began
 
     times = [once() for _ in range(case.steps)]
-    return {
-        "schedule": schedule.summary(),
-        "budget": schedule.budget,
-        "tokens": sum(lengths),
+    return predicted.figures | {
         "held": held,
         "peak": torch.cuda.max_memory_allocated(),
         "reserved": torch.cuda.max_memory_reserved(),
-        "expected_held": sum(shape.static.values()),
-        "expected_peak": expected,
-        # The first steps compile and capture.
-        "seconds": statistics.median(times[len(times) // 2 :]),
-        "expected_seconds": clock.total if clock else None,
-        "parts": asdict(clock) if clock else None,
+        "seconds": statistics.median(times[len(times) // 2 :]),  # the first compile and capture
+        "times": times,
     }
 
 
@@ -242,20 +261,14 @@ def token_rows(lengths: Sequence[int], vocabulary: int) -> list[Any]:
     return rows
 
 
-def _free_host() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().available)
-
-
-def _child(pipe: Connection, case: Case, calibration: Path | None, longest: bool) -> None:
+def _child(pipe: Connection, case: Case, calibration: Path, longest: bool) -> None:
     try:
         pipe.send(run_case(case, calibration, longest))
     except Exception as error:  # a case that fails costs its own row
         pipe.send({"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
 
 
-def in_process(case: Case, calibration: Path | None, longest: bool = False) -> dict[str, Any]:
+def in_process(case: Case, calibration: Path, longest: bool = False) -> dict[str, Any]:
     spawning = multiprocessing.get_context("spawn")
     ours, theirs = spawning.Pipe()
     process = spawning.Process(target=_child, args=(theirs, case, calibration, longest))
@@ -293,8 +306,8 @@ def row(name: str, found: dict[str, Any]) -> list[str]:
         f"{found['expected_peak'] / GIB:.2f}",
         f"{found['expected_peak'] / found['peak'] - 1:+.1%}",
         f"{seconds:.4f}",
-        "" if expected is None else f"{expected:.4f}",
-        "" if expected is None else f"{expected / seconds - 1:+.1%}",
+        f"{expected:.4f}",
+        f"{expected / seconds - 1:+.1%}",
         f"{found['tokens'] / seconds:,.0f}",
     ]
 

@@ -35,7 +35,6 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "UNSLOTH_DISABLE_STATISTICS": "1",
-    "WANDB_DISABLED": "true",
 }
 
 # --- loading
