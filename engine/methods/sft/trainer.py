@@ -108,8 +108,24 @@ class SupervisedTrainer(trl.SFTTrainer):
         self._waiting.clear()
         self._follow_model()
         embedding = causal_model(self.model).get_input_embeddings()
-        with self.noise.on(embedding) if self.noise else nullcontext():
+        with self.noise.on(embedding) if self.noise else nullcontext(), self._cheap_zeroing():
             return super().train(*args, **kwargs)
+
+    @contextmanager
+    def _cheap_zeroing(self) -> Iterator[None]:
+        """Spare the loop's ``model.zero_grad()``, which walks every module while the GPU waits, where each
+        step of ours zeroes the flat buffer anyway."""
+        model: Any = self.model
+
+        def zero_grad(set_to_none: bool = True) -> None:
+            if self.fast is None or self._flat is None:
+                type(model).zero_grad(model, set_to_none)
+
+        model.zero_grad = zero_grad
+        try:
+            yield
+        finally:
+            del model.zero_grad
 
     def _follow_model(self) -> None:
         """Read the model anew if an adapter was added, merged or taken away since it was read."""
@@ -132,6 +148,8 @@ class SupervisedTrainer(trl.SFTTrainer):
             return self._fast_training_step(self.fast, model, inputs["rows"])
         if self.noise is not None:
             self.noise.widths_T = None
+        if self._flat is not None and not self._running:
+            self._flat.zero_grad()
         tokens, supervised = count_tokens(inputs), count_supervised(inputs["labels"])
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._running.append((loss, tokens, supervised))
