@@ -76,6 +76,7 @@ class SupervisedTrainer(trl.SFTTrainer):
         self.stats = StepStats()
         self._running: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._waiting: list[TokenRow] = []
+        self._trains = False
         self._ahead = BatchesAhead()
 
     def _prepare_model(self) -> None:
@@ -106,6 +107,7 @@ class SupervisedTrainer(trl.SFTTrainer):
         """As TRL's; a step that an earlier call left half done is forgotten."""
         self._running.clear()
         self._waiting.clear()
+        self._trains = False
         self._follow_model()
         embedding = causal_model(self.model).get_input_embeddings()
         with self.noise.on(embedding) if self.noise else nullcontext(), self._cheap_zeroing():
@@ -164,8 +166,11 @@ class SupervisedTrainer(trl.SFTTrainer):
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
         rows, self._waiting = self._waiting, []
-        if not model.training:  # setting it walks thousands of modules, while the GPU waits
+        # Setting it walks thousands of modules, while the GPU waits; but a wrapper may say that it trains
+        # around a model that was loaded for answering, so it is set once whatever it says.
+        if not (self._trains and model.training):
             model.train()
+            self._trains = True
         if self._flat is not None:
             self._flat.zero_grad()
         normaliser = sum(int((row.labels != IGNORED).sum()) for row in rows)
