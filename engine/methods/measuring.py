@@ -19,4 +19,4 @@ def measure_once(context: RunContext) -> None:
     try:
         calibrate(machine)
     except WhetError as error:
-        context.emit(FindingEvent(finding=Finding(id="E09", severity="note", title=error.message)))
+        context.emit(FindingEvent(finding=Finding(id="E11", severity="note", title=error.message)))
