@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from support.fast_models import gradients, packed_loss, plain_loss, random_rows
 from support.tiny_families import DECODER_CONFIGS, build
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from whet.engine.models.fast_path import apply_fast_path, pack_rows, program_of
+from whet.engine.models.fast_path import apply_fast_path, program_of
 from whet.engine.models.fast_path.moe_half import MoeHalf
 from whet.kernels.backend import forced, interpreting
 from whet.kernels.spec import relative_error
@@ -54,35 +55,6 @@ def randomise(model: nn.Module) -> None:
                 param.copy_(0.1 * torch.randn(param.shape, generator=generator))
 
 
-def rows(vocabulary: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(2)
-    return [torch.randint(3, vocabulary, (length,), generator=generator).tolist() for length in LENGTHS]
-
-
-def plain_loss(model: Any, documents: list[list[int]]) -> torch.Tensor:
-    """Summed next-token loss, one document at a time through transformers."""
-    total = torch.zeros(())
-    for row in documents:
-        ids = torch.tensor([row])
-        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        total = total + nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
-    return total
-
-
-def fast_loss(model: Any, documents: list[list[int]]) -> torch.Tensor:
-    program = program_of(model)
-    assert program is not None
-    ends = torch.tensor([len(row) for row in documents]).cumsum(0)
-    places = sorted(set(range(int(ends[-1]))) - {int(end) - 1 for end in ends})
-    labels = [token for row in documents for token in row[1:]]
-    loss: torch.Tensor = program.loss(pack_rows(documents), torch.tensor(places), torch.tensor(labels))
-    return loss
-
-
-def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: param.grad for name, param in model.named_parameters() if param.grad is not None}
-
-
 def assert_same_gradients(found: nn.Module, wanted: nn.Module, tolerance: float) -> None:
     expected, actual = gradients(wanted), gradients(found)
     assert expected.keys() == actual.keys() and expected
@@ -98,8 +70,8 @@ def test_like_transformers_and_peft(name: str, what: str) -> None:
     fast = copy.deepcopy(plain)
     report = apply_fast_path(fast, torch.float32)
     assert report.complete, str(report)
-    documents = rows(plain.config.vocab_size)
-    expected, loss = plain_loss(plain, documents), fast_loss(fast, documents)
+    documents = random_rows(plain.config.vocab_size)
+    expected, loss = plain_loss(plain, documents), packed_loss(fast, documents)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     expected.backward()
     loss.backward()
@@ -114,8 +86,8 @@ def test_weights_that_do_not_sum_to_one() -> None:
     plain = adapted(base, targets("qwen3_moe", "all"))
     fast = copy.deepcopy(plain)
     apply_fast_path(fast, torch.float32)
-    documents = rows(config.vocab_size)
-    expected, loss = plain_loss(plain, documents), fast_loss(fast, documents)
+    documents = random_rows(config.vocab_size)
+    expected, loss = plain_loss(plain, documents), packed_loss(fast, documents)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     expected.backward()
     loss.backward()
@@ -130,7 +102,7 @@ def test_memory_choices_change_nothing(name: str, keep: bool, chunk: int, offloa
     """What is kept, chunked or put away changes neither the loss nor a gradient."""
     everything = adapted(build(name), targets(name, "all"))
     saving = copy.deepcopy(everything)
-    documents = rows(everything.config.vocab_size)
+    documents = random_rows(everything.config.vocab_size)
     for model in (everything, saving):
         apply_fast_path(model, torch.float32)
     program = program_of(saving)
@@ -138,7 +110,7 @@ def test_memory_choices_change_nothing(name: str, keep: bool, chunk: int, offloa
     count = len(program.layers)
     program.set_keep([keep] * count, [keep] * count, [offload] * count)
     program.chunk = chunk
-    losses = [fast_loss(model, documents) for model in (everything, saving)]
+    losses = [packed_loss(model, documents) for model in (everything, saving)]
     for loss in losses:
         loss.backward()
     assert float(losses[1]) == pytest.approx(float(losses[0]), rel=1e-6)
@@ -157,11 +129,11 @@ def test_sixteen_bits_stay_as_near_as_transformers(name: str, dtype: torch.dtype
             param.data = param.data.float()
     fast = copy.deepcopy(plain)
     assert apply_fast_path(fast, dtype).complete
-    documents = rows(exact.config.vocab_size)
+    documents = random_rows(exact.config.vocab_size)
     with torch.autocast("cpu", dtype):
         plain_loss(plain, documents).backward()
     plain_loss(exact, documents).backward()
-    fast_loss(fast, documents).backward()
+    packed_loss(fast, documents).backward()
     wanted = gradients(exact)
 
     def distance(model: nn.Module) -> float:
@@ -178,18 +150,18 @@ def test_an_adapter_that_is_off_or_merged(name: str) -> None:
     plain = adapted(build(name), targets(name, "all"))
     fast = copy.deepcopy(plain)
     apply_fast_path(fast, torch.float32)
-    documents = rows(plain.config.vocab_size)
+    documents = random_rows(plain.config.vocab_size)
     with torch.no_grad():
         on = float(plain_loss(plain, documents))
         with plain.disable_adapter(), fast.disable_adapter():
             off = float(plain_loss(plain, documents))
-            assert float(fast_loss(fast, documents)) == pytest.approx(off, rel=1e-5)
+            assert float(packed_loss(fast, documents)) == pytest.approx(off, rel=1e-5)
         assert abs(on - off) > 1e-3 * on
-        assert float(fast_loss(fast, documents)) == pytest.approx(on, rel=1e-5)
+        assert float(packed_loss(fast, documents)) == pytest.approx(on, rel=1e-5)
         fast.merge_adapter()
-        assert float(fast_loss(fast, documents)) == pytest.approx(on, rel=1e-5)
+        assert float(packed_loss(fast, documents)) == pytest.approx(on, rel=1e-5)
         with fast.disable_adapter():
-            assert float(fast_loss(fast, documents)) == pytest.approx(off, rel=1e-5)
+            assert float(packed_loss(fast, documents)) == pytest.approx(off, rel=1e-5)
 
 
 def test_a_reference_pass_before_the_backward_pass() -> None:
@@ -197,13 +169,13 @@ def test_a_reference_pass_before_the_backward_pass() -> None:
     plain = adapted(build("mixtral"), targets("mixtral", "all"))
     fast = copy.deepcopy(plain)
     apply_fast_path(fast, torch.float32)
-    documents = rows(plain.config.vocab_size)
+    documents = random_rows(plain.config.vocab_size)
     program = program_of(fast)
     assert program is not None
     program.set_keep([False] * 3, [False] * 3)
-    loss = fast_loss(fast, documents)
+    loss = packed_loss(fast, documents)
     with fast.disable_adapter(), torch.no_grad():
-        fast_loss(fast, documents)
+        packed_loss(fast, documents)
     loss.backward()
     plain_loss(plain, documents).backward()
     assert_same_gradients(fast, plain, 2e-4)
@@ -215,7 +187,7 @@ def test_through_the_causal_model(name: str) -> None:
     plain = adapted(build(name), targets(name, "all"))
     fast = copy.deepcopy(plain)
     apply_fast_path(fast, torch.float32)
-    ids = torch.tensor([rows(plain.config.vocab_size)[0]])
+    ids = torch.tensor([random_rows(plain.config.vocab_size)[0]])
     expected, output = plain(input_ids=ids, labels=ids), fast(input_ids=ids, labels=ids)
     assert output.router_logits is None
     assert relative_error(output.logits, expected.logits) < 1e-5
@@ -255,8 +227,8 @@ def test_experts_of_an_unknown_kind_stay_plain_and_right() -> None:
     fast = copy.deepcopy(plain)
     report = apply_fast_path(fast, torch.float32)
     assert report.fused["mlp"] == 0 and "OtherExperts" in str(report)
-    documents = rows(plain.config.vocab_size)
-    assert float(fast_loss(fast, documents)) == pytest.approx(float(plain_loss(plain, documents)), rel=1e-5)
+    documents = random_rows(plain.config.vocab_size)
+    assert float(packed_loss(fast, documents)) == pytest.approx(float(plain_loss(plain, documents)), rel=1e-5)
 
 
 @pytest.mark.skipif(not interpreting(), reason="Triton's interpreter")
@@ -265,12 +237,12 @@ def test_on_the_kernels(keep: bool) -> None:
     """One Triton pass beside the reference pass, every kernel of the half among them."""
     reference = adapted(build("qwen3_moe"), targets("qwen3_moe", "experts"))
     kernels = copy.deepcopy(reference)
-    documents = rows(reference.config.vocab_size)[1:3]
+    documents = random_rows(reference.config.vocab_size)[1:3]
     for model, backend in ((reference, "reference"), (kernels, "triton")):
         apply_fast_path(model, torch.float32)
         program = program_of(model)
         assert program is not None
         program.set_keep([keep] * 3, [keep] * 3)
         with forced(backend):
-            fast_loss(model, documents).backward()
+            packed_loss(model, documents).backward()
     assert_same_gradients(kernels, reference, 1e-4)

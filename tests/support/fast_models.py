@@ -44,6 +44,16 @@ def random_rows(vocabulary: int) -> list[list[int]]:
     return [torch.randint(3, vocabulary, (length,), generator=generator).tolist() for length in LENGTHS]
 
 
+def plain_loss(model: Any, documents: list[list[int]]) -> torch.Tensor:
+    """Summed next-token loss, one document at a time through transformers."""
+    total = torch.zeros(())
+    for row in documents:
+        ids = torch.tensor([row])
+        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        total = total + torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
+    return total
+
+
 def packed_loss(model: Any, documents: list[list[int]]) -> torch.Tensor:
     """Summed next-token loss on the fast path."""
     program = program_of(model)
