@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "training"))
 
 from models import SHAPES
 from report import append, heading, table
-from rows import PRECISIONS, ROWS, STACKS, Job, Result, Row
+from rows import PRECISIONS, ROWS, Job, Result, Row
 
 HERE = Path(__file__).resolve().parent
 PARTS = HERE / "training"
@@ -142,7 +142,7 @@ def _jobs(row: Row, options: argparse.Namespace) -> dict[str, Job]:
     jobs = {
         label: job
         for label, job in row.jobs.items()
-        if wanted is None or job.stack in wanted or label in wanted
+        if wanted is None or label in wanted or (job.stack in wanted and job.stack not in row.jobs)
     }
     if not jobs:
         raise SystemExit(f"none of {options.stacks} is in this row; it has {', '.join(row.jobs)}")
@@ -179,7 +179,7 @@ def _brief(label: str, result: Result) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("row", choices=[*ROWS, "list"], metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--stacks", default="", help=f"of {', '.join(STACKS)}, or labels of the row")
+    parser.add_argument("--stacks", default="", help="labels of the row, or stacks that no label names")
     parser.add_argument("--steps", type=int, default=0, help="optimizer steps, half of them to warm up")
     parser.add_argument("--warm", type=int, default=0, help="of the steps, those that are not measured")
     parser.add_argument("--model", default="", choices=tuple(SHAPES), help="another one")

@@ -37,7 +37,8 @@ class Job:
         checkpointing: recompute activations. Unsloth's is its own kind; whet's planner decides for itself.
         steps: optimizer steps.
         warm: of these, how many come before the measured ones.
-        cap: whet only: GiB that the allocator may hold; None is what the device has.
+        cap: whet only: GiB that training may take, the rest being withheld from the allocator; 0 is the least
+            that the planner knows, None what the device has.
         cap_of: whet only: the peak of the stack with this label in the same call is the cap.
         ends: whet only: how embedding and output head are held: ``16bit``, ``int8`` or ``nf4``.
         fresh: compile everything anew, as on a machine that has never run the stack.
@@ -233,10 +234,10 @@ def _table() -> dict[str, Row]:
             {
                 **_rivals(nf4, "unsloth"),
                 "whet": replace(nf4, cap=0.0),
-                "whet, ends in int8": replace(nf4, cap=0.0, ends="int8"),
-                "whet, ends in nf4": replace(nf4, cap=0.0, ends="nf4"),
+                "whet int8 ends": replace(nf4, cap=0.0, ends="int8"),
+                "whet nf4 ends": replace(nf4, cap=0.0, ends="nf4"),
             },
-            (Target("peak", "whet", 5.0), Target("peak", "whet, ends in nf4", 5.0)),
+            (Target("peak", "whet", 5.0), Target("peak", "whet nf4 ends", 5.0)),
             note="The rival keeps embedding and head in 16 bits; so does the first of our runs.",
         ),
         "8b-nf4-32k": Row(

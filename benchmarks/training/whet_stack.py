@@ -7,6 +7,8 @@ from typing import Any
 
 from rows import ALPHA, GIB, RANK, SEED, TARGETS, Job, Prepared, Result
 
+MIB = 2**20
+
 
 def load(job: Job) -> Prepared:
     """Model with its adapter on the fast path, and tokenizer."""
@@ -103,16 +105,25 @@ def plan(trainer: Any, job: Job, result: Result) -> None:
         return
     lengths = [len(row) for row in trainer.train_dataset["input_ids"]]
     machine = inspect_machine()
-    schedule = choose_schedule(
-        shape,
-        Rows.of_lengths(lengths, job.batch * job.accumulation),
-        _room(job, machine),
-        ceilings_of(machine),
-    )
+    rows, ceilings = Rows.of_lengths(lengths, job.batch * job.accumulation), ceilings_of(machine)
+    schedule = choose_schedule(shape, rows, _room(job, machine), ceilings)
+    if job.cap is not None and job.device == "cuda":
+        _withhold(max(schedule.peak_bytes, int(job.cap * GIB)))
     follow(trainer.fast, schedule)
     result.predicted_peak = schedule.peak_bytes / GIB
     result.predicted_step = schedule.step_seconds
     result.note = f"{program.report}; {schedule.budget:,} tokens at once; {schedule.summary()}"
+
+
+def _withhold(peak: int) -> None:
+    """Leave the allocator what a peak of so many bytes needs: the Python API's trainer plans by it, and more
+    is not to be had."""
+    import torch
+
+    from whet.engine.models.memory import CUDA_CONTEXT, FRAGMENTATION
+
+    leaves = (peak + CUDA_CONTEXT) * (1 + FRAGMENTATION) - CUDA_CONTEXT + MIB
+    torch.cuda.set_per_process_memory_fraction(leaves / torch.cuda.mem_get_info()[1])
 
 
 def _room(job: Job, machine: Any) -> Any:

@@ -41,6 +41,8 @@ def schedule_here(
 ) -> Schedule | None:
     """The schedule for the memory that is free now, the model being loaded; None off the fast path.
 
+    On a GPU, memory that `torch.cuda.set_per_process_memory_fraction` withholds does not count as free.
+
     Args:
         facts: of the base model.
         adapter: what is trained.
@@ -55,6 +57,8 @@ def schedule_here(
     if held.device == "cpu":
         room = Room(machine.ram_total)
     else:  # what this process holds already is counted by the schedule too
-        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+        free, total = torch.cuda.mem_get_info()
+        allowed = int(torch.cuda.get_per_process_memory_fraction() * total)
+        free = min(free + torch.cuda.memory_reserved(), allowed)
         room = Room(free + CUDA_CONTEXT, machine.ram_available)
     return choose_schedule(shape, rows, room, ceilings_of(machine), recompute)
