@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Severity = Literal["error", "warning", "note"]
+PAGE = "docs/troubleshooting.md"
 
 
 class Fix(BaseModel):
@@ -31,3 +32,11 @@ class Finding(BaseModel):
     title: str = Field(description="One sentence, the fact.")
     evidence: dict[str, Any] = Field(default_factory=dict, description="Numbers, rows, files.")
     fix: Fix | None = None
+    link: str = Field(default="", description="Where the id is explained; `whet explain ID` prints the same.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_link(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("link"):
+            return {**values, "link": f"{PAGE}#{str(values.get('id', '')).lower()}"}
+        return values

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..findings import Finding
 from . import data_quality, environment, export, load, supervision
-from .registry import SEVERITY_ORDER, Check, PlanFacts
+from .registry import Check, PlanFacts, worst_first
 
-CHECKS: tuple[Check, ...] = (
+CHECKS: tuple[Check[PlanFacts], ...] = (
     environment.versions,
     environment.bitsandbytes_missing,
     environment.torch_without_cuda,
@@ -37,6 +37,5 @@ __all__ = ["CHECKS", "Check", "PlanFacts", "run_checks"]
 
 
 def run_checks(facts: PlanFacts) -> list[Finding]:
-    """All findings, worst first; within a severity in the order of the list."""
-    found = [finding for check in CHECKS for finding in check.run(facts)]
-    return sorted(found, key=lambda finding: SEVERITY_ORDER[finding.severity])
+    """All findings about a plan, worst first; within a severity in the order of the list."""
+    return worst_first(finding for check in CHECKS for finding in check.run(facts))

@@ -1,10 +1,14 @@
-"""What a check is: a generator of findings over the facts of a plan."""
+"""What a check is: a generator of findings over facts that somebody else gathered.
+
+Checks differ by what they look at: a plan, the surroundings of a run, a loaded model, a running training, an
+export. Each kind of facts has its own list in :mod:`whet.engine.checks`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from ..data.inspection import DataReport
 from ..findings import Finding
@@ -50,25 +54,30 @@ class PlanFacts:
         return family_of(self.model.model_type)
 
 
-CheckFunction = Callable[[PlanFacts], Iterator[Finding]]
+Facts = TypeVar("Facts")
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(Generic[Facts]):
     """A registered check: its phase, the finding ids it can yield, and the generator."""
 
     phase: Phase
     ids: tuple[str, ...]
-    run: CheckFunction
+    run: Callable[[Facts], Iterator[Finding]]
 
 
-def check(phase: Phase, *ids: str) -> Callable[[CheckFunction], Check]:
+def check(phase: Phase, *ids: str) -> Callable[[Callable[[Facts], Iterator[Finding]]], Check[Facts]]:
     """Mark a generator as a check that yields findings of these ids; list it in :mod:`whet.engine.checks`."""
 
-    def register(function: CheckFunction) -> Check:
+    def register(function: Callable[[Facts], Iterator[Finding]]) -> Check[Facts]:
         return Check(phase, ids, function)
 
     return register
+
+
+def worst_first(found: Iterable[Finding]) -> list[Finding]:
+    """Errors before warnings before notes; within a severity as they came."""
+    return sorted(found, key=lambda finding: SEVERITY_ORDER[finding.severity])
 
 
 def share(part: int, whole: int) -> float:

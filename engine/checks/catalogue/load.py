@@ -1,0 +1,7 @@
+"""Load: weights, tokenizer, adapter, memory."""
+
+from __future__ import annotations
+
+from .entry import Entry
+
+ENTRIES: tuple[Entry, ...] = ()

@@ -1,0 +1,7 @@
+"""Broken set-ups of the environment phase."""
+
+from __future__ import annotations
+
+from faults.harness import Fault
+
+FAULTS: tuple[Fault, ...] = ()

@@ -1,0 +1,34 @@
+"""Every broken set-up raises its own id, and the fix ends it; healthy ones raise nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from faults.harness import Fault, Healthy, try_fault
+from faults.healthy_cases import HEALTHY
+from faults.suite import FAULTS, try_healthy
+
+from whet.engine.checks.catalogue import CATALOGUE
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.id}-{fault.name}")
+def test_fault(fault: Fault, tmp_path: Path) -> None:
+    outcome = try_fault(fault, tmp_path)
+    assert outcome.caught, outcome.why
+
+
+@pytest.mark.parametrize("healthy", HEALTHY, ids=lambda healthy: healthy.name)
+def test_healthy(healthy: Healthy, tmp_path: Path) -> None:
+    outcome = try_healthy(healthy, tmp_path)
+    assert outcome.caught, outcome.why
+
+
+@pytest.mark.parametrize("id", sorted(id for id, entry in CATALOGUE.items() if entry.awaits is None))
+def test_each_id_has_two_faults(id: str) -> None:
+    assert len([fault for fault in FAULTS if fault.id == id]) >= 2
