@@ -14,9 +14,15 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "src")]
 
-from faults import data_cases, environment_cases, export_cases, load_cases, training_cases
-from faults.harness import Fault, Healthy, Outcome, serious, try_fault
-from faults.healthy_cases import HEALTHY
+from faults import (  # noqa: E402
+    data_cases,
+    environment_cases,
+    export_cases,
+    load_cases,
+    training_cases,
+)
+from faults.harness import Fault, Healthy, Outcome, serious, try_fault  # noqa: E402
+from faults.healthy_cases import HEALTHY  # noqa: E402
 
 FAULTS: tuple[Fault, ...] = (
     *environment_cases.FAULTS,
@@ -54,7 +60,8 @@ def table() -> tuple[str, bool]:
     alarms = [(healthy, outcome) for healthy, outcome in quiet if not outcome.caught]
     lines += [
         "",
-        f"{caught} of {len(outcomes)} faults caught; {len(alarms)} false alarms in {len(quiet)} healthy set-ups.",
+        f"{caught} of {len(outcomes)} faults caught; {len(alarms)} false alarms in {len(quiet)} healthy "
+        "set-ups.",
         *(f"- missed: {fault.id} {fault.name}: {o.why}" for fault, o in outcomes if not o.caught),
         *(f"- false alarm: {healthy.name}: {outcome.why}" for healthy, outcome in alarms),
     ]
