@@ -21,6 +21,7 @@ class Schedule(BaseModel):
     recompute_mlp: int = Field(0, description="Layers, from the first, whose gate and up are recomputed.")
     offload: int = Field(0, description="Layers, from the first, whose inputs wait in pinned host memory.")
     chunk: int | None = Field(None, description="Tokens that go through an MLP at a time; None: all.")
+    logit_bytes: int | None = Field(None, description="Of logits that stand at once; None: as usual.")
     micro_batches: float = Field(1.0, description="Expected of a step.")
     step_tokens: float = Field(0.0, description="Expected tokens of a step.")
     peak_bytes: int = Field(0, description="Predicted: the most that PyTorch's allocator holds in a step.")
@@ -67,6 +68,8 @@ class Schedule(BaseModel):
             words.append(f"{self._share(self.offload)} keep their input in host memory")
         if self.chunk is not None:
             words.append(f"MLPs take {self.chunk:,} tokens at a time")
+        if self.logit_bytes is not None:
+            words.append(f"logits come {self.logit_bytes >> 20} MiB at a time")
         return ", ".join(words) or "everything is kept"
 
     def _share(self, count: int) -> str:

@@ -14,7 +14,15 @@ from typing import Literal
 from .calibration import Ceilings
 from .models.facts import ModelFacts
 from .models.families import Unsupported
-from .models.fast_memory import Choice, allocated, fast_peak, filled, host_bytes
+from .models.fast_memory import (
+    FEW_LOGIT_BYTES,
+    LOGIT_BYTES,
+    Choice,
+    allocated,
+    fast_peak,
+    filled,
+    host_bytes,
+)
 from .models.fast_shape import FastShape, Precisions, fast_shape
 from .models.fast_time import Rows, step_time
 from .models.memory import CUDA_CONTEXT, FRAGMENTATION, PROCESS
@@ -68,19 +76,31 @@ def choose_schedule(
     """
     speeds = ceilings or UNKNOWN
     best: tuple[float, Choice] | None = None
+    for logit_bytes in (LOGIT_BYTES, FEW_LOGIT_BYTES):
+        best = best or _fastest(shape, rows, room, speeds, recompute, logit_bytes)
+    if best is None:
+        least = Choice(tokens=budgets(rows)[-1], supervised=rows.supervised, longest=rows.longest)
+        smallest = _smallest(shape, least, room, recompute)
+        best = (step_time(shape, rows, smallest, speeds).total, smallest)
+    return _schedule(shape, rows, best[1], best[0] if ceilings else None)
+
+
+def _fastest(
+    shape: FastShape, rows: Rows, room: Room, speeds: Ceilings, recompute: Recompute, logit_bytes: int
+) -> tuple[float, Choice] | None:
+    """Seconds and choice of what fits and takes the least time; None where nothing fits."""
+    best: tuple[float, Choice] | None = None
     for budget in budgets(rows):
-        start = Choice(tokens=budget, supervised=rows.supervised, longest=rows.longest)
+        start = Choice(
+            tokens=budget, supervised=rows.supervised, longest=rows.longest, logit_bytes=logit_bytes
+        )
         for choice in _candidates(shape, start, room, recompute):
             seconds = step_time(shape, rows, choice, speeds).total
             if best is None or seconds < best[0]:
                 best = (seconds, choice)
         if best is not None and best[1] == start and budget >= rows.most:
             break  # all at once and everything kept: nothing is faster
-    if best is None:
-        least = Choice(tokens=budgets(rows)[-1], supervised=rows.supervised, longest=rows.longest)
-        smallest = _smallest(shape, least, room, recompute)
-        best = (step_time(shape, rows, smallest, speeds).total, smallest)
-    return _schedule(shape, rows, best[1], best[0] if ceilings else None)
+    return best
 
 
 def budgets(rows: Rows) -> list[int]:
@@ -147,6 +167,7 @@ def _smallest(shape: FastShape, start: Choice, room: Room, recompute: Recompute 
     """The choice of a budget that needs the least device memory."""
     layers = shape.layers
     chunk = CHUNKS[-1] if start.filled > CHUNKS[-1] else None
+    start = replace(start, logit_bytes=FEW_LOGIT_BYTES)
     levels = {"auto": (0, layers), "on": (layers,), "off": (0,)}[recompute]
     every = [
         replace(start, chunk=chunk, offload=offload, recompute_mlp=mlp, recompute_attention=attention)
@@ -166,6 +187,7 @@ def _schedule(shape: FastShape, rows: Rows, choice: Choice, seconds: float | Non
         recompute_mlp=choice.recompute_mlp,
         offload=choice.offload,
         chunk=choice.chunk,
+        logit_bytes=None if choice.logit_bytes == LOGIT_BYTES else choice.logit_bytes,
         micro_batches=round(rows.micro_batches(choice.tokens), 2),
         step_tokens=round(rows.tokens, 1),
         peak_bytes=allocated(shape, peak),

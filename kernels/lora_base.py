@@ -5,7 +5,7 @@ Legend: T tokens, K inputs, N outputs of all layers together, R ranks of all lay
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -95,8 +95,31 @@ class DenseBase:
         return dy_TN @ self._wide(sb_NR)
 
 
+GROUP_BYTES = 64 * 2**20
+"""Of expanded weights in one product: more would only make the workspace larger."""
+
+
+def groups(outputs: Sequence[int], row_bytes: int) -> list[list[int]]:
+    """Indices of the layers that are multiplied together: neighbours, up to :data:`GROUP_BYTES`.
+
+    Args:
+        outputs: of each layer.
+        row_bytes: of an expanded weight's row.
+    """
+    found: list[list[int]] = []
+    for index, rows in enumerate(outputs):
+        together = sum(outputs[other] for other in found[-1]) + rows if found else 0
+        if found and together * row_bytes <= GROUP_BYTES:
+            found[-1].append(index)
+        else:
+            found.append([index])
+    return found
+
+
 class ExpandedBase:
     """Quantised weights, expanded for each product into a workspace that all layers share.
+
+    Large ones take turns in it, see :func:`groups`.
 
     Args:
         parts: for each layer its outputs and a function that writes its weight into an (n, K) view.
@@ -118,16 +141,21 @@ class ExpandedBase:
     def room(self, rank: int) -> torch.Tensor | None:
         return None
 
-    def _wide(self, sb_NR: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+    def _wide(self, sb_NR: torch.Tensor | None, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
+        """[W | sB] group by group with the outputs it stands for; each lives until the next."""
         rank = 0 if sb_NR is None else sb_NR.shape[1]
-        wide_NX = self.workspace(self.outputs, self.inputs + rank, dtype)
-        start = 0
-        for outputs, expand in self.parts:
-            expand(wide_NX[start : start + outputs, : self.inputs])
-            start += outputs
-        if sb_NR is not None:
-            wide_NX[:, self.inputs :] = sb_NR
-        return wide_NX
+        width, first = self.inputs + rank, 0
+        for group in groups([outputs for outputs, _ in self.parts], width * dtype.itemsize):
+            parts = [self.parts[index] for index in group]
+            last = first + sum(outputs for outputs, _ in parts)
+            wide_NX, start = self.workspace(last - first, width, dtype), 0
+            for outputs, expand in parts:
+                expand(wide_NX[start : start + outputs, : self.inputs])
+                start += outputs
+            if sb_NR is not None:
+                wide_NX[:, self.inputs :] = sb_NR[first:last]
+            yield slice(first, last), wide_NX
+            first = last
 
     def forward(
         self,
@@ -137,10 +165,18 @@ class ExpandedBase:
         out_TN: torch.Tensor | None,
         quantized: Quantized | None = None,
     ) -> torch.Tensor:
-        return _product(x_TX, self._wide(sb_NR, x_TX.dtype), bias_N, out_TN)
+        if out_TN is None:
+            out_TN = x_TX.new_empty(len(x_TX), self.outputs)
+        for part, wide_NX in self._wide(sb_NR, x_TX.dtype):
+            _product(x_TX, wide_NX, None if bias_N is None else bias_N[part], out_TN[:, part])
+        return out_TN
 
     def backward(self, dy_TN: torch.Tensor, sb_NR: torch.Tensor | None) -> torch.Tensor:
-        return dy_TN @ self._wide(sb_NR, dy_TN.dtype)
+        dx_TX: torch.Tensor | None = None
+        for part, wide_NX in self._wide(sb_NR, dy_TN.dtype):
+            dx_TX = dy_TN[:, part] @ wide_NX if dx_TX is None else dx_TX.addmm_(dy_TN[:, part], wide_NX)
+        assert dx_TX is not None
+        return dx_TX
 
 
 class Fp8Base:

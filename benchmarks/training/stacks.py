@@ -34,6 +34,7 @@ PACKAGES = (
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # for all; one of them sets it by itself
     "UNSLOTH_DISABLE_STATISTICS": "1",
 }
 

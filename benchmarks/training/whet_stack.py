@@ -25,7 +25,7 @@ def load(job: Job) -> Prepared:
         lora_alpha=ALPHA,
         lora_dropout=0,
         target_modules=TARGETS,
-        use_gradient_checkpointing=False,  # the planner decides, see `plan`
+        use_gradient_checkpointing="unsloth",  # may recompute: the planner decides
         random_state=SEED,
     )
     return adapted, tokenizer

@@ -19,6 +19,8 @@ TOKEN_MULTIPLE = 64
 """Packed rows and supervised places are filled up to a multiple of this."""
 LOGIT_BYTES = 512 * 2**20
 """Of logits that the loss holds at once."""
+FEW_LOGIT_BYTES = 128 * 2**20
+"""The same where memory is so short that smaller products are worth it."""
 TABLE_STEP = 1024
 """Rotary tables are made for multiples of this many positions."""
 BATCH_BYTES = 44
@@ -39,6 +41,7 @@ class Choice:
         longest: tokens of the longest document.
         recompute_attention, recompute_mlp, offload: how many layers, from the first.
         chunk: tokens that go through an MLP at a time; None is all.
+        logit_bytes: of logits at once.
     """
 
     tokens: int
@@ -48,6 +51,7 @@ class Choice:
     recompute_mlp: int = 0
     offload: int = 0
     chunk: int | None = None
+    logit_bytes: int = LOGIT_BYTES
 
     @property
     def filled(self) -> int:
@@ -163,7 +167,7 @@ def loss_passing(shape: FastShape, choice: Choice) -> int:
     """Final norm's input, the supervised rows and their gradient, a chunk of logits; a trained head's own."""
     w, width = shape.w, shape.width
     rows = filled(round(choice.tokens * choice.supervised))
-    at_once = chunk_rows(rows, shape.vocabulary, w)
+    at_once = chunk_rows(rows, shape.vocabulary, w, choice.logit_bytes)
     logits = w * at_once * (-(-shape.vocabulary // 64) * 64)
     head = (4 + w) * shape.vocabulary * width if shape.head_trains else 0
     if shape.head_expands:
@@ -171,9 +175,9 @@ def loss_passing(shape: FastShape, choice: Choice) -> int:
     return w * width * choice.filled + 2 * w * width * rows + logits + head
 
 
-def chunk_rows(rows: int, vocabulary: int, w: int) -> int:
+def chunk_rows(rows: int, vocabulary: int, w: int, logit_bytes: int = LOGIT_BYTES) -> int:
     """Rows whose logits stand at once, as :func:`whet.kernels.vocabulary_head.chunk_rows` counts them."""
-    most = max(1, LOGIT_BYTES // (vocabulary * w))
+    most = max(1, logit_bytes // (vocabulary * w))
     if most >= rows:
         return max(1, rows)
     even = -(-rows // -(-rows // most))
@@ -245,6 +249,7 @@ def choice_of(schedule: Schedule, supervised: float, longest: int) -> Choice:
         recompute_mlp=schedule.recompute_mlp,
         offload=schedule.offload,
         chunk=schedule.chunk,
+        logit_bytes=schedule.logit_bytes or LOGIT_BYTES,
     )
 
 

@@ -21,6 +21,8 @@ from .memory import ADAMW_8BIT_BYTES, BYTES, base_bytes
 
 RANK_STEP = 8
 """Stacked ranks are padded to a multiple of this."""
+GROUP_BYTES = 64 * 2**20
+"""Of quantised layers that are expanded together."""
 
 STACKS = {
     "qkv": ("q_proj", "k_proj", "v_proj", "qkv_proj"),
@@ -148,7 +150,11 @@ class FastShape:
             return max(one.parameters for one in self.products)
         if not self.expands:
             return 0
-        return self.w * max(one.outputs * (one.inputs + one.rank) for one in self.products)
+        layers = ([self.q, self.k, self.k], [self.width], [self.mlp, self.mlp], [self.width])
+        return max(
+            _largest_group(outputs, self.w * (one.inputs + one.rank))
+            for outputs, one in zip(layers, self.products, strict=True)
+        )
 
     @property
     def static(self) -> dict[str, int]:
@@ -159,6 +165,15 @@ class FastShape:
             "gradients": 4 * self.trainable,
             "optimizer": self.moments,
         }
+
+
+def _largest_group(outputs: Sequence[int], row_bytes: int) -> int:
+    """Bytes of the layers that are expanded together, as :func:`whet.kernels.lora_base.groups` has them."""
+    largest = together = 0
+    for rows in outputs:
+        together = together + rows if (together + rows) * row_bytes <= GROUP_BYTES else rows
+        largest = max(largest, together)
+    return largest * row_bytes
 
 
 def fast_shape(facts: ModelFacts, adapter: AdapterSection, held: Precisions) -> FastShape | Unsupported:

@@ -14,6 +14,7 @@ from support.plan_inputs import GIB, LLAMA_8B, adapter, model_facts
 from whet.engine.calibration import TYPICAL
 from whet.engine.models.families import Unsupported
 from whet.engine.models.fast_memory import (
+    FEW_LOGIT_BYTES,
     HEAD_BLOCK_BYTES,
     LOGIT_BYTES,
     TABLE_STEP,
@@ -27,7 +28,7 @@ from whet.engine.models.fast_memory import (
     host_bytes,
     kept_before,
 )
-from whet.engine.models.fast_shape import RANK_STEP, FastShape, Held, fast_shape
+from whet.engine.models.fast_shape import GROUP_BYTES, RANK_STEP, FastShape, Held, fast_shape
 from whet.engine.models.fast_time import GRAPH_FLOPS, GRAPH_LAYER, Rows, graphed, rows_of, step_time
 from whet.engine.models.memory import CUDA_CONTEXT
 
@@ -129,7 +130,7 @@ def test_static_bytes_are_those_of_the_stacks(tmp_path: Path) -> None:
     """Factors in the compute type beside the fp32 ones; a quantised base has a workspace of its largest."""
     dense, nf4 = shape_of(tmp_path / "a"), shape_of(tmp_path / "b", base_precision="nf4")
     assert dense.workspace == 0
-    assert nf4.workspace == 2 * 28672 * (4096 + 32)
+    assert nf4.workspace == 2 * 14336 * (4096 + 32)  # gate and up take turns
     per_layer = 48 * (4096 + 6144) + 16 * (4096 + 4096) + 32 * (4096 + 28672) + 16 * (14336 + 4096)
     assert dense.factors == nf4.factors == 2 * 32 * per_layer
     assert dense.static["adapter"] == 4 * dense.trainable + dense.factors
@@ -147,19 +148,23 @@ def test_constants_are_the_kernels_own() -> None:
 
     from whet.engine.methods.sft import graphs, packed_steps
     from whet.engine.models.fast_path import offload, program
-    from whet.kernels import lora_linear, vocabulary_head
+    from whet.kernels import lora_base, lora_linear, vocabulary_head
 
     assert LOGIT_BYTES == vocabulary_head.CHUNK_BYTES
     assert HEAD_BLOCK_BYTES == vocabulary_head.BLOCK_BYTES
     assert TOKEN_MULTIPLE == packed_steps.TOKEN_MULTIPLE
     assert TABLE_STEP == program.TABLE_STEP
     assert RANK_STEP == lora_linear.ALIGNMENT
+    assert GROUP_BYTES == lora_base.GROUP_BYTES
     assert UNDER_WAY == 1 + offload.BEFORE
     assert (GRAPH_FLOPS, GRAPH_LAYER) == (graphs.FLOPS_A_SECOND, graphs.SECONDS_A_LAYER)
     for rows in (1, 1766, 1767, 4096, 16384):
         for vocabulary in (128256, 151936, 32000):
             expected = vocabulary_head.chunk_rows(rows, vocabulary, torch.bfloat16)
             assert chunk_rows(rows, vocabulary, 2) == expected
+            few = FEW_LOGIT_BYTES // (2 * vocabulary)
+            expected = vocabulary_head.chunk_rows(rows, vocabulary, torch.bfloat16, few)
+            assert chunk_rows(rows, vocabulary, 2, FEW_LOGIT_BYTES) == expected
 
 
 # -- an H200's allocator and clock ---------------------------------------------------------------------------

@@ -24,6 +24,7 @@ def follow_schedule(program: DecoderProgram, schedule: Schedule) -> None:
     """Let the layers keep, compute again and put away what the schedule says."""
     program.set_keep(schedule.keep_attention, schedule.keep_mlp, schedule.offloaded)
     program.chunk = schedule.chunk or UNCHUNKED
+    program.logit_bytes = schedule.logit_bytes
 
 
 def follow(fast: FastStep, schedule: Schedule) -> None:

@@ -227,6 +227,7 @@ class _MlpNode(torch.autograd.Function):
             _, t_out_TR = run.down(gate_up_TN, t_in_TR, result_TD[rows])
             kept.append(_Kept(gate_up_TN, t_in_TR, t_out_TR) if keep else None)
             t_out.append(t_out_TR)
+            del gate_up_TN  # or it would stand beside the next chunk's
         ctx.half, ctx.chunk, ctx.seeds, ctx.kept, ctx.t_out = half, chunk, run.seeds, kept, t_out
         ctx.rstd_T = torch.cat(rstd_T)
         ctx.plain_TD = result_TD if keep and half.post_norm else None

@@ -74,6 +74,7 @@ class DecoderProgram:
         fp8: classes of layers whose products run in FP8.
         keep: what each layer holds for its backward pass; the planner's choice.
         chunk: tokens that go through an MLP at a time.
+        logit_bytes: of logits that stand at once; None leaves it to the loss.
     """
 
     decoder: nn.Module
@@ -87,6 +88,7 @@ class DecoderProgram:
     fp8: Collection[str] = ()
     keep: list[Keep] = field(default_factory=list)
     chunk: int = 1 << 30
+    logit_bytes: int | None = None
     offloader: Offloader | None = field(default=None, repr=False)
     refresher: Refresher = field(default_factory=Refresher, repr=False)
     tables: dict[tuple[str, int], RotaryTable] = field(default_factory=dict, repr=False)
@@ -145,7 +147,8 @@ class DecoderProgram:
             options: of :func:`whet.kernels.linear_cross_entropy.linear_cross_entropy`.
         """
         hidden_SD = self.hidden_states(packed).index_select(0, rows_S)
-        settings = self.settings
+        settings, vocabulary = self.settings, self.head.weight.shape[0]
+        rows = self.logit_bytes and max(1, self.logit_bytes // (vocabulary * hidden_SD.element_size()))
         return linear_cross_entropy(
             hidden_SD,
             self.head.weight,
@@ -153,6 +156,7 @@ class DecoderProgram:
             bias_V=self.head.bias,
             softcap=settings.final_softcap,
             logit_scale=settings.logit_scale,
+            chunk=rows,
             **options,
         )
 
