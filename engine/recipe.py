@@ -19,8 +19,10 @@ BasePrecision = Literal["auto", "bf16", "fp16", "fp32", "nf4", "int8", "fp8"]
 QUANTISED = ("nf4", "int8", "fp8")
 EndPrecision = Literal["auto", "16bit", "int8", "nf4"]
 DataFormat = Literal["auto", "text", "alpaca", "sharegpt", "messages", "prompt_completion"]
+Droppable = Literal["duplicates", "empty", "odd", "leaked", "cut", "markers"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "cosine_with_min_lr"]
 Optimizer = Literal["adamw_8bit", "adamw"]
+OnError = Literal["continue", "checkpoint", "pause", "stop"]
 
 # With a second method this becomes a union discriminated on `kind`: a setting of another method cannot be
 # expressed, and unknown methods are refused by name.
@@ -58,6 +60,11 @@ class ModelSection(Section):
     head_precision: EndPrecision = Field(
         "auto", description="How a frozen output head is held; the choices of embedding_precision."
     )
+    end_tokens: list[str] = Field(
+        default_factory=list,
+        description="Tokens that end an answer beside those of generation_config.json, written into what is "
+        "saved. The end of turn of a template named in data.template is always among them.",
+    )
 
 
 class DataSection(Section):
@@ -86,6 +93,12 @@ class DataSection(Section):
     system: str | None = Field(None, description="System message for conversations that have none.")
     bad_rows: Literal["stop", "skip"] = Field(
         "stop", description="A row that cannot be read stops the plan, or is skipped and reported."
+    )
+    drop: list[Droppable] = Field(
+        default_factory=list,
+        description="Leave training rows out: duplicates (all but the first), empty (a reply without text), "
+        "odd (roles out of order), leaked (also in data.eval), cut (longer than max_length), markers "
+        "(special tokens or markers of another model in the text).",
     )
     max_rows: int | None = Field(None, ge=1, description="Use only the first N rows.")
 
@@ -184,6 +197,17 @@ class ExportSection(Section):
             raise ValueError(f"{error.message} {error.hint}") from error
 
 
+class ChecksSection(Section):
+    """What the checks may do while the run is going on. What they see is said whatever this is."""
+
+    on_error: OnError = Field(
+        "continue",
+        description="When a check finds an error during training: continue says it and goes on; checkpoint "
+        "also writes a checkpoint; pause writes one and stops, to be resumed, with the finding as the "
+        "reason; stop ends the run at once. A loss that is not finite always ends the run.",
+    )
+
+
 class Recipe(Section):
     """A whole fine-tuning job. Everything has a default but the model's name and the data."""
 
@@ -198,6 +222,7 @@ class Recipe(Section):
     eval: EvalSection = Field(default_factory=EvalSection)
     sampling: SamplingSection = Field(default_factory=SamplingSection)
     export: ExportSection = Field(default_factory=ExportSection)
+    checks: ChecksSection = Field(default_factory=ChecksSection)
     accept: list[str] = Field(
         default_factory=list, description="Ids of error findings the user accepts, e.g. [D16]."
     )
