@@ -23,6 +23,7 @@ from .fitting import fit, room_of
 from .hardware import Machine, inspect_machine
 from .models.facts import ModelFacts, read_model_facts, resolve_model
 from .models.memory import Memory
+from .models.weight_facts import weight_facts
 from .rates import known_rate, predicted_rate
 from .recipe import Recipe
 from .recipe_files import patched
@@ -148,6 +149,7 @@ def make_plan(
             gguf_refusal=_gguf_refusal(recipe, facts),
             bitsandbytes="bitsandbytes" in machine.versions,
             llama_cpp=find_spec("llama_cpp") is not None,
+            weights=weight_facts(facts, data.train),
         )
     )
     tokens = data.report.train.tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..findings import Finding
-from . import data_quality, environment, export, load, supervision
+from . import data_quality, environment, export, load, supervision, weights
 from .registry import Check, PlanFacts, worst_first
 
 CHECKS: tuple[Check[PlanFacts], ...] = (
@@ -25,9 +25,14 @@ CHECKS: tuple[Check[PlanFacts], ...] = (
     load.family_known,
     load.target_modules,
     load.trained_whole,
+    load.slow_adapter,
     load.compute_type,
+    load.narrow_type,
     load.reduced_weights,
     load.fits,
+    load.fits_evaluation,
+    weights.ids_have_rows,
+    weights.files_agree,
     export.disk_space,
     export.gguf_possible,
     export.merge_possible,

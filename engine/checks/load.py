@@ -9,6 +9,7 @@ from ..findings import Finding, Fix
 from ..hardware import supports_bf16
 from ..models.facts import match_targets
 from ..models.families import Unsupported
+from ..models.memory import evaluation_bytes_a_token
 from ..resolve import adapter_parts, moved_to_whole
 from .registry import PlanFacts, check
 
@@ -91,17 +92,61 @@ def target_modules(facts: PlanFacts) -> Iterator[Finding]:
         )
 
 
-@check("load", "L10")
+@check("load", "L09")
 def trained_whole(facts: PlanFacts) -> Iterator[Finding]:
     """Head and embedding never get an adapter: the loss multiplies with the head's own weight."""
     adapter = facts.recipe.adapter
     moved = moved_to_whole(adapter)
     if moved and adapter.kind != "none":
         yield Finding(
-            id="L10",
+            id="L09",
             severity="note",
             title=f"{' and '.join(moved)}: trained whole (adapter.modules_to_save) instead of by an adapter.",
             evidence={"adapter.target_modules": adapter.target_modules},
+        )
+
+
+@check("load", "L08")
+def slow_adapter(facts: PlanFacts) -> Iterator[Finding]:
+    """Settings of the adapter that keep parts of a fast family on the plain path, each with its patch."""
+    adapter = facts.recipe.adapter
+    if adapter.kind == "none" or isinstance(facts.family.fast, Unsupported):
+        return
+    slow: list[tuple[str, str, dict[str, object]]] = []
+    if adapter.kind == "dora":
+        slow.append(("DoRA", "its norm of every weight is computed at each step", {"adapter.kind": "lora"}))
+    if adapter.bias != "none":
+        slow.append((f"adapter.bias={adapter.bias}", "biases train", {"adapter.bias": "none"}))
+    if adapter.dropout and facts.resolved.device == "cuda":
+        reason = "steps that are short cannot be replayed as one CUDA graph"
+        slow.append((f"adapter.dropout={adapter.dropout:g}", reason, {"adapter.dropout": 0.0}))
+    for setting, reason, patch in slow:
+        yield Finding(
+            id="L08",
+            severity="note",
+            title=f"{setting} is slower than an adapter without: {reason}.",
+            evidence={"family": facts.family.name},
+            fix=Fix(text="Leave it out, unless it is what you want to try.", patch=patch),
+        )
+
+
+@check("load", "L05")
+def narrow_type(facts: PlanFacts) -> Iterator[Finding]:
+    """fp16, with its largest number of 65,504, for a family whose hidden states grow beyond."""
+    capability = facts.family.capabilities.get("compute_fp16")
+    if facts.resolved.compute_dtype == "fp16" and isinstance(capability, Unsupported):
+        wider = "auto" if supports_bf16(facts.machine) else "fp32"
+        if wider == "auto" and facts.recipe.training.precision == "auto":
+            wider = "bf16"
+        yield Finding(
+            id="L05",
+            severity="warning",
+            title=f"{facts.model.family} is to compute in fp16: {capability.reason}.",
+            evidence={"compute": "fp16", "largest": 65504, "family": facts.family.name},
+            fix=Fix(
+                text="Compute in bf16." if wider != "fp32" else "Compute in fp32; this GPU has no bf16.",
+                patch={"training.precision": wider},
+            ),
         )
 
 
@@ -225,3 +270,26 @@ def fits(facts: PlanFacts) -> Iterator[Finding]:
             evidence=evidence,
             fix=Fix(text="Wait for them or stop them; a whet run on the same GPU waits by itself."),
         )
+
+
+@check("load", "T08")
+def fits_evaluation(facts: PlanFacts) -> Iterator[Finding]:
+    """Held-out batches off the fast path are padded and go through whole; training rows may be fewer."""
+    evaluated = facts.report.eval
+    if facts.resolved.schedule is not None or evaluated is None:
+        return
+    asked, memory = facts.recipe.eval.batch_size, facts.memory
+    longest = min(facts.resolved.max_length, max(evaluated.length.max, 1))
+    a_row = longest * evaluation_bytes_a_token(facts.model, facts.recipe.adapter, facts.resolved)
+    held = sum(memory.components[name] for name in ("base", "adapter", "optimizer", "runtime"))
+    if held + asked * a_row <= memory.capacity or memory.needed > memory.capacity:
+        return
+    fitting = max(1, int((memory.capacity - held) / (1.05 * a_row)))
+    yield Finding(
+        id="T08",
+        severity="warning",
+        title=f"Evaluating {asked} rows at once needs about {(held + asked * a_row) / GIB:.1f} GiB, there "
+        f"are {memory.capacity / GIB:.1f}: training would run out of memory at its first evaluation.",
+        evidence={"eval_batch_size": asked, "longest_row": longest, "gib_a_row": round(a_row / GIB, 2)},
+        fix=Fix(text="Evaluate fewer rows at once.", patch={"eval.batch_size": min(2, fitting)}),
+    )

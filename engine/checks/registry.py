@@ -16,6 +16,7 @@ from ..hardware import Machine
 from ..models.facts import ModelFacts
 from ..models.families import Family, family_of
 from ..models.memory import Memory
+from ..models.weight_facts import WeightFacts
 from ..recipe import Recipe
 from ..resolve import Resolved
 
@@ -48,6 +49,8 @@ class PlanFacts:
     """Why GGUF files were asked for and cannot be written of this model; None when they can."""
     bitsandbytes: bool
     llama_cpp: bool
+    weights: WeightFacts | None = None
+    """What the model's files say beside one another; None where there was no reason to read them."""
 
     @property
     def family(self) -> Family:

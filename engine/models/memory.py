@@ -161,6 +161,12 @@ def activation_bytes(facts: ModelFacts, adapter: AdapterSection, resolved: Resol
     return tokens * (a_token + ends) + _weight_copies(facts, adapter, resolved)
 
 
+def evaluation_bytes_a_token(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:
+    """What a token of a padded held-out batch takes while it goes through: one layer's tensors, and the
+    residual stream before and after."""
+    return layer_bytes_a_token(facts, adapter, resolved) + 8 * facts.hidden_size
+
+
 def _weight_copies(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:
     """Weights that stand a second time in the compute type while a step runs.
 

@@ -23,7 +23,7 @@ POLL_SECONDS = 0.1
 
 # What a checkpoint was made with cannot change under it; everything about how long, how often and what comes
 # after can.
-RESUMABLE_OVERRIDES = ("training.", "eval.", "sampling.", "export.", "accept")
+RESUMABLE_OVERRIDES = ("training.", "eval.", "sampling.", "export.", "checks.", "accept")
 
 
 def launch(run: RunDir, worker: Sequence[str] = WORKER) -> int:
@@ -132,7 +132,7 @@ def _replan(run: RunDir, overrides: Sequence[str]) -> None:
         raise WhetError(
             "run.fixed_setting",
             f"A resumed run keeps its model, data, method and adapter; refused: {', '.join(fixed)}.",
-            "Start a new run for these; training, eval, sampling and export settings may change.",
+            "Start a new run for these; training, eval, sampling, export and checks settings may change.",
         )
     recipe = patched(run.load_plan().recipe, dict(map(parse_override, overrides)))
     plan = make_plan(recipe, overrides=tuple(overrides))

@@ -154,7 +154,7 @@ CASES: list[tuple[str, Callable[[ModelFacts], PlanFacts], str, str, dict[str, An
      "L09", "warning", {"adapter.target_modules": "all-linear"}),
     ("whole modules that are not there", recipe_case(adapter__modules_to_save=["lm_head", "embeddings"]),
      "L09", "error", {"adapter.modules_to_save": ["lm_head"]}),
-    ("an adapter on the head", recipe_case(adapter__target_modules=["q_proj", "lm_head"]), "L10", "note", {}),
+    ("an adapter on the head", recipe_case(adapter__target_modules=["q_proj", "lm_head"]), "L09", "note", {}),
     ("bf16 on an old GPU", lambda model: plan_facts(
         model, wanted=recipe(training__precision="bf16"), on=machine(gpu(capability=(7, 5)))),
      "L06", "error", {"training.precision": "fp16"}),

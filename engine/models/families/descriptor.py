@@ -33,6 +33,11 @@ EVERYTHING: dict[str, Capability] = {
     name: Supported() for name in ("sft", "lora", "dora", "full", "nf4", "int8", "fp8", "packing")
 }
 
+NO_FP16: dict[str, Capability] = {
+    "compute_fp16": Unsupported("its hidden states grow beyond 65,504, fp16's largest number, and become NaN")
+}
+"""Of families that were trained in bf16 and use its range."""
+
 _EXPERTS_16_BIT = Experimental("the experts stay in 16 bits: bitsandbytes quantises linear modules only")
 
 MIXTURE: dict[str, Capability] = EVERYTHING | {
@@ -127,8 +132,8 @@ class Family:
         encoder: the layout of an encoder; None for decoders.
         exact: the layout covers the whole model; False where it has parts the descriptor leaves out.
         defaults: the configuration class's values where config.json is silent.
-        capabilities: sft, lora, dora, full, nf4, int8, fp8, packing. What the GGUF writer can do is its own
-            to say (:mod:`whet.engine.export.gguf.architectures`).
+        capabilities: sft, lora, dora, full, nf4, int8, fp8, packing, compute_fp16. What the GGUF writer can do
+            is its own to say (:mod:`whet.engine.export.gguf.architectures`).
     """
 
     name: str

@@ -3,7 +3,7 @@
 The attention's softcap has no fused kernel in transformers, so the plain path holds all scores.
 """
 
-from .descriptor import Family, FastLayout
+from .descriptor import EVERYTHING, NO_FP16, Family, FastLayout
 
 FAMILY = Family(
     name="gemma2",
@@ -21,6 +21,7 @@ FAMILY = Family(
         window="by_layer_type",
     ),
     chat_template="gemma-3",
+    capabilities=EVERYTHING | NO_FP16,
     attention_bias="config",
     layer_norms=4,
     eager_attention=True,

@@ -7,7 +7,7 @@ The multimodal checkpoints (4B and up) load with their vision tower, text in ``m
 
 from dataclasses import replace
 
-from .descriptor import Experimental, Family, FastLayout, Unsupported
+from .descriptor import EVERYTHING, NO_FP16, Experimental, Family, FastLayout, Unsupported
 
 FAMILY = Family(
     name="gemma3",
@@ -26,6 +26,7 @@ FAMILY = Family(
         rope_by_layer_type=True,
     ),
     chat_template="gemma-3",
+    capabilities=EVERYTHING | NO_FP16,
     attention_bias="config",
     layer_norms=4,
     qk_norm=True,
@@ -52,5 +53,5 @@ MULTIMODAL = replace(
     model_types=("gemma3",),
     fast=Unsupported("a multimodal checkpoint: its text decoder is inside a model with a vision tower"),
     exact=False,
-    capabilities={name: Experimental(_WITH_VISION) for name in FAMILY.capabilities},
+    capabilities={name: Experimental(_WITH_VISION) for name in EVERYTHING} | NO_FP16,
 )
