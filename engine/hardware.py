@@ -94,6 +94,11 @@ def supports_bf16(machine: Machine) -> bool:
     return bool(machine.gpus) and all(gpu.capability >= (8, 0) for gpu in machine.gpus)
 
 
+def supports_fp8(machine: Machine) -> bool:
+    """Whether matrices are multiplied in FP8: capability 8.9 and later."""
+    return bool(machine.gpus) and all(gpu.capability >= (8, 9) for gpu in machine.gpus)
+
+
 def usable_cores() -> int:
     """Cores this process may keep busy: its affinity mask, capped by the container's CPU quota."""
     affinity = len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1

@@ -15,14 +15,24 @@ cores, and for 8 steps beside two busy loops (one or two runs each): sleeping at
 spins 5.1 and 4.7, 100,000 spins 4.8 and 33."""
 
 
-def environment() -> dict[str, str]:
-    """Ours, for a process that computes: its OpenMP threads spin only briefly while they wait.
+ALLOCATOR = "expandable_segments:True"
+"""PyTorch's GPU allocator grows and shrinks its segments, so that what a freed tensor leaves is no hole:
+planned memory is then also what the device must have free."""
 
-    ``OMP_WAIT_POLICY`` or ``GOMP_SPINCOUNT`` in the environment has the last word.
+
+def environment() -> dict[str, str]:
+    """Ours, for a process that computes: its OpenMP threads spin only briefly while they wait, and GPU memory
+    comes in segments that grow.
+
+    ``OMP_WAIT_POLICY`` or ``GOMP_SPINCOUNT``, and ``PYTORCH_ALLOC_CONF`` or its older name
+    ``PYTORCH_CUDA_ALLOC_CONF``, have the last word.
     """
-    if "OMP_WAIT_POLICY" in os.environ:
-        return dict(os.environ)
-    return {"GOMP_SPINCOUNT": SPIN_COUNT, **os.environ}
+    ours = {}
+    if "OMP_WAIT_POLICY" not in os.environ:
+        ours["GOMP_SPINCOUNT"] = SPIN_COUNT
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        ours["PYTORCH_ALLOC_CONF"] = ALLOCATOR
+    return {**ours, **os.environ}
 
 
 def start(module: str, *arguments: str, stderr: int | IO[bytes], **variables: str) -> subprocess.Popen[str]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from .data.inspection import DataReport
-from .hardware import Machine, supports_bf16
+from .hardware import Machine, supports_bf16, supports_fp8
 from .models.facts import LinearModule, ModelFacts, match_targets
 from .recipe import AdapterSection, Optimizer, Recipe, TrainingSection
 from .schedule import Schedule
@@ -32,6 +32,9 @@ class Resolved(BaseModel):
     machine: str = Field(description="GPU or CPU name; a measured speed belongs to it.")
     compute_dtype: DType
     base_precision: Literal["bf16", "fp16", "fp32", "nf4", "int8", "fp8"]
+    products: Literal["16bit", "fp8"] = Field(
+        default="16bit", description="What a quantised base is multiplied in."
+    )
     embedding_precision: HeldEnd = "16bit"
     head_precision: HeldEnd = Field(default="16bit", description="With tied weights that of the embedding.")
     optimizer: Optimizer
@@ -70,6 +73,7 @@ class Resolved(BaseModel):
 RECIPE_KEYS = {
     "compute_dtype": "training.precision",
     "base_precision": "model.precision",
+    "products": "model.products",
     "embedding_precision": "model.embedding_precision",
     "head_precision": "model.head_precision",
     "optimizer": "training.optimizer",
@@ -147,6 +151,7 @@ def resolve(
         machine=machine.label,
         compute_dtype=compute,
         base_precision=base,
+        products=_products(recipe, base, machine),
         embedding_precision=embedding,
         head_precision=head,
         optimizer=_optimizer(training, machine, planned),
@@ -163,6 +168,13 @@ def resolve(
         trainable_parameters=trainable_parameters(facts, recipe.adapter),
     )
     return resolved, why
+
+
+def _products(recipe: Recipe, base: str, machine: Machine) -> Literal["16bit", "fp8"]:
+    """FP8 where it was asked for, or the base is held in it, and all GPUs have the units."""
+    asked = recipe.model.products
+    wanted = asked == "fp8" or (asked == "auto" and base == "fp8")
+    return "fp8" if wanted and supports_fp8(machine) else "16bit"
 
 
 def resolved_length(recipe: Recipe, facts: ModelFacts) -> int:

@@ -40,6 +40,7 @@ class Job:
         cap: whet only: GiB that training may take, the rest being withheld from the allocator; 0 is the least
             that the planner knows, None what the device has.
         cap_of: whet only: the peak of the stack with this label in the same call is the cap.
+        products: whet only: what a quantised base is multiplied in, ``16bit`` or ``fp8``, or ``auto``.
         ends: whet only: how embedding and output head are held: ``16bit``, ``int8`` or ``nf4``.
         fresh: compile everything anew, as on a machine that has never run the stack.
         trainer: whet only: ``sft`` is the Python API's, ``run`` that of ``whet train``.
@@ -59,6 +60,7 @@ class Job:
     warm: int = 4
     cap: float | None = None
     cap_of: str | None = None
+    products: str = "auto"
     ends: str = "16bit"
     fresh: bool = False
     trainer: str = "sft"
@@ -219,14 +221,20 @@ def _table() -> dict[str, Row]:
                 **_rivals(nf4, "unsloth"),
                 "whet": nf4,
                 "whet in unsloth's": replace(nf4, cap_of="unsloth"),
+                "whet fp8": replace(nf4, products="fp8"),
+                "whet fp8 in unsloth's": replace(nf4, products="fp8", cap_of="unsloth"),
                 **_rivals(nf4, *_OFF, "hf"),
             },
             (
                 Target("rate", "whet", 1.15, _OFF),
                 Target("rate", "whet in unsloth's", 1.6, ("unsloth",)),
                 Target("peak", "whet in unsloth's", 1.0, ("unsloth",)),
+                Target("rate", "whet fp8", 1.15, _OFF),
+                Target("rate", "whet fp8 in unsloth's", 1.6, ("unsloth",)),
+                Target("peak", "whet fp8 in unsloth's", 1.0, ("unsloth",)),
                 Target("rate", "whet", 3.0, ("hf",)),
             ),
+            note="whet fp8: model.products=fp8, the same 4-bit weights expanded to FP8 and multiplied there.",
         ),
         "8b-nf4-least": Row(
             "8B, nf4, 2×4 of 2,048 tokens, in the least memory",

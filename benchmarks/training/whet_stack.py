@@ -14,7 +14,7 @@ def load(job: Job) -> Prepared:
     """Model with its adapter on the fast path, and tokenizer."""
     from whet.engine import FastLanguageModel
 
-    if job.precision == "fp8" or job.ends != "16bit":
+    if job.precision == "fp8" or job.products == "fp8" or job.ends != "16bit":
         return _load_by_engine(job)
     model, tokenizer = FastLanguageModel.from_pretrained(
         job.folder, max_seq_length=job.length, load_in_4bit=job.precision == "nf4"
@@ -35,12 +35,13 @@ def _load_by_engine(job: Job) -> Prepared:
     """What the Python API has no switch for, but a recipe has."""
     from whet.engine.models.adapters import add_adapter
     from whet.engine.models.fast_path import apply_fast_path
+    from whet.engine.models.fast_path.projections import fp8_classes
     from whet.engine.models.loading import Precision, load_model
 
     held = Precision(device=job.device, compute_dtype="bf16", base_precision=job.precision, **_ends(job))
     handle = load_model(Path(job.folder), held)
     adapted = add_adapter(handle.model, _section(), SEED, name=job.folder)
-    apply_fast_path(adapted, handle.dtype)
+    apply_fast_path(adapted, handle.dtype, fp8=fp8_classes(handle.device, four_bits=job.products == "fp8"))
     return adapted, handle.tokenizer
 
 
@@ -95,6 +96,7 @@ def plan(trainer: Any, job: Job, result: Result) -> None:
     held = Held(
         compute_dtype="fp32" if job.precision == "fp32" else "bf16",
         base_precision=job.precision,
+        products=job.products,
         optimizer="adamw_8bit" if job.device == "cuda" else "adamw",
         device=job.device,
         **_ends(job),

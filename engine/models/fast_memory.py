@@ -19,7 +19,7 @@ TOKEN_MULTIPLE = 64
 """Packed rows and supervised places are filled up to a multiple of this."""
 LOGIT_BYTES = 512 * 2**20
 """Of logits that the loss holds at once."""
-FEW_LOGIT_BYTES = 128 * 2**20
+FEW_LOGIT_BYTES = 64 * 2**20
 """The same where memory is so short that smaller products are worth it."""
 TABLE_STEP = 1024
 """Rotary tables are made for multiples of this many positions."""
@@ -129,7 +129,7 @@ def mlp_passing(shape: FastShape, choice: Choice, dropped: bool) -> int:
         a_token += w * width * (2 if dropped and shape.post_norms else 1)
     if shape.dropout:
         a_token += 2 * w * mlp  # the mask and what it leaves
-    if shape.base_precision == "fp8":
+    if shape.fp8:
         a_token += (w + 1) * width
     return 2 * w * width * choice.filled + a_token * choice.at_once
 
@@ -143,7 +143,7 @@ def attention_passing(shape: FastShape, choice: Choice, dropped: bool) -> int:
         a_token += attention_kept(shape)
     if shape.post_norms or shape.scaled:
         a_token += w * width
-    if shape.base_precision == "fp8":
+    if shape.fp8:
         a_token += width
     return choice.filled * (a_token + _back_end(shape, choice))
 

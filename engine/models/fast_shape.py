@@ -45,6 +45,8 @@ class Precisions(Protocol):
     @property
     def base_precision(self) -> str: ...
     @property
+    def products(self) -> str: ...
+    @property
     def embedding_precision(self) -> str: ...
     @property
     def head_precision(self) -> str: ...
@@ -58,6 +60,7 @@ class Held:
 
     compute_dtype: str = "bf16"
     base_precision: str = "bf16"
+    products: str = "auto"
     embedding_precision: str = "16bit"
     head_precision: str = "16bit"
     optimizer: str = "adamw_8bit"
@@ -84,6 +87,7 @@ class FastShape:
     Args:
         w: bytes of a number in the compute type.
         base_precision: how the frozen weights are held.
+        fp8: they are multiplied in FP8.
         qkv, out, gate_up, down: of one layer.
         windows: keys a query sees at most in each layer; None is all before it.
         attention: what computes it: torch's and cuDNN's kernels, our own (scores with a softcap), or the
@@ -110,6 +114,7 @@ class FastShape:
     vocabulary: int
     w: int
     base_precision: str
+    fp8: bool
     qkv: Product
     out: Product
     gate_up: Product
@@ -140,14 +145,14 @@ class FastShape:
 
     @property
     def expands(self) -> bool:
-        """The base is written out in the compute type for each product."""
-        return self.base_precision in ("nf4", "int8")
+        """The base is written out in another type for each product."""
+        return self.base_precision in ("nf4", "int8") or (self.base_precision == "fp8" and not self.fp8)
 
     @property
     def workspace(self) -> int:
-        """Bytes of the one buffer that quantised weights are expanded into, or FP8's are transposed into."""
-        if self.base_precision == "fp8":
-            return max(one.parameters for one in self.products)
+        """Bytes of the buffers that quantised weights are expanded into, and FP8's are transposed into."""
+        if self.fp8:
+            return max(one.parameters for one in self.products) * (2 if self.expands else 1)
         if not self.expands:
             return 0
         layers = ([self.q, self.k, self.k], [self.width], [self.mlp, self.mlp], [self.width])
@@ -213,6 +218,7 @@ def fast_shape(facts: ModelFacts, adapter: AdapterSection, held: Precisions) -> 
         vocabulary=facts.embedding_rows,
         w=w,
         base_precision=held.base_precision,
+        fp8=held.products == "fp8" or (held.products == "auto" and held.base_precision == "fp8"),
         **products,
         windows=settings.windows,
         attention=_attention(held.device, settings),

@@ -199,11 +199,13 @@ class _Clock:
         wide = one.inputs + one.rank
         rate = ceilings.matmul / (FP32_SLOWER if shape.w == 4 else 1)
         bytes_ = shape.w * (tokens * (wide + one.outputs) + wide * one.outputs)
-        if shape.base_precision == "fp8" and ceilings.fp8 is not None:
+        if shape.fp8 and ceilings.fp8 is not None:
             rate = ceilings.fp8
             bytes_ += 3 * tokens * one.inputs  # read in 16 bits, written in 8
         if shape.expands:
-            bytes_ += one.parameters * (shape.w + (0.5 if shape.base_precision == "nf4" else 1))
+            bytes_ += one.parameters * (
+                (1 if shape.fp8 else shape.w) + (0.5 if shape.base_precision == "nf4" else 1)
+            )
         return 2 * tokens * wide * one.outputs / rate + bytes_ / ceilings.copy_rate
 
     def products(self, tokens: float, one: Product) -> float:

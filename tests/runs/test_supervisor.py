@@ -15,7 +15,7 @@ import pytest
 from support.fake_runs import FakePlan, until
 
 from whet.engine.errors import WhetError
-from whet.engine.processes import SPIN_COUNT
+from whet.engine.processes import ALLOCATOR, SPIN_COUNT
 from whet.engine.runs import supervisor
 from whet.engine.runs.events import DoneEvent, Event, StepEvent, read_events
 from whet.engine.runs.store import RunDir, RunStore
@@ -183,15 +183,21 @@ def test_workers_leave_no_zombies(launch: Launch) -> None:
 @pytest.mark.parametrize(
     ("asked", "seen"),
     [
-        ({}, {"GOMP_SPINCOUNT": SPIN_COUNT}),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
-        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({}, {"GOMP_SPINCOUNT": SPIN_COUNT, "PYTORCH_ALLOC_CONF": ALLOCATOR}),
+        (
+            {"OMP_WAIT_POLICY": "ACTIVE", "PYTORCH_ALLOC_CONF": "backend:native"},
+            {"OMP_WAIT_POLICY": "ACTIVE", "PYTORCH_ALLOC_CONF": "backend:native"},
+        ),
+        (
+            {"GOMP_SPINCOUNT": "7", "PYTORCH_CUDA_ALLOC_CONF": "backend:native"},
+            {"GOMP_SPINCOUNT": "7", "PYTORCH_CUDA_ALLOC_CONF": "backend:native"},
+        ),
     ],
 )
-def test_a_worker_s_threads_spin_briefly_unless_told_otherwise(
+def test_a_worker_s_threads_spin_briefly_and_its_segments_grow_unless_told_otherwise(
     launch: Launch, monkeypatch: pytest.MonkeyPatch, asked: dict[str, str], seen: dict[str, str]
 ) -> None:
-    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
     for name in names:
         monkeypatch.delenv(name, raising=False)
     for name, value in asked.items():

@@ -122,8 +122,7 @@ class _Training:
         return handle
 
     def _to_fast_path(self, handle: ModelHandle) -> None:
-        products = self.recipe.model.products
-        fp8 = () if products == "16bit" else fp8_classes(handle.device, four_bits=products == "fp8")
+        fp8 = fp8_classes(handle.device, four_bits=True) if self.resolved.products == "fp8" else ()
         report = apply_fast_path(handle.model, handle.dtype, fp8=fp8)
         self.context.emit(PhaseEvent(phase="load", detail=f"fast path: {report}"))
         if not report.complete:
