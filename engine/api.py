@@ -35,9 +35,12 @@ from .settings import Settings, settings
 
 if TYPE_CHECKING:
     from .chat.session import ChatPiece, ChatSession, ChatTarget, Who
+    from .checks.catalogue import Entry
     from .data.inspection import DataReport
     from .data.preview import TemplatePreview
     from .doctor import DoctorReport
+    from .export.modelfile_check import ModelfileFacts
+    from .fixing import Fixed
     from .kernel_report import KernelReport
     from .plan import RECIPE_KEYS, Plan
     from .recipe import Recipe
@@ -52,6 +55,8 @@ _LAZY = {
     "ChatTarget": "chat.session",
     "DataReport": "data.inspection",
     "DoctorReport": "doctor",
+    "Entry": "checks.catalogue",
+    "Fixed": "fixing",
     "KernelReport": "kernel_report",
     "Plan": "plan",
     "Recipe": "recipe",
@@ -73,6 +78,7 @@ __all__ = [
     "DataReport",
     "DoctorReport",
     "DoneEvent",
+    "Entry",
     "ErrorEvent",
     "EvalEvent",
     "Event",
@@ -80,6 +86,7 @@ __all__ = [
     "Finding",
     "FindingEvent",
     "Fix",
+    "Fixed",
     "KernelReport",
     "PhaseEvent",
     "Plan",
@@ -163,6 +170,44 @@ def plan(
     from .plan import make_plan
 
     return make_plan(wanted, overrides=overrides, progress=progress)
+
+
+# --- findings
+
+
+def fix(target: str, ids: Sequence[str] = (), progress: Callable[[int], None] | None = None) -> Fixed:
+    """Patches of what was found about a recipe (or run) on a copy of it, planned again; writes nothing.
+
+    ``ids`` choose among the findings; by default the errors and warnings that have a patch.
+    """
+    from .fixing import fix_recipe, fix_run
+    from .recipe_files import shipped
+
+    path = Path(target)
+    if path.is_file() or target in shipped() or path.suffix in (".yaml", ".yml"):
+        return fix_recipe(target, ids, progress)
+    return fix_run(run(target), ids, progress)
+
+
+def write_recipe(text: str, out: Path, *, overwrite: bool = False) -> Path:
+    """Write a recipe's text to a file, whole. Refuses to replace one unless told to."""
+    from .fixing import write_fixed
+
+    return write_fixed(text, out, overwrite=overwrite)
+
+
+def explain(id: str) -> Entry:
+    """What a finding's id means. Raises WhetError ``explain.unknown_id`` with the nearest ids."""
+    from .checks.catalogue.search import find_entry
+
+    return find_entry(id)
+
+
+def catalogue() -> dict[str, Entry]:
+    """All findings' ids with what they mean, in the order of the phases."""
+    from .checks.catalogue import CATALOGUE
+
+    return CATALOGUE
 
 
 # --- data and the machine
@@ -314,8 +359,29 @@ def export(
     yield from export_events(request | {"out": str((out or folder / "export").absolute())})
 
 
+def write_modelfile(target: str, out: Path | None = None) -> ModelfileFacts:
+    """Write the Modelfile of an exported run or folder anew; see :mod:`whet.engine.export.regenerate`."""
+    from .export.regenerate import regenerate_modelfile
+
+    folder = Path(target)
+    if folder.is_dir():
+        return regenerate_modelfile(folder, out or folder / "export")
+    found = find(target)
+    trained = next(
+        (found.export / name for name in ("adapter", "model") if (found.export / name).is_dir()), None
+    )
+    if trained is None:
+        raise WhetError(
+            "export.untrained",
+            f"Run {found.id} has no finished weights in {found.export}.",
+            f"Wait for it: whet attach {found.id}",
+        )
+    return regenerate_modelfile(trained, out or found.export, base=found.load_plan().model.path)
+
+
 def smoke(gguf: Path, reference: Path) -> Iterator[Event]:
-    """Prove a GGUF against the model folder (or adapter) it was made from."""
+    """Prove a GGUF against the model folder (or adapter) it was made from, or merged weights against the
+    adapter."""
     from .export.client import export_events
 
     request = {"action": "smoke", "gguf": str(gguf.absolute()), "reference": str(reference.absolute())}

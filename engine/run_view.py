@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from .checks.exported import failure_findings
 from .findings import Finding
 from .plan import Plan
 from .runs.events import (
@@ -48,16 +49,20 @@ def view_run(run: RunDir) -> RunView:
     # A resumed run may write and prove the same file again: the newest word on each counts.
     newest = {(event.kind, event.path): event for event in events if isinstance(event, ExportEvent)}
     exports = list(newest.values())
+    state = run.read_state()
     verdicts = [event.detail.get("status") for event in exports if event.kind == "smoke"]
     agreed = run.load_plan()
     seen = [event.finding for event in events if isinstance(event, FindingEvent)]
+    if state.error is not None:
+        # a full disk may have refused the event, but never this: its bytes were held back
+        seen += [one for one in failure_findings(state.error, run.id) if one.id not in {f.id for f in seen}]
     said = [event.detail for event in events if isinstance(event, PhaseEvent)]
     fused = [detail.removeprefix(FAST_PATH) for detail in said if detail.startswith(FAST_PATH)]
     return RunView(
         id=run.id,
         path=run.path,
         status=status,
-        state=run.read_state(),
+        state=state,
         plan=agreed,
         evals=[event for event in events if isinstance(event, EvalEvent)],
         samples=[event for event in events if isinstance(event, SampleEvent)],

@@ -31,6 +31,8 @@ GROUPS = {
     },
     "Look": {
         "plan": ("look", "What RECIPE would do: memory, steps, time, findings."),
+        "fix": ("fix", "Findings' patches on a copy of a recipe, planned again."),
+        "explain": ("fix", "What a finding's id means and what helps."),
         "recipes": ("look", "List the shipped recipes, or copy one to start from."),
         "schema": ("look", "JSON Schema of recipes, for editors and agents."),
         "data": ("look", "Read every row of SOURCE: format, lengths, bad rows."),

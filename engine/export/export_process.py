@@ -9,7 +9,7 @@ Requests:
     {"action": "export", "trained": path, "base": path or hub id | null, "out": path, "section": {...},
      "name": str | null, "held_out": rows | null}
     {"action": "smoke", "gguf": path, "reference": path, "base": path or hub id | null, "f16": path | null,
-     "held_out": rows | null}
+     "held_out": rows | null}     where gguf may be a merged folder, and reference is then its adapter
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..checks.exported import ExportFacts, run_export_checks
 from ..errors import WhetError
 from ..recipe import ExportSection
 from ..runs.events import ErrorEvent, Event, ExportEvent, FindingEvent, PhaseEvent
-from .pipeline import Emit, ExportResult, export_finished, export_model, merge_findings
+from .merge_proof import prove_merge
+from .modelfile_check import inspect_modelfile, parse_modelfile
+from .pipeline import Emit, ExportResult, export_finished, export_model
 from .smoke import smoke_test
 from .verdict import EXIT_FAIL, Status
 
@@ -80,6 +83,8 @@ def _export_run(run_id: str, section: ExportSection | None, out: Path | None, em
 
 def _smoke(request: dict[str, Any], emit: Emit) -> Status:
     gguf, reference = Path(request["gguf"]), Path(request["reference"])
+    if gguf.is_dir():
+        return _smoke_merged(gguf, reference, request, emit)
     f16 = Path(request["f16"]) if request.get("f16") else None
     with _whole_model(reference, request.get("base"), emit) as model_dir:
         emit(PhaseEvent(phase="smoke", detail=gguf.name))
@@ -88,8 +93,33 @@ def _smoke(request: dict[str, Any], emit: Emit) -> Status:
             emit(PhaseEvent(phase="smoke", detail=gguf.name, done=done, total=total))
 
         verdict = smoke_test(gguf, model_dir, held_out=request.get("held_out"), f16=f16, progress=progress)
+        beside = gguf.parent / "Modelfile"
+        names_it = beside.is_file() and Path(parse_modelfile(beside.read_text()).source).name == gguf.name
+        modelfile = inspect_modelfile(beside, model_dir) if names_it else None
     emit(ExportEvent(kind="smoke", path=str(gguf), detail=verdict.model_dump(mode="json")))
+    _tell(ExportFacts(str(reference), verdicts=(verdict,), modelfile=modelfile), emit)
     return verdict.status
+
+
+def _smoke_merged(merged: Path, adapter: Path, request: dict[str, Any], emit: Emit) -> Status:
+    """Merged weights, by whichever tool, against the adapter and its base."""
+    base = _base_of(adapter, request.get("base"))
+    if base is None:
+        raise WhetError(
+            "smoke.no_adapter",
+            f"{adapter} is no adapter, and {merged} is a folder of merged weights to hold against one.",
+            "Give the adapter's folder as the reference.",
+        )
+    emit(PhaseEvent(phase="smoke", detail=merged.name))
+    verdict = prove_merge(base, adapter, merged, request.get("held_out"))
+    emit(ExportEvent(kind="smoke", path=str(merged), detail=verdict.model_dump(mode="json")))
+    _tell(ExportFacts(str(adapter), verdicts=(verdict,)), emit)
+    return verdict.status
+
+
+def _tell(facts: ExportFacts, emit: Emit) -> None:
+    for finding in run_export_checks(facts):
+        emit(FindingEvent(finding=finding))
 
 
 @contextmanager
@@ -103,8 +133,7 @@ def _whole_model(folder: Path, base: str | None, emit: Emit) -> Iterator[Path]:
 
     emit(PhaseEvent(phase="merge", detail="adapter into base"))
     with tempfile.TemporaryDirectory(prefix=".whet-smoke-") as scratch:
-        for finding in merge_findings(merge(base_dir, folder, Path(scratch) / "merged")):
-            emit(FindingEvent(finding=finding))
+        _tell(ExportFacts(str(folder), merge=merge(base_dir, folder, Path(scratch) / "merged")), emit)
         yield Path(scratch) / "merged"
 
 

@@ -1,8 +1,8 @@
-"""Just enough of Go's text/template to render what :mod:`modelfile` writes, for its verification. Light.
+"""Just enough of Go's text/template to render what :mod:`modelfile` and people write. Light.
 
 Known: text, ``.Name``, ``$.Name``, ``$name.Name``, string literals, ``if / else if / else / end``,
-``range $i, $m := .Messages``, and the functions ``eq``, ``and``, ``not``. Whitespace trimming dashes are not
-used.
+``range $i, $m := .Messages``, the functions ``eq``, ``and``, ``or``, ``not``, and the
+dashes that trim whitespace.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 ACTION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+TRIM_BEFORE, TRIM_AFTER = re.compile(r"\s*\{\{-\s"), re.compile(r"\s-\}\}\s*")
 WORD = re.compile(r'\(|\)|"(?:[^"\\]|\\.)*"|[^\s()]+')
 RANGE = re.compile(r"range\s+\$(\w+),\s*\$(\w+)\s*:=\s*(\S+)")
 
@@ -27,7 +28,7 @@ Node = str | list[Any]
 def render(template: str, data: Mapping[str, Any]) -> str:
     """``template`` with ``data`` as dot. Raises :class:`GoTemplateError` for what the subset does not
     know."""
-    pieces = ACTION.split(template)
+    pieces = ACTION.split(TRIM_AFTER.sub(" }}", TRIM_BEFORE.sub("{{ ", template)))
     # Even places are text, odd ones actions.
     tokens = [(at % 2 == 1, piece.strip() if at % 2 else piece) for at, piece in enumerate(pieces)]
     out, rest = _block(tokens, 0, data, {"": data}, live=True)
@@ -106,7 +107,7 @@ def _value(expression: str, dot: Any, scope: Scope) -> Any:
 def _call(words: Sequence[str], at: int, dot: Any, scope: Scope) -> tuple[Any, int]:
     """A function with its arguments, or one operand."""
     name = words[at] if at < len(words) else ""
-    if name not in ("eq", "and", "not"):
+    if name not in ("eq", "and", "or", "not"):
         return _operand(words, at, dot, scope)
     arguments: list[Any] = []
     at += 1
@@ -117,7 +118,7 @@ def _call(words: Sequence[str], at: int, dot: Any, scope: Scope) -> tuple[Any, i
         return arguments[0] == arguments[1], at
     if name == "not":
         return not arguments[0], at
-    return all(arguments), at
+    return (any if name == "or" else all)(arguments), at
 
 
 def _operand(words: Sequence[str], at: int, dot: Any, scope: Scope) -> tuple[Any, int]:

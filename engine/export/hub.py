@@ -70,7 +70,7 @@ def push_folder(
 
 
 def unproven(folder: Path) -> list[tuple[str, str]]:
-    """GGUF files in ``folder`` that may not be pushed, each with the reason."""
+    """GGUF files and merged weights in ``folder`` that may not be pushed, each with the reason."""
     found = []
     for gguf in sorted(folder.rglob("*.gguf")):
         verdict = load_verdict(gguf)
@@ -78,6 +78,10 @@ def unproven(folder: Path) -> list[tuple[str, str]]:
             found.append((gguf.name, "no verdict of exactly this file"))
         elif verdict.status == "fail":
             found.append((gguf.name, f"failed: {verdict.failures()[0].summary}"))
+    for weights in sorted(folder.rglob("config.json")):
+        verdict = load_verdict(weights.parent)
+        if verdict is not None and verdict.status == "fail":
+            found.append((weights.parent.name, f"failed: {verdict.failures()[0].summary}"))
     return found
 
 
@@ -86,7 +90,7 @@ def _refuse_unproven(found: Sequence[tuple[str, str]]) -> None:
         named = "; ".join(f"{name} ({reason})" for name, reason in found)
         raise WhetError(
             "hub.unproven",
-            f"Not uploaded, since {len(found)} GGUF file(s) are unproven: {named}.",
+            f"Not uploaded, since {len(found)} file(s) are unproven: {named}.",
             "Prove them with `whet smoke FILE --reference MODEL`, or upload anyway with force=True.",
         )
 

@@ -58,7 +58,7 @@ def write_card(
     front: dict[str, Any] = {"tags": ["whet", "fine-tuned"], "pipeline_tag": "text-generation"}
     if facts.base_model and _on_hub(facts.base_model):
         front["base_model"] = facts.base_model
-    if verdicts:
+    if any(verdict.file_type != "merged" for verdict in verdicts):
         front["library_name"] = "gguf"
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
@@ -97,7 +97,10 @@ def _origin(facts: CardFacts) -> str:
 def _proof(verdicts: Sequence[Verdict]) -> list[str]:
     if not verdicts:
         return ["## Proof\n\nNo GGUF file of this export was proven."]
-    lines = ["## Proof", "", "Each file was run with llama.cpp and compared with the trained model."]
+    how = (
+        "Merged weights were compared with base and adapter, GGUF files with the trained model by llama.cpp."
+    )
+    lines = ["## Proof", "", how]
     for verdict in verdicts:
         lines += [
             "",

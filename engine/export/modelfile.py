@@ -75,15 +75,11 @@ def write_modelfile(
     files = TokenizerFiles.read(tokenizer_dir)
     lines = [f"FROM ./{gguf_name}"]
     notes: list[str] = []
-    if files.chat_template is None:
+    renderer = chat_renderer(files)
+    if renderer is None:
         lines.append('TEMPLATE """{{ .Prompt }}"""')
         notes.append("The model has no chat template: the Modelfile passes the bare prompt on.")
-        stops = [files.eos_token] if files.eos_token else []
     else:
-        specials = [
-            token.content for token in files.load().get_added_tokens_decoder().values() if token.special
-        ]
-        renderer = Renderer(files.chat_template, files.bos_token, files.eos_token, specials)
         try:
             chat = derive(renderer)
         except NotExpressible as reason:
@@ -93,8 +89,7 @@ def write_modelfile(
             lines.append(f'SYSTEM """{chat.system}"""')
         if _writes_tools(renderer):
             notes.append("The Modelfile covers conversations; the chat template's tool calls are left out.")
-        stops = [token for token in dict.fromkeys([renderer.end_token, files.eos_token]) if token]
-    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops]
+    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in end_texts(files, renderer)]
     for name, parameter in PARAMETERS.items():
         value = (generation or {}).get(name)
         if value is not None:
@@ -102,6 +97,21 @@ def write_modelfile(
     if context_length is not None:
         lines.append(f"PARAMETER num_ctx {context_length}")
     return ModelfileResult(write_text(out, "\n".join(lines) + "\n"), notes)
+
+
+def chat_renderer(files: TokenizerFiles) -> Renderer | None:
+    """The folder's chat template; None without one. Raises as :class:`Renderer`."""
+    if files.chat_template is None:
+        return None
+    decoder = files.load().get_added_tokens_decoder()
+    specials = [token.content for token in decoder.values() if token.special]
+    return Renderer(files.chat_template, files.bos_token, files.eos_token, specials)
+
+
+def end_texts(files: TokenizerFiles, renderer: Renderer | None) -> tuple[str, ...]:
+    """The texts at which generation must stop: the end of a turn, then the end of a text."""
+    turn = renderer.end_token if renderer is not None else None
+    return tuple(dict.fromkeys(end for end in (turn, files.eos_token) if end))
 
 
 def derive(renderer: Renderer) -> GoChat:
@@ -215,7 +225,8 @@ def render_go(chat: GoChat, messages: Sequence[Message]) -> str:
         messages = [{"role": "system", "content": chat.system}, *messages]
     system = messages[0]["content"] if messages[0]["role"] == "system" else ""
     turns = [{"Role": message["role"], "Content": message["content"]} for message in messages]
-    return render(chat.template, {"System": system, "Messages": turns})
+    last = {"Prompt": messages[-1]["content"], "Response": ""}
+    return render(chat.template, {"System": system, "Messages": turns, **last})
 
 
 def _prompt(renderer: Renderer, messages: Sequence[Message]) -> str:

@@ -15,15 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checks.exported import ExportFacts, run_export_checks
 from ..errors import WhetError
-from ..findings import Finding, Severity
 from ..recipe import ExportSection
 from ..runs.events import Event, ExportEvent, FindingEvent, PhaseEvent
+from ..runs.failures import describe_failure
 from .gguf.types import GGUFType, check_types
+from .merge_proof import prove_merge
 from .model_card import CardFacts, write_card
 from .modelfile import write_modelfile
+from .modelfile_check import ModelfileFacts, inspect_modelfile
 from .smoke import HeldOut, prove, reference_of
-from .verdict import DIGEST_FILE, RANK, Status, Verdict
+from .verdict import DIGEST_FILE, RANK, Status, Verdict, verdict_path
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -74,12 +77,19 @@ def export_model(
         facts: of the run, for the model card.
 
     Raises:
-        WhetError: of merging, conversion and quantisation. A failed proof is in the result, not raised.
+        WhetError: of merging, conversion and quantisation, and ``run.disk_full``. A failed proof is in the
+            result, not raised. Either way the findings are emitted.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    return _Export(
-        trained_dir, base_dir, out_dir, section, emit, held_out, name, trained_precision, facts
-    ).run()
+    export = _Export(trained_dir, base_dir, out_dir, section, emit, held_out, name, trained_precision, facts)
+    try:
+        return export.run()
+    except Exception as error:
+        failure = describe_failure(error, out_dir)
+        export.tell(failure)
+        if isinstance(error, WhetError) or failure.code != "run.disk_full":
+            raise
+        raise failure from error
 
 
 @dataclass
@@ -96,16 +106,31 @@ class _Export:
     trained_precision: str | None
     facts: CardFacts | None
     result: ExportResult = field(default_factory=ExportResult)
+    merge: MergeReport | None = None
+    fallbacks: dict[str, int] = field(default_factory=dict)
+    modelfile: ModelfileFacts | None = None
 
     def run(self) -> ExportResult:
         kinds = check_types(self.section.gguf)
         if kinds or self.section.merged:
             with self._model() as model_dir:
-                if kinds:
+                if kinds and self.result.status != "fail":  # of a wrong merge nothing is made
                     self._gguf(model_dir, kinds)
                     self._modelfile(model_dir, kinds)
+        self.tell()
         self._card()
         return self.result
+
+    def tell(self, failure: WhetError | None = None) -> None:
+        """What a person should know of these files: findings, whose titles go into the card."""
+        target = self.facts.run if self.facts and self.facts.run else str(self.trained_dir)
+        verdicts = tuple(self.result.verdicts)
+        seen = ExportFacts(
+            target, self.section, self.merge, verdicts, self.fallbacks, self.modelfile, failure
+        )
+        for finding in run_export_checks(seen):
+            self.result.notes.append(finding.title)
+            self.emit(FindingEvent(finding=finding))
 
     @contextmanager
     def _model(self) -> Iterator[Path]:
@@ -125,21 +150,34 @@ class _Export:
         merged = self.out_dir / ("merged" if keep else ".merged-for-gguf")
         self.emit(PhaseEvent(phase="merge", detail="adapter into base"))
         try:
-            report = merge(
+            report = self.merge = merge(
                 self.base_dir,
                 self.trained_dir,
                 merged,
                 progress=self._progress("merge", "adapter into base"),
                 trained_precision=self.trained_precision,
             )
-            for finding in merge_findings(report):
-                self._tell(finding)
             if keep:
                 self._wrote("merged", merged, report.bytes, {"dtype": report.dtype})
+            if self.section.smoke_test:
+                self._prove_merge(merged)
             yield merged
         finally:
             if not keep:
                 shutil.rmtree(merged, ignore_errors=True)
+
+    def _prove_merge(self, merged: Path) -> None:
+        assert self.base_dir is not None
+        self.emit(PhaseEvent(phase="smoke", detail="merged against base and adapter"))
+        verdict = prove_merge(self.base_dir, self.trained_dir, merged, self.held_out)
+        if not self.section.merged:
+            verdict_path(merged).unlink()
+        shown = self.out_dir / "merged"
+        self._proven(verdict.model_copy(update={"gguf": str(shown)}), shown)
+
+    def _proven(self, verdict: Verdict, path: Path) -> None:
+        self.result.verdicts.append(verdict)
+        self.emit(ExportEvent(kind="smoke", path=str(path), detail=verdict.model_dump(mode="json")))
 
     def _gguf(self, model_dir: Path, kinds: list[GGUFType]) -> None:
         """The f16 file first: it is what the others are made from and held against; dropped unless asked
@@ -168,10 +206,7 @@ class _Export:
             f16, self._path(kind.name), kind.name, self._progress("export", f"GGUF {kind.name}")
         )
         if report.fallbacks:
-            self._note(
-                "X03",
-                f"{kind.name}: {report.fallbacks} tensors got another type: their rows do not divide by 256.",
-            )
+            self.fallbacks[kind.name] = report.fallbacks
         return report.path
 
     def _write_gguf(self, model_dir: Path, dtype: Any) -> Path:
@@ -190,25 +225,22 @@ class _Export:
                 asked = path != files[0] or "f16" in wanted
                 verdict = prove(path, baseline, keep=asked)
                 if asked:
-                    self.result.verdicts.append(verdict)
-                    detail = verdict.model_dump(mode="json")
-                    self.emit(ExportEvent(kind="smoke", path=str(path), detail=detail))
+                    self._proven(verdict, path)
 
     def _modelfile(self, model_dir: Path, kinds: list[GGUFType]) -> None:
         """For the smallest file that is not disproven."""
         failed = {Path(verdict.gguf) for verdict in self.result.verdicts if verdict.status == "fail"}
         usable = [kind for kind in kinds if self._path(kind.name) not in failed]
         if not usable:
-            self._note("X05", "No Modelfile was written: no GGUF file passed its proof.")
+            self.modelfile = ModelfileFacts(
+                notes=("No Modelfile was written: no GGUF file passed its proof.",)
+            )
             return
         chosen = self._path(min(usable, key=lambda kind: kind.bits_per_weight).name)
-        settings = model_dir / "generation_config.json"
-        generation = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-        written = write_modelfile(self.out_dir / "Modelfile", chosen.name, model_dir, generation)
-        for note in written.notes:
-            self._note("X05", note)
-        if written.path is not None:
-            self._wrote("modelfile", written.path, written.path.stat().st_size, {"for": chosen.name})
+        self.modelfile = write_checked_modelfile(self.out_dir, chosen.name, model_dir)
+        path = self.modelfile.path
+        if path is not None:
+            self._wrote("modelfile", path, path.stat().st_size, {"for": chosen.name})
 
     def _card(self) -> None:
         written = list(self.result.paths.values())
@@ -219,14 +251,6 @@ class _Export:
             self.out_dir, self.facts or CardFacts(), self.result.verdicts, self.result.notes, files
         )
         self._wrote("card", card, card.stat().st_size)
-
-    def _note(self, id: str, text: str) -> None:
-        self._tell(Finding(id=id, severity="note", title=text))
-
-    def _tell(self, finding: Finding) -> None:
-        """What a person should know of these files: shown now, and written into the card."""
-        self.result.notes.append(finding.title)
-        self.emit(FindingEvent(finding=finding))
 
     def _wrote(
         self, kind: str, path: Path, size: int, detail: dict[str, Any] | None = None, key: str | None = None
@@ -254,11 +278,20 @@ class _Export:
         return tell
 
 
-def merge_findings(report: MergeReport) -> Iterator[Finding]:
-    """What the merge says of its base: a warning where the merged weights keep a rounding error."""
-    severity: Severity = "warning" if report.dequantised else "note"
-    for note in report.notes:
-        yield Finding(id="X01", severity=severity, title=note)
+def write_checked_modelfile(
+    folder: Path, gguf_name: str, model_dir: Path, base: Path | None = None
+) -> ModelfileFacts:
+    """``folder/Modelfile`` for a GGUF in it, read back and held against the tokenizer in ``model_dir``.
+
+    ``base`` gives the sampling settings that ``model_dir`` (an adapter) has none of.
+    """
+    places = [model_dir / "generation_config.json", *([base / "generation_config.json"] if base else [])]
+    settings = next((path for path in places if path.is_file()), None)
+    generation = json.loads(settings.read_text(encoding="utf-8")) if settings else {}
+    written = write_modelfile(folder / "Modelfile", gguf_name, model_dir, generation)
+    if written.path is None:
+        return ModelfileFacts(notes=tuple(written.notes))
+    return inspect_modelfile(written.path, model_dir, written.notes)
 
 
 def export_run(context: RunContext) -> ExportResult:

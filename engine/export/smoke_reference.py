@@ -57,7 +57,7 @@ class Reference:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model_dir)
         self.config: Any = AutoConfig.from_pretrained(model_dir)
         weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
-        self.device, dtype = _place(weights * 2)
+        self.device, dtype = place(weights * 2)
         self.dtype = str(dtype).removeprefix("torch.")
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)
         self.model: Any = model.to(self.device).eval()  # type: ignore[arg-type]
@@ -245,7 +245,7 @@ class Reference:
         return generation if isinstance(generation, list) else [generation]
 
 
-def _place(float32_bytes: int) -> tuple[torch.device, torch.dtype]:
+def place(float32_bytes: int) -> tuple[torch.device, torch.dtype]:
     """Where the reference runs: a GPU with room for float32, else the CPU, in bfloat16 when memory is
     short."""
     if torch.cuda.is_available():

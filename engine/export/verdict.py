@@ -26,7 +26,7 @@ class Proof(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(
-        description="vocabulary, template, bos, stops, logits, answers; or llama.cpp for a crash."
+        description="vocabulary, template, bos, stops, logits, answers; llama.cpp for a crash; merge."
     )
     status: Status
     summary: str = Field(description="One sentence, the fact.")
@@ -35,7 +35,7 @@ class Proof(BaseModel):
 
 
 class Verdict(BaseModel):
-    """The proofs of one GGUF file."""
+    """The proofs of one GGUF file, or of a folder of merged weights."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,7 +56,13 @@ class Verdict(BaseModel):
 
 
 def fingerprint(path: Path) -> str:
-    """Identity of a large file without reading it whole: SHA-256 of its size, first and last 4 MiB."""
+    """Identity of a large file without reading it whole: SHA-256 of its size, first and last 4 MiB.
+
+    A model folder's is that of its weight files together.
+    """
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors"))
+        return hashlib.sha256("".join(map(fingerprint, files)).encode()).hexdigest()
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
@@ -67,8 +73,12 @@ def fingerprint(path: Path) -> str:
 
 
 def verdict_path(gguf: Path) -> Path:
-    """Where a GGUF's verdict lies: beside it, ``<name>.verdict.json``."""
-    return gguf.with_suffix(".verdict.json")
+    """Where a verdict lies: beside the GGUF or folder, ``<name>.verdict.json``."""
+    return (
+        gguf.with_suffix(".verdict.json")
+        if gguf.suffix == ".gguf"
+        else gguf.with_name(f"{gguf.name}.verdict.json")
+    )
 
 
 def save_verdict(verdict: Verdict, gguf: Path) -> Path:

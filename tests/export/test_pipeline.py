@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,21 @@ from support.tiny_models import build_tiny_model
 from whet.engine.errors import WhetError
 from whet.engine.export.model_card import CardFacts, write_card
 from whet.engine.export.pipeline import export_model
-from whet.engine.export.verdict import Proof, Verdict
+from whet.engine.export.verdict import Proof, Verdict, load_verdict
 from whet.engine.findings import Finding
 from whet.engine.recipe import ExportSection
 from whet.engine.runs.events import Event, ExportEvent, FindingEvent
 
 
-def write_adapter(base: Path, out: Path) -> Path:
+def write_adapter(base: Path, out: Path, trained: bool = True) -> Path:
+    """One that moves the model, or PEFT's fresh one, which changes nothing."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    tuned = get_peft_model(
+        model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=trained is False)
+    )
     tuned.save_pretrained(str(out))
     return out
 
@@ -40,8 +44,35 @@ def test_a_plain_merge_has_nothing_to_confess(tmp_path: Path) -> None:
     base = build_tiny_model(tmp_path / "base")
     events, findings = export(write_adapter(base, tmp_path / "adapter"), base, tmp_path / "out")
     assert findings == []
-    assert [event.kind for event in events if isinstance(event, ExportEvent)] == ["merged", "card"]
-    assert "## Notes" not in (tmp_path / "out" / "README.md").read_text()
+    exports = [event for event in events if isinstance(event, ExportEvent)]
+    assert [event.kind for event in exports] == ["merged", "smoke", "card"]
+    proof = exports[1].detail["proofs"][0]
+    assert proof["status"] == "pass" and 0 < proof["evidence"]["mean"] < proof["evidence"]["moved"] / 10
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "## Notes" not in card and "**`merged`: pass**" in card
+    assert load_verdict(tmp_path / "out" / "merged") is not None
+
+
+def test_an_adapter_that_changes_nothing_is_said(tmp_path: Path) -> None:
+    base = build_tiny_model(tmp_path / "base")
+    _, findings = export(write_adapter(base, tmp_path / "adapter", trained=False), base, tmp_path / "out")
+    assert [(one.id, one.severity) for one in findings] == [("X01", "warning")]
+    assert "changes nothing" in findings[0].title
+
+
+def test_a_full_disk_at_save_is_a_finding(tmp_path: Path) -> None:
+    """/dev/full answers every write with ENOSPC, as a full disk does."""
+    base = build_tiny_model(tmp_path / "base")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f".tiny-f16.gguf.{os.getpid()}.partial").symlink_to("/dev/full")
+    events: list[Event] = []
+    section = ExportSection(gguf=["f16"])
+    with pytest.raises(WhetError) as caught:
+        export_model(base, None, tmp_path / "out", section, events.append, name="tiny")
+    assert caught.value.code == "export.disk_full"
+    findings = [event.finding for event in events if isinstance(event, FindingEvent)]
+    assert [(one.id, one.severity) for one in findings] == [("X02", "error")]
+    assert findings[0].fix is not None and "whet export" in (findings[0].fix.command or "")
 
 
 def test_training_over_rounded_weights_is_said_aloud(tmp_path: Path) -> None:

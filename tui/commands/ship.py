@@ -18,13 +18,34 @@ from .common import EXIT_FAILED, EXIT_PROOF_FAILED, json_option, print_json, run
 @click.option("--merged", is_flag=True, help="Keep the merged 16-bit weights.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; by default the run's own export/.")
 @click.option("--no-smoke", is_flag=True, help="Skip the proof. Such a file is not pushed anywhere.")
+@click.option("--modelfile", is_flag=True, help="Only write the Modelfile anew, for GGUF files there are.")
 @json_option
 def export(
-    run: str, types: tuple[str, ...], merged: bool, out: Path | None, no_smoke: bool, as_json: bool
+    run: str,
+    types: tuple[str, ...],
+    merged: bool,
+    out: Path | None,
+    no_smoke: bool,
+    modelfile: bool,
+    as_json: bool,
 ) -> int:
     """Export RUN (or an adapter or model folder): merge, GGUF, proof. By default what its recipe asks."""
+    if modelfile:
+        if types or merged:
+            raise click.UsageError("--modelfile writes nothing else; leave --gguf and --merged out.")
+        return _write_modelfile(run, out, as_json)
     events = api.export(run, list(types), merged, out, smoke=not no_smoke)
     return _show(events, as_json)
+
+
+def _write_modelfile(target: str, out: Path | None, as_json: bool) -> int:
+    found = api.write_modelfile(target, out)
+    if as_json:
+        print_json({"path": str(found.path) if found.path else None, "notes": found.notes})
+    else:
+        for line in [*found.notes, *([f"wrote {found.path}"] if found.path else [])]:
+            talk().print(line, soft_wrap=True)
+    return EXIT_FAILED if found.path is None else 0
 
 
 @click.command()
@@ -37,7 +58,10 @@ def export(
 )
 @json_option
 def smoke(gguf: Path, reference: Path, as_json: bool) -> int:
-    """Prove GGUF against the model it came from: ids, template, BOS, stops, logits, answers."""
+    """Prove GGUF against the model it came from: ids, template, BOS, stops, logits, answers.
+
+    A folder of merged weights is proven against the adapter it was made with.
+    """
     return _show(api.smoke(gguf, reference), as_json)
 
 

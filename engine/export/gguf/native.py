@@ -137,7 +137,7 @@ def import_llama_cpp() -> None:
     """Import llama_cpp. Raises WhetError ``gguf.llama_cpp_missing``."""
     try:
         import llama_cpp  # noqa: F401
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:  # its bindings raise what ctypes raises
         raise WhetError(
             "gguf.llama_cpp_missing",
             f"llama-cpp-python cannot be imported: {error}.",

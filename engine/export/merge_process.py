@@ -1,0 +1,102 @@
+"""How far merged weights are from base and adapter, by transformers and PEFT, a process of its own. Needs
+torch.
+
+Request: base, adapter and merged (folders), texts, rows (token ids of held-out rows), positions.
+PEFT applies the adapter its own way here, so that a mistake of the merge cannot repeat itself. Run by
+merge_proof.py.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from .gguf.native import Progress, serve
+from .smoke_cases import Limits
+from .smoke_reference import place
+
+ROW_TOKENS = 96
+"""Of each text: many short beginnings see more of the vocabulary than few long texts."""
+
+
+def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Answers with KL(trained || merged), KL(trained || base), in nats over the same positions."""
+    transformers_logging.disable_progress_bar()
+    base, merged = Path(request["base"]), Path(request["merged"])
+    device, dtype = place(2 * sum(file.stat().st_size for file in merged.glob("*.safetensors")))
+    sequences = _sequences(request, merged)
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **_placed(base, device))
+    tuned: Any = PeftModel.from_pretrained(model, request["adapter"]).eval()
+    if not _is_quantised(base):
+        tuned.to(device)
+    trained_TV = _log_probabilities(tuned, sequences)
+    with tuned.disable_adapter():
+        moved = _divergence(trained_TV, _log_probabilities(tuned, sequences))
+    progress(1, 2)
+    del model, tuned
+    gc.collect()
+    whole: Any = AutoModelForCausalLM.from_pretrained(merged, dtype=dtype)
+    differs = _divergence(trained_TV, _log_probabilities(whole.to(device).eval(), sequences))
+    progress(2, 2)
+    return {
+        **differs,
+        "moved": moved["mean"],
+        "positions": len(trained_TV),
+        "computed_in": str(dtype).removeprefix("torch."),
+        "dtype": json.loads((merged / "config.json").read_text(encoding="utf-8")).get("dtype", "float32"),
+        "rounded_base": _is_quantised(base),
+    }
+
+
+def _sequences(request: dict[str, Any], folder: Path) -> list[list[int]]:
+    """Held-out rows first, then plain texts, until there are positions enough."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    limits = Limits(positions=request["positions"])
+    left, chosen = limits.positions_for(len(tokenizer)), []
+    for ids in [*request["rows"], *(tokenizer(text).input_ids for text in request["texts"])]:
+        cut = ids[: min(ROW_TOKENS, left)]
+        if len(cut) >= 2:
+            chosen.append(cut)
+            left -= len(cut)
+        if left < 2:
+            break
+    return chosen
+
+
+def _is_quantised(folder: Path) -> bool:
+    return "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def _placed(base: Path, device: torch.device) -> dict[str, Any]:
+    """A rounded checkpoint is placed while it loads; its layers cannot be moved afterwards."""
+    return {"device_map": {"": str(device)}} if _is_quantised(base) else {}
+
+
+@torch.no_grad()
+def _log_probabilities(model: Any, sequences: list[list[int]]) -> torch.Tensor:
+    """[T, V] float32 on the CPU: positions of all sequences one after another, vocabulary."""
+    parts = []
+    for ids in sequences:
+        logits_TV = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float()
+        parts.append(torch.log_softmax(logits_TV, dim=-1).cpu())
+    return torch.cat(parts)
+
+
+def _divergence(p_TV: torch.Tensor, q_TV: torch.Tensor) -> dict[str, Any]:
+    """KL(p || q) a position, in nats; a vocabulary of another size is told, not compared."""
+    if p_TV.shape != q_TV.shape:
+        return {"mean": float("inf"), "max": float("inf"), "columns": [p_TV.shape[1], q_TV.shape[1]]}
+    kl_T = (p_TV.double().exp() * (p_TV.double() - q_TV.double())).sum(dim=-1)
+    same = (p_TV.argmax(-1) == q_TV.argmax(-1)).float().mean()
+    return {"mean": float(kl_T.mean()), "max": float(kl_T.max()), "same_top": float(same)}
+
+
+if __name__ == "__main__":
+    serve(main)
