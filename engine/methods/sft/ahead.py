@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -18,14 +19,22 @@ class BatchesAhead:
         self._source: Iterator[Any] | None = None
         self._count = 0
         self._ready: list[Any] | None = None
+        self.seconds = 0.0
+        """Spent on fetching so far."""
 
     def take(self, source: Iterator[Any], count: int) -> list[Any]:
         """The next ``count`` batches, fewer at the end; those fetched ahead from the same source first."""
         ready = self._ready if source is self._source and self._ready is not None else []
         self._source, self._count, self._ready = source, count, None
-        return [*ready, *islice(source, count - len(ready))]
+        return [*ready, *self._fetched(source, count - len(ready))]
 
     def fetch(self) -> None:
         """Fetch as many batches as were taken last."""
         if self._source is not None and self._ready is None:
-            self._ready = list(islice(self._source, self._count))
+            self._ready = self._fetched(self._source, self._count)
+
+    def _fetched(self, source: Iterator[Any], count: int) -> list[Any]:
+        began = time.perf_counter()
+        batches = list(islice(source, count))
+        self.seconds += time.perf_counter() - began
+        return batches

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
+from ...findings import Finding
 from ...models.adapters import save_weights
-from ...runs.events import CheckpointEvent, PhaseEvent
+from ...runs.events import CheckpointEvent, FindingEvent, PhaseEvent
 from ..checkpoints import rotate, step_folder, write_checkpoint
 from .trainer import SupervisedTrainer
 
@@ -35,6 +36,10 @@ class RunTrainer(SupervisedTrainer):
         self.remove_callback(PrinterCallback)  # writes to stdout
         self.emit, self.keep = emit, keep
         self.eval_collator: Callable[..., Any] = self.data_collator
+
+    def found(self, finding: Finding) -> None:
+        """Say it."""
+        self.emit(FindingEvent(finding=finding))
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Held-out rows are padded, never packed, whatever collates the training rows."""

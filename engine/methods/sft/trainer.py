@@ -27,11 +27,13 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...errors import WhetError
+from ...findings import Finding
 from ...models.fast_path import apply_fast_path, causal_model, program_of
 from ..flat_optimizer import FlatAdamW
 from ..random_numbers import preserved_rng
 from .ahead import BatchesAhead
 from .collation import IGNORED, count_supervised, count_tokens
+from .culprit import not_finite
 from .embedding_noise import EmbeddingNoise
 from .fast_choice import plain_reason
 from .fast_step import FastStep
@@ -76,6 +78,7 @@ class SupervisedTrainer(trl.SFTTrainer):
         self.stats = StepStats()
         self._running: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._waiting: list[TokenRow] = []
+        self._step_batches: list[Any] = []
         self._trains = False
         self._ahead = BatchesAhead()
 
@@ -150,8 +153,11 @@ class SupervisedTrainer(trl.SFTTrainer):
             return self._fast_training_step(self.fast, model, inputs["rows"])
         if self.noise is not None:
             self.noise.widths_T = None
-        if self._flat is not None and not self._running:
-            self._flat.zero_grad()
+        if not self._running:
+            self._step_batches.clear()
+            if self._flat is not None:
+                self._flat.zero_grad()
+        self._step_batches.append(dict(inputs))
         tokens, supervised = count_tokens(inputs), count_supervised(inputs["labels"])
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._running.append((loss, tokens, supervised))
@@ -166,6 +172,7 @@ class SupervisedTrainer(trl.SFTTrainer):
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
         rows, self._waiting = self._waiting, []
+        self._step_batches[:] = [{"rows": rows}]
         # Setting it walks thousands of modules, while the GPU waits; but a wrapper may say that it trains
         # around a model that was loaded for answering, so it is set once whatever it says.
         if not (self._trains and model.training):
@@ -270,14 +277,23 @@ class SupervisedTrainer(trl.SFTTrainer):
         return norm
 
     def _not_finite(self, what: str, value: float) -> WhetError:
-        step = self.state.global_step + 1
+        """T01, found in the module where the numbers first went wrong, and the error that ends the run."""
+        finding = not_finite(self, what, value, self._step_batches)
+        self.found(finding)
+        assert finding.fix is not None
         return WhetError(
             "train.not_finite",
-            f"The {what} of step {step} is {value}; the weights were not changed by this step.",
-            f"Lower training.learning_rate (now {self.args.learning_rate:g}), warm up longer with "
-            "training.warmup, keep training.max_grad_norm at 1, or set training.precision=fp32; the data of "
-            "this step may also hold a broken row.",
+            f"{finding.title} The weights were not changed by this step.",
+            f"{finding.fix.text} The data of this step may also hold a broken row.",
         )
+
+    def found(self, finding: Finding) -> None:
+        """For subclasses that have somebody to tell."""
+
+    @property
+    def data_seconds(self) -> float:
+        """Spent on fetching and collating rows so far."""
+        return self._ahead.seconds
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Held-out metrics; the random number generators are left as they were."""

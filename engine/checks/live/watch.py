@@ -1,0 +1,112 @@
+"""One object that sees every event of a training and says what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ...findings import Finding, Fix
+from ...recipe import Recipe
+from ...resolve import Resolved
+from ...runs.events import EvalEvent, Event, StepEvent
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What of a run does not change: its settings, and how many tokens the model can choose from."""
+
+    recipe: Recipe
+    resolved: Resolved
+    vocabulary: int
+    chats: bool
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a step waited for, beside what its event says.
+
+    Args:
+        data_seconds: spent on fetching and collating rows.
+        gpu_busy: share of time the GPU computed lately, 0 to 1; None where nobody can say.
+        others: other processes on the same GPU, as ``name (pid)``.
+    """
+
+    data_seconds: float = 0.0
+    gpu_busy: float | None = None
+    others: tuple[str, ...] = ()
+
+
+class Part(Protocol):
+    """One check; yields what it finds as events come, each thing once."""
+
+    def step(self, event: StepEvent, pace: Pace) -> Iterator[Finding]: ...
+    def evaluated(self, event: EvalEvent) -> Iterator[Finding]: ...
+
+
+class Watch:
+    """All live checks of one attempt.
+
+    Args:
+        run: what is watched.
+        earlier: events of earlier attempts up to the checkpoint that this one resumes from.
+    """
+
+    def __init__(self, run: Watched, earlier: Iterable[Event] = ()) -> None:
+        from .curve import Diverging, Overfitting, Plateau, Spikes
+        from .first import Continuity, FirstLoss
+        from .speed import DataWait, SharedGpu, Slowing
+
+        steps = [event for event in earlier if isinstance(event, StepEvent)]
+        self.parts: tuple[Part, ...] = (
+            FirstLoss(run),
+            Continuity(steps),
+            Spikes(run),
+            Diverging(run),
+            Plateau(run),
+            Overfitting(run),
+            DataWait(),
+            Slowing(),
+            SharedGpu(),
+        )
+        for event in earlier:  # what was found then has been said
+            for part in self.parts[2:6]:
+                if isinstance(event, StepEvent):
+                    list(part.step(event, Pace()))
+                elif isinstance(event, EvalEvent):
+                    list(part.evaluated(event))
+
+    def step(self, event: StepEvent, pace: Pace | None = None) -> list[Finding]:
+        """What this step shows."""
+        seen = pace or Pace()
+        return [finding for part in self.parts for finding in part.step(event, seen)]
+
+    def evaluated(self, event: EvalEvent) -> list[Finding]:
+        """What this evaluation shows."""
+        return [finding for part in self.parts for finding in part.evaluated(event)]
+
+
+def gradients(dead: Sequence[str], trained: int) -> list[Finding]:
+    """L09 after the first backward pass: trained parameters that got no gradient.
+
+    Args:
+        dead: names of those that are zero throughout; A matrices of fresh adapters, which start so, left out.
+        trained: how many were looked at.
+    """
+    if not dead:
+        return []
+    everything = len(dead) == trained
+    what = "no trained parameter" if everything else f"{len(dead)} of {trained} trained parameters"
+    verb = "got a gradient" if everything else "got no gradient"
+    return [
+        Finding(
+            id="L09",
+            severity="error" if everything else "warning",
+            title=f"After the first step {what} {verb}: what is trained is not on the way to the loss.",
+            evidence={"without_gradient": list(dead[:10]), "count": len(dead), "trained": trained},
+            fix=Fix(
+                text="Adapt layers of the language model itself.",
+                patch={"adapter.target_modules": "all-linear"},
+            ),
+        )
+    ]
