@@ -17,7 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from .alternatives import Alternative, find_alternatives
 from .checks import PlanFacts, run_checks
 from .data.inspection import DataReport
+from .data.mapping import Mapping
+from .data.tokenizer_files import TokenizerFiles
 from .disk import disk_bytes
+from .errors import WhetError
 from .findings import Finding
 from .fitting import fit, room_of
 from .hardware import Machine, inspect_machine
@@ -29,7 +32,7 @@ from .recipe import Recipe
 from .recipe_files import patched
 from .resolve import RECIPE_KEYS, Resolved, recipe_origins, resolve, resolved_length
 from .scheduler import Room, longest_sequence
-from .template_fit import fitting_template, missing_markers, template_for
+from .template_fit import fitting_mapping, fitting_template, missing_markers, template_for
 
 USUAL_MEMORY = (24, 48, 80, 141)
 """GB of common GPUs."""
@@ -83,6 +86,9 @@ class Plan(BaseModel):
         default_factory=dict, description="The same for GPUs of so many GB."
     )
     disk_bytes: dict[str, int] = Field(description="What the run will write: checkpoints, export, temporary.")
+    mapping: Mapping | None = Field(
+        default=None, description="Guessed: how rows are read whose columns have no known names (D15)."
+    )
     findings: list[Finding]
     alternatives: list[Alternative] = Field(
         default_factory=list, description="Ways out when it does not fit."
@@ -97,7 +103,7 @@ class Plan(BaseModel):
         """The recipe as the data was prepared by it; preparing it again gives the same digest."""
         report = self.data.report
         template = None if report.template == "model" else report.template
-        return _data_recipe(self.recipe, self.resolved.max_length, template)
+        return _data_recipe(self.recipe, self.resolved.max_length, template, self.mapping)
 
 
 def make_plan(
@@ -122,8 +128,7 @@ def make_plan(
     path = resolve_model(recipe.model.name, recipe.model.revision)
     facts = read_model_facts(path, recipe.model.name)
     machine = machine or inspect_machine()
-    template = fitting_template(recipe, facts)
-    data = prepare_data(_data_recipe(recipe, resolved_length(recipe, facts), template), path, progress)
+    data, template, mapping = _prepared(recipe, facts, progress)
     sequences = _sequences(recipe, facts, data)
     resolved, reasons = resolve(recipe, facts, machine, data.report, sequences)
     resolved, memory, why = fit(recipe, resolved, facts, data.report, machine)
@@ -150,6 +155,8 @@ def make_plan(
             bitsandbytes="bitsandbytes" in machine.versions,
             llama_cpp=find_spec("llama_cpp") is not None,
             weights=weight_facts(facts, data.train),
+            tokenizer=TokenizerFiles.read(path),
+            mapping=mapping,
         )
     )
     tokens = data.report.train.tokens
@@ -172,15 +179,50 @@ def make_plan(
         longest_sequence=longest,
         longest_by_memory=_longest_by_memory(recipe, resolved, facts, machine),
         disk_bytes=disk,
+        mapping=mapping,
         findings=findings,
         alternatives=others,
         versions=machine.versions,
     )
 
 
-def _data_recipe(recipe: Recipe, max_length: int, template: str | None) -> Recipe:
-    """Rows no longer than the model's positions; chat rows with a template where the recipe names none."""
+def _prepared(
+    recipe: Recipe, facts: ModelFacts, progress: Callable[[int], None] | None
+) -> tuple[DataFacts, str | None, Mapping | None]:
+    """The data, with the template (D09) and the columns (D15) that the planner had to choose for it."""
+    length = resolved_length(recipe, facts)
+
+    def prepare(mapping: Mapping | None) -> tuple[DataFacts, str | None, Mapping | None]:
+        template = fitting_template(_mapped(recipe, mapping), facts)
+        wanted = _data_recipe(recipe, length, template, mapping)
+        return prepare_data(wanted, facts.path, progress), template, mapping
+
+    try:
+        return prepare(None)
+    except WhetError as error:
+        mapping = fitting_mapping(recipe) if error.code == "data.format" else None
+        if mapping is None:
+            raise
+    return prepare(mapping)
+
+
+def _mapped(recipe: Recipe, mapping: Mapping | None) -> Recipe:
+    if mapping is None:
+        return recipe
+    return patched(recipe, {"data.format": mapping.format, "data.columns": mapping.columns})
+
+
+def _data_recipe(
+    recipe: Recipe, max_length: int, template: str | None, mapping: Mapping | None = None
+) -> Recipe:
+    """Rows no longer than the model's positions; chat rows with a template where the recipe names none.
+
+    Bad rows are left out here and counted: with ``data.bad_rows: stop`` they are an error of the plan.
+    """
+    recipe = _mapped(recipe, mapping)
     patch: dict[str, object] = {}
+    if recipe.data.bad_rows == "stop":
+        patch["data.bad_rows"] = "skip"
     if template is not None and recipe.data.template is None:
         patch["data.template"] = template
     if max_length != recipe.model.max_length:

@@ -96,8 +96,8 @@ class DataSection(Section):
     )
     drop: list[Droppable] = Field(
         default_factory=list,
-        description="Leave training rows out: duplicates (all but the first), empty (a reply without text), "
-        "odd (roles out of order), leaked (also in data.eval), cut (longer than max_length), markers "
+        description="Leave training rows out: duplicates (all but the first), empty (no reply, or one without "
+        "text), odd (roles out of order), leaked (also in data.eval), cut (longer than max_length), markers "
         "(special tokens or markers of another model in the text).",
     )
     max_rows: int | None = Field(None, ge=1, description="Use only the first N rows.")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .data.chat_templates import TEMPLATES, find
 from .data.formats import sniff
+from .data.mapping import Mapping, find_mapping
 from .data.rows import RawRow
 from .data.sources import iter_rows
 from .models.facts import ModelFacts
@@ -46,14 +47,23 @@ def missing_markers(recipe: Recipe, facts: ModelFacts) -> tuple[str, ...]:
     return tuple(marker for marker in find(named).info.markers if marker not in vocabulary)
 
 
+def fitting_mapping(recipe: Recipe) -> Mapping | None:
+    """Which columns of the first training source are what, where their names say nothing known (D15)."""
+    return None if recipe.data.columns else find_mapping(_first_rows(recipe))
+
+
 def _chat_rows(recipe: Recipe) -> bool:
     """Whether the first training source holds conversations, by the recipe's word or its first rows."""
     if recipe.data.format != "auto":
         return recipe.data.format in ("messages", "sharegpt", "alpaca")
+    guess = sniff(_first_rows(recipe), recipe.data.columns)
+    return guess.format in ("messages", "sharegpt", "alpaca")
+
+
+def _first_rows(recipe: Recipe) -> list[RawRow]:
     train = recipe.data.train
     first = iter_rows(train if isinstance(train, str) else train[0], recipe.data)
-    guess = sniff([row for row in islice(first, 100) if isinstance(row, RawRow)], recipe.data.columns)
-    return guess.format in ("messages", "sharegpt", "alpaca")
+    return [row for row in islice(first, 100) if isinstance(row, RawRow)]
 
 
 def _special_tokens(path: Path) -> set[str]:

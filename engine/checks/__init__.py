@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..findings import Finding
-from . import data_quality, environment, export, load, supervision, weights
+from . import data_quality, environment, export, load, supervision, template, weights
 from .registry import Check, PlanFacts, worst_first
 
 CHECKS: tuple[Check[PlanFacts], ...] = (
@@ -14,13 +14,16 @@ CHECKS: tuple[Check[PlanFacts], ...] = (
     supervision.truncated_answers,
     supervision.begin_token,
     supervision.end_token,
-    supervision.no_template,
-    supervision.foreign_template,
-    supervision.literal_markers,
+    template.stops_elsewhere,
+    template.no_template,
+    template.other_prompt,
+    template.literal_markers,
+    template.foreign_template,
     data_quality.max_length,
     data_quality.conversations,
     data_quality.unreadable_rows,
     data_quality.too_little,
+    data_quality.leaks,
     load.weights_there,
     load.family_known,
     load.target_modules,

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from ..data.inspection import DataReport
+from ..data.mapping import Mapping
+from ..data.tokenizer_files import TokenizerFiles
 from ..findings import Finding
 from ..hardware import Machine
 from ..models.facts import ModelFacts
@@ -49,12 +51,27 @@ class PlanFacts:
     """Why GGUF files were asked for and cannot be written of this model; None when they can."""
     bitsandbytes: bool
     llama_cpp: bool
+    tokenizer: TokenizerFiles | None = None
+    """What the model's folder says of its tokenizer."""
+    mapping: Mapping | None = None
+    """Guessed by the planner because the rows' columns have no known names."""
     weights: WeightFacts | None = None
     """What the model's files say beside one another; None where there was no reason to read them."""
 
     @property
     def family(self) -> Family:
         return family_of(self.model.model_type)
+
+    @property
+    def chat(self) -> bool:
+        """Rows are written by a chat template; plain text is not."""
+        return self.report.template is not None and self.report.format.format not in ("text", None)
+
+    @property
+    def end_tokens(self) -> tuple[str, ...]:
+        """Texts that end an answer here: the template's end of turn and the tokenizer's EOS."""
+        eos = self.tokenizer.eos_token if self.tokenizer else None
+        return tuple(dict.fromkeys(token for token in (self.report.end_of_turn, eos) if token))
 
 
 Facts = TypeVar("Facts")

@@ -15,6 +15,8 @@ from .messages import Message, canonical_messages, content_text, looks_like_shar
 from .rows import RawRow, RowError
 
 FormatName = Literal["text", "alpaca", "sharegpt", "messages", "prompt_completion"]
+OtherName = Literal["preference", "pairs", "triplets"]
+"""Layouts of other methods: recognised, named, and not read for supervised fine-tuning."""
 
 # A row's fields decide its layout; the first layout whose required fields are all there wins.
 TURN_FIELDS = ("messages", "conversations", "conversation")
@@ -25,18 +27,25 @@ FIELDS: dict[FormatName, tuple[str, ...]] = {
     "prompt_completion": ("prompt", "completion"),
     "text": ("text",),
 }
-OTHER_FIELDS = {
-    "preference data": ("chosen", "rejected"),
-    "pairs for embeddings": ("anchor", "positive"),
+OTHER_FIELDS: dict[OtherName, tuple[tuple[str, ...], ...]] = {
+    "preference": (("chosen", "rejected"),),
+    "triplets": (("anchor", "positive", "negative"), ("query", "positive", "negative")),
+    "pairs": (("anchor", "positive"), ("query", "positive"), ("sentence1", "sentence2")),
+}
+OTHER_METHODS: dict[OtherName, str] = {
+    "preference": "preference data (chosen and rejected answers)",
+    "triplets": "triplets for embeddings (anchor, positive, negative)",
+    "pairs": "pairs for embeddings",
 }
 
 
 class FormatGuess(BaseModel):
-    """What the rows look like. ``format`` is None when nothing fits."""
+    """What the rows look like. ``format`` is None when nothing fits that supervised fine-tuning can read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: FormatName | None
+    other: OtherName | None = Field(None, description="The layout of another method that most rows have.")
     confidence: float = Field(ge=0, le=1, description="Share of the rows seen that fit.")
     reason: str
 
@@ -65,11 +74,11 @@ def sniff(rows: Iterable[RawRow], columns: Mapping[str, str] | None = None) -> F
         rows: rows of one source.
         columns: the recipe's renaming, a format's field name to this data's column.
     """
-    votes: Counter[FormatName | None] = Counter()
+    votes: Counter[FormatName | OtherName | None] = Counter()
     fields: Counter[str] = Counter()
     for row in rows:
         value = renamed(row.value, columns or {})
-        votes[layout_of(value)] += 1
+        votes[layout_of(value) or _other_layout(value)] += 1
         fields.update(value.keys())
     total = votes.total()
     if not total:
@@ -77,7 +86,10 @@ def sniff(rows: Iterable[RawRow], columns: Mapping[str, str] | None = None) -> F
     best, count = votes.most_common(1)[0]
     if best is None:
         names = ", ".join(name for name, _ in fields.most_common(8)) or "none"
-        return FormatGuess(format=None, confidence=0, reason=f"{_other_kind(fields)}fields are: {names}")
+        return FormatGuess(format=None, confidence=0, reason=f"fields are: {names}")
+    if best in OTHER_FIELDS:
+        reason = f"{count} of {total} rows are {OTHER_METHODS[best]}, which supervised fine-tuning cannot use"
+        return FormatGuess(format=None, other=best, confidence=count / total, reason=reason)
     reason = f"{count} of {total} rows have {' and '.join(FIELDS[best])}"
     if count < total:
         rest = ", ".join(f"{name or 'unknown'} {n}" for name, n in votes.most_common()[1:])
@@ -186,11 +198,11 @@ def _missing(value: Mapping[str, Any], name: str) -> str:
     return f"field {name!r} is missing (fields: {seen})"
 
 
-def _other_kind(fields: Mapping[str, int]) -> str:
-    for kind, needed in OTHER_FIELDS.items():
-        if all(name in fields for name in needed):
-            return f"this is {kind}, which supervised fine-tuning cannot use; "
-    return ""
+def _other_layout(value: Mapping[str, Any]) -> OtherName | None:
+    for kind, choices in OTHER_FIELDS.items():
+        if any(all(name in value for name in needed) for needed in choices):
+            return kind
+    return None
 
 
 def _kind(value: object) -> str:

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _CANDIDATE = re.compile(r"<\|?[\w./ -]{1,40}\|?>|<</?SYS>>|\[/?[A-Z_]{2,24}\]|\{[a-z_]{2,20}\}|### [A-Z]\w+:")
+_BRACKETS = ("<", "[", "{", "### ")
 _PLACEHOLDERS = ("{instruction}", "{input}", "{output}", "{response}", "{prompt}", "{question}", "{answer}")
 _PLAIN_TEXT_MARKERS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "### Instruction:", "### Response:")
 
 
 class MarkerScan:
-    """Counts literal markers in rows.
+    """Finds literal markers in rows.
 
     Args:
         tokenizer: decides which markers are single special tokens of this vocabulary.
@@ -30,8 +31,8 @@ class MarkerScan:
         single = self._special.union(token.content for token in added)
         self._foreign = known.union(_PLAIN_TEXT_MARKERS, _PLACEHOLDERS) - single
 
-    def count(self, example: Example, special: dict[str, int], foreign: dict[str, int]) -> None:
-        """Add the markers in one example to the two counters, once a row.
+    def find(self, example: Example) -> list[tuple[str, bool]]:
+        """Markers in one example, each once, and whether it is a special token here.
 
         Special tokens in a plain text are meant (it may be a rendered conversation), in a message not.
         """
@@ -39,9 +40,12 @@ class MarkerScan:
             text = f"{example.text or ''}{example.prompt or ''}{example.completion or ''}"
         else:
             text = "\n".join(message["content"] for message in example.messages)
-        for marker in set(_CANDIDATE.findall(text)):
-            if marker in self._special:
-                if example.messages is not None:
-                    special[marker] = special.get(marker, 0) + 1
-            elif marker in self._foreign:
-                foreign[marker] = foreign.get(marker, 0) + 1
+        if not any(bracket in text for bracket in _BRACKETS):
+            return []
+        chat = example.messages is not None
+        found = dict.fromkeys(_CANDIDATE.findall(text))
+        return [
+            (marker, marker in self._special)
+            for marker in found
+            if marker in self._foreign or (chat and marker in self._special)
+        ]

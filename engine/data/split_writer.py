@@ -1,174 +1,109 @@
-"""One split on its way to disk: batches of examples become token rows, counted as they pass."""
+"""One split on its way to disk: batches of token rows are thinned, counted and appended as Arrow."""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .formats import Example
-from .inspection import SplitCounter, remember
-from .marker_scan import MarkerScan
-from .masking import IGNORE
-from .messages import alternates
-from .rows import BadRow, RowError, preview_of
-from .tokenization import PreparedText, RowTokenizer, Supervise, TokenRow
+from .batches import TokenBatch
+from .inspection import SplitCounter
+from .row_flags import DROPPED
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow
-
-BATCH_ROWS = 1000
-BATCH_CHARACTERS = 4_000_000
-"""A batch of few long rows ends here, so that memory stays bounded."""
-
-
-@dataclass(slots=True)
-class PendingRow:
-    """An example with its place and content hash."""
-
-    example: Example
-    file: str
-    line: int
-    content_hash: int
 
 
 class SplitWriter:
-    """Collects rows, tokenises them a batch at a time, appends to an Arrow stream."""
+    """Takes batches in order.
 
-    def __init__(
-        self,
-        path: Path,
-        tokenizer: RowTokenizer,
-        max_length: int,
-        supervise: Supervise,
-        scan: MarkerScan,
-        bad_row: Callable[[BadRow], None],
-    ) -> None:
+    Args:
+        path: of the Arrow stream: input_ids list<int32>, labels list<int32>, row int64 (number of the row
+            among the split's rows).
+        drop: which rows to leave out, in the words of ``data.drop``.
+        leaked: hashes of held-out rows, for ``drop`` with ``leaked``.
+    """
+
+    def __init__(self, path: Path, drop: Iterable[str] = (), leaked: Iterable[int] = ()) -> None:
+        import numpy as np
         import pyarrow as pa
 
         self.counter = SplitCounter()
-        self._tokenizer, self._max_length, self._supervise = tokenizer, max_length, supervise
-        self._scan, self._bad_row = scan, bad_row
+        self._drop = tuple(drop)
+        self._seen: set[int] | None = set() if "duplicates" in self._drop else None
+        self._leaked = np.array(sorted(leaked), dtype=np.uint64)
         ids = pa.list_(pa.int32())
         self._schema = pa.schema([("input_ids", ids), ("labels", ids), ("row", pa.int64())])
         self._writer: pyarrow.RecordBatchStreamWriter = pa.ipc.new_stream(str(path), self._schema)
-        self._pending: list[tuple[PendingRow, PreparedText]] = []
-        self._characters = 0
 
-    def add(self, row: PendingRow) -> None:
-        """Render now (a refusal is this row's fault), tokenise with the batch."""
-        try:
-            prepared = self._tokenizer.prepare(row.example, self._supervise)
-        except RowError as error:
-            content = row.example.messages or row.example.content()
-            self._bad_row(BadRow(row.file, row.line, error.reason, preview_of(content)))
+    def add(self, batch: TokenBatch, chosen: np.ndarray | None = None) -> None:
+        """Append a batch, or its examples that are ``chosen`` (bool, one an example)."""
+        import numpy as np
+
+        examples = len(batch.lines)
+        keep = np.ones(examples, dtype=bool) if chosen is None else chosen.copy()
+        self._thin(batch, keep)
+        first = len(self.counter.lines)
+        number = first + np.cumsum(keep) - 1
+        owners = np.frombuffer(batch.owners, dtype=np.uint32)
+        rows = keep[owners]
+        self.counter.take(batch, keep, rows)
+        sizes = np.frombuffer(batch.sizes, dtype=np.uint32)
+        stored = rows & (sizes > 0)
+        if not stored.any():
             return
-        self._pending.append((row, prepared))
-        self._characters += len(prepared.text)
-        if len(self._pending) >= BATCH_ROWS or self._characters >= BATCH_CHARACTERS:
-            self._flush()
+        tokens = np.repeat(stored, sizes)
+        self._write(
+            np.frombuffer(batch.ids, dtype=np.int32)[tokens],
+            np.frombuffer(batch.labels, dtype=np.int32)[tokens],
+            sizes[stored],
+            number[owners[stored]],
+        )
 
     def close(self) -> None:
-        """Write what is pending and the stream's end."""
-        self._flush()
+        """Write the stream's end."""
         self._writer.close()
 
-    def _flush(self) -> None:
-        if not self._pending:
-            return
-        first = len(self.counter.lines)
-        for row, _ in self._pending:
-            self._count_example(row)
-        rows = self._tokenizer.encode([text for _, text in self._pending], self._max_length, split_text=True)
-        ids, labels, numbers = _Lists(), _Lists(), array("q")
-        for tokens in rows:
-            pending, prepared = self._pending[tokens.example]
-            self._count_tokens(tokens, prepared, pending)
-            if tokens.supervised:
-                ids.append(tokens.input_ids)
-                labels.append(tokens.labels)
-                numbers.append(first + tokens.example)
-        if numbers:
-            self._write(ids, labels, numbers)
-        self._pending.clear()
-        self._characters = 0
+    def _thin(self, batch: TokenBatch, keep: np.ndarray) -> None:
+        """Clear ``keep`` where a row is to be left out, counting it under the first reason."""
+        import numpy as np
 
-    def _write(self, ids: _Lists, labels: _Lists, numbers: array[int]) -> None:
+        flags = np.frombuffer(batch.flags, dtype=np.uint32)
+        hashes = np.frombuffer(batch.hashes, dtype=np.uint64)
+        for reason in self._drop:
+            if reason == "duplicates":
+                found = self._repeated(hashes, keep)
+            elif reason == "leaked":
+                found = np.isin(hashes, self._leaked)
+            else:
+                found = (flags & int(DROPPED[reason])) > 0
+            found &= keep
+            self.counter.dropped[reason] = self.counter.dropped.get(reason, 0) + int(found.sum())
+            keep &= ~found
+
+    def _repeated(self, hashes: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        assert self._seen is not None
+        found = np.zeros(len(hashes), dtype=bool)
+        for place in np.flatnonzero(keep):
+            key = int(hashes[place])
+            found[place] = key in self._seen
+            self._seen.add(key)
+        return found
+
+    def _write(self, ids: np.ndarray, labels: np.ndarray, sizes: np.ndarray, rows: np.ndarray) -> None:
+        import numpy as np
         import pyarrow as pa
 
-        rows = pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
-        columns = [ids.arrow(), labels.arrow(), rows]
+        # As packed buffers: `pyarrow.array` would import pandas first.
+        ends = np.concatenate(([0], np.cumsum(sizes))).astype(np.int32)
+        columns = []
+        for values in (ids, labels):
+            inner = pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(values)])
+            lists = [None, pa.py_buffer(ends)]
+            columns.append(pa.Array.from_buffers(pa.list_(pa.int32()), len(sizes), lists, children=[inner]))
+        numbers = pa.py_buffer(rows.astype(np.int64))
+        columns.append(pa.Array.from_buffers(pa.int64(), len(sizes), [None, numbers]))
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
-
-    def _count_example(self, row: PendingRow) -> None:
-        counter, messages = self.counter, row.example.messages
-        counter.start_row(row.file, row.line, row.content_hash)
-        self._scan.count(row.example, counter.special_in_text, counter.foreign_markers)
-        if messages is None:
-            return
-        empty = sum(
-            1
-            for one in messages
-            if one["role"] == "assistant" and not one["content"].strip() and "tool_calls" not in one
-        )
-        if empty:
-            counter.count("empty_replies", empty)
-        if not alternates(messages):
-            counter.count("odd_roles")
-            remember(counter.odd_role_examples, row.file, row.line)
-
-    def _count_tokens(self, row: TokenRow, prepared: PreparedText, pending: PendingRow) -> None:
-        counter, tokenizer, ids = self.counter, self._tokenizer, row.input_ids
-        counter.lengths.append(row.full_length)
-        if row.truncated:
-            counter.count("truncated_rows")
-            if row.supervised < row.full_supervised:
-                counter.count("truncated_lost_end" if row.supervised else "truncated_lost_all")
-        if not row.supervised:
-            counter.count("unsupervised_rows")
-            remember(counter.unsupervised_examples, pending.file, pending.line)
-            return
-        counter.count("token_rows")
-        counter.count("tokens", len(ids))
-        counter.count("supervised_tokens", row.supervised)
-        counter.max_token_id = max(counter.max_token_id, max(ids))
-        bos = tokenizer.bos_id
-        if bos is not None and ids[0] == bos:
-            if len(ids) > 1 and ids[1] == bos:
-                counter.count("double_bos")
-        elif prepared.chat and tokenizer.prefix:
-            counter.count("missing_bos")
-        if row.last and not row.truncated:
-            self._count_end(row)
-
-    def _count_end(self, row: TokenRow) -> None:
-        labels, ends = row.labels, self._tokenizer.end_ids
-        last = len(labels) - 1
-        while labels[last] == IGNORE:
-            last -= 1
-        if labels[last] not in ends:
-            self.counter.count("without_end_token")
-        elif last > 0 and labels[last - 1] in ends:
-            self.counter.count("double_end")
-
-
-class _Lists:
-    """Lists of ids on their way to Arrow, as packed buffers (`pyarrow.array` would import pandas first)."""
-
-    def __init__(self) -> None:
-        self.values = array("i")
-        self.ends = array("i", [0])
-
-    def append(self, ids: list[int]) -> None:
-        self.values.extend(ids)
-        self.ends.append(len(self.values))
-
-    def arrow(self) -> pyarrow.Array:
-        """As list<int32>."""
-        import pyarrow as pa
-
-        values = pa.Array.from_buffers(pa.int32(), len(self.values), [None, pa.py_buffer(self.values)])
-        ends = [None, pa.py_buffer(self.ends)]
-        return pa.Array.from_buffers(pa.list_(pa.int32()), len(self.ends) - 1, ends, children=[values])

@@ -16,20 +16,24 @@ from pathlib import Path
 from ..errors import WhetError
 from ..recipe import DataSection, Recipe
 from ..settings import settings
-from .formats import Example, FormatGuess, sniff, to_example
+from .batch_process import in_order
+from .batches import BatchTokenizer, RowBatch, TokenBatch, batches_of
+from .formats import FormatGuess, sniff
 from .inspection import KEPT_BAD_ROWS, KEPT_EXAMPLES, BadRowRecord, DataReport, rows_also_in
-from .marker_scan import MarkerScan
-from .rows import BadRow, RawRow, RowError, preview_of
+from .mapping import find_mapping
+from .rows import BadRow, RawRow
 from .sources import Role, iter_rows, source_digest
-from .split_writer import PendingRow, SplitWriter
-from .tokenization import RowTokenizer, TokenizerFiles, template_source
+from .split_writer import SplitWriter
+from .template_facts import template_facts
+from .tokenization import TokenizerFiles, template_source
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same input would give other ids, labels or counts than before."""
 
 SNIFFED_ROWS = 300
-BATCH = 1000
 NAMED_BAD_ROWS = 5
+PROGRESS_ROWS = 1000
+EVAL_MARK = " (eval)"
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def prepare(recipe: Recipe, model_dir: Path, progress: Callable[[int], None] | N
     digest = _digest(recipe, files, template_digest)
     target = settings().cache / "data" / digest
     if not (target / "report.json").is_file():
-        _build(recipe, files, target, progress)
+        _build(recipe, model_dir, target, progress)
     report = DataReport.model_validate_json((target / "report.json").read_text(encoding="utf-8"))
     evaluation = target / "eval.arrow"
     return PreparedData(
@@ -79,14 +83,12 @@ def prepare(recipe: Recipe, model_dir: Path, progress: Callable[[int], None] | N
     )
 
 
-def _build(
-    recipe: Recipe, files: TokenizerFiles, target: Path, progress: Callable[[int], None] | None
-) -> None:
+def _build(recipe: Recipe, model_dir: Path, target: Path, progress: Callable[[int], None] | None) -> None:
     """Write into a folder of our own, then rename: readers see all of it or nothing."""
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     try:
-        report = _Builder(recipe, files, scratch, progress).run()
+        report = _Builder(recipe, model_dir, scratch, progress).run()
         text = report.model_dump_json(indent=1)
         (scratch / "report.json").write_text(text, encoding="utf-8")
         try:
@@ -103,64 +105,75 @@ class _Builder:
     """One pass over all sources."""
 
     def __init__(
-        self, recipe: Recipe, files: TokenizerFiles, out: Path, progress: Callable[[int], None] | None
+        self, recipe: Recipe, model_dir: Path, out: Path, progress: Callable[[int], None] | None
     ) -> None:
-        self.recipe, self.section = recipe, recipe.data
+        self.recipe, self.section, self.model_dir, self.out = recipe, recipe.data, model_dir, out
         self.progress = progress or (lambda rows: None)
-        self.tokenizer = RowTokenizer.from_files(files, recipe.data.template)
+        self.batches = BatchTokenizer.of_model(recipe, model_dir)
+        self.tokenizer = self.batches.tokenizer
         self.formats: dict[str, FormatGuess] = {}
         self.bad: list[BadRowRecord] = []
         self.bad_count = 0
         self.read = 0
-        scan = MarkerScan(self.tokenizer.tokenizer)
-        shared = (self.tokenizer, recipe.model.max_length, recipe.method.supervise, scan, self._bad_row)
-        self.train = SplitWriter(out / "train.arrow", *shared)
         holds_out = recipe.data.eval is not None or recipe.data.eval_fraction > 0
-        self.eval = SplitWriter(out / "eval.arrow", *shared) if holds_out else None
-        self.own_template = files.chat_template is not None
+        self.eval = SplitWriter(out / "eval.arrow") if holds_out else None
+        self.train: SplitWriter | None = None
 
     def run(self) -> DataReport:
         started = time.monotonic()
         try:
-            for source in _sources(self.section):
-                self._read_source(source, "train")
+            # Held-out rows come first: leaving leaked ones out of training needs to know them.
             if self.section.eval is not None:
-                self._read_source(self.section.eval, "eval")
+                self._read_sources([self.section.eval], "eval")
+            leaked = self.eval.counter.hashes if self.eval is not None else ()
+            self.train = SplitWriter(self.out / "train.arrow", self.section.drop, leaked)
+            self._read_sources(_sources(self.section), "train")
         finally:
-            self.train.close()
-            if self.eval is not None:
-                self.eval.close()
+            for split in (self.train, self.eval):
+                if split is not None:
+                    split.close()
         self._refuse_bad_rows()
-        return self._report(time.monotonic() - started)
+        return self._report(self.train, time.monotonic() - started)
 
-    def _read_source(self, source: str, role: Role) -> None:
+    def _read_sources(self, sources: list[str], role: Role) -> None:
+        rows = itertools.chain.from_iterable(self._batches(source, role) for source in sources)
+        for batch in in_order(rows, self.batches, self.model_dir):
+            self._take(batch)
+
+    def _batches(self, source: str, role: Role) -> Iterator[RowBatch]:
         rows = iter_rows(source, self.section, role)
         head = list(itertools.islice(rows, SNIFFED_ROWS))
         guess = self._format(source, role, head)
-        for row in itertools.chain(head, rows):
-            self.read += 1
-            if self.read % BATCH == 0:
-                self.progress(self.read)
-            if isinstance(row, BadRow):
-                self._bad_row(row)
-                continue
-            try:
-                assert guess.format is not None
-                example = to_example(row, guess.format, self.section)
-            except RowError as error:
-                self._bad_row(BadRow(row.file, row.line, error.reason, preview_of(row.value)))
-                continue
+        assert guess.format is not None
+        for batch in batches_of(itertools.chain(head, rows), guess.format, role):
             # After the first bad row of a plan that stops, only look for a few more to name.
-            if self.bad_count == 0 or self.section.bad_rows == "skip":
-                self._add(example, row, role)
+            batch.look_only = self.bad_count > 0 and self.section.bad_rows == "stop"
+            yield batch
 
-    def _add(self, example: Example, row: RawRow, role: Role) -> None:
-        key = content_hash(example)
-        split = self.eval if role == "eval" else self.train
-        if role == "train" and held_out(key, self.recipe.training.seed, self.section.eval_fraction):
-            split = self.eval
-        assert split is not None
-        split.add(PendingRow(example, row.file, row.line, key))
+    def _take(self, batch: TokenBatch) -> None:
+        before = self.read
+        self.read += batch.read
+        for row in batch.bad:
+            self._bad_row(row)
+        if batch.role == "eval":
+            assert self.eval is not None
+            self.eval.add(batch)
+        elif self.section.eval_fraction > 0:
+            self._share_out(batch)
+        else:
+            assert self.train is not None
+            self.train.add(batch)
+        if self.read // PROGRESS_ROWS > before // PROGRESS_ROWS:
+            self.progress(self.read)
+
+    def _share_out(self, batch: TokenBatch) -> None:
+        import numpy as np
+
+        assert self.train is not None and self.eval is not None
+        seed, fraction = self.recipe.training.seed, self.section.eval_fraction
+        out = np.array([held_out(key, seed, fraction) for key in batch.hashes], dtype=bool)
+        self.eval.add(batch, out)
+        self.train.add(batch, ~out)
 
     def _format(self, source: str, role: Role, head: list[RawRow | BadRow]) -> FormatGuess:
         good = [row for row in head if isinstance(row, RawRow)]
@@ -175,10 +188,9 @@ class _Builder:
             raise WhetError(
                 "data.format",
                 f"The rows of {source} have no known layout: {guess.reason}.",
-                "Name the columns, e.g. data.format=alpaca data.columns.instruction=question "
-                "data.columns.output=answer.",
+                _advice(guess, good),
             )
-        self.formats[source if role == "train" else f"{source} (eval)"] = guess
+        self.formats[source if role == "train" else source + EVAL_MARK] = guess
         return guess
 
     def _no_rows(self, source: str, head: list[RawRow | BadRow]) -> None:
@@ -211,11 +223,12 @@ class _Builder:
             "Repair the file, or leave such rows out and have them reported with data.bad_rows=skip.",
         )
 
-    def _report(self, seconds: float) -> DataReport:
-        leaked = rows_also_in(self.eval.counter.hashes, self.train.counter.hashes) if self.eval else []
-        renderer = self.tokenizer.renderer
-        origin = self.section.template or ("model" if self.own_template else None)
-        if self.train.counter.counts.get("rows", 0) == 0:
+    def _report(self, train: SplitWriter, seconds: float) -> DataReport:
+        leaked = rows_also_in(self.eval.counter.hashes, train.counter.hashes) if self.eval else []
+        renderer, tokenizer = self.tokenizer.renderer, self.tokenizer
+        origin = self.section.template or ("model" if renderer is not None else None)
+        end = renderer.end_of_turn if renderer else tokenizer.eos_token
+        if train.counter.counts["rows"] == 0:
             first = "; ".join(f", the first: {one.file}:{one.line}: {one.reason}" for one in self.bad[:1])
             raise WhetError(
                 "data.empty",
@@ -223,10 +236,10 @@ class _Builder:
                 "Check data.train, data.format and data.eval_fraction.",
             )
         return DataReport(
-            formats=self.formats,
+            formats=dict(sorted(self.formats.items(), key=lambda one: one[0].endswith(EVAL_MARK))),
             bad_rows=self.bad_count,
             bad=self.bad,
-            train=self.train.counter.report(),
+            train=train.counter.report(),
             eval=self.eval.counter.report() if self.eval else None,
             eval_in_train=len(leaked),
             eval_in_train_examples=[self.eval.counter.locate(row) for row in leaked[:KEPT_EXAMPLES]]
@@ -235,21 +248,33 @@ class _Builder:
             max_length=self.recipe.model.max_length,
             supervise=self.recipe.method.supervise,
             template=origin,
-            bos_token=self.tokenizer.bos_token,
-            end_of_turn=renderer.end_of_turn if renderer else self.tokenizer.eos_token,
+            bos_token=tokenizer.bos_token,
+            end_of_turn=end,
+            end_id=tokenizer.tokenizer.token_to_id(end) if end else None,
+            eos_id=tokenizer.eos_id,
+            template_facts=template_facts(tokenizer),
             seconds=round(seconds, 3),
         )
-
-
-def content_hash(example: Example) -> int:
-    """64 bits of an example's content; the same text in the same roles gives the same number."""
-    return int.from_bytes(hashlib.blake2b(example.content().encode(), digest_size=8).digest(), "little")
 
 
 def held_out(key: int, seed: int, fraction: float) -> bool:
     """Whether the row of this content hash is held out: fixed by content and seed, not by the row's place."""
     mixed = hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
     return int.from_bytes(mixed, "little") < fraction * 2**64
+
+
+def _advice(guess: FormatGuess, rows: list[RawRow]) -> str:
+    """How to have rows of an unknown layout read."""
+    mapping = find_mapping(rows)
+    if mapping is not None:
+        columns = " ".join(f"data.columns.{field}={name}" for field, name in mapping.columns.items())
+        return f"Most probably: data.format={mapping.format} {columns}"
+    if guess.other in ("pairs", "triplets"):
+        return "They are made for training an embedding model, not one that answers."
+    return (
+        "Name the columns, e.g. data.format=alpaca data.columns.instruction=question "
+        "data.columns.output=answer."
+    )
 
 
 def _sources(section: DataSection) -> list[str]:

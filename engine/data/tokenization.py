@@ -81,6 +81,7 @@ class RowTokenizer:
         ends = dict.fromkeys(token for token in (end_of_turn, eos_token) if token)
         self.end_texts = tuple(ends)
         self.end_ids = frozenset(id for token in ends if (id := tokenizer.token_to_id(token)) is not None)
+        self._blank: dict[int, bool] = {}
 
     @classmethod
     def from_files(
@@ -131,17 +132,14 @@ class RowTokenizer:
             RowError: the template refuses this conversation.
             WhetError: ``template.missing`` when a conversation meets a model without a template.
         """
-        messages = example.messages
         if example.text is not None:
             return PreparedText(example.text, None, chat=False, ends=self._ends(example.text))
-        if messages is None:
+        if example.messages is None and self.renderer is None:
             prompt, completion = example.prompt or "", example.completion or ""
-            if self.renderer is None:
-                text = prompt + completion
-                spans = None if supervise == "all" else [(len(prompt), len(text))]
-                return PreparedText(text, spans, chat=False, ends=self._ends(text))
-            messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
-        return self._chat(messages, example.tools, supervise)
+            text = prompt + completion
+            spans = None if supervise == "all" else [(len(prompt), len(text))]
+            return PreparedText(text, spans, chat=False, ends=self._ends(text))
+        return self._chat(messages_of(example), example.tools, supervise)
 
     def encode(
         self, prepared: Sequence[PreparedText], max_length: int | None = None, split_text: bool = False
@@ -214,6 +212,12 @@ class RowTokenizer:
             labels = [*labels, self.eos_id]
         return ids, labels
 
+    def is_blank(self, id: int) -> bool:
+        """Whether a token is white space alone."""
+        if id not in self._blank:
+            self._blank[id] = not self.tokenizer.decode([id], skip_special_tokens=False).strip()
+        return self._blank[id]
+
     def _ends(self, text: str) -> bool:
         return text.rstrip().endswith(self.end_texts) if self.end_texts else False
 
@@ -224,6 +228,16 @@ class RowTokenizer:
         bare: list[int] = self.tokenizer.encode("a", add_special_tokens=False).ids
         whole: list[int] = self.tokenizer.encode("a").ids
         return next((whole[:at] for at in range(len(whole)) if whole[at : at + len(bare)] == bare), [])
+
+
+def messages_of(example: Example) -> list[Message]:
+    """The example as a conversation; a prompt is asked by the user, its completion the answer."""
+    if example.messages is not None:
+        return example.messages
+    return [
+        {"role": "user", "content": example.prompt or ""},
+        {"role": "assistant", "content": example.completion or ""},
+    ]
 
 
 def template_source(override: str | ChatTemplate | None, own: str | None) -> str | None:

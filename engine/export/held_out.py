@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.batches import content_hash
 from ..data.formats import Example, sniff, to_example
 from ..data.rows import RawRow, RowError
 from ..data.sources import iter_rows
-from ..data.token_store import content_hash, held_out
+from ..data.token_store import held_out
 from ..data.tokenization import RowTokenizer, TokenizerFiles
 from ..errors import WhetError
 from ..recipe import Recipe

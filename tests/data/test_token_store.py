@@ -139,7 +139,7 @@ def test_duplicates_and_leaks_are_counted(tmp_path: Path, model: Path) -> None:
     held_out = written(tmp_path / "e.jsonl", [chat("b", "2"), chat("c", "3")])
     report = prepare(recipe(train, eval=held_out), model).report
     assert report.train.duplicates == 2
-    assert [(one.file, one.line) for one in report.train.duplicate_examples] == [(train, 3), (train, 4)]
+    assert [(one.file, one.line) for one in report.train.examples["duplicates"]] == [(train, 3), (train, 4)]
     assert report.eval_in_train == 1
     assert [(one.file, one.line) for one in report.eval_in_train_examples] == [(held_out, 1)]
 
@@ -228,9 +228,9 @@ def test_truncation_is_reported_and_empty_supervision_not_stored(tmp_path: Path,
     report = data.report.train
     assert (report.rows, report.token_rows, report.truncated_rows) == (4, 2, 2)
     assert (report.truncated_lost_end, report.truncated_lost_all, report.unsupervised_rows) == (1, 1, 2)
-    assert [one.line for one in report.unsupervised_examples] == [3, 4]
+    assert [one.line for one in report.examples["unsupervised_rows"]] == [3, 4]
     assert [row["row"] for row in stored(data.train)] == [0, 1]
-    assert report.length.max > 32 and report.odd_roles == 1
+    assert report.length.max > 32 and (report.odd_roles, report.answerless) == (0, 1)
     assert report.without_end_token == 0
 
 

@@ -36,7 +36,7 @@ def data_report(report: DataReport) -> RenderableType:
             )
         )
     if train.unsupervised_rows:
-        places = ", ".join(f"line {row.line}" for row in train.unsupervised_examples[:5])
+        places = ", ".join(f"line {row.line}" for row in train.examples["unsupervised_rows"][:5])
         rows.append(("no answer", f"{train.unsupervised_rows:,} rows without a supervised token ({places})"))
     rows.append(("template", report.template or "none"))
     parts: list[RenderableType] = [facts(rows)]
