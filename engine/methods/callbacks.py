@@ -77,6 +77,7 @@ class StepReporter(TrainerCallback):
         self.learning_rate = 0.0
         self.measured_tokens = 0
         self.measured_seconds = 0.0
+        self.last: StepEvent | None = None
         self._steps = 0
         self._began = 0.0
 
@@ -94,20 +95,19 @@ class StepReporter(TrainerCallback):
             self.measured_tokens += self.stats.tokens
             self.measured_seconds += seconds
         self._steps += 1
-        self.emit(
-            StepEvent(
-                step=state.global_step,
-                total_steps=state.max_steps,
-                epoch=round(state.epoch or 0.0, 6),
-                loss=self.stats.loss,
-                learning_rate=self.learning_rate,
-                grad_norm=self.stats.grad_norm,
-                tokens=self.stats.tokens,
-                supervised_tokens=self.stats.supervised_tokens,
-                seconds=seconds,
-                memory_bytes=memory_in_use(args.device),
-            )
+        self.last = StepEvent(
+            step=state.global_step,
+            total_steps=state.max_steps,
+            epoch=round(state.epoch or 0.0, 6),
+            loss=self.stats.loss,
+            learning_rate=self.learning_rate,
+            grad_norm=self.stats.grad_norm,
+            tokens=self.stats.tokens,
+            supervised_tokens=self.stats.supervised_tokens,
+            seconds=seconds,
+            memory_bytes=memory_in_use(args.device),
         )
+        self.emit(self.last)
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,6 +62,10 @@ class ModelHandle:
     device: torch.device
     dtype: torch.dtype
     """What it computes in."""
+    missing: tuple[str, ...] = ()
+    """Weights the files did not hold: random numbers."""
+    unexpected: tuple[str, ...] = ()
+    """Weights of the files that the model has no place for."""
 
     @property
     def pad_id(self) -> int:
@@ -104,10 +109,13 @@ def load_model(
             placed["device_map"] = {"": settings.device}
         if quantization is not None:
             placed["quantization_config"] = quantization
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel
+        model, names = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
             dtype=held,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with their names
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
@@ -120,6 +128,7 @@ def load_model(
             "Check that the folder holds config.json and the complete safetensors weights; a model with code "
             "of its own needs trust_remote_code.",
         ) from error
+    _refuse_misshapen(path, names["mismatched_keys"])
     reduce_ends(model, settings.embedding_precision, settings.head_precision)
     handle = ModelHandle(
         model=model,
@@ -128,8 +137,21 @@ def load_model(
         path=path,
         device=torch.device(settings.device),
         dtype=dtype,
+        missing=tuple(sorted(names["missing_keys"])),
+        unexpected=tuple(sorted(names["unexpected_keys"])),
     )
     return handle
+
+
+def _refuse_misshapen(path: Path, mismatched: Collection[Any]) -> None:
+    """Raises WhetError ``model.load`` for weights of another shape than config.json describes."""
+    if mismatched:
+        shown = [f"{name} is {tuple(stored)}, not {tuple(wanted)}" for name, stored, wanted in mismatched]
+        raise WhetError(
+            "model.load",
+            f"{path} holds {len(shown)} weights in another shape than its config.json says: {shown[0]}.",
+            "Download the model again, whole, or mend config.json. `whet explain E08` and L03 say more.",
+        )
 
 
 def load_tokenizer(

@@ -20,6 +20,10 @@ MIRROR_SECONDS = 1.0
 """How often progress is copied from the events into state.json at most."""
 
 
+PAUSED_BY = "paused_by"
+"""In a run's summary: the finding that paused it."""
+
+
 class Stopped(Exception):
     """Raised by a job that ends on request, after its checkpoint if there was time; the run is `stopped`."""
 

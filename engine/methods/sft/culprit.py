@@ -29,7 +29,7 @@ def not_finite(trainer: SupervisedTrainer, what: str, value: float, batches: Seq
         batches: the step's micro-batches as the collator made them, or ``{"rows": ...}`` on the fast path.
     """
     with preserved_rng(trainer.args.device), torch.no_grad():
-        module = _first_bad(trainer, batches)
+        module = first_bad(trainer, batches)
     broken = [name for name, p in trainer.model.named_parameters() if not _finite(p)][:5]
     where = f"it began in {module}" if module else "the forward pass is finite, the backward pass is not"
     if module is None:
@@ -68,7 +68,7 @@ def _fix(trainer: SupervisedTrainer, broken: Sequence[str]) -> Fix:
     return Fix(text=text, patch=patch)
 
 
-def _first_bad(trainer: SupervisedTrainer, batches: Sequence[Any]) -> str | None:
+def first_bad(trainer: SupervisedTrainer, batches: Sequence[Any]) -> str | None:
     """Path of the first module whose output is not finite; None where all are."""
     for batch in batches:
         if "rows" in batch and trainer.fast is not None:

@@ -50,7 +50,7 @@ class FastStep:
     noise: EmbeddingNoise | None = None
 
     def __post_init__(self) -> None:
-        self.graphed = GraphedLoss(self._forward_backward, self.program.buffers)
+        self.graphed = GraphedLoss(self.forward_backward, self.program.buffers)
 
     def batches(self, rows: Sequence[TokenRow]) -> list[MicroBatch]:
         """The rows of a step as packed micro-batches, on the CPU."""
@@ -72,7 +72,7 @@ class FastStep:
         for batch in micro_batches(rows, self.budget, self.filler, TOKEN_MULTIPLE if eager else TOKENS):
             if eager:
                 factor = torch.tensor(scale) if scaler is None else scaler.scale(torch.tensor(scale))
-                loss, correct = self._forward_backward(batch.to(self.device), factor.to(self.device))
+                loss, correct = self.forward_backward(batch.to(self.device), factor.to(self.device))
             else:
                 loss, correct = self.graphed(batch, scale, self.device)
             total.loss += loss * scale
@@ -81,7 +81,7 @@ class FastStep:
             total.supervised += batch.supervised
         return total
 
-    def _forward_backward(self, batch: MicroBatch, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward_backward(self, batch: MicroBatch, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         loss, correct = self._loss(batch)
         (loss * scale).backward()
         return loss.detach(), correct

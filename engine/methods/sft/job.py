@@ -14,30 +14,39 @@ import torch
 from datasets import Dataset
 from transformers.utils import logging as transformers_logging
 
+from ...checks.loaded import look_at_loaded, refuse
+from ...checks.weights import look_at
 from ...data.chat_templates.renderer import strip_generation_tags
 from ...data.packing import pack
 from ...data.tokenization import template_source
 from ...errors import WhetError
+from ...findings import Finding
 from ...models.adapters import add_adapter, hold_trained_in_fp32, save_weights
+from ...models.end_tokens import add_end_tokens
 from ...models.fast_path import apply_fast_path, program_of, slow_parts
 from ...models.fast_path.projections import fp8_classes
 from ...models.loading import DTYPES, ModelHandle, load_model
 from ...models.locate import resolve_model
 from ...plan import DataFacts, prepare_data
 from ...rates import record_rate
-from ...runs.context import RunContext, Stopped
+from ...runs.context import PAUSED_BY, RunContext, Stopped
 from ...runs.events import ExportEvent, FindingEvent, PhaseEvent, SampleEvent
 from ..callbacks import HeldOut, Schedule, StepReporter, best_of, history, should_stop_early
 from ..checkpoints import MANIFEST, delete_incomplete, last_complete, step_folder, write_checkpoint
 from ..measuring import measure_once
 from ..optimizers import usable_optimizer
-from ..sampling import answers
+from ..sampling import answers, end_of_turn_id
+from ..watching import Watching
 from .arguments import training_arguments
 from .collation import PackingCollator, PaddingCollator
+from .first_look import files_of, first_facts, watch_run
 from .fp8_check import fp8_finding
+from .memory_errors import out_of_memory_said
 from .packed_steps import PaddingFreeCollator
+from .resuming import cursor_of, look_at_checkpoint
 from .run_trainer import RunTrainer, read_state
 from .scheduled import follow
+from .self_tests import self_tests
 
 
 def run_sft(context: RunContext) -> None:
@@ -82,12 +91,14 @@ class _Training:
 
     def __init__(self, context: RunContext) -> None:
         self.context, self.recipe, self.plan = context, context.recipe, context.plan
+        context.summary.pop(PAUSED_BY, None)
         self.resolved = context.plan.resolved
         self.handle = self._load()
         leave_if_asked(context)
         self.data = self._data()
         leave_if_asked(context)
         self.trainer, self.reporter = self._trainer()
+        self.watching: Watching | None = None
 
     def run(self, trained: Path) -> None:
         """Train to the end (or to a request to stop) and save the weights at ``trained``."""
@@ -96,6 +107,7 @@ class _Training:
             self.trainer.load_weights(checkpoint)
             self.trainer.state = read_state(checkpoint)
         else:
+            self._look(checkpoint)
             self._train(checkpoint)
         if self.recipe.eval.early_stopping is not None:
             self._take_best()
@@ -106,11 +118,14 @@ class _Training:
         context, model = self.context, self.recipe.model
         context.emit(PhaseEvent(phase="load", detail=model.name))
         path = resolve_model(model.name, model.revision, weights=True)
+        files = files_of(self.plan, path)
+        self._say([] if files is None else list(look_at(files)))
         template = None
         named = self.plan.data_recipe().data.template
         if named is not None:
             template = strip_generation_tags(template_source(named, None) or "")
         handle = load_model(path, self.resolved, template=template)
+        self.more_ends = add_end_tokens(handle.model, handle.tokenizer, self._end_tokens(handle, named))
         adapter = self.recipe.adapter
         if adapter.kind == "none":
             hold_trained_in_fp32(handle.model)
@@ -120,6 +135,12 @@ class _Training:
             handle.model = add_adapter(handle.model, adapter, seed, name=base, revision=model.revision)
         self._to_fast_path(handle)
         return handle
+
+    def _end_tokens(self, handle: ModelHandle, template: str | None) -> list[str]:
+        """Those of the recipe, and the end of turn of a template that is not the model's own."""
+        end = end_of_turn_id(handle.tokenizer) if template is not None else None
+        own = [] if end is None else [str(handle.tokenizer.convert_ids_to_tokens(end))]
+        return [*own, *self.recipe.model.end_tokens]
 
     def _to_fast_path(self, handle: ModelHandle) -> None:
         fp8 = fp8_classes(handle.device, four_bits=True) if self.resolved.products == "fp8" else ()
@@ -170,6 +191,7 @@ class _Training:
             training_arguments(recipe, resolved, context.dir.checkpoints, optimizer, recompute=recompute),
             emit=context.emit,
             keep=recipe.training.keep_checkpoints,
+            cursor=cursor_of(self.plan),
             train_dataset=pack_rows(rows, resolved.max_length) if resolved.packing else rows,
             eval_dataset=evaluated,
             processing_class=self.handle.tokenizer,
@@ -201,6 +223,26 @@ class _Training:
         )
         return trainer, reporter
 
+    def _say(self, findings: list[Finding]) -> None:
+        """Emit findings before the first step; an error that is not accepted ends the run here."""
+        for finding in findings:
+            self.context.emit(FindingEvent(finding=finding))
+        refuse(findings, self.recipe)
+
+    def _look(self, checkpoint: Path | None) -> None:
+        """What the checks see in the loaded model, a few rows and the checkpoint; the live ones take over."""
+        rows = open_rows(self.data.train)
+        found = look_at_loaded(first_facts(self.handle, self.plan, self.trainer, rows))
+        if checkpoint is None:
+            found += self_tests(self.trainer, rows)
+        else:
+            found += look_at_checkpoint(checkpoint, self.trainer.model, self.plan)
+        self._say(found)
+        watch = watch_run(self.context, self.handle, checkpoint)
+        emit = self.context.emit
+        self.watching = Watching(emit, watch, self.recipe, self.reporter, self.trainer)
+        self.trainer.add_callback(self.watching)
+
     def _is_finished(self, checkpoint: Path) -> bool:
         state, section = read_state(checkpoint), self.recipe.eval
         early = should_stop_early(history(state), section.early_stopping, section.min_improvement)
@@ -210,7 +252,8 @@ class _Training:
         has_eval = self.trainer.eval_dataset is not None
         if checkpoint is None:
             if has_eval:
-                self.trainer.evaluate()
+                with out_of_memory_said(self.context):
+                    self.trainer.evaluate()
             else:
                 self._sample(0)
             if self.resolved.base_precision == "fp8":
@@ -219,18 +262,27 @@ class _Training:
         detail = f"resuming from {checkpoint.name}" if checkpoint else ""
         total = self.resolved.total_steps
         self.context.emit(PhaseEvent(phase="train", detail=detail, total=total))
-        self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with out_of_memory_said(self.context):
+            self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         section = self.recipe.eval
         early = should_stop_early(
             history(self.trainer.state), section.early_stopping, section.min_improvement
         )
         if self.trainer.state.global_step < total and not early:
+            self._say_why_paused()
             raise Stopped
         if not has_eval:
             self._sample(self.trainer.state.global_step)
         if self.reporter.measured_seconds > 0:
             rate = self.reporter.measured_tokens / self.reporter.measured_seconds
             record_rate(self.plan.model, self.resolved, rate)
+
+    def _say_why_paused(self) -> None:
+        """The finding that paused the run ends in its state and its last event."""
+        reason = self.watching.reason if self.watching is not None else None
+        if reason is not None:
+            self.context.summary[PAUSED_BY] = f"{reason.id}: {reason.title}"
+            self.context.update(summary=self.context.summary)
 
     def _sample(self, step: int) -> None:
         recipe, context = self.recipe, self.context
@@ -259,6 +311,8 @@ class _Training:
         def write(folder: Path) -> None:
             save_weights(model, folder)
             self.handle.tokenizer.save_pretrained(folder)
+            if self.more_ends:
+                model.generation_config.save_pretrained(folder)
             if self.data.template_digest is not None:
                 (folder / "template_digest").write_text(self.data.template_digest + "\n", encoding="utf-8")
 

@@ -16,6 +16,7 @@ from ...findings import Finding
 from ...models.adapters import save_weights
 from ...runs.events import CheckpointEvent, FindingEvent, PhaseEvent
 from ..checkpoints import rotate, step_folder, write_checkpoint
+from .resuming import CURSOR, Cursor
 from .trainer import SupervisedTrainer
 
 
@@ -27,12 +28,21 @@ class RunTrainer(SupervisedTrainer):
     Args:
         emit: takes the checkpoint events.
         keep: newest checkpoints kept besides the best.
+        cursor: what the order of the rows follows from, written beside each checkpoint.
     """
 
     def __init__(
-        self, model: Any, args: Any, *, emit: Callable[[Any], Any], keep: int, **kwargs: Any
+        self,
+        model: Any,
+        args: Any,
+        *,
+        emit: Callable[[Any], Any],
+        keep: int,
+        cursor: Cursor | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(model, args, **kwargs)
+        self.cursor = cursor
         self.remove_callback(PrinterCallback)  # writes to stdout
         self.emit, self.keep = emit, keep
         self.eval_collator: Callable[..., Any] = self.data_collator
@@ -76,6 +86,8 @@ class RunTrainer(SupervisedTrainer):
         self._save_optimizer_and_scheduler(str(folder))
         self._save_scaler(str(folder))
         self._save_rng_state(str(folder))
+        if self.cursor is not None:
+            (folder / CURSOR).write_text(self.cursor.model_dump_json(), encoding="utf-8")
         self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
     def load_weights(self, checkpoint: Path) -> None:

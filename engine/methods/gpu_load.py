@@ -1,0 +1,60 @@
+"""How busy a GPU is and who else computes on it, through NVML; nothing on other devices."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+import torch
+
+
+class GpuLoad:
+    """Asks the driver about one GPU, a tenth of a millisecond a question.
+
+    Args:
+        device: what the run trains on.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._handle = None
+        if device.type == "cuda" and torch.version.cuda is not None:
+            self._handle = _handle(device)
+
+    def busy(self) -> float | None:
+        """Share of the last second in which a kernel ran; None where nobody can say (MIG, no driver)."""
+        if self._handle is None:
+            return None
+        import pynvml
+
+        try:
+            return float(pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu) / 100
+        except pynvml.NVMLError:
+            return None
+
+    def others(self) -> tuple[str, ...]:
+        """Other processes that hold memory on it for computing, as ``name (pid)``."""
+        if self._handle is None:
+            return ()
+        import pynvml
+
+        try:
+            running = pynvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        except pynvml.NVMLError:
+            return ()
+        mine = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+        # In a container the driver names processes of the host, this one among them, by numbers unknown here.
+        known = [process.pid for process in running if psutil.pid_exists(process.pid)]
+        if os.getpid() not in known:
+            return ()
+        return tuple(f"{psutil.Process(pid).name()} ({pid})" for pid in known if pid not in mine)
+
+
+def _handle(device: torch.device) -> object | None:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        return pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+    except pynvml.NVMLError:
+        return None

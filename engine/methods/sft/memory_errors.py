@@ -1,0 +1,73 @@
+"""Memory that ran out while training: the finding with the planner's ways out, not a stack trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ...alternatives import find_alternatives
+from ...errors import WhetError
+from ...findings import Finding, Fix
+from ...hardware import inspect_machine
+from ...plan import Plan
+from ...runs.context import RunContext
+from ...runs.events import FindingEvent
+from ..callbacks import memory_in_use
+
+GIB = 2**30
+CPU_ALLOCATOR = "DefaultCPUAllocator"
+"""In the text of the RuntimeError that torch raises where a CPU has no memory left."""
+
+
+@contextmanager
+def out_of_memory_said(context: RunContext) -> Iterator[None]:
+    """Emit L11 when memory runs out inside.
+
+    Raises:
+        WhetError: ``run.out_of_memory`` in place of torch's error.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and CPU_ALLOCATOR not in str(error):
+            raise
+        finding = out_of_memory(context.plan, context.dir.read_state().step, str(error))
+        context.emit(FindingEvent(finding=finding))
+        assert finding.fix is not None
+        raise WhetError("run.out_of_memory", f"L11: {finding.title}", finding.fix.text) from error
+
+
+def out_of_memory(plan: Plan, step: int, said: str) -> Finding:
+    """L11, with the planner's alternatives to what it had thought would fit.
+
+    Args:
+        plan: of the run.
+        step: the last one that was finished, or the last one known of.
+        said: the allocator's text.
+    """
+    resolved, memory = plan.resolved, plan.memory
+    others = find_alternatives(plan.recipe, resolved, plan.model, inspect_machine(), plan.data.report, memory)
+    smallest = sorted(others, key=lambda one: one.memory.peak)
+    fix = (
+        Fix(text=others[0].text, patch=others[0].patch)
+        if others
+        else Fix(text="Free memory on this machine, or use a smaller model or a larger one.")
+    )
+    return Finding(
+        id="L11",
+        severity="error",
+        title=f"Memory ran out after step {step}, though the plan's estimate was "
+        f"{memory.needed / GIB:.1f} of {memory.capacity / GIB:.1f} GiB.",
+        evidence={
+            "step": step,
+            "in_use_gib": round(memory_in_use(torch.device(resolved.device)) / GIB, 2),
+            "longest_row": resolved.longest,
+            "said": said.strip().splitlines()[0][:200] if said.strip() else "",
+            "alternatives": [
+                {"patch": one.patch, "needed_gib": round(one.memory.needed / GIB, 2)} for one in smallest
+            ],
+        },
+        fix=fix,
+    )
