@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .checks.catalogue import Entry
     from .data.inspection import DataReport
     from .data.preview import TemplatePreview
-    from .doctor import DoctorReport
+    from .doctor import DoctorReport, FlagReport
     from .export.modelfile_check import ModelfileFacts
     from .fixing import Fixed
     from .kernel_report import KernelReport
@@ -55,6 +55,7 @@ _LAZY = {
     "ChatTarget": "chat.session",
     "DataReport": "data.inspection",
     "DoctorReport": "doctor",
+    "FlagReport": "doctor",
     "Entry": "checks.catalogue",
     "Fixed": "fixing",
     "KernelReport": "kernel_report",
@@ -87,6 +88,7 @@ __all__ = [
     "FindingEvent",
     "Fix",
     "Fixed",
+    "FlagReport",
     "KernelReport",
     "PhaseEvent",
     "Plan",
@@ -241,11 +243,25 @@ def chat_templates() -> dict[str, str]:
     return {name: info.family for name, info in TEMPLATES.items()}
 
 
-def doctor() -> DoctorReport:
-    """What this machine has and what is wrong with it."""
+def doctor(progress: Callable[[str], None] | None = None) -> DoctorReport:
+    """What this machine has and what is wrong with it; ``progress`` hears what is being looked at."""
     from .doctor import examine
 
-    return examine()
+    return examine(progress)
+
+
+def environment_flags() -> list[FlagReport]:
+    """Environment flags that are set and matter: who reads each, what it does now, what it contradicts."""
+    from .doctor import explain_environment
+
+    return explain_environment()
+
+
+def bundle(report: DoctorReport, target: Path) -> list[str]:
+    """Write a report, flags, versions and the last runs to an archive without secrets; names inside it."""
+    from .doctor_bundle import write_bundle
+
+    return write_bundle(report, target)
 
 
 def check_kernels(interpret: bool = False, progress: Callable[[str], None] | None = None) -> KernelReport:

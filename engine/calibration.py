@@ -11,8 +11,9 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import WhetError
 from .hardware import GPU, Machine
@@ -115,11 +116,13 @@ def ceilings_of(machine: Machine) -> Ceilings | None:
 
 def known_ceilings(machine: Machine) -> Ceilings | None:
     """What was measured for this GPU, driver and torch; None before that."""
-    path = settings().cache / FILE
-    if not machine.gpus or not path.is_file():
+    if not machine.gpus:
         return None
-    found = json.loads(path.read_text(encoding="utf-8")).get(_key(machine))
-    return None if found is None else Ceilings.model_validate(found)
+    found = _kept(settings().cache / FILE).get(_key(machine))
+    try:
+        return None if found is None else Ceilings.model_validate(found)
+    except ValidationError:  # E11 says so
+        return None
 
 
 def calibrate(machine: Machine) -> Ceilings:
@@ -150,11 +153,20 @@ def remember(machine: Machine, ceilings: Ceilings) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        everything = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        everything = _kept(path)
         everything[_key(machine)] = ceilings.model_dump()
         fresh = Path(f"{path}.{os.getpid()}.tmp")
         fresh.write_text(json.dumps(everything, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         fresh.replace(path)
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """All measurements; none in a file that a full disk cut off, of which E11 tells."""
+    try:
+        found = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _key(machine: Machine) -> str:

@@ -32,10 +32,13 @@ from .recipe import Recipe
 from .recipe_files import patched
 from .resolve import RECIPE_KEYS, Resolved, recipe_origins, resolve, resolved_length
 from .scheduler import Room, longest_sequence
+from .surroundings import Surroundings
 from .template_fit import fitting_mapping, fitting_template, missing_markers, template_for
 
 USUAL_MEMORY = (24, 48, 80, 141)
 """GB of common GPUs."""
+LLAMA_CPP = "llama-cpp-python"
+LLAMA_CPP_BROKEN = ("gguf.llama_cpp_missing", "gguf.native_crash", "gguf.native_failed")
 
 __all__ = ["RECIPE_KEYS", "Alternative", "DataFacts", "Plan", "Resolved", "make_plan"]
 
@@ -112,6 +115,7 @@ def make_plan(
     overrides: Sequence[str] = (),
     progress: Callable[[int], None] | None = None,
     machine: Machine | None = None,
+    surroundings: Surroundings | None = None,
 ) -> Plan:
     """Everything about the run that ``recipe`` asks for; starts nothing.
 
@@ -120,6 +124,7 @@ def make_plan(
         overrides: the ``key=value`` texts that were applied, so that values can say where they come from.
         progress: called with the number of rows read while data is prepared for the first time.
         machine: plan for this machine instead of the one at hand.
+        surroundings: of that machine; without them nothing is known of another machine's.
 
     Raises:
         WhetError: model or data cannot be found or read at all. What merely speaks against the run is a
@@ -138,6 +143,9 @@ def make_plan(
     others = [] if memory.fits else find_alternatives(recipe, resolved, facts, machine, data.report, memory)
     disk = disk_bytes(recipe, resolved, facts)
     missing = missing_markers(recipe, facts)
+    llama_cpp = LLAMA_CPP in machine.versions and find_spec("llama_cpp") is not None
+    refusal = _gguf_refusal(recipe, facts, llama_cpp)
+    broken = refusal is not None and refusal.code in LLAMA_CPP_BROKEN
     findings = run_checks(
         PlanFacts(
             recipe=recipe,
@@ -151,9 +159,10 @@ def make_plan(
             fitting_template=template,
             missing_markers=missing,
             better_template=template_for(facts) if missing and not facts.has_chat_template else None,
-            gguf_refusal=_gguf_refusal(recipe, facts),
+            gguf_refusal=refusal.message if refusal is not None and not broken else None,
             bitsandbytes="bitsandbytes" in machine.versions,
-            llama_cpp=find_spec("llama_cpp") is not None,
+            llama_cpp=llama_cpp,
+            llama_cpp_says=refusal.message if refusal is not None and broken else None,
             weights=weight_facts(facts, data.train),
             tokenizer=TokenizerFiles.read(path),
             mapping=mapping,
@@ -230,15 +239,13 @@ def _data_recipe(
     return patched(recipe, patch) if patch else recipe
 
 
-def _gguf_refusal(recipe: Recipe, facts: ModelFacts) -> str | None:
-    """Why this architecture or tokenizer has no GGUF; known before hours of training."""
+def _gguf_refusal(recipe: Recipe, facts: ModelFacts, llama_cpp: bool) -> WhetError | None:
+    """Why this model has no GGUF, or llama.cpp cannot make one; known before hours of training."""
     if not recipe.export.gguf:
         return None
-    from .export.gguf.architectures import supported_architecture
-    from .export.gguf.vocabulary import unsupported_tokenizer
+    from .export.gguf.probe import conversion_refusal
 
-    config = json.loads((facts.path / "config.json").read_text(encoding="utf-8"))
-    return supported_architecture(facts.model_type, config) or unsupported_tokenizer(facts.path)
+    return conversion_refusal(facts.path, facts.embedding_rows if llama_cpp else None)
 
 
 def prepare_data(recipe: Recipe, model_dir: Path, progress: Callable[[int], None] | None) -> DataFacts:

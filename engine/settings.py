@@ -9,7 +9,34 @@ from pathlib import Path
 from .errors import WhetError
 
 TRUE_WORDS = {"1", "true", "yes", "on"}
+FALSE_WORDS = {"", "0", "false", "no", "off"}
 KERNEL_BACKENDS = ("triton", "reference")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True)
+class OwnFlag:
+    """One variable whet reads: its default, what it may be, what it does."""
+
+    name: str
+    default: str
+    choices: tuple[str, ...]
+    """Empty where anything goes; ``("switch",)`` for on and off."""
+    meaning: str
+
+
+OWN_FLAGS = (
+    OwnFlag("WHET_HOME", "~/.whet", (), "runs, locks and caches lie there"),
+    OwnFlag("WHET_LOG", "info", LOG_LEVELS, "how much whet says in worker.log"),
+    OwnFlag(
+        "WHET_KERNELS",
+        "triton",
+        KERNEL_BACKENDS,
+        "which kernels train: Triton's, or their plain-torch references",
+    ),
+    OwnFlag("WHET_OFFLINE", "", ("switch",), "never reach for the network"),
+    OwnFlag("WHET_LOW_BANDWIDTH", "", ("switch",), "fewer redraws, for slow links"),
+)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ GROUPS = {
         "schema": ("look", "JSON Schema of recipes, for editors and agents."),
         "data": ("look", "Read every row of SOURCE: format, lengths, bad rows."),
         "template": ("look", "Rows as the model's tokens, supervised ones marked."),
-        "doctor": ("look", "This machine: GPU, memory, versions, what is wrong."),
+        "doctor": ("doctor", "This machine: GPU, memory, versions, what is wrong."),
     },
     "Ship": {
         "export": ("ship", "Merge, convert to GGUF, quantise, and prove the files."),

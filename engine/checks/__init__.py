@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 from ..findings import Finding
-from . import data_quality, environment, export, load, supervision, template, weights
-from .registry import Check, PlanFacts, worst_first
+from . import (
+    data_quality,
+    env_flags,
+    environment,
+    export,
+    gpu_health,
+    kernel_caches,
+    llama,
+    load,
+    network,
+    supervision,
+    template,
+    weights,
+)
+from .registry import Check, HasSurroundings, PlanFacts, worst_first
+
+ENVIRONMENT: tuple[Check[HasSurroundings], ...] = (
+    *environment.CHECKS,
+    *gpu_health.CHECKS,
+    *network.CHECKS,
+    *kernel_caches.CHECKS,
+    *env_flags.CHECKS,
+)
+"""Of a plan and of `whet doctor` alike."""
+
+DOCTOR: tuple[Check[HasSurroundings], ...] = (
+    *ENVIRONMENT,
+    *network.DOCTOR,
+    environment.bitsandbytes_library,
+    llama.llama_runs,
+)
+"""What matters to a plan only where its recipe needs it."""
 
 CHECKS: tuple[Check[PlanFacts], ...] = (
-    environment.versions,
+    *ENVIRONMENT,
     environment.bitsandbytes_missing,
-    environment.torch_without_cuda,
+    network.weights_can_come,
+    llama.gguf_tool_runs,
     supervision.nothing_supervised,
     supervision.truncated_answers,
     supervision.begin_token,
@@ -41,9 +72,14 @@ CHECKS: tuple[Check[PlanFacts], ...] = (
     export.merge_possible,
 )
 
-__all__ = ["CHECKS", "Check", "PlanFacts", "run_checks"]
+__all__ = ["CHECKS", "DOCTOR", "Check", "HasSurroundings", "PlanFacts", "run_checks", "run_doctor"]
 
 
 def run_checks(facts: PlanFacts) -> list[Finding]:
     """All findings about a plan, worst first; within a severity in the order of the list."""
     return worst_first(finding for check in CHECKS for finding in check.run(facts))
+
+
+def run_doctor(facts: HasSurroundings) -> list[Finding]:
+    """All findings about a machine and what lies around it, worst first."""
+    return worst_first(finding for check in DOCTOR for finding in check.run(facts))

@@ -7,8 +7,8 @@ export. Each kind of facts has its own list in :mod:`whet.engine.checks`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 from ..data.inspection import DataReport
 from ..data.mapping import Mapping
@@ -21,12 +21,23 @@ from ..models.memory import Memory
 from ..models.weight_facts import WeightFacts
 from ..recipe import Recipe
 from ..resolve import Resolved
+from ..surroundings.facts import Surroundings
 
 if TYPE_CHECKING:
     from ..alternatives import Alternative
 
 Phase = Literal["environment", "data", "load", "training", "export"]
 SEVERITY_ORDER = {"error": 0, "warning": 1, "note": 2}
+
+
+class HasSurroundings(Protocol):
+    """What checks of the environment look at: a plan's facts, or those of `whet doctor`."""
+
+    @property
+    def machine(self) -> Machine: ...
+
+    @property
+    def surroundings(self) -> Surroundings: ...
 
 
 @dataclass(frozen=True)
@@ -55,8 +66,12 @@ class PlanFacts:
     """What the model's folder says of its tokenizer."""
     mapping: Mapping | None = None
     """Guessed by the planner because the rows' columns have no known names."""
+    llama_cpp_says: str | None = None
+    """Why it cannot be used although it is installed; tried where GGUF files are asked for."""
     weights: WeightFacts | None = None
     """What the model's files say beside one another; None where there was no reason to read them."""
+    surroundings: Surroundings = field(default_factory=Surroundings)
+    """Of the machine at hand; nothing where the plan is for another one."""
 
     @property
     def family(self) -> Family:
@@ -74,7 +89,8 @@ class PlanFacts:
         return tuple(dict.fromkeys(token for token in (self.report.end_of_turn, eos) if token))
 
 
-Facts = TypeVar("Facts")
+Facts = TypeVar("Facts", contravariant=True)
+"""A check of less specific facts serves where more specific ones are looked at."""
 
 
 @dataclass(frozen=True)

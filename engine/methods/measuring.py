@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..calibration import calibrate, known_ceilings
+from ..checks.environment import calibration_failed
 from ..errors import WhetError
-from ..findings import Finding
 from ..hardware import inspect_machine
 from ..runs.context import RunContext
 from ..runs.events import FindingEvent, PhaseEvent
@@ -19,4 +19,4 @@ def measure_once(context: RunContext) -> None:
     try:
         calibrate(machine)
     except WhetError as error:
-        context.emit(FindingEvent(finding=Finding(id="E11", severity="note", title=error.message)))
+        context.emit(FindingEvent(finding=calibration_failed(error)))

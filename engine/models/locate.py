@@ -80,35 +80,15 @@ def _no_such_directory(name: str, local: Path) -> WhetError:
 
 def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
     """A snapshot in the hub's cache, downloaded unless offline."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+    if weights:
+        from ..downloads import fetch
 
-    offline = settings().offline
-    patterns = SMALL_FILES + (WEIGHT_FILES if weights else [])
-    try:
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=offline)
-        )
-    except LocalEntryNotFoundError as error:
-        why, do = (
-            ("offline mode is on", "Unset WHET_OFFLINE and HF_HUB_OFFLINE to download it")
-            if offline
-            else ("the hub cannot be reached", "Check the network")
-        )
-        raise WhetError(
-            "model.not_found",
-            f"{name} is no local directory and not in the hub's cache, and {why}.",
-            f"{do}, or give a local directory as model.name (`demo` needs no network).",
-        ) from error
-    except GatedRepoError as error:
-        raise WhetError(
-            "model.download",
-            f"{name} is gated and this account has not been granted access.",
-            f"Accept its terms at https://huggingface.co/{name}, then run `hf auth login`.",
-        ) from error
-    except HfHubHTTPError as error:
-        raise WhetError(
-            "model.download",
-            f"The hub did not deliver {name}: {str(error).splitlines()[0]}",
-            "Check the id and revision; a private model needs `hf auth login` or HF_TOKEN.",
-        ) from error
+        return fetch(name, revision, SMALL_FILES + WEIGHT_FILES)
+    from ..download_process import answer
+    from ..downloads import refusal
+
+    request = {"name": name, "revision": revision, "patterns": SMALL_FILES, "workers": 8}
+    found = answer(request | {"offline": settings().offline})
+    if "path" in found:
+        return Path(found["path"])
+    raise refusal(name, found)

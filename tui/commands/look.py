@@ -1,4 +1,4 @@
-"""`plan`, `recipes`, `schema`, `data`, `template`, `doctor`: look before anything runs."""
+"""`plan`, `recipes`, `schema`, `data`, `template`: look before anything runs."""
 
 from __future__ import annotations
 
@@ -148,35 +148,3 @@ def template(
 
     for preview in previews:
         print_data(template_preview(preview))
-
-
-@click.command()
-@click.option("--kernels", is_flag=True, help="Instead: parity and speed of the kernels, and who runs.")
-@click.option("--interpret", is_flag=True, help="With --kernels and no GPU: parity by Triton's interpreter.")
-@json_option
-def doctor(kernels: bool, interpret: bool, as_json: bool) -> int:
-    """This machine: GPU, memory, disk, versions against the tested ranges, and what is wrong with it."""
-    if interpret and not kernels:
-        raise click.UsageError("--interpret belongs to --kernels.")
-    if kernels:
-        return _doctor_kernels(interpret, as_json)
-    report = api.doctor()
-    if as_json:
-        print_json(report)
-    else:
-        from ..render.machine import machine_report
-
-        print_data(machine_report(report))
-    return EXIT_FAILED if any(finding.severity == "error" for finding in report.findings) else 0
-
-
-def _doctor_kernels(interpret: bool, as_json: bool) -> int:
-    with talk().status("loading kernels") as status:
-        report = api.check_kernels(interpret, progress=lambda name: status.update(f"checking {name}"))
-    if as_json:
-        print_json(report)
-    else:
-        from ..render.kernels import kernel_report
-
-        print_data(kernel_report(report))
-    return EXIT_FAILED if report.wrong else 0
