@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import WhetError
 from ..export.gguf.native import REBUILD
 from ..export.gguf.types import GGUF_TYPES
+from ..export.smoke_judge import gate_for
 from ..export.verdict import Proof, Verdict
 from ..findings import Finding, Fix, Severity
 from ..recipe import ExportSection
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 DISK_FULL = ("export.disk_full", "run.disk_full")
 TOOL_MISSING = ("gguf.unsupported", "gguf.llama_cpp_missing", "gguf.needs_importance_matrix")
 CRASH = "gguf.native_crash"
+USUAL_TYPES = ("q4_k_m", "q5_k_m", "q6_k", "q8_0")
+GAIN_PER_BIT = 3.7
+"""A two-layer model measured 4.0 from q3_k_s to q6_k."""
 
 # Proof of the smoke test -> what of the file is wrong, and how that shows.
 CAUSES = {
@@ -95,10 +99,9 @@ def merged_differs(facts: ExportFacts) -> Iterator[Finding]:
                 title=("The merged model is not the trained one. " if failed else "") + proof.summary,
                 evidence={"folder": verdict.gguf, **proof.evidence},
                 fix=Fix(
-                    text="Merge again from this run's base and adapter; if it stays, report it with the evidence."
+                    text="Merge again from this run's base and adapter; if it stays, report the evidence."
                     if failed
-                    else "Look at the training: with adapter.rank, training.learning_rate or more steps the "
-                    "adapter learns something.",
+                    else "Train longer or with a higher training.learning_rate: the adapter learnt nothing.",
                     command=facts.command("--merged") if failed else None,
                 ),
             )
@@ -153,10 +156,10 @@ def _again(facts: ExportFacts, found: list[tuple[Verdict, Proof]]) -> Fix:
 
 
 def _larger(facts: ExportFacts, found: list[tuple[Verdict, Proof]]) -> Fix:
-    """The next larger type instead of each that lost too much."""
-    lossy = {verdict.file_type for verdict, _ in found}
+    """Types that should pass instead of each that lost too much."""
+    lossy = {verdict.file_type: _enough(verdict.file_type, proof.evidence) for verdict, proof in found}
     asked = facts.section.gguf or sorted(lossy)
-    wanted = list(dict.fromkeys(_next_larger(kind) if kind in lossy else kind for kind in asked))
+    wanted = list(dict.fromkeys(lossy.get(kind, kind) for kind in asked))
     return Fix(
         text=f"Export {', '.join(wanted)} instead of {', '.join(sorted(lossy))}, which loses too much.",
         patch={"export.gguf": wanted},
@@ -164,11 +167,18 @@ def _larger(facts: ExportFacts, found: list[tuple[Verdict, Proof]]) -> Fix:
     )
 
 
-def _next_larger(kind: str) -> str:
-    """The smallest of the usual types that is at least a bit a weight larger."""
-    usual = ("q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16")
-    bits = GGUF_TYPES[kind].bits_per_weight
-    return next((one for one in usual if GGUF_TYPES[one].bits_per_weight >= bits + 0.75), "f16")
+def _enough(kind: str, measured: dict[str, Any]) -> str:
+    """The smallest usual type that should stay below its gate, judged by what this one measured.
+
+    Rounding errors halve with each bit, and the KL divergence goes with their square; a little less is
+    counted on here.
+    """
+    bits, mean = GGUF_TYPES[kind].bits_per_weight, measured["mean"]
+    for one in USUAL_TYPES:
+        more = GGUF_TYPES[one].bits_per_weight - bits
+        if more > 0.5 and mean * GAIN_PER_BIT**-more < gate_for(one):
+            return one
+    return "f16"
 
 
 def _crash(words: str, hint: str, evidence: dict[str, object]) -> Finding:

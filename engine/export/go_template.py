@@ -1,7 +1,7 @@
 """Just enough of Go's text/template to render what :mod:`modelfile` and people write. Light.
 
 Known: text, ``.Name``, ``$.Name``, ``$name.Name``, string literals, ``if / else if / else / end``,
-``range $i, $m := .Messages``, the functions ``eq``, ``and``, ``or``, ``not``, and the
+``range .Messages``, ``range $i, $m := .Messages``, the functions ``eq``, ``and``, ``or``, ``not``, and the
 dashes that trim whitespace.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 ACTION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 TRIM_BEFORE, TRIM_AFTER = re.compile(r"\s*\{\{-\s"), re.compile(r"\s-\}\}\s*")
 WORD = re.compile(r'\(|\)|"(?:[^"\\]|\\.)*"|[^\s()]+')
-RANGE = re.compile(r"range\s+\$(\w+),\s*\$(\w+)\s*:=\s*(\S+)")
+RANGE = re.compile(r"range\s+(?:(?:\$(\w+),\s*)?\$(\w+)\s*:=\s*)?(\S+)")
 
 
 class GoTemplateError(ValueError):
@@ -85,12 +85,13 @@ def _range(tokens: Tokens, at: int, dot: Any, scope: Scope, live: bool) -> tuple
     match = RANGE.fullmatch(tokens[at][1])
     if match is None:
         raise GoTemplateError(f"unknown range {tokens[at][1]!r}")
-    index, item, source = match.groups()
+    index, item, source = match.groups()  # without names only the dot moves
     values = _value(source, dot, scope) if live else []
     _, end = _block(tokens, at + 1, dot, scope, live=False)
     out = ""
     for number, value in enumerate(values):
-        out += _block(tokens, at + 1, value, {**scope, index: number, item: value}, live)[0]
+        names = {name: one for name, one in ((index, number), (item, value)) if name}
+        out += _block(tokens, at + 1, value, {**scope, **names}, live)[0]
     if end >= len(tokens) or tokens[end][1] != "end":
         raise GoTemplateError("range without end")
     return out, end + 1

@@ -50,14 +50,7 @@ def prove_merge(
         WhetError: what keeps transformers or PEFT from loading one of the three.
     """
     started = time.monotonic()
-    request = {
-        "base": str(base),
-        "adapter": str(adapter),
-        "merged": str(merged),
-        "texts": [text for text in probe_texts() if len(text) > 20],
-        "rows": [row["input_ids"] for row in held_out or [] if row.get("input_ids")],
-        "positions": POSITIONS,
-    }
+    request = merge_request(base, adapter, merged, held_out)
     measured = run_native("whet.engine.export.merge_process", request, progress)
     verdict = Verdict.of(
         [judge_merge(measured)],
@@ -68,6 +61,20 @@ def prove_merge(
     )
     save_verdict(verdict, merged)
     return verdict
+
+
+def merge_request(
+    base: Path, adapter: Path, merged: Path, held_out: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """What :mod:`merge_process` is asked."""
+    return {
+        "base": str(base),
+        "adapter": str(adapter),
+        "merged": str(merged),
+        "texts": [text for text in probe_texts() if len(text) > 20],
+        "rows": [row["input_ids"] for row in held_out or [] if row.get("input_ids")],
+        "positions": POSITIONS,
+    }
 
 
 def judge_merge(measured: dict[str, Any]) -> Proof:
