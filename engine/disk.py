@@ -1,6 +1,8 @@
-"""Bytes a run will write under whet's home."""
+"""Bytes a run will write, by kind, and the folder each kind goes to."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from .export.gguf.types import GGUF_TYPES
 from .models.facts import ModelFacts
@@ -9,12 +11,20 @@ from .recipe import Recipe
 from .resolve import Resolved
 
 
+FOLDERS = {"download": "hub", "temporary": "temporary"}
+"""Kind -> folder of :class:`whet.engine.hardware.Disk`; all others lie in whet's home."""
+PROOF_BYTES = 400 << 20
+"""Distributions that the smoke test keeps while it compares, see :class:`.export.smoke_cases.Limits`."""
+TEMPORARY_BYTES = 64 << 20
+"""Logs of subprocesses and the vocabulary that is tried in llama.cpp."""
+
+
 def disk_bytes(recipe: Recipe, resolved: Resolved, facts: ModelFacts) -> dict[str, int]:
     """What will lie on the disk at the worst moment, by kind.
 
     Checkpoints hold the trained weights and the optimizer; besides those kept there are the best one and the
     one being written. Merged weights are 16-bit. Each GGUF is written from a 16-bit one, which is temporary
-    unless it was asked for itself.
+    unless it was asked for itself. A hub model whose weights are not here yet is downloaded first.
     """
     full = recipe.adapter.kind == "none"
     trained = 4 * resolved.trainable_parameters
@@ -31,4 +41,16 @@ def disk_bytes(recipe: Recipe, resolved: Resolved, facts: ModelFacts) -> dict[st
         "adapter": 0 if full else trained,
         "merged": 2 * weights if export.merged or export.gguf or full else 0,
         "gguf": int(weights * sum(sizes.values())),
+        "proof": min(PROOF_BYTES, 2 * 4 * facts.vocab_size * 512) if sizes and export.smoke_test else 0,
+        "download": _download(recipe, facts),
+        "temporary": TEMPORARY_BYTES if sizes else 0,
     }
+
+
+def _download(recipe: Recipe, facts: ModelFacts) -> int:
+    """Weights of a hub model that are still to come; a folder of one's own gets none."""
+    name = recipe.model.name
+    if not facts.missing_weight_files or name == "demo" or Path(name).expanduser().is_dir():
+        return 0
+    width = {"nf4": 0.6, "fp4": 0.6, "int8": 1.1}.get(facts.quantization or "", 2.0)
+    return int(facts.parameters.total * (4 if facts.dtype == "float32" else width))

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -47,6 +49,17 @@ class GPU(BaseModel):
     driver: str
 
 
+class Disk(BaseModel):
+    """The filesystem that one of whet's folders lies on; several folders may share one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Literal["home", "hub", "temporary"]
+    path: Path
+    device: int = Field(description="The same number for the same filesystem.")
+    free: int
+
+
 class Machine(BaseModel):
     """What a plan needs to know about where it will run; bytes throughout."""
 
@@ -58,6 +71,9 @@ class Machine(BaseModel):
     ram_total: int = Field(description="Physical memory, or the container's limit where that is lower.")
     ram_available: int
     disk_free: int = Field(description="On the filesystem of whet's home.")
+    disks: list[Disk] = Field(
+        default_factory=list, description="Where home, the hub's cache and temporary files lie."
+    )
     versions: dict[str, str] = Field(description="Installed packages that matter; absent ones are missing.")
     gpu_note: str = Field(default="", description="Why no GPU is seen although a driver may be there.")
 
@@ -84,6 +100,7 @@ def inspect_machine() -> Machine:
         ram_total=total,
         ram_available=available,
         disk_free=free_disk(settings().home),
+        disks=_disks(),
         versions=_versions(),
     )
 
@@ -108,10 +125,27 @@ def usable_cores() -> int:
 
 def free_disk(path: Path) -> int:
     """Bytes free for us where ``path`` is, or will be once it is created."""
-    while not path.exists():
-        path = path.parent
-    stat = os.statvfs(path)
+    stat = os.statvfs(_existing(path))
     return stat.f_bavail * stat.f_frsize
+
+
+def _existing(path: Path) -> Path:
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
+def _disks() -> list[Disk]:
+    """The filesystems a run writes to; a hub model's weights and temporary files may lie elsewhere."""
+    from .surroundings.hub import hub_cache
+
+    folders: dict[Literal["home", "hub", "temporary"], Path] = {
+        "home": settings().home,
+        "hub": hub_cache(),
+        "temporary": Path(tempfile.gettempdir()),
+    }
+    return [
+        Disk(folder=name, path=path, device=_existing(path).stat().st_dev, free=free_disk(path))
+        for name, path in folders.items()
+    ]
 
 
 def _cpu_quota() -> float | None:

@@ -4,36 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..disk import FOLDERS
+from ..export.gguf.native import REBUILD
 from ..findings import Finding, Fix
 from .registry import PlanFacts, check
 
 GIB = 2**30
 UNDOABLE = ("nf4", "fp4", "int8")
+INSTALL = "CMAKE_ARGS=-DGGML_NATIVE=OFF pip install llama-cpp-python==0.3.36"
 SPARE = 0.05
 """Share of the free disk that stays free."""
+VARIABLES = {"home": "WHET_HOME", "hub": "HF_HOME", "temporary": "TMPDIR"}
+"""What decides where a folder lies."""
 
 
 @check("export", "X02")
 def disk_space(facts: PlanFacts) -> Iterator[Finding]:
-    """Checkpoints and exports against the free space of whet's home."""
-    needed, free = sum(facts.disk_bytes.values()), facts.machine.disk_free
-    if needed <= free * (1 - SPARE):
-        return
-    keep = facts.recipe.training.keep_checkpoints
-    yield Finding(
-        id="X02",
-        severity="error",
-        title=f"The run writes about {needed / GIB:.1f} GiB, WHET_HOME's disk has {free / GIB:.1f}.",
-        evidence={
-            "free_gib": round(free / GIB, 2),
-            "needed_gib": {name: round(size / GIB, 2) for name, size in facts.disk_bytes.items()},
-        },
-        fix=Fix(
-            text="Point WHET_HOME to a larger disk, or keep fewer checkpoints and export less.",
-            patch={"training.keep_checkpoints": 1} if keep > 1 else {},
-            command="export WHET_HOME=/path/on/a/larger/disk",
-        ),
-    )
+    """What the run writes to each filesystem against the free space there."""
+    for folders, free in _filesystems(facts):
+        needed = {
+            kind: size for kind, size in facts.disk_bytes.items() if FOLDERS.get(kind, "home") in folders
+        }
+        total = sum(needed.values())
+        if total <= free * (1 - SPARE):
+            continue
+        keep = facts.recipe.training.keep_checkpoints
+        at_home = "home" in folders
+        variable = VARIABLES["home" if at_home else folders[0]]
+        yield Finding(
+            id="X02",
+            severity="error",
+            title=f"The run writes about {total / GIB:.1f} GiB to the disk of {_words(folders)}, which has "
+            f"{free / GIB:.1f}.",
+            evidence={
+                "folders": list(folders),
+                "free_gib": round(free / GIB, 2),
+                "needed_gib": {name: round(size / GIB, 2) for name, size in needed.items() if size},
+            },
+            fix=Fix(
+                text=f"Point {variable} to a larger disk"
+                + (", or keep fewer checkpoints and export less." if at_home else "."),
+                patch={"training.keep_checkpoints": 1} if at_home and keep > 1 else {},
+                command=f"export {variable}=/path/on/a/larger/disk",
+            ),
+        )
+
+
+def _filesystems(facts: PlanFacts) -> list[tuple[tuple[str, ...], int]]:
+    """The folders of each filesystem, and its free bytes."""
+    disks = facts.machine.disks
+    if not disks:
+        return [(("home", "hub", "temporary"), facts.machine.disk_free)]
+    devices = dict.fromkeys(disk.device for disk in disks)
+    return [
+        (
+            tuple(disk.folder for disk in disks if disk.device == device),
+            next(disk.free for disk in disks if disk.device == device),
+        )
+        for device in devices
+    ]
+
+
+def _words(folders: tuple[str, ...]) -> str:
+    return " and ".join(VARIABLES[folder] for folder in folders)
 
 
 @check("export", "X04")
@@ -51,16 +84,20 @@ def gguf_possible(facts: PlanFacts) -> Iterator[Finding]:
             evidence={"model_type": facts.model.model_type, "gguf": wanted},
             fix=without,
         )
-    if not facts.llama_cpp:
+    if not facts.llama_cpp or facts.llama_cpp_says:
+        missing = "which is not installed" if not facts.llama_cpp else "which does not load"
         yield Finding(
             id="X04",
             severity="error",
-            title="GGUF export needs llama-cpp-python, which is not installed.",
-            evidence={"gguf": wanted},
+            title=f"GGUF export needs llama-cpp-python, {missing}.",
+            evidence={"gguf": wanted} | ({"says": facts.llama_cpp_says} if facts.llama_cpp_says else {}),
             fix=Fix(
-                text="Install it, or export without GGUF.",
+                text="Install it, or export without GGUF."
+                if not facts.llama_cpp
+                else "Repair it (LLAMA_CPP_LIB_PATH, if set, must name the folder of its libraries), or export "
+                "without GGUF.",
                 patch=without.patch,
-                command="CMAKE_ARGS=-DGGML_NATIVE=OFF pip install llama-cpp-python==0.3.36",
+                command=INSTALL if not facts.llama_cpp else REBUILD,
             ),
         )
 
