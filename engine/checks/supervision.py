@@ -137,7 +137,8 @@ def begin_token(facts: PlanFacts) -> Iterator[Finding]:
             fix=_one_bos(facts, double),
         )
     # Models such as Qwen have no BOS; the report only counts rows where the tokenizer's own rule is broken.
-    if (missing := train.missing_bos) and share(missing, train.rows) > 0.5:
+    missing = train.missing_bos
+    if share(missing, train.rows) > 0.5 and not spelt_out(facts):
         fix = repaired(facts, "D06", f"Have the template write {report.bos_token} once, at the beginning.")
         yield Finding(
             id="D06",
@@ -197,9 +198,7 @@ def end_token(facts: PlanFacts) -> Iterator[Finding]:
 def _with_end(facts: PlanFacts) -> Fix:
     if not facts.chat:
         return Fix(text="Give the tokenizer an eos_token: plain text ends with it.")
-    return other_template(
-        facts, "Choose a template that ends the assistant's turn with a special token."
-    )
+    return other_template(facts, "Choose a template that ends the assistant's turn with a special token.")
 
 
 def _one_end(facts: PlanFacts, double: int) -> Fix:

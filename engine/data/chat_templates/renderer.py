@@ -131,7 +131,9 @@ class Renderer:
         if not rendered.spans:
             return None
         start, end = rendered.spans[-1]
-        return rendered.text[start:end].rpartition("answer")[2].strip() or None
+        tail = rendered.text[start:end].rpartition("answer")[2].strip()
+        # A template may write a second one behind it, which is a fault (D17), not the end of the turn.
+        return next((token for token in self.special_tokens if tail.startswith(token)), tail) or None
 
 
 def _unmark(marked: str) -> Rendered:
