@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from ..errors import WhetError
+from ..findings import Finding
 from ..methods.sft.fast_choice import mixed_reason
 from ..methods.sft.trainer import SupervisedTrainer
 from ..models.fast_path import program_of
@@ -155,6 +156,11 @@ class SFTTrainer(SupervisedTrainer):
             name=dataset_name,
         )
         return super()._prepare_dataset(dataset, processing_class, args, packing, None, dataset_name)
+
+    def found(self, finding: Finding) -> None:
+        """Said aloud: a script has no other place for it."""
+        fix = "" if finding.fix is None else f" {finding.fix.text} {finding.fix.command or ''}".rstrip()
+        say(f"{finding.id}: {finding.title}{fix}")
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As TRL's; on the fast path a step is grouped by the memory that is free."""

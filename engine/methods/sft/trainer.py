@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput
 
+from ...checks.evaluation import predictions_fit
 from ...errors import WhetError
 from ...findings import Finding
 from ...models.fast_path import apply_fast_path, causal_model, program_of
@@ -38,6 +39,7 @@ from .embedding_noise import EmbeddingNoise
 from .fast_choice import plain_reason
 from .fast_step import FastStep
 from .packed_steps import PaddingFreeCollator, TokenRow
+from .predictions import prediction_facts
 from .unpadding import UnpaddingCollator
 
 UNBOUNDED = 1 << 30
@@ -295,6 +297,13 @@ class SupervisedTrainer(trl.SFTTrainer):
         """Spent on fetching and collating rows so far."""
         return self._ahead.seconds
 
+    def _look_at_predictions(self, loader: DataLoader) -> None:
+        """T08 where the logits of all rows are more than there is room for."""
+        if self.preprocess_logits_for_metrics is None and self.compute_metrics is not None:
+            finding = predictions_fit(prediction_facts(self, loader))
+            if finding is not None:
+                self.found(finding)
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Held-out metrics; the random number generators are left as they were."""
         self._follow_model()
@@ -339,6 +348,7 @@ class SupervisedTrainer(trl.SFTTrainer):
         still serves where predictions are asked for.
         """
         if not prediction_loss_only:
+            self._look_at_predictions(dataloader)
             return super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
