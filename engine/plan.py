@@ -32,7 +32,7 @@ from .recipe import Recipe
 from .recipe_files import patched
 from .resolve import RECIPE_KEYS, Resolved, recipe_origins, resolve, resolved_length
 from .scheduler import Room, longest_sequence
-from .surroundings import Surroundings
+from .surroundings import Surroundings, inspect_surroundings
 from .template_fit import fitting_mapping, fitting_template, missing_markers, template_for
 
 USUAL_MEMORY = (24, 48, 80, 141)
@@ -132,7 +132,9 @@ def make_plan(
     """
     path = resolve_model(recipe.model.name, recipe.model.revision)
     facts = read_model_facts(path, recipe.model.name)
-    machine = machine or inspect_machine()
+    if machine is None:
+        machine = inspect_machine()
+        surroundings = surroundings or inspect_surroundings(machine)
     data, template, mapping = _prepared(recipe, facts, progress)
     sequences = _sequences(recipe, facts, data)
     resolved, reasons = resolve(recipe, facts, machine, data.report, sequences)
@@ -166,6 +168,7 @@ def make_plan(
             weights=weight_facts(facts, data.train),
             tokenizer=TokenizerFiles.read(path),
             mapping=mapping,
+            surroundings=surroundings or Surroundings(),
         )
     )
     tokens = data.report.train.tokens
