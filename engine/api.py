@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .checks.catalogue import Entry
     from .data.inspection import DataReport
     from .data.preview import TemplatePreview
+    from .data.template_facts import TemplateFacts
     from .doctor import DoctorReport, FlagReport
     from .export.modelfile_check import ModelfileFacts
     from .fixing import Fixed
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from .recipe import Recipe
     from .recipe_files import patched, shipped, to_yaml
     from .run_view import RunView
+    from .template_compare import Comparison
+    from .template_view import TemplateView
 
 # Loaded when first used: listing runs and completing words in a shell must not wait for the planner.
 _LAZY = {
@@ -53,6 +56,7 @@ _LAZY = {
     "ChatPiece": "chat.session",
     "ChatSession": "chat.session",
     "ChatTarget": "chat.session",
+    "Comparison": "template_compare",
     "DataReport": "data.inspection",
     "DoctorReport": "doctor",
     "FlagReport": "doctor",
@@ -62,7 +66,9 @@ _LAZY = {
     "Plan": "plan",
     "Recipe": "recipe",
     "RunView": "run_view",
+    "TemplateFacts": "data.template_facts",
     "TemplatePreview": "data.preview",
+    "TemplateView": "template_view",
     "Who": "chat.session",
     "patched": "recipe_files",
     "shipped": "recipe_files",
@@ -76,6 +82,7 @@ __all__ = [
     "ChatSession",
     "ChatTarget",
     "CheckpointEvent",
+    "Comparison",
     "DataReport",
     "DoctorReport",
     "DoneEvent",
@@ -101,7 +108,9 @@ __all__ = [
     "Status",
     "StepEvent",
     "StopRequest",
+    "TemplateFacts",
     "TemplatePreview",
+    "TemplateView",
     "WhetError",
     "Who",
     "patched",
@@ -225,15 +234,19 @@ def inspect_data(values: dict[str, Any], progress: Callable[[int], None] | None 
     return prepare(wanted, resolve_model(wanted.model.name, wanted.model.revision), progress).report
 
 
-def preview_template(
-    model: str, source: str, template: str | None = None, rows: int = 2
-) -> list[TemplatePreview]:
-    """The first rows of ``source`` as ``model``'s tokens, supervised ones marked."""
-    from .data.preview import preview_template as preview
+def template_view(
+    values: dict[str, Any],
+    rows: int = 2,
+    gguf: Path | None = None,
+    modelfile: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> TemplateView:
+    """Rows of a recipe's data (``values``: its model and data sections) as tokens, what the checks say of
+    them and of the template, and how the model's own template, a GGUF and a Modelfile render the same."""
     from .recipe_files import build
+    from .template_view import template_view as view
 
-    values = {"model": {"name": model}, "data": {"train": source, "template": template}}
-    return preview(build(values, where="template"), rows)
+    return view(build(values, where="template"), rows, gguf, modelfile, progress)
 
 
 def chat_templates() -> dict[str, str]:

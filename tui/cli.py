@@ -36,7 +36,7 @@ GROUPS = {
         "recipes": ("look", "List the shipped recipes, or copy one to start from."),
         "schema": ("look", "JSON Schema of recipes, for editors and agents."),
         "data": ("look", "Read every row of SOURCE: format, lengths, bad rows."),
-        "template": ("look", "Rows as the model's tokens, supervised ones marked."),
+        "template": ("template", "Rows as the model's tokens, marked and checked."),
         "doctor": ("doctor", "This machine: GPU, memory, versions, what is wrong."),
     },
     "Ship": {

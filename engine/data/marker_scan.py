@@ -27,9 +27,9 @@ class MarkerScan:
     def __init__(self, tokenizer: Tokenizer) -> None:
         added = tokenizer.get_added_tokens_decoder().values()
         self._special = frozenset(token.content for token in added if token.special)
-        known = {marker for info in TEMPLATES.values() for marker in info.markers}
+        self._known = {marker for info in TEMPLATES.values() for marker in info.markers}
         single = self._special.union(token.content for token in added)
-        self._foreign = known.union(_PLAIN_TEXT_MARKERS, _PLACEHOLDERS) - single
+        self._foreign = self._known.union(_PLAIN_TEXT_MARKERS, _PLACEHOLDERS) - single
 
     def find(self, example: Example) -> list[tuple[str, bool]]:
         """Markers in one example, each once, and whether it is a special token here.
@@ -49,3 +49,7 @@ class MarkerScan:
             for marker in found
             if marker in self._foreign or (chat and marker in self._special)
         ]
+
+    def written(self, text: str) -> list[str]:
+        """Markers of any known template in a text, whether they are tokens here or not."""
+        return [marker for marker in dict.fromkeys(_CANDIDATE.findall(text)) if marker in self._known]

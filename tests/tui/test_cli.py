@@ -159,8 +159,8 @@ def test_bad_rows_are_listed_by_line_and_their_text_is_only_text(bad_rows: Path)
 
 
 def test_template_marks_what_is_supervised(bad_rows: Path) -> None:
-    previews = whet("template", "demo", str(bad_rows), "--rows", "3", "--json").json
-    first, broken, _ = previews
+    view = whet("template", "demo", str(bad_rows), "--rows", "3", "--json").json
+    first, broken, _ = view["rows"]
     answer = "".join(
         token["text"] for token in first["tokens"] if token["supervised"] and not token["special"]
     )

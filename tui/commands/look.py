@@ -1,4 +1,4 @@
-"""`plan`, `recipes`, `schema`, `data`, `template`: look before anything runs."""
+"""`plan`, `recipes`, `schema`, `data`: look before anything runs."""
 
 from __future__ import annotations
 
@@ -116,35 +116,3 @@ def _renamed(text: str) -> tuple[str, str]:
     if not (field and equals and column):
         raise click.BadParameter(f"{text!r} is not FIELD=COLUMN.", param_hint="--column")
     return field, column
-
-
-@click.command()
-@click.argument("model", required=False)
-@click.argument("source", required=False)
-@click.option("--list", "show_list", is_flag=True, help="The chat templates whet knows by name.")
-@click.option("--template", help="Use this template instead of the model's own.")
-@click.option("--rows", type=click.IntRange(min=1), default=2, show_default=True)
-@json_option
-def template(
-    model: str | None, source: str | None, show_list: bool, template: str | None, rows: int, as_json: bool
-) -> None:
-    """Render rows of SOURCE as MODEL's tokens, supervised ones marked."""
-    if show_list:
-        known = api.chat_templates()
-        if as_json:
-            print_json(known)
-        else:
-            from ..render.facts import facts
-
-            print_data(facts(known.items()))
-        return
-    if model is None or source is None:
-        raise click.UsageError("Give MODEL and SOURCE, or --list.")
-    previews = api.preview_template(model, source, template, rows)
-    if as_json:
-        print_json(previews)
-        return
-    from ..render.data import template_preview
-
-    for preview in previews:
-        print_data(template_preview(preview))

@@ -1,14 +1,14 @@
-"""What a data set looks like: its report, and rows as the model's tokens."""
+"""What a data set looks like: its report."""
 
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from whet.engine.api import DataReport, TemplatePreview
+from whet.engine.api import DataReport
 
 from .facts import facts
-from .text import plain, printable
+from .text import plain
 from .units import amount
 
 SHOWN_BAD_ROWS = 10
@@ -49,21 +49,3 @@ def data_report(report: DataReport) -> RenderableType:
             if bad.preview:
                 parts.append(Text(f"    {plain(bad.preview, 100)}", style="dim"))
     return Group(*parts)
-
-
-def template_preview(preview: TemplatePreview) -> RenderableType:
-    """One row as tokens: supervised ones green and underlined, special tokens reversed, parted by a dot."""
-    place = f"{plain(preview.file)}:{preview.line}"
-    if preview.problem:
-        return Text.assemble((f"{place}  ", "dim"), ("cannot be used: ", "red"), plain(preview.problem), "\n")
-    supervised = sum(token.supervised for token in preview.tokens)
-    cut = ", cut at the maximum length" if preview.truncated else ""
-    head = Text(f"{place}  {len(preview.tokens)} tokens, {supervised} supervised{cut}", style="dim")
-    text = Text()
-    for number, token in enumerate(preview.tokens):
-        style = "green underline" if token.supervised else "dim"
-        words = printable(token.text).replace("\n", "⏎\n")
-        text.append(words, style=f"{style} reverse" if token.special else style)
-        last = number + 1 == len(preview.tokens)
-        text.append("" if last or words.endswith("\n") else "·", style="dim")
-    return Group(head, text, Text())

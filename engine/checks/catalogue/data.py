@@ -88,9 +88,9 @@ ENTRIES: tuple[Entry, ...] = (
         symptom="The model writes its end-of-turn token as text and goes on, though it was trained to stop.",
         seen="The id that ends trained answers is compared with `eos_token_id` of generation_config.json, or "
         "of config.json without one.",
-        why="Chat models end turns with one token and texts with another; only the second one is configured.",
-        fix="`model.end_tokens` as in the patch: both ids are written into the generation_config.json that is "
-        "saved with the weights. A template named in `data.template` brings its own along.",
+        why="Chat models end turns with one token and texts with another; only the latter is configured.",
+        fix="`model.end_tokens` as in the patch: both ids are written into the generation_config.json saved "
+        "with the weights. A template named in `data.template` brings its own along.",
     ),
     Entry(
         id="D09",
