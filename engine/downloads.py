@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .checks.network import Download, download_error
+from .checks.network import Download, DownloadFailed
 from .errors import WhetError
 from .hardware import free_disk
 from .processes import send, start
@@ -26,7 +26,7 @@ from .surroundings.hub import hub_cache, read_hub
 STALL_SECONDS = 90.0
 """Without a single byte; the client's own retries over plain HTTP take less."""
 POLL_SECONDS = 0.5
-ENDING_SECONDS = 3.0
+ENDING_SECONDS = 1.0
 CAREFULLY = {"HF_HUB_DISABLE_XET": "1"}
 WORKERS = 8
 LOG_TAIL = 500
@@ -60,7 +60,7 @@ def fetch(
         except TimeoutError:
             if attempt == 1:
                 continue
-            raise download_error(_stopped("stalled", name, patience, attempt)) from None
+            raise DownloadFailed(_stopped("stalled", name, patience, attempt)) from None
         if "path" in answer:
             return Path(answer["path"])
         raise refusal(name, answer)
@@ -69,7 +69,7 @@ def fetch(
 
 def refusal(name: str, answer: dict[str, str]) -> WhetError:
     """The error for what :func:`.download_process.answer` says."""
-    return download_error(_stopped(answer["kind"], name, 0.0, 1, answer["says"]))
+    return DownloadFailed(_stopped(answer["kind"], name, 0.0, 1, answer["says"]))
 
 
 def arrived(name: str) -> int:

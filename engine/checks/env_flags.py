@@ -44,7 +44,8 @@ def seen_flags(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     return {
         name: SHOWN if is_secret(name) else value
         for name, value in sorted(environment.items())
-        if flag_of(name) is not None or right_name(name) is not None
+        if name not in KNOWN_BESIDE
+        and (flag_of(name) is not None or right_name(name) is not None or name.startswith("WHET_"))
     }
 
 

@@ -107,12 +107,18 @@ def download_finding(failed: Download) -> Finding:
     return Finding(id="E03", severity="error", title=title, evidence=evidence, fix=fix)
 
 
-def download_error(failed: Download) -> WhetError:
-    """The same as an error, for where no findings are gathered."""
-    found = download_finding(failed)
-    assert found.fix is not None
-    hint = found.fix.text + (f" {found.fix.command}" if found.fix.command else "")
-    return WhetError(CODES.get(failed.kind, "model.download"), found.title, hint)
+class DownloadFailed(WhetError):
+    """A failed download as an error: its words are those of the ``finding``."""
+
+    def __init__(self, failed: Download) -> None:
+        self.failed, self.finding = failed, download_finding(failed)
+        fix = self.finding.fix
+        assert fix is not None
+        hint = fix.text + (f" {fix.command}" if fix.command else "")
+        super().__init__(CODES.get(failed.kind, "model.download"), self.finding.title, hint)
+
+    def __reduce__(self) -> tuple[type[DownloadFailed], tuple[Download]]:  # type: ignore[override]
+        return DownloadFailed, (self.failed,)
 
 
 @check("environment", "E03")

@@ -24,6 +24,7 @@ LOOK = 300
 """Entries looked at for a plan; all of them for `whet doctor`."""
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 KERNEL = re.compile(r"^@(?:triton\.)?(?:jit|autotune|heuristics)\b[^\n]*\n(?:@[^\n]*\n)*def (\w+)", re.M)
+LAUNCH = re.compile(r"\b(\w+)\[[^\]\n]*\]\(")
 BINARIES = (".cubin", ".so", ".hsaco", ".ptx")
 
 
@@ -115,9 +116,11 @@ def _entry(folder: Path) -> _Entry:
 
 @cache
 def kernel_names() -> frozenset[str]:
-    """Names of whet's Triton kernels, from their source; parts of kernels have a leading underscore."""
+    """Names of whet's Triton kernels, from their source: what is launched, not the parts it is made of."""
     texts = [file.read_text(encoding="utf-8") for file in KERNELS.glob("*.py")]
-    return frozenset(name for text in texts for name in KERNEL.findall(text) if not name.startswith("_"))
+    launched = {name for text in texts for name in LAUNCH.findall(text)}
+    compiled = (name for text in texts for name in KERNEL.findall(text))
+    return frozenset(name for name in compiled if name in launched or name.endswith("_kernel"))
 
 
 def _writable(folder: Path) -> bool:

@@ -1,14 +1,16 @@
-"""The far end of :func:`.probes.load_bitsandbytes`: torch first, as in a run, then the library itself."""
+"""The far end of :func:`.probes.load_library`: the modules named first, as in a run, then the library."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import sys
 
-import torch  # noqa: F401  brings the CUDA libraries of its own packages with it
-
 if __name__ == "__main__":
+    library, *modules = sys.argv[1:]
+    for module in modules:
+        importlib.import_module(module)
     try:
-        ctypes.CDLL(sys.argv[1])
+        ctypes.CDLL(library)
     except OSError as error:
         print(error)

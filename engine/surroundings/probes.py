@@ -16,7 +16,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,10 +46,10 @@ PLACES = (
 Answer = TypeVar("Answer", bound=Fact)
 
 
-def try_imports() -> ImportSmoke:
-    """Import what training imports, in its order."""
+def try_imports(names: Sequence[str] = IMPORTED) -> ImportSmoke:
+    """Import what training imports, in its order; absent packages are another finding's."""
     started = time.monotonic()
-    lines, code, said = _run("import_process", *(name for name in IMPORTED if find_spec(name) is not None))
+    lines, code, said = _run("import_process", *(name for name in names if find_spec(name) is not None))
     last = lines[-1] if lines else {}
     failed = last.get("failed") or (last.get("importing") if code else None)
     return ImportSmoke(
@@ -70,14 +70,25 @@ def bitsandbytes_library(packages: Packages, gpu: bool) -> Path | None:
     return folder / library_name(wanted)
 
 
-def load_library(library: Path) -> LibraryLoad:
-    """Load a native library after torch, whose packages bring CUDA's."""
-    code, out, said = _run_text("library_process", str(library))
+def load_library(
+    library: Path, after: Sequence[str] = ("torch",), places: Sequence[str] = PLACES
+) -> LibraryLoad:
+    """Load a native library in a process of its own.
+
+    Args:
+        library: the file.
+        after: modules imported before; torch's packages bring CUDA's libraries.
+        places: patterns of folders in which a library that it wants may lie unseen by the loader.
+    """
+    code, out, said = _run_text("library_process", str(library), *after)
     error = out.strip() or (said if code else "")
     missing = MISSING.search(error)
     wants = missing[1] if missing else None
     return LibraryLoad(
-        library=library.name, error=error[-WORDS:], wants=wants, found_in=_find(wants) if wants else None
+        library=library.name,
+        error=error[-WORDS:],
+        wants=wants,
+        found_in=_find(wants, places) if wants else None,
     )
 
 
@@ -191,8 +202,8 @@ def _signal(code: int) -> str | None:
     return signal.Signals(-code).name if code < 0 else None
 
 
-def _find(library: str) -> str | None:
+def _find(library: str, places: Sequence[str]) -> str | None:
     """A folder on this machine with the library."""
     site = Path(sysconfig.get_paths()["purelib"])
-    folders = [*site.glob("nvidia/*/lib"), *(one for place in PLACES for one in Path("/").glob(place[1:]))]
+    folders = [*site.glob("nvidia/*/lib"), *(one for place in places for one in Path("/").glob(place[1:]))]
     return next((str(folder) for folder in folders if (folder / library).exists()), None)

@@ -1,7 +1,360 @@
-"""Broken set-ups of the environment phase."""
+"""Broken set-ups of the environment phase: packages, native libraries, logins, encodings, figures, flags."""
 
 from __future__ import annotations
 
-from faults.harness import Fault
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-FAULTS: tuple[Fault, ...] = ()
+from faults import environment_gpu_cases, environment_network_cases
+from faults.harness import Fault, Looked
+from support.fake_surroundings import after, command_of, environ, gpu, look_at, versions, write_login
+from support.plan_inputs import machine
+
+from whet.engine import hardware
+from whet.engine.calibration import remember, typical
+from whet.engine.checks.env_flags import seen_flags
+from whet.engine.findings import Finding
+from whet.engine.surroundings import _calibration, probes
+from whet.engine.surroundings.facts import Packages, Surroundings
+from whet.engine.surroundings.packages import bitsandbytes_cuda, package_folder, read_packages
+from whet.engine.surroundings.session import read_session
+
+HERE = machine(versions=versions())
+WITH_GPU = machine(gpu(), versions=versions())
+
+# --- E01: versions, imports
+
+
+def shadowed(folder: Path, name: str, version: str) -> Looked:
+    """A package of an earlier installation lies before the right one on Python's path."""
+
+    def look() -> list[Finding]:
+        sys.path.insert(0, str(folder))
+        hardware._versions.cache_clear()
+        try:
+            return look_at(Surroundings(), hardware.inspect_machine().model_copy(update={"gpus": []}))
+        finally:
+            sys.path.remove(str(folder))
+            hardware._versions.cache_clear()
+
+    def mend(finding: Finding) -> Looked:
+        for word in shlex.split(command_of(finding)):
+            package, pinned, exact = word.partition("==")
+            if pinned:  # what pip would do
+                for old in folder.glob(f"{package}-*.dist-info"):
+                    shutil.rmtree(old)
+                dist_info(folder, package, exact)
+        return Looked(look())
+
+    dist_info(folder, name, version)
+    return Looked(look(), mend)
+
+
+def dist_info(folder: Path, name: str, version: str) -> None:
+    place = folder / f"{name}-{version}.dist-info"
+    place.mkdir()
+    (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+def does_not_import(folder: Path, name: str, source: str) -> Looked:
+    """A package that is there, and breaks when it is imported."""
+    package = folder / name
+    package.mkdir()
+    (package / "__init__.py").write_text(source, encoding="utf-8")
+
+    def look() -> list[Finding]:
+        with environ(PYTHONPATH=f"{folder}:{os.environ.get('PYTHONPATH', '')}"):
+            return look_at(Surroundings(imports=probes.try_imports([name])), HERE)
+
+    def mend(finding: Finding) -> Looked:
+        assert f"'{name}==" in command_of(finding)
+        shutil.rmtree(package)  # pip puts the right files there
+        return Looked(look())
+
+    return Looked(look(), mend)
+
+
+# --- E02: bitsandbytes, CUDA
+
+RUNTIME = "libcudart.so.97"  # of no CUDA that a machine could have
+MISSING_CUDA = "int cudaMalloc(void); int get_context(void) { return cudaMalloc(); }"
+
+
+def override(folder: Path, value: str) -> Looked:
+    """BNB_CUDA_VERSION names a library that bitsandbytes does not bring."""
+
+    def look(environment: dict[str, str]) -> list[Finding]:
+        with environ(BNB_CUDA_VERSION=environment.get("BNB_CUDA_VERSION")):
+            packages = read_packages().model_copy(update={"torch_cuda": "13.0"})
+            return look_at(Surroundings(packages=packages), WITH_GPU)
+
+    return Looked(
+        look({"BNB_CUDA_VERSION": value}),
+        lambda finding: Looked(look(after(command_of(finding), {"BNB_CUDA_VERSION": value}))),
+    )
+
+
+def no_library(folder: Path) -> Looked:
+    """torch for a CUDA that the installed bitsandbytes knows nothing of."""
+
+    def look() -> list[Finding]:
+        packages = Packages(torch_cuda="13.0", bitsandbytes_cuda=bitsandbytes_cuda(folder))
+        return look_at(Surroundings(packages=packages), WITH_GPU)
+
+    def mend(finding: Finding) -> Looked:
+        real = package_folder("bitsandbytes")
+        assert real is not None and "bitsandbytes==" in command_of(finding)
+        for library in real.glob("libbitsandbytes_cuda*.so"):
+            (folder / library.name).touch()
+        return Looked(look())
+
+    for version in ("118", "124"):
+        (folder / f"libbitsandbytes_cuda{version}.so").touch()
+    return Looked(look(), mend)
+
+
+def hidden_cuda(folder: Path) -> Looked:
+    """A library linked against CUDA's, which lies where the loader does not look."""
+    cuda = folder / "cuda" / "lib64"
+    cuda.mkdir(parents=True)
+    build = partial(subprocess.run, check=True, cwd=folder, capture_output=True)
+    for name, text in (("cuda.c", "int cudaMalloc(void) { return 0; }"), ("bnb.c", MISSING_CUDA)):
+        (folder / name).write_text(text)
+    runtime = cuda / RUNTIME
+    build(["gcc", "-shared", "-fPIC", f"-Wl,-soname,{RUNTIME}", "-o", str(runtime), "cuda.c"])
+    library = folder / "libbitsandbytes_cuda130.so"
+    build(["gcc", "-shared", "-fPIC", "-o", str(library), "bnb.c", str(runtime)])
+
+    def look(path: str | None) -> list[Finding]:
+        with environ(LD_LIBRARY_PATH=path):
+            load = probes.load_library(library, after=(), places=[f"{folder}/cuda*/lib64"])
+        packages = Packages(torch_cuda="13.0", bitsandbytes_cuda=["13.0"])
+        return look_at(Surroundings(packages=packages, bitsandbytes=load), WITH_GPU)
+
+    def mend(finding: Finding) -> Looked:
+        return Looked(look(after(command_of(finding), {})["LD_LIBRARY_PATH"]))
+
+    return Looked(look(None), mend)
+
+
+def old_driver(folder: Path) -> Looked:
+    """torch was built for a newer CUDA than the driver knows."""
+
+    def look(cuda: str) -> list[Finding]:
+        packages = Packages(torch_cuda=cuda, bitsandbytes_cuda=["12.6", "13.0"])
+        old = machine(gpu(driver="535.104.05"), versions=versions())
+        return look_at(Surroundings(packages=packages), old)
+
+    def mend(finding: Finding) -> Looked:
+        wheels = re.search(r"/whl/cu(\d\d)(\d)$", command_of(finding))
+        assert wheels is not None
+        return Looked(look(f"{wheels[1]}.{wheels[2]}"))
+
+    return Looked(look("13.0"), mend)
+
+
+# --- E05: llama.cpp
+
+STAND_IN = """
+import ctypes, os, shutil, signal, sys
+__version__ = "0.3.36"
+class _Params: ftype = nthread = 0
+def llama_print_system_info(): return b"CPU : AVX2 = 1 | AMX_INT8 = {amx} | "
+def llama_supports_gpu_offload(): return False
+def llama_model_quantize_default_params():
+    class Params(ctypes.Structure): _fields_ = [("ftype", ctypes.c_int), ("nthread", ctypes.c_int)]
+    return Params()
+def llama_model_quantize(source, out, params):
+    shutil.copy(source, out)
+    return 0
+class Llama:
+    def __init__(self, path, **options):
+        {load}
+    def eval(self, tokens):
+        {run}
+"""
+
+
+def broken_llama(folder: Path, amx: int, load: str = "pass", run: str = "pass") -> Looked:
+    """A build of llama.cpp that breaks where quantised weights are multiplied; the process really dies."""
+    package = folder / "llama_cpp"
+    package.mkdir()
+    (package / "__init__.py").write_text(STAND_IN.format(amx=amx, load=load, run=run))
+
+    def look() -> list[Finding]:
+        with environ(PYTHONPATH=f"{folder}:{os.environ.get('PYTHONPATH', '')}"):
+            return look_at(Surroundings(llama_cpp=probes.run_llama()), HERE)
+
+    def mend(finding: Finding) -> Looked:
+        assert "--no-binary llama-cpp-python" in command_of(finding)
+        shutil.rmtree(package)  # the portable build takes its place
+        return Looked(look())
+
+    return Looked(look(), mend)
+
+
+# --- E06: logout
+
+
+def login(folder: Path, environment: dict[str, str], **files: Any) -> Looked:
+    """A login of systemd's that takes a run with it."""
+    root = write_login(folder / "root", **files)
+
+    def look() -> list[Finding]:
+        return look_at(Surroundings(session=read_session(root, environment, "anna")), HERE)
+
+    def mend(finding: Finding) -> Looked:
+        for command in command_of(finding).split(" && "):
+            match shlex.split(command):
+                case ["loginctl", "enable-linger", user]:
+                    (root / "var/lib/systemd/linger" / user).touch()
+                case ["systemd-run", "--user", "--scope", *_]:
+                    place = "user@1000.service/app.slice/run-r1.scope"
+                    (root / "proc/self/cgroup").write_text(f"0::/user.slice/user-1000.slice/{place}\n")
+                case other:
+                    raise AssertionError(other)
+        return Looked(look())
+
+    return Looked(look(), mend)
+
+
+def home_in_memory(folder: Path) -> Looked:
+    """The user's home directory, and whet's in it, lie in a tmpfs."""
+    root = write_login(folder / "root", kills="no")
+    (root / "proc/self/mounts").write_text(f"/dev/sda1 / ext4 rw 0 0\ntmpfs {folder}/me tmpfs rw 0 0\n")
+
+    def look(home: str) -> list[Finding]:
+        with environ(HOME=f"{folder}/me", WHET_HOME=home):
+            return look_at(Surroundings(session=read_session(root, {}, "anna")), HERE)
+
+    def mend(finding: Finding) -> Looked:
+        fixed = command_of(finding).replace("/path/on/a/disk", f"{folder}/disk")
+        return Looked(look(after(fixed, {})["WHET_HOME"]))
+
+    return Looked(look(f"{folder}/me/.whet"), mend)
+
+
+# --- E10: encodings
+
+LOOK_AT_TEXT = """
+import sys
+from support.fake_surroundings import look_at
+from support.plan_inputs import machine
+from whet.engine.surroundings.facts import Surroundings
+from whet.engine.surroundings.session import read_encoding
+found = look_at(Surroundings(encoding=read_encoding()), machine())
+print("[" + ",".join(finding.model_dump_json() for finding in found) + "]")
+"""
+
+
+def text(folder: Path, **variables: str) -> Looked:
+    """A Python started in an environment without UTF-8."""
+    tests = Path(__file__).parents[1]
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))
+    }
+    clean["PYTHONPATH"] = f"{tests}:{tests.parent / 'src'}"
+
+    def look(environment: dict[str, str]) -> list[Finding]:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", LOOK_AT_TEXT], capture_output=True, check=True, env=environment
+        )
+        return [Finding.model_validate(one) for one in json.loads(done.stdout)]
+
+    wrong = clean | variables
+    return Looked(look(wrong), lambda finding: Looked(look(after(command_of(finding), wrong))))
+
+
+# --- E11: figures of the GPU
+
+
+def figures(folder: Path, content: str) -> Looked:
+    """What was measured of the GPU cannot be read any more."""
+    remember(WITH_GPU, typical(WITH_GPU.gpus[0]))
+    path = hardware.settings().cache / "calibration.json"
+    path.write_text(content or path.read_text()[:80], encoding="utf-8")
+
+    def look() -> list[Finding]:
+        return look_at(Surroundings(calibration=_calibration()), WITH_GPU)
+
+    def mend(finding: Finding) -> Looked:
+        subprocess.run(["bash", "-c", command_of(finding)], check=True)
+        return Looked(look())
+
+    return Looked(look(), mend)
+
+
+# --- E12: flags
+
+
+def flags(folder: Path, on_gpu: bool = False, **variables: str) -> Looked:
+    """An environment with these flags."""
+
+    def look(environment: dict[str, str]) -> list[Finding]:
+        return look_at(Surroundings(flags=seen_flags(environment)), WITH_GPU if on_gpu else HERE)
+
+    return Looked(look(variables), lambda finding: Looked(look(after(command_of(finding), variables))))
+
+
+def case(id: str, name: str, fix: str, look: Callable[..., Looked], *arguments: Any, **options: Any) -> Fault:
+    severity = options.pop("severity", "warning")
+    return Fault(id, name, lambda folder: look(folder, *arguments, **options), fix, severity)
+
+
+SSH = {"SSH_CONNECTION": "10.0.0.2 50000 10.0.0.1 22"}
+
+FAULTS: tuple[Fault, ...] = (
+    case("E01", "an old trl before the right one", "trl==1.16.0", shadowed, "trl", "0.9.0"),
+    case("E01", "a transformers of the future", "transformers==5.23.0", shadowed, "transformers", "6.1.0"),
+    case("E01", "a package that wants a name that is gone", "tokenizers==", does_not_import, "tokenizers",
+         "from json import gone_since_long", severity="error"),
+    case("E01", "a package that takes the process down", "tokenizers==", does_not_import, "tokenizers",
+         "import os, signal; os.kill(os.getpid(), signal.SIGILL)", severity="error"),
+    case("E02", "BNB_CUDA_VERSION of a library that is not there", "unset BNB_CUDA_VERSION", override, "127",
+         severity="error"),
+    case("E02", "torch for a CUDA that bitsandbytes lacks", "bitsandbytes==0.50.2", no_library,
+         severity="error"),
+    case("E02", "CUDA's runtime where the loader does not look", "LD_LIBRARY_PATH", hidden_cuda,
+         severity="error"),
+    case("E02", "a driver older than torch's CUDA", "download.pytorch.org/whl/cu126", old_driver,
+         severity="error"),
+    case("E05", "AMX faults at the first product", "GGML_NATIVE=OFF", broken_llama, 1,
+         run="os.kill(os.getpid(), signal.SIGILL)", severity="error"),
+    case("E05", "a quantised file crashes the loader", "GGML_NATIVE=OFF", broken_llama, 0,
+         load="ctypes.string_at(0)", severity="error"),
+    case("E05", "products that are no numbers", "GGML_NATIVE=OFF", broken_llama, 0,
+         load="import numpy; self.scores = numpy.full((64, 8), numpy.nan)", severity="error"),
+    case("E06", "logind kills at logout", "systemd-run --user", login, SSH),
+    case("E06", "a distribution that kills by default, from within tmux", "systemd-run --user", login,
+         {"TMUX": "/tmp/tmux-1000/default,1,0"}, kills="", default="yes", linger="anna"),
+    case("E06", "the user's systemd ends with the last login", "enable-linger anna", login, SSH,
+         scope="user@1000.service/tmux.service", kills="no"),
+    case("E06", "a home directory in memory", "WHET_HOME", home_in_memory),
+    case("E10", "the POSIX locale of a bare container", "C.UTF-8", text, LC_ALL="C", PYTHONUTF8="0",
+         PYTHONCOERCECLOCALE="0"),
+    case("E10", "output in Latin 1", "unset PYTHONIOENCODING", text, LANG="C.UTF-8",
+         PYTHONIOENCODING="latin-1"),
+    case("E11", "figures cut off by a full disk", "measures again", figures, "", severity="note"),
+    case("E11", "figures of another version", "measures again", figures, '{"H100|580|torch": {"flops": 1}}',
+         severity="note"),
+    case("E12", "a misspelt flag of whet's", "WHET_OFFLINE", flags, WHET_OFLINE="1"),
+    case("E12", "a flag that never was", "unset WHET_BATCH_SIZE", flags, WHET_BATCH_SIZE="8"),
+    case("E12", "a token under the wrong name", "HF_TOKEN", flags, HUGGINGFACE_TOKEN="hf_aaaaaaaaaaaaaaaa"),
+    case("E12", "two allocators", "unset PYTORCH_CUDA_ALLOC_CONF", flags,
+         PYTORCH_ALLOC_CONF="expandable_segments:True", PYTORCH_CUDA_ALLOC_CONF="max_split_size_mb:64"),
+    case("E12", "a cache that nobody reads any more", "HF_HOME", flags, TRANSFORMERS_CACHE="/big/disk"),
+    case("E12", "kernels in the interpreter beside a GPU", "unset TRITON_INTERPRET", flags, on_gpu=True,
+         TRITON_INTERPRET="1"),
+    case("E12", "a switch that is neither on nor off", "HF_HUB_OFFLINE", flags, HF_HUB_OFFLINE="ture"),
+    *environment_gpu_cases.FAULTS,
+    *environment_network_cases.FAULTS,
+)  # fmt: skip

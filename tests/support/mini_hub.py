@@ -1,0 +1,124 @@
+"""A model hub of one repository on this machine: as much of the protocol as is needed, and faults."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class MiniHub:
+    """A hub with one model.
+
+    Args:
+        files: of the model.
+        tokens: who they belong to; others are refused.
+        gated: only these users may download; None: everybody.
+        stalls: files whose first half comes and then nothing, to clients that ask from their start.
+    """
+
+    files: dict[str, bytes]
+    name: str = "tiny/model"
+    tokens: dict[str, str] = field(default_factory=dict)
+    gated: tuple[str, ...] | None = None
+    stalls: set[str] = field(default_factory=set)
+    sent: list[str] = field(default_factory=list)
+    """Files asked for, in order."""
+    closing: threading.Event = field(default_factory=threading.Event)
+    url: str = ""
+
+
+@contextmanager
+def serve(hub: MiniHub) -> Iterator[MiniHub]:
+    """Serve ``hub`` until the block ends; its address is then in ``hub.url``."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        yield hub
+    finally:
+        hub.closing.set()
+        server.shutdown()
+        server.server_close()
+
+
+def _handler(hub: MiniHub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self._answer(body=False)
+
+        def do_GET(self) -> None:
+            self._answer(body=True)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def _user(self) -> str | None:
+            said = self.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+            return hub.tokens.get(said) if said else None
+
+        def _answer(self, body: bool) -> None:
+            path = self.path.partition("?")[0]
+            if path == "/api/whoami-v2":
+                user = self._user()
+                self._say(200 if user else 401, json.dumps({"name": user}).encode(), body)
+            elif path.startswith(f"/api/models/{hub.name}/tree/"):
+                tree = [
+                    {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                    for name, data in hub.files.items()
+                ]
+                self._say(200, json.dumps(tree).encode(), body)
+            elif path.startswith("/api/models/"):
+                siblings = [{"rfilename": name} for name in hub.files]
+                found = {"id": hub.name, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
+                self._say(200, json.dumps(found).encode(), body)
+            elif match := re.fullmatch(rf"/{hub.name}/resolve/[^/]+/(.+)", path):
+                self._file(match[1], body)
+            else:
+                self._say(404, b"{}", body)
+
+        def _file(self, name: str, body: bool) -> None:
+            if hub.gated is not None and self._user() not in hub.gated:
+                words = "Access to this model is restricted."
+                headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": words}
+                self._say(403 if self._user() else 401, words.encode(), body, headers)
+                return
+            data = hub.files[name]
+            headers = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
+            if not body:
+                self._say(200, data, False, headers)
+                return
+            hub.sent.append(name)
+            self.send_response(200)
+            for key, value in (headers | {"Content-Length": str(len(data))}).items():
+                self.send_header(key, value)
+            self.end_headers()
+            half = len(data) // 2
+            self.wfile.write(data[:half])
+            self.wfile.flush()
+            if name in hub.stalls:
+                hub.closing.wait()  # as a dead connection: neither bytes nor an end
+                return
+            self.wfile.write(data[half:])
+
+        def _say(self, code: int, data: bytes, body: bool, headers: dict[str, str] | None = None) -> None:
+            self.send_response(code)
+            for key, value in ((headers or {}) | {"Content-Length": str(len(data))}).items():
+                self.send_header(key, value)
+            self.end_headers()
+            if body:
+                self.wfile.write(data)
+
+    return Handler
