@@ -29,7 +29,8 @@ RISE, RISE_SHARE = 0.5, 1.3
 """Divergence: the mean of ten steps is so many nats, and so many times, above the lowest such mean."""
 PLATEAU_STEPS, PLATEAU_SHARE, PLATEAU_LOSS = 60, 0.01, 1.0
 RECITED = 0.2
-WORSE = 0.05
+WORSE = 0.02
+"""A held-out loss counts as risen when it is this share above the lowest, twice."""
 USUAL_RATE = 2e-4
 """Learning rate of a LoRA adapter that is rarely wrong."""
 

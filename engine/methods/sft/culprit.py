@@ -14,6 +14,7 @@ from ...checks.live.curve import USUAL_RATE
 from ...findings import Finding, Fix
 from ...models.fast_path import DecoderProgram, causal_model
 from ..random_numbers import preserved_rng
+from .collation import count_supervised
 
 if TYPE_CHECKING:
     from .trainer import SupervisedTrainer
@@ -121,7 +122,9 @@ def _hooked(trainer: SupervisedTrainer, batch: Any) -> str | None:
     try:
         inputs = trainer._prepare_inputs(dict(batch))
         with trainer.compute_loss_context_manager():
-            loss = trainer.compute_loss(trainer.model, inputs)
+            loss = trainer.compute_loss(
+                trainer.model, inputs, num_items_in_batch=count_supervised(inputs["labels"])
+            )
     finally:
         for handle in handles:
             handle.remove()
