@@ -394,7 +394,9 @@ def write_modelfile(target: str, out: Path | None = None) -> ModelfileFacts:
 
     folder = Path(target)
     if folder.is_dir():
-        return regenerate_modelfile(folder, out or folder / "export")
+        adapter = (folder / "adapter_config.json").is_file()
+        base = _adapter_target(folder, weights=False).model if adapter else None
+        return regenerate_modelfile(folder, out or folder / "export", base)
     found = find(target)
     trained = next(
         (found.export / name for name in ("adapter", "model") if (found.export / name).is_dir()), None
@@ -440,10 +442,10 @@ def chat_target(target: str) -> ChatTarget:
     )
 
 
-def _adapter_target(path: Path) -> ChatTarget:
+def _adapter_target(path: Path, weights: bool = True) -> ChatTarget:
     from .chat.session import ChatTarget
     from .models.locate import resolve_model
 
     config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-    base = resolve_model(config["base_model_name_or_path"], config.get("revision"), weights=True)
+    base = resolve_model(config["base_model_name_or_path"], config.get("revision"), weights=weights)
     return ChatTarget(model=base, adapter=path.absolute())

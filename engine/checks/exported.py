@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WhetError
@@ -101,7 +102,7 @@ def merged_differs(facts: ExportFacts) -> Iterator[Finding]:
                 fix=Fix(
                     text="Merge again from this run's base and adapter; if it stays, report the evidence."
                     if failed
-                    else "Train longer or with a higher training.learning_rate: the adapter learnt nothing.",
+                    else "Train longer or with a higher learning_rate: the adapter learnt too little.",
                     command=facts.command("--merged") if failed else None,
                 ),
             )
@@ -211,7 +212,10 @@ def modelfile(facts: ExportFacts) -> Iterator[Finding]:
         return
     for note in found.notes:
         yield Finding(id="X05", severity="note", title=note)
-    again = Fix(text="Write the Modelfile anew.", command=facts.command("--modelfile"))
+    # a run's own export is where the command looks anyway
+    beside = found.path is not None and Path(facts.target).is_absolute()
+    place = ("--out", str(found.path.parent)) if beside and found.path else ()
+    again = Fix(text="Write the Modelfile anew.", command=facts.command("--modelfile", *place))
     where = {"file": str(found.path)}
     if found.missing_source:
         yield Finding(

@@ -27,7 +27,8 @@ ROW_TOKENS = 96
 
 
 def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Answers with KL(trained || merged), KL(trained || base), in nats over the same positions."""
+    """Answers with KL(trained || merged), KL(trained || base) and what rounding costs, in nats over the same
+    positions."""
     transformers_logging.disable_progress_bar()
     base, merged = Path(request["base"]), Path(request["merged"])
     device, dtype = place(2 * sum(file.stat().st_size for file in merged.glob("*.safetensors")))
@@ -39,6 +40,9 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     trained_TV = _log_probabilities(tuned, sequences)
     with tuned.disable_adapter():
         moved = _divergence(trained_TV, _log_probabilities(tuned, sequences))
+    rounded = _is_quantised(base)
+    held = _dtype_of(merged)
+    rounding = None if rounded else _divergence(trained_TV, _merged_here(tuned, held, sequences))
     progress(1, 2)
     del model, tuned
     gc.collect()
@@ -48,11 +52,27 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     return {
         **differs,
         "moved": moved["mean"],
+        "rounding": rounding and [rounding["mean"], rounding["max"]],
         "positions": len(trained_TV),
         "computed_in": str(dtype).removeprefix("torch."),
-        "dtype": json.loads((merged / "config.json").read_text(encoding="utf-8")).get("dtype", "float32"),
-        "rounded_base": _is_quantised(base),
+        "dtype": str(held).removeprefix("torch."),
+        "rounded_base": rounded,
     }
+
+
+def _merged_here(tuned: Any, held: torch.dtype, sequences: list[list[int]]) -> torch.Tensor:
+    """What rounding alone costs: PEFT's own merge, its weights brought to the folder's type and back."""
+    whole = tuned.merge_and_unload()
+    with torch.no_grad():
+        for param in whole.parameters():
+            param.copy_(param.to(held))
+    return _log_probabilities(whole, sequences)
+
+
+def _dtype_of(folder: Path) -> torch.dtype:
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("dtype", "float32")
+    found: torch.dtype = getattr(torch, name)
+    return found
 
 
 def _sequences(request: dict[str, Any], folder: Path) -> list[list[int]]:
