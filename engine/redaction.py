@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .settings import settings
-from .surroundings.hub import token, token_file
+from .surroundings.hub import stored_token, token_file
 
 GONE = "[redacted]"
 SHORTEST = 6
@@ -92,9 +92,9 @@ def _secrets(environment: Mapping[str, str]) -> Iterable[str]:
     for name, value in environment.items():
         if SECRET_NAME.search(name) and len(value.strip()) >= SHORTEST:
             yield value.strip()
-    mine = token()
-    if mine is not None:
-        yield mine
+    login = stored_token()
+    if login is not None:
+        yield login
     stored = token_file().with_name("stored_tokens")
     if stored.is_file():
         yield from re.findall(r"^\s*hf_token\s*=\s*(\S+)", stored.read_text(encoding="utf-8"), re.M)

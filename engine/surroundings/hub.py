@@ -54,7 +54,7 @@ def token() -> str | None:
     for flag in TOKEN_FLAGS:
         if value := os.environ.get(flag, "").strip():
             return value
-    return _stored_token()
+    return stored_token()
 
 
 def token_file() -> Path:
@@ -80,7 +80,7 @@ def ask_hub(hub: Hub) -> Reach:
 
 def _token_source() -> tuple[str | None, str | None]:
     """Where the token comes from, and a file with another one that it hides."""
-    stored = _stored_token()
+    stored = stored_token()
     named = next((flag for flag in TOKEN_FLAGS if os.environ.get(flag, "").strip()), None)
     if named is None:
         return (str(token_file()) if stored else None), None
@@ -88,7 +88,8 @@ def _token_source() -> tuple[str | None, str | None]:
     return named, str(token_file()) if other else None
 
 
-def _stored_token() -> str | None:
+def stored_token() -> str | None:
+    """What `hf auth login` left, used or hidden by a variable."""
     file = token_file()
     return file.read_text(encoding="utf-8").strip() or None if file.is_file() else None
 

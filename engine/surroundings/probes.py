@@ -6,6 +6,7 @@ too, for `whet plan` alone, which never waits: `whet doctor` tries again, since 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -139,11 +140,17 @@ def ask(
     if known is not None and good(known):
         return known
     answer = probe()
-    kept = _kept() | {name: {"key": _key(name, kind, machine), "value": answer.model_dump(mode="json")}}
-    private_dir(settings().home)
-    folder = private_dir(settings().cache)
-    write_atomic(folder / FILE, json.dumps(kept, indent=1).encode())
+    _keep(name, {"key": _key(name, kind, machine), "value": answer.model_dump(mode="json")})
     return answer
+
+
+def _keep(name: str, entry: dict[str, Any]) -> None:
+    """Add an answer to the file, one process or thread at a time."""
+    private_dir(settings().home)
+    file = private_dir(settings().cache) / FILE
+    with open(file.with_suffix(".lock"), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_atomic(file, json.dumps(_kept() | {name: entry}, indent=1).encode())
 
 
 def _kept() -> dict[str, Any]:
