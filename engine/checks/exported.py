@@ -18,7 +18,7 @@ from ..recipe import ExportSection
 from .registry import Check, check, worst_first
 
 if TYPE_CHECKING:
-    from ..export.merging import MergeReport
+    from ..export.merge_report import MergeReport
     from ..export.modelfile_check import ModelfileFacts
     from ..runs.store import RunError
 

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from ..runs.files import sync_path
 from .adapter_weights import Adapter
 from .base_weights import BaseWeights
 from .files import require_space
+from .merge_report import MergeReport
 from .verdict import DIGEST_FILE
 
 MergeDtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -43,24 +44,6 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 OTHER_FILES = ("generation_config.json", DIGEST_FILE, "LICENSE", "LICENSE.txt", "NOTICE")
-
-
-@dataclass
-class MergeReport:
-    """What the merge did; ``notes`` are sentences a person should read."""
-
-    path: str
-    dtype: str
-    changed: int
-    """Tensors that differ from the base by the adapter."""
-    tensors: int
-    bytes: int = 0
-    untied: bool = False
-    """The base shared its embedding with its head and the result does not, since only one of them was
-    trained."""
-    dequantised: bool = False
-    """The base exists in rounded form alone, and its rounding error stays in the result."""
-    notes: list[str] = field(default_factory=list)
 
 
 def merge(

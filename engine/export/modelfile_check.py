@@ -1,7 +1,8 @@
-"""Read a Modelfile as Ollama does and hold it against tokenizer and chat template. Light."""
+"""Read a Modelfile as Ollama does, hold it against tokenizer and chat template, write it checked. Light."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from ..data.chat_templates.renderer import Renderer
 from ..data.tokenizer_files import TokenizerFiles
 from ..errors import WhetError
 from .go_template import GoTemplateError
-from .modelfile import GoChat, chat_renderer, end_texts, render_go
+from .modelfile import GoChat, chat_renderer, end_texts, render_go, write_modelfile
 from .smoke_cases import ASK, CASES, THINKING
 
 COMMAND = re.compile(r'^\s*(FROM|TEMPLATE|SYSTEM|PARAMETER)\s+("""(.*?)"""|[^\n]*)', re.M | re.S | re.I)
@@ -101,6 +102,22 @@ def inspect_modelfile(path: Path, tokenizer_dir: Path, notes: Sequence[str] = ()
         missing_source=found.source if missing else None,
         difference=difference,
     )
+
+
+def write_checked_modelfile(
+    folder: Path, gguf_name: str, model_dir: Path, base: Path | None = None
+) -> ModelfileFacts:
+    """``folder/Modelfile`` for a GGUF in it, read back and held against the tokenizer in ``model_dir``.
+
+    ``base`` gives the sampling settings that ``model_dir`` (an adapter) has none of.
+    """
+    places = [model_dir / "generation_config.json", *([base / "generation_config.json"] if base else [])]
+    settings = next((path for path in places if path.is_file()), None)
+    generation = json.loads(settings.read_text(encoding="utf-8")) if settings else {}
+    written = write_modelfile(folder / "Modelfile", gguf_name, model_dir, generation)
+    if written.path is None:
+        return ModelfileFacts(notes=tuple(written.notes))
+    return inspect_modelfile(written.path, model_dir, written.notes)
 
 
 def _is_path(source: str) -> bool:

@@ -6,7 +6,6 @@ One function for worker, command line and Python API. Imports torch when it merg
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -22,9 +21,9 @@ from ..runs.events import Event, ExportEvent, FindingEvent, PhaseEvent
 from ..runs.failures import describe_failure
 from .gguf.types import GGUFType, check_types
 from .merge_proof import prove_merge
+from .merge_report import MergeReport
 from .model_card import CardFacts, write_card
-from .modelfile import write_modelfile
-from .modelfile_check import ModelfileFacts, inspect_modelfile
+from .modelfile_check import ModelfileFacts, write_checked_modelfile
 from .smoke import HeldOut, prove, reference_of
 from .verdict import DIGEST_FILE, RANK, Status, Verdict, verdict_path
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from ..plan import Plan
     from ..runs.context import RunContext
     from ..runs.store import RunDir
-    from .merging import MergeReport
 
 Emit = Callable[[Event], None]
 
@@ -276,22 +274,6 @@ class _Export:
                 self.emit(PhaseEvent(phase=phase, detail=detail, done=done, total=total))
 
         return tell
-
-
-def write_checked_modelfile(
-    folder: Path, gguf_name: str, model_dir: Path, base: Path | None = None
-) -> ModelfileFacts:
-    """``folder/Modelfile`` for a GGUF in it, read back and held against the tokenizer in ``model_dir``.
-
-    ``base`` gives the sampling settings that ``model_dir`` (an adapter) has none of.
-    """
-    places = [model_dir / "generation_config.json", *([base / "generation_config.json"] if base else [])]
-    settings = next((path for path in places if path.is_file()), None)
-    generation = json.loads(settings.read_text(encoding="utf-8")) if settings else {}
-    written = write_modelfile(folder / "Modelfile", gguf_name, model_dir, generation)
-    if written.path is None:
-        return ModelfileFacts(notes=tuple(written.notes))
-    return inspect_modelfile(written.path, model_dir, written.notes)
 
 
 def export_run(context: RunContext) -> ExportResult:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import WhetError
-from .modelfile_check import ModelfileFacts
-from .pipeline import write_checked_modelfile
+from .modelfile_check import ModelfileFacts, write_checked_modelfile
 from .verdict import load_verdict
 
 
