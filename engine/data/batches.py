@@ -174,7 +174,7 @@ class BatchTokenizer:
         done.sizes.append(len(row.input_ids) if row.supervised else 0)
         done.flags[row.example] |= self._seen(row, text)
         if not row.full_supervised:  # left out for that, whatever its turns are
-            done.flags[row.example] &= ~Odd.odd_roles
+            done.flags[row.example] &= ~(Odd.odd_roles | Odd.empty_replies)
         if row.supervised:
             done.ids.extend(row.input_ids)
             done.labels.extend(row.labels)

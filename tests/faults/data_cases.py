@@ -193,8 +193,9 @@ def rendered_texts_with_two_bos(folder: Path) -> Looked:
     return look(llama(folder), twice, rewritten(folder, [{"text": text} for text in texts]))
 
 
-def own_template_without_bos(folder: Path) -> Looked:
-    return look(llama(folder, LLAMA_3_TEMPLATE.removeprefix("{{ bos_token }}")), chats())
+def written_template_without_bos(folder: Path) -> Looked:
+    """A base model, and a template that somebody wrote into the recipe."""
+    return look(llama(folder, None), chats(), data__template=LLAMA_3_TEMPLATE.removeprefix("{{ bos_token }}"))
 
 
 def chosen_template_without_bos(folder: Path) -> Looked:
@@ -397,8 +398,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault("D05", "rendered texts with two BOS", rendered_texts_with_two_bos, "Remove the literal", "error"),
     Fault(
         "D06",
-        "own template without BOS",
-        own_template_without_bos,
+        "written template without BOS",
+        written_template_without_bos,
         {"data.template": "{{- bos_token }}" + LLAMA_3_TEMPLATE.removeprefix("{{ bos_token }}")},
     ),
     Fault("D06", "chosen template without BOS", chosen_template_without_bos, "once, at the beginning"),

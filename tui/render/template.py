@@ -54,6 +54,7 @@ def _coloured(preview: TemplatePreview) -> Text:
         text.append(words, style=f"{style} reverse" if token.special else style)
         last = number + 1 == len(preview.tokens)
         text.append("" if last or words.endswith("\n") else DOT, style="dim")
+    text.rstrip()
     return text
 
 
@@ -73,7 +74,7 @@ def _signed(preview: TemplatePreview) -> Text:
         pieces.append("" if words.endswith("\n") else DOT)
     while pieces and pieces[-1] in (DOT, ""):
         pieces.pop()
-    return Text("".join(pieces) + (ANSWER[1] if inside else ""))
+    return Text("".join(pieces).rstrip("\n") + (ANSWER[1] if inside else ""))
 
 
 def _legend(colour: bool) -> Text:
