@@ -286,11 +286,12 @@ def test_offline_by_a_flag_is_said_so() -> None:
 
 def test_words_about_llama_for_every_state() -> None:
     machine = inspect_machine()
+    found = inspect_surroundings(machine)
+    said = set()
     for status in ("works", "missing", "unloadable", "crashed", "failed"):
-        surroundings = inspect_surroundings(machine).model_copy(
-            update={"llama_cpp": LlamaSmoke(status=status)}
-        )
-        assert engine_doctor.report_of(machine, surroundings).llama_cpp
+        smoke = LlamaSmoke.model_validate({"status": status, "step": "run"})
+        said.add(engine_doctor.report_of(machine, found.model_copy(update={"llama_cpp": smoke})).llama_cpp)
+    assert len(said) == 5
 
 
 def test_nothing_is_left_behind_but_the_cache(secrets: Path) -> None:

@@ -154,6 +154,7 @@ def _own(flag: OwnFlag) -> Flag:
 
 
 FLAGS: tuple[Flag, ...] = (*(_own(flag) for flag in OWN_FLAGS), *GPU, *HUB, *REST, *UNSLOTH)
+EXACT_NAMES = tuple(flag.name for flag in FLAGS if not flag.name.endswith("*"))
 
 ALIASES = {
     "HUGGINGFACE_TOKEN": "HF_TOKEN",

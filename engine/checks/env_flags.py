@@ -75,7 +75,7 @@ def _nearest(name: str) -> str | None:
     if len(name) < SHORTEST:
         return None
     letters = Counter(name)
-    for known in (one for one in EXACT if len(one) >= SHORTEST):
+    for known in (one for one in EXACT if len(one) >= SHORTEST and abs(len(one) - len(name)) <= FURTHEST):
         limit = FURTHEST if len(known) >= LONG or known.startswith("WHET_") else 1
         # Letters that one has and the other lacks: a bound that is quickly known.
         if max((letters - _LETTERS[known]).total(), (_LETTERS[known] - letters).total()) > limit:
@@ -221,7 +221,7 @@ def of_unsloth(facts: HasSurroundings) -> Iterator[Finding]:
         id="E12",
         severity="note",
         title=f"Flags of Unsloth are set, which whet does not read: {', '.join(answers)}.",
-        evidence=answers,
+        evidence={name: facts.surroundings.flags[name] for name in answers},
         fix=Fix(text=" ".join(dict.fromkeys(answers.values())), command="; ".join(commands) or None),
     )
 

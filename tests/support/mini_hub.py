@@ -22,7 +22,9 @@ class MiniHub:
         files: of the model.
         tokens: who they belong to; others are refused.
         gated: only these users may download; None: everybody.
-        stalls: files whose first half comes and then nothing, to clients that ask from their start.
+        stalls: files whose first half comes, and then nothing.
+        stalls_once: only the first time they are asked for.
+        drip: seconds between the tenths of a file.
     """
 
     files: dict[str, bytes]
@@ -30,6 +32,8 @@ class MiniHub:
     tokens: dict[str, str] = field(default_factory=dict)
     gated: tuple[str, ...] | None = None
     stalls: set[str] = field(default_factory=set)
+    stalls_once: bool = False
+    drip: float = 0.0
     sent: list[str] = field(default_factory=list)
     """Files asked for, in order."""
     closing: threading.Event = field(default_factory=threading.Event)
@@ -80,14 +84,15 @@ def _handler(hub: MiniHub) -> type[BaseHTTPRequestHandler]:
                     for name, data in hub.files.items()
                 ]
                 self._say(200, json.dumps(tree).encode(), body)
-            elif path.startswith("/api/models/"):
+            elif re.match(rf"/api/models/{hub.name}(/|$)", path):
                 siblings = [{"rfilename": name} for name in hub.files]
                 found = {"id": hub.name, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
                 self._say(200, json.dumps(found).encode(), body)
             elif match := re.fullmatch(rf"/{hub.name}/resolve/[^/]+/(.+)", path):
                 self._file(match[1], body)
             else:
-                self._say(404, b"{}", body)
+                # As the hub does: who does not say who they are learns nothing.
+                self._say(404 if self._user() else 401, b"{}", body, {"X-Error-Code": "RepoNotFound"})
 
         def _file(self, name: str, body: bool) -> None:
             if hub.gated is not None and self._user() not in hub.gated:
@@ -105,13 +110,18 @@ def _handler(hub: MiniHub) -> type[BaseHTTPRequestHandler]:
             for key, value in (headers | {"Content-Length": str(len(data))}).items():
                 self.send_header(key, value)
             self.end_headers()
-            half = len(data) // 2
-            self.wfile.write(data[:half])
-            self.wfile.flush()
             if name in hub.stalls:
+                if hub.stalls_once:
+                    hub.stalls.discard(name)
+                self.wfile.write(data[: len(data) // 2])
+                self.wfile.flush()
                 hub.closing.wait()  # as a dead connection: neither bytes nor an end
                 return
-            self.wfile.write(data[half:])
+            tenth = -(-len(data) // 10)
+            for start in range(0, len(data), tenth):
+                self.wfile.write(data[start : start + tenth])
+                self.wfile.flush()
+                hub.closing.wait(hub.drip)
 
         def _say(self, code: int, data: bytes, body: bool, headers: dict[str, str] | None = None) -> None:
             self.send_response(code)
