@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from support.tiny_runs import tiny_recipe, write_chat_rows
 
 from whet.engine.findings import Finding
 from whet.engine.recipe import Recipe
+from whet.engine.recipe_files import patched
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -293,6 +295,94 @@ def frozen_adapter(folder: Path, frozen: bool = True) -> Looked:
     return Looked(findings, lambda finding: frozen_adapter(folder, frozen=False))
 
 
+# --- L11, L12
+
+
+def olmo(path: Path, width: int) -> Path:
+    """A tiny model of a family off the fast path, with the tokenizer of the others."""
+    from transformers import AutoModelForCausalLM, GenerationConfig, OlmoConfig
+
+    whole_model(path)
+    own = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    ids = {key: own[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = OlmoConfig(
+        vocab_size=400, hidden_size=64, intermediate_size=width, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=512, **ids,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    model.generation_config = GenerationConfig.from_pretrained(path)
+    model.save_pretrained(path)
+    return path
+
+
+def wide_batches(folder: Path) -> Looked:
+    rows = write_chat_rows(folder / "rows.jsonl", 1000)
+    batches = {"batch_size": 64, "gradient_accumulation": 1, "gradient_checkpointing": "off"}
+    recipe = tiny_recipe(olmo(folder / "model", 1024), rows, adapter={"dropout": 0.0}, training=batches)
+    return planned(recipe, machine=machine(gpu(0.95)))
+
+
+def wide_adapter(folder: Path) -> Looked:
+    """An adapter larger than its model, with its optimizer's states in fp32."""
+    rows = write_chat_rows(folder / "rows.jsonl", 1000)
+    path = whole_model(folder / "model", wide=True)
+    recipe = tiny_recipe(path, rows, adapter={"rank": 2048, "dropout": 0.0})
+    return planned(recipe, machine=machine(gpu(1.1)))
+
+
+def too_little_after_all(folder: Path) -> Looked:
+    """The plan saw room that is not there: the process may not have it. Training meets the allocator's no."""
+    from support.live_runs import trained, with_memory_of
+
+    rows = write_chat_rows(folder / "rows.jsonl", 1000)
+    batches = {"batch_size": 64, "gradient_accumulation": 1, "gradient_checkpointing": "off", "max_steps": 2}
+    recipe = tiny_recipe(olmo(folder / "model", 8192), rows, adapter={"dropout": 0.0}, training=batches)
+
+    def look(recipe: Recipe) -> Looked:
+        with with_memory_of(600 << 20):
+            findings = trained(recipe)
+        return Looked(findings, lambda finding: look(patched(recipe, smallest(finding))))
+
+    return look(recipe)
+
+
+def smallest(finding: Finding) -> dict[str, Any]:
+    """Of the alternatives that a finding names, the one that needs the least."""
+    return dict(finding.evidence["alternatives"][0]["patch"])
+
+
+def outliers(norm: str, layers: Sequence[str], factor: float) -> Callable[[Path], Looked]:
+    """One input channel so large that eight bits hold nothing else of a row; norms take it back again."""
+
+    def look(folder: Path) -> Looked:
+        from support.live_runs import trained
+
+        from whet.engine.demo import MODEL_DIR, TRAIN_FILE
+
+        path = Path(shutil.copytree(MODEL_DIR, folder / "model"))
+
+        def stretch(tensors: dict[str, Any]) -> None:
+            for name, tensor in tensors.items():
+                if norm in name:
+                    tensor[7] /= factor
+                if any(layer in name for layer in layers):
+                    tensor[:, 7] *= factor
+
+        change_weights(path, stretch)
+        model = {"precision": "fp8", "max_length": 128, "name": str(path)}
+        recipe = tiny_recipe(
+            path, Path(TRAIN_FILE), model=model, adapter={"dropout": 0.0}, training={"max_steps": 1}
+        )
+
+        def mend(finding: Finding) -> Looked:
+            assert finding.fix is not None
+            return Looked(trained(patched(recipe, finding.fix.patch)))
+
+        return Looked(trained(recipe), mend)
+
+    return look
+
+
 # --- E08
 
 
@@ -376,6 +466,14 @@ FAULTS: tuple[Fault, ...] = (
           {"adapter.modules_to_save": []}, "error"),
     Fault("L09", "adapter loaded for answering", frozen_adapter, {"adapter.target_modules": "all-linear"},
           "error"),
+    Fault("L11", "micro-batches too wide", wide_batches,
+          {"training.batch_size": 32, "training.gradient_accumulation": 2}, "error"),
+    Fault("L11", "an adapter too wide", wide_adapter, {"training.optimizer": "adamw_8bit"}, "error"),
+    Fault("L11", "memory the plan thought was there", too_little_after_all, "micro-batches", "error"),
+    Fault("L12", "outliers in attention", outliers("input_layernorm", ("q_proj", "k_proj", "v_proj"), 4e5),
+          {"model.precision": "auto"}),
+    Fault("L12", "outliers in the MLP", outliers("post_attention_layernorm", ("gate_proj", "up_proj"), 1e6),
+          {"model.precision": "auto"}),
     Fault("E08", "a file of the weights is missing", lost_shard, "safetensors files there", "error"),
     Fault("E08", "a layer is missing", lost_layer, "Download the model again", "error"),
     Fault("E08", "config of a narrower model", narrower_config, "config.json", "error"),

@@ -177,6 +177,29 @@ def foreign_weights(folder: Path) -> Looked:
     return run_of(recipe, lambda: shutil.copy(whole, path / "model.safetensors") and None)
 
 
+def known_by_heart(folder: Path) -> Looked:
+    """Rows that the model was made from: it answers them before the first step."""
+    import yaml
+
+    from whet.engine.demo import MODEL_DIR
+
+    build = Path(MODEL_DIR).parent / "build" / "everyday.yaml"
+    groups = yaml.safe_load(build.read_text(encoding="utf-8"))
+    rows = folder / "rows.jsonl"
+    with open(rows, "w", encoding="utf-8") as file:
+        for group in groups:
+            for question in group["ask"]:
+                turns = [("user", question), ("assistant", group["answer"])]
+                messages = [{"role": role, "content": content} for role, content in turns]
+                file.write(json.dumps({"messages": messages}) + "\n")
+    recipe = tiny_recipe(Path(MODEL_DIR), rows, training={"max_steps": 1}, adapter={"dropout": 0.0})
+
+    def other_rows(finding: Finding) -> Looked:
+        return Looked(trained(demo_chats(Path(MODEL_DIR), max_steps=1)))
+
+    return Looked(trained(recipe), other_rows)
+
+
 # --- T05
 
 
@@ -357,6 +380,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("T03", "positions that count on", joined(False, False), {"method.packing": False}, "error"),
     Fault("T03", "a mask that allows all", joined(True, True), {"method.packing": False}, "error"),
     Fault("T04", "weights of another numbering", foreign_weights, "whet template", "error"),
+    Fault("T04", "rows the model was made from", known_by_heart, "whet template"),
     Fault("T05", "a checkpoint of another run", checkpoint_of_another_run, "own files back", "error"),
     Fault("T05", "other rows a step", resumed_with_other_batches,
           {"training.batch_size": 4, "training.gradient_accumulation": 1}),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from datasets import Dataset
 from support.tiny_models import TEXT
 from support.tiny_runs import create_run, next_attempt
@@ -132,3 +136,15 @@ def watched(trainer: SupervisedTrainer, recipe: Recipe) -> list[Finding]:
     trainer.add_callback(Watching(emit, watch, recipe, reporter, trainer))
     trainer.train()
     return found
+
+
+@contextmanager
+def with_memory_of(more: int) -> Iterator[None]:
+    """This process may map so many bytes more than it has, while the context lasts."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

@@ -17,6 +17,8 @@ from ...runs.events import FindingEvent
 from ..callbacks import memory_in_use
 
 GIB = 2**30
+ENOUGH = 0.8
+"""Of the estimate that was too low: what the mildest way out may need to be proposed first."""
 CPU_ALLOCATOR = "DefaultCPUAllocator"
 """In the text of the RuntimeError that torch raises where a CPU has no memory left."""
 
@@ -50,9 +52,10 @@ def out_of_memory(plan: Plan, step: int, said: str) -> Finding:
     resolved, memory = plan.resolved, plan.memory
     others = find_alternatives(plan.recipe, resolved, plan.model, inspect_machine(), plan.data.report, memory)
     smallest = sorted(others, key=lambda one: one.memory.peak)
+    enough = [one for one in others if one.memory.needed <= ENOUGH * memory.needed] or smallest
     fix = (
-        Fix(text=others[0].text, patch=others[0].patch)
-        if others
+        Fix(text=enough[0].text, patch=enough[0].patch)
+        if enough
         else Fix(text="Free memory on this machine, or use a smaller model or a larger one.")
     )
     return Finding(
