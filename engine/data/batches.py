@@ -249,7 +249,13 @@ def _says_nothing(message: Message) -> bool:
 
 def _characters(value: Any) -> int:
     """Characters in a row's texts, however deep."""
-    if isinstance(value, str):
-        return len(value)
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return sum(map(_characters, inner))
+    total, waiting = 0, [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, str):
+            total += len(inner)
+        elif isinstance(inner, dict):
+            waiting += inner.values()
+        elif isinstance(inner, list):
+            waiting += inner
+    return total

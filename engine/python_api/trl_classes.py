@@ -21,6 +21,7 @@ from ..models.fast_path import program_of
 from ..models.locate import resolve_model
 from ..resolve import WHOLE
 from .checkpointing import is_checkpointing, start_checkpointing, stop_checkpointing
+from .collators import collator_findings
 from .fast import to_fast_path
 from .notes import say
 from .precision import resolve_mixed_precision, resolve_optimizer
@@ -125,6 +126,8 @@ class SFTTrainer(SupervisedTrainer):
             formatting_func=formatting_func,
             **given,
         )
+        for finding in collator_findings(data_collator, self.processing_class):
+            say(f"{finding.id}: {finding.title} {finding.fix.text if finding.fix else ''}")
         self._may_recompute = is_checkpointing(self.model)
         if self.plain_reason is not None:
             say(f"Steps run through TRL's own loss, which is slower: {self.plain_reason}.")

@@ -228,6 +228,22 @@ def texts_without_eos(folder: Path) -> Looked:
     return look(model, texts, give_eos)
 
 
+def collator_takes_the_end_for_padding(folder: Path) -> Looked:
+    """A script's own collator, with the common `tokenizer.pad_token = tokenizer.eos_token`."""
+    from transformers import AutoTokenizer, DataCollatorForLanguageModeling
+
+    from whet.engine.python_api.collators import collator_findings
+
+    tokenizer = AutoTokenizer.from_pretrained(chatml(folder, eos_token="<|im_end|>"))
+
+    def tried(pad: str) -> Looked:
+        tokenizer.pad_token = pad
+        collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+        return Looked(collator_findings(collator, tokenizer), lambda finding: tried("<|endoftext|>"))
+
+    return tried(tokenizer.eos_token)
+
+
 def template_ends_twice(folder: Path) -> Looked:
     tagged = (
         "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + "
@@ -405,6 +421,12 @@ FAULTS: tuple[Fault, ...] = (
     Fault("D06", "chosen template without BOS", chosen_template_without_bos, "once, at the beginning"),
     Fault("D07", "template without an end", template_without_an_end, {"data.template": "llama-3.1"}, "error"),
     Fault("D07", "texts without EOS", texts_without_eos, "eos_token", "error"),
+    Fault(
+        "D07",
+        "collator takes the end for padding",
+        collator_takes_the_end_for_padding,
+        "pad_token of its own",
+    ),
     Fault(
         "D08",
         "generation config lacks the end of turn",
