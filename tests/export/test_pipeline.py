@@ -10,6 +10,8 @@ import torch
 from support.tiny_models import build_tiny_model
 
 from whet.engine.errors import WhetError
+from whet.engine.export.adapter_weights import Adapter
+from whet.engine.export.hub import unproven
 from whet.engine.export.model_card import CardFacts, write_card
 from whet.engine.export.pipeline import export_model
 from whet.engine.export.verdict import Proof, Verdict, load_verdict
@@ -58,6 +60,22 @@ def test_an_adapter_that_changes_nothing_is_said(tmp_path: Path) -> None:
     _, findings = export(write_adapter(base, tmp_path / "adapter", trained=False), base, tmp_path / "out")
     assert [(one.id, one.severity) for one in findings] == [("X01", "warning")]
     assert "changes nothing" in findings[0].title
+
+
+def test_nothing_is_made_of_a_wrong_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The merge forgets the adapter: no GGUF, no Modelfile, a failed verdict, and no upload."""
+    base = build_tiny_model(tmp_path / "base")
+    adapter = write_adapter(base, tmp_path / "adapter")
+    monkeypatch.setattr(Adapter, "apply", lambda self, name, weight: weight)
+    events: list[Event] = []
+    result = export_model(
+        adapter, base, tmp_path / "out", ExportSection(merged=True, gguf=["f16"]), events.append
+    )
+    assert result.status == "fail" and set(result.paths) == {"merged", "card"}
+    findings = [event.finding for event in events if isinstance(event, FindingEvent)]
+    assert [(one.id, one.severity) for one in findings] == [("X01", "error")]
+    assert findings[0].title in (tmp_path / "out" / "README.md").read_text()
+    assert [name for name, _ in unproven(tmp_path / "out")] == ["merged"]
 
 
 def test_a_full_disk_at_save_is_a_finding(tmp_path: Path) -> None:

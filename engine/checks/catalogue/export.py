@@ -11,10 +11,10 @@ ENTRIES: tuple[Entry, ...] = (
         symptom="With the adapter the model answers as trained; the merged model answers worse, or exactly "
         "as the base did before training.",
         seen="After merging, base and adapter (applied by PEFT) and the merged weights answer the same "
-        "texts, your held-out rows first. The finding gives the mean and the largest KL divergence, how far "
-        "training moved the model from its base, and which share of that was lost. A failed comparison "
-        "keeps GGUF files from being made. What the merge itself has to say (a base that was held rounded "
-        "while it trained, or exists only rounded) is X01 too.",
+        "texts, your held-out rows first. The finding gives the mean and the largest KL divergence beside "
+        "what rounding to the merged type costs by itself, and how far training moved the model from its "
+        "base. A failed comparison keeps GGUF files from being made of it. What the merge itself has to say "
+        "(a base that was held rounded while it trained, or exists only rounded) is X01 too.",
         why="The merge went onto another base, onto weights that were rounded to 4 bits, missed a part of "
         "the adapter, or an older shard stayed in the folder. A warning that nothing changes means that the "
         "adapter itself does nothing: it is untrained, or was trained with a vanishing learning rate.",
