@@ -182,7 +182,7 @@ def _enough(kind: str, measured: dict[str, Any]) -> str:
     return "f16"
 
 
-def _crash(words: str, hint: str, evidence: dict[str, object]) -> Finding:
+def _crash(words: str, hint: str, evidence: dict[str, Any]) -> Finding:
     """llama.cpp died of a signal: a build for another CPU, or (killed by the system) too little memory."""
     if REBUILD not in hint:
         return Finding(id="X02", severity="error", title=words, evidence=evidence, fix=Fix(text=hint))

@@ -85,7 +85,8 @@ def inspect_modelfile(path: Path, tokenizer_dir: Path, notes: Sequence[str] = ()
     renderer = chat_renderer(files)
     ends = end_texts(files, renderer)
     missing = _is_path(found.source) and not (path.parent / found.source).is_file()
-    difference, headers = None, ()
+    difference: dict[str, Any] | None = None
+    headers: tuple[str, ...] = ()
     if renderer is not None:
         try:
             written = renderer.render([ASK, CASES["answered"][1], ASK], add_generation_prompt=True)

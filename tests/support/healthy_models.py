@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -72,11 +73,10 @@ def write_sparse(file: Path, shapes: dict[str, list[int]], filled: tuple[str, ..
     """A safetensors file in bfloat16 of which only tensors ending in ``filled`` have bytes on the disk."""
     import torch
 
-    header, at = {}, 0
+    header: dict[str, Any] = {}
+    at = 0
     for name, shape in shapes.items():
-        size = 2
-        for length in shape:
-            size *= length
+        size = 2 * math.prod(shape)
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header).encode()
@@ -87,7 +87,7 @@ def write_sparse(file: Path, shapes: dict[str, list[int]], filled: tuple[str, ..
         out.truncate(start + at)
         for name, shape in shapes.items():
             if name.endswith(filled):
-                out.seek(start + header[name]["data_offsets"][0])  # type: ignore[index]
+                out.seek(start + header[name]["data_offsets"][0])
                 values = torch.randn(shape, generator=draw).to(torch.bfloat16) * 0.02
                 out.write(values.view(torch.int16).numpy().tobytes())
 
