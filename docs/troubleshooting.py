@@ -54,9 +54,16 @@ ELSEWHERE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
     (
         "Out of memory in evaluation",
-        ("T08", "L11"),
-        "Evaluation is estimated with the plan and needs no full logits. `eval.batch_size` is 2 by default, "
-        "and the compute type is the run's.",
+        ("T08",),
+        "On the fast path held-out loss needs no full logits. Off it the plan holds a held-out batch "
+        "against the device, with `eval.batch_size` 2 by default; scripts that compute metrics are told of "
+        "full evaluation in 16 bits, a batch of 2 and an accumulation of 4 before the evaluation starts.",
+    ),
+    (
+        "Out of memory in training, at once or at step N",
+        ("L11",),
+        "The peak of a step with the longest row of the data is estimated before the start, and settings "
+        "that fit are proposed as patches; memory that runs out all the same becomes the same finding.",
     ),
     (
         "Out of memory while saving",
@@ -67,8 +74,8 @@ ELSEWHERE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "A download stalls at 90 to 95 per cent",
         ("E03",),
-        "`HF_HUB_DISABLE_XET=1` and one download worker take the plain route; a partial file is resumed. "
-        "The finding says whether network, disk, token or a gated repository is the cause.",
+        "Downloads are watched: one that brings no byte for 90 seconds is begun again over plain HTTP with "
+        "one worker, and finished files are kept. `HF_HUB_DISABLE_XET=1` takes that way from the start.",
     ),
     (
         "Some weights were not initialized from the model checkpoint",
@@ -78,15 +85,22 @@ ELSEWHERE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
     (
         "The first five minutes are slow",
-        ("E09", "E04"),
-        "Nothing is compiled with `torch.compile`; Triton's kernels are, once for each GPU and version, and "
-        "kept. The cold start is said with what remains, and speed is measured after it.",
+        (
+            "E09",
+            "E04",
+        ),
+        "Nothing goes through `torch.compile`; Triton compiles whet's kernels once for each GPU and version "
+        "and keeps them. The plan says when that is still to come, and `whet doctor --kernels` does it "
+        "beforehand.",
     ),
     (
         "Gemma and others on GPUs that know only fp16",
-        ("L05", "L06"),
-        "Families that overflow fp16 are known; capability decides over bf16, not what a library claims. "
-        "Such a pair is refused or computed in fp32, before it turns into NaN.",
+        (
+            "L05",
+            "L06",
+        ),
+        "Families that leave fp16's range are known, and one row is tried through the loaded model; whether "
+        "a GPU has bf16 is asked of its capability, not of a library.",
     ),
     (
         "bitsandbytes or xformers do not fit the rest",
@@ -134,7 +148,7 @@ ELSEWHERE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
     (
         "Flags of Unsloth in the environment",
-        ("E01",),
+        ("E12",),
         "`whet doctor --env` names each one that is set and what whet does instead; none has to be set "
         "before an import.",
     ),
