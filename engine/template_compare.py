@@ -133,13 +133,10 @@ class Others:
     ) -> tuple[list[list[int] | None], list[str]]:
         """Ids as llama.cpp makes them: BOS from the metadata, and not once more from the template."""
         bare = [text.removeprefix(bos) if text is not None and adds and bos else text for text in texts]
-        prefix = (
-            [id] if adds and bos and (id := self.tokenizer.tokenizer.token_to_id(bos)) is not None else []
-        )
+        begin = self._id(bos) if adds and bos else None
+        prefix = [] if begin is None else [begin]
         if find_spec("llama_cpp") is None:
-            note = (
-                "llama-cpp-python is not installed: tokenised by the model's tokenizer instead of the file's."
-            )
+            note = "Without llama-cpp-python: tokenised by the model's tokenizer, not by the file's."
             return self._ids(bare, prefix), [note]
         from .export.gguf.native import run_native
 

@@ -87,7 +87,7 @@ def sniff(rows: Iterable[RawRow], columns: Mapping[str, str] | None = None) -> F
     if best is None:
         names = ", ".join(name for name, _ in fields.most_common(8)) or "none"
         return FormatGuess(format=None, confidence=0, reason=f"fields are: {names}")
-    if best in OTHER_FIELDS:
+    if best == "preference" or best == "pairs" or best == "triplets":
         reason = f"{count} of {total} rows are {OTHER_METHODS[best]}, which supervised fine-tuning cannot use"
         return FormatGuess(format=None, other=best, confidence=count / total, reason=reason)
     reason = f"{count} of {total} rows have {' and '.join(FIELDS[best])}"

@@ -189,7 +189,9 @@ def _repairs(tokenizer: RowTokenizer, renderer: Renderer, header: str) -> dict[s
     source, repairs = renderer.source, {}
     if header:
         # A newline at a template's very end is not printed, so one must not come to stand inside.
-        ending = "{% if add_generation_prompt %}{{ " + json.dumps(header) + " }}{% endif %}"
+        ending = (
+            "{% if add_generation_prompt %}{{ " + json.dumps(header, ensure_ascii=False) + " }}{% endif %}"
+        )
         text = source.removesuffix("\n") + ending
         again = _again(text, renderer)
         if _behind_question(again, prompt=True) == _behind_question(renderer, prompt=False) + header:
@@ -201,11 +203,10 @@ def _repairs(tokenizer: RowTokenizer, renderer: Renderer, header: str) -> dict[s
             "{% set wanted = add_generation_prompt %}{% set add_generation_prompt = false %}"
             + source.removesuffix("\n")
             + "{% if wanted %}{{ "
-            + json.dumps(trained.removeprefix(_behind_question(renderer, prompt=False)))
+            + json.dumps(trained.removeprefix(_behind_question(renderer, prompt=False)), ensure_ascii=False)
             + " }}{% endif %}"
         )
-        again, written = _openings(_again(text, renderer))
-        if (again, written) == (trained, trained):
+        if _openings(_again(text, renderer)) == (trained, trained):
             repairs["D10"] = text
     bos = tokenizer.bos_token
     if tokenizer.prefix and bos is not None:

@@ -82,6 +82,16 @@ HEALTHY: dict[str, Callable[[Path], PlanFacts]] = {
             unsupervised_rows=7, without_end_token=3, special_in_text={"<|eot_id|>": 4},
         ),
     ),
+    "translations and quotations": lambda path: plan_facts(
+        model_facts(path),
+        data=report(
+            with_train(report(), answer_in_prompt=3500, languages={"German": 3000, "English": 1900}).train,
+            eval=split(rows=100, languages={"German": 70, "English": 30}),
+        ),
+    ),
+    "a template of the recipe's choice brings its end": lambda path: plan_facts(
+        model_facts(path), wanted=recipe(data__template="llama-3"), data=report(template="llama-3", end_id=7)
+    ),
 }  # fmt: skip
 
 
@@ -121,7 +131,17 @@ CASES: list[tuple[str, Callable[[ModelFacts], PlanFacts], str, str, dict[str, An
      "D04", "warning", {"model.max_length": 1024}),
     ("double BOS everywhere", data_case(double_bos=5000), "D05", "error", {}),
     ("double BOS in some rows", data_case(double_bos=12), "D05", "warning", {}),
-    ("BOS missing", data_case(missing_bos=5000), "D06", "warning", {}),
+    ("BOS missing", lambda model: plan_facts(
+        model, data=with_train(report(template="chatml"), missing_bos=5000)), "D06", "warning", {}),
+    ("a published template without BOS", data_case(missing_bos=5000), "D06", "note", {}),
+    ("another prompt than in training", data_case(broken_prefix=5000), "D10", "warning", {}),
+    ("an end where generation goes on", lambda model: plan_facts(
+        model, data=report(end_id=7)), "D08", "warning", {"model.end_tokens": ["<|eot_id|>"]}),
+    ("answers in their prompts", data_case(answer_in_prompt=4500), "D16", "warning", {}),
+    ("held-out rows in another language", lambda model: plan_facts(
+        model, data=report(with_train(report(), languages={"English": 4000}).train,
+                           eval=split(rows=50, languages={"German": 45, "unsure": 5}))),
+     "D16", "warning", {"data.eval": None, "data.eval_fraction": 0.05}),
     ("no end token", data_case(without_end_token=5000), "D07", "error", {}),
     ("no template", lambda model: plan_facts(model, fitting_template="llama-3.1"),
      "D09", "error", {"data.template": "llama-3.1"}),

@@ -35,7 +35,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def recipe(train: str = "rows", **sections: Any) -> Recipe:
-    values = {"model": {"name": "tiny", "max_length": 128}, "data": {"train": train}}
+    values: dict[str, Any] = {"model": {"name": "tiny", "max_length": 128}, "data": {"train": train}}
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section}
     return Recipe.model_validate(values)
@@ -180,7 +180,15 @@ def written(path: Path, rows: list[Any]) -> str:
 def test_rows_are_left_out(tmp_path: Path, model: Path, drop: list[str], left: list[int]) -> None:
     same = chat("One?", "One.")
     odd = {"messages": [*chat("Three?", "Three.")["messages"], {"role": "assistant", "content": "So."}]}
-    rows = [same, same, chat("Two?", ""), odd, chat("Four?", "word " * 200), chat("{input}", "Five."), chat("Six?", "6")]
+    rows = [
+        same,
+        same,
+        chat("Two?", ""),
+        odd,
+        chat("Four?", "word " * 200),
+        chat("{input}", "Five."),
+        chat("Six?", "6"),
+    ]
     source = written(tmp_path / "a.jsonl", rows)
     held_out = written(tmp_path / "e.jsonl", [chat("Six?", "6"), chat("Seven?", "7")])
     train = prepare(recipe(source, data={"train": source, "eval": held_out, "drop": drop}), model).report
