@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from .checks.exported import failure_findings
 from .findings import Finding
 from .plan import Plan
+from .runs.context import PAUSED_BY
 from .runs.events import (
     FAST_PATH,
     EvalEvent,
@@ -38,6 +39,8 @@ class RunView(BaseModel):
     steps: list[StepEvent] = []
     fast_path: str | None = None
     """How many parts of the model run fused, and why the others do not; none before it is loaded."""
+    paused_by: str | None = None
+    """The finding for which a stopped run paused itself."""
     verdict: str | None = None
     """The worst verdict of the smoke tests: pass, warn or fail; none before the first."""
 
@@ -63,6 +66,7 @@ def view_run(run: RunDir) -> RunView:
         path=run.path,
         status=status,
         state=state,
+        paused_by=state.summary.get(PAUSED_BY) if status == "stopped" else None,
         plan=agreed,
         evals=[event for event in events if isinstance(event, EvalEvent)],
         samples=[event for event in events if isinstance(event, SampleEvent)],

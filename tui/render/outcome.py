@@ -47,6 +47,8 @@ def run_details(view: RunView) -> RenderableType:
         ("started", f"{age(time.time() - state.created)} ago by {state.started_by}"),
         ("folder", str(view.path)),
     ]
+    if view.paused_by:
+        rows.append(("paused by", Text(plain(view.paused_by), style="red")))
     if view.fast_path:
         rows.append(("fast path", plain(view.fast_path)))
     if state.last_checkpoint:

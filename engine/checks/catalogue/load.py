@@ -84,8 +84,8 @@ ENTRIES: tuple[Entry, ...] = (
         id="L08",
         title="Slower than it could be",
         symptom="It trains, and takes longer than the same model elsewhere.",
-        seen="The parts of the model that run fused are counted against all of them, with the reason for each "
-        "that does not; settings of the adapter that cost speed have a patch.",
+        seen="The parts of the model that run fused are counted against all of them, with the reason for "
+        "each that does not; settings of the adapter that cost speed have a patch.",
         why="DoRA, trained biases and dropout need more than the fused kernels do; families without a "
         "descriptor train on plain transformers.",
         fix="`adapter.kind: lora`, `adapter.bias: none`, `adapter.dropout: 0`, unless the slower setting is "
@@ -99,8 +99,8 @@ ENTRIES: tuple[Entry, ...] = (
         "gradient, after loading; gradients that are zero after the first step.",
         why="Names of another family, an adapter loaded for answering only, or layers that are not on the "
         "way to the loss.",
-        fix="`adapter.target_modules: all-linear`, or names from the evidence. Embedding and head are trained "
-        "whole where they are among the targets, which is noted.",
+        fix="`adapter.target_modules: all-linear`, or names from the evidence. Embedding and head are "
+        "trained whole where they are among the targets, which is noted.",
     ),
     Entry(
         id="L10",

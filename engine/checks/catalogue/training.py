@@ -12,8 +12,8 @@ ENTRIES: tuple[Entry, ...] = (
         seen="Loss and gradient norm of every step. Where one is not finite, the run ends before the weights "
         "change, and the step runs again without gradients to name the first module whose output is broken. "
         "A spike is a loss far above the median of the last 20, with a gradient to match.",
-        why="A learning rate that is too high, fp16's range, a broken number in the weight files, or a broken "
-        "row.",
+        why="A learning rate that is too high, fp16's range, a broken number in the weight files, or a "
+        "broken row.",
         fix="The patch lowers `training.learning_rate` and turns clipping on; in fp16, "
         "`training.precision: fp32`; where a weight is named that was broken from the start, download again.",
     ),
@@ -32,8 +32,8 @@ ENTRIES: tuple[Entry, ...] = (
         id="T03",
         title="Packed rows see each other",
         symptom="Packing makes the model worse; answers mix the topics of several rows.",
-        seen="Before the first step, hidden states of short rows that share a sequence are compared with those "
-        "of each row alone.",
+        seen="Before the first step, hidden states of short rows that share a sequence are compared with "
+        "those of each row alone.",
         why="Attention was not told where one row ends: positions that count on, an attention mask that "
         "allows everything, or a cache that makes the implementation ignore positions.",
         fix="`method.packing: false`, or a collator whose positions restart at each row, without a mask. "
@@ -43,8 +43,8 @@ ENTRIES: tuple[Entry, ...] = (
         id="T04",
         title="A first loss that cannot be",
         symptom="Training starts at a loss above 10, or below 0.3.",
-        seen="The loss of step 1 against ln(vocabulary), which guessing gives, and 0.3, which no model reaches "
-        "on text it has not seen.",
+        seen="The loss of step 1 against ln(vocabulary), which guessing gives, and 0.3, which no model "
+        "reaches on text it has not seen.",
         why="Too high: ids mean something else to these weights (another tokenizer, rows in another order). "
         "Too low: the answers stand in the prompts, supervision is on fixed text, or the model was trained "
         "on these rows.",
@@ -58,8 +58,8 @@ ENTRIES: tuple[Entry, ...] = (
         seen="Before the checkpoint is loaded: names and shapes of its weights, its random numbers and "
         "optimizer, and what the order of the rows follows from. After three steps: the loss against the "
         "last 20 before.",
-        why="The checkpoint is another run's, the model or adapter was changed in between, or the rows a step "
-        "were: the data cursor is the step.",
+        why="The checkpoint is another run's, the model or adapter was changed in between, or the rows a "
+        "step were: the data cursor is the step.",
         fix="Put the run's own files back, or resume with the settings of before, which the patch names. A "
         "resume with nothing changed is exact.",
     ),
@@ -67,7 +67,8 @@ ENTRIES: tuple[Entry, ...] = (
         id="T06",
         title="The reward is flat",
         symptom="Reinforcement learning runs and nothing changes.",
-        seen="The variance of rewards within groups, the share of answers cut off, errors of reward functions.",
+        seen="The variance of rewards within groups, the share of answers cut off, errors of reward "
+        "functions.",
         why="All answers of a group get the same reward, so that none is better than another.",
         fix="A finer reward, longer answers, a task that the model solves now and then.",
         awaits="reinforcement learning",
@@ -88,8 +89,8 @@ ENTRIES: tuple[Entry, ...] = (
         id="T08",
         title="Memory runs out in evaluation",
         symptom="Training works, the first evaluation dies.",
-        seen="At plan time, off the fast path: a held-out batch against the device. With `compute_metrics` in "
-        "a script: the logits of all held-out rows, before the evaluation starts.",
+        seen="At plan time, off the fast path: a held-out batch against the device. With `compute_metrics` "
+        "in a script: the logits of all held-out rows, before the evaluation starts.",
         why="Held-out batches are padded and go through whole, and predictions keep rows x tokens x "
         "vocabulary numbers in fp32.",
         fix="`eval.batch_size: 2`; in scripts `bf16_full_eval=True, per_device_eval_batch_size=2, "

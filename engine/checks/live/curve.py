@@ -26,7 +26,7 @@ QUIET_STEPS = 100
 """Between two reports of spikes."""
 SHORT = 10
 RISE, RISE_SHARE = 0.5, 1.3
-"""Divergence: the mean of ten steps is so many nats, and so many times, above the lowest such mean."""
+"""Divergence: the median of ten steps is so many nats, and so many times, above the lowest such median."""
 PLATEAU_STEPS, PLATEAU_SHARE, PLATEAU_LOSS = 60, 0.01, 1.0
 RECITED = 0.2
 WORSE = 0.02
@@ -96,7 +96,7 @@ class Diverging:
         self.losses.append(event.loss)
         if len(self.losses) < SHORT or self.said:
             return
-        now = fmean(self.losses)
+        now = median(self.losses)
         self.best = min(self.best, now)
         if now > max(self.best + RISE, RISE_SHARE * self.best):
             self.said = True
@@ -106,8 +106,8 @@ class Diverging:
                 title=f"The loss diverges: {now:.2f} over the last {SHORT} steps, after {self.best:.2f}.",
                 evidence={
                     "step": event.step,
-                    "mean": round(now, 4),
-                    "best_mean": round(self.best, 4),
+                    "median": round(now, 4),
+                    "best_median": round(self.best, 4),
                     "learning_rate": event.learning_rate,
                 },
                 fix=Fix(
