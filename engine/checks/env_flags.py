@@ -36,6 +36,8 @@ class FlagReport(BaseModel):
     effect: str
     conflict: str = ""
     advice: str = ""
+    command: str | None = None
+    """What to type instead."""
 
 
 def seen_flags(environment: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -243,10 +245,14 @@ def _report(name: str, value: str, conflict: str) -> FlagReport:
     if name == "CUDA_VISIBLE_DEVICES" and value.strip() in ("", "-1"):
         effect = "all GPUs are hidden"
     advice = flag.advice or (f"{flag.instead} is its name today." if flag.instead else "")
-    if flag.command:
-        advice = f"{advice} {flag.command}"
     return FlagReport(
-        name=name, value=value, reader=flag.reader, effect=effect, conflict=conflict, advice=advice
+        name=name,
+        value=value,
+        reader=flag.reader,
+        effect=effect,
+        conflict=conflict,
+        advice=advice,
+        command=flag.command,
     )
 
 

@@ -12,17 +12,31 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from faults import environment_gpu_cases, environment_network_cases
 from faults.harness import Fault, Looked
-from support.fake_surroundings import after, command_of, environ, gpu, look_at, versions, write_login
+from support.fake_surroundings import (
+    FakeGPU,
+    after,
+    command_of,
+    environ,
+    gpu,
+    look_at,
+    nvml,
+    versions,
+    write_login,
+)
 from support.plan_inputs import machine
 
 from whet.engine import hardware
 from whet.engine.calibration import remember, typical
 from whet.engine.checks.env_flags import seen_flags
 from whet.engine.findings import Finding
+from whet.engine.methods.measuring import measure_once
+from whet.engine.runs.context import RunContext
+from whet.engine.runs.events import Event, FindingEvent
 from whet.engine.surroundings import _calibration, probes
 from whet.engine.surroundings.facts import Packages, Surroundings
 from whet.engine.surroundings.packages import bitsandbytes_cuda, package_folder, read_packages
@@ -293,6 +307,39 @@ def figures(folder: Path, content: str) -> Looked:
     return Looked(look(), mend)
 
 
+class Worker:
+    """As much of a run's context as the measurement after it needs."""
+
+    plan = SimpleNamespace(resolved=SimpleNamespace(device="cuda"))
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, FindingEvent):
+            self.findings.append(event.finding)
+
+
+def measurement_dies(folder: Path) -> Looked:
+    """The process that measures the GPU runs out of memory."""
+    (folder / "torch.py").write_text("raise MemoryError('another process took it')")
+
+    def look() -> list[Finding]:
+        worker = Worker()
+        with nvml(FakeGPU()), environ(PYTHONPATH=f"{folder}:{os.environ.get('PYTHONPATH', '')}"):
+            measure_once(cast(RunContext, worker))
+        return worker.findings
+
+    def mend(finding: Finding) -> Looked:
+        assert finding.fix is not None and "next run" in finding.fix.text
+        with nvml(FakeGPU()):  # which measures
+            here = hardware.inspect_machine()
+            remember(here, typical(here.gpus[0]))
+        return Looked(look())
+
+    return Looked(look(), mend)
+
+
 # --- E12: flags
 
 
@@ -346,6 +393,7 @@ FAULTS: tuple[Fault, ...] = (
     case("E11", "figures cut off by a full disk", "measures again", figures, "", severity="note"),
     case("E11", "figures of another version", "measures again", figures, '{"H100|580|torch": {"flops": 1}}',
          severity="note"),
+    case("E11", "the measurement runs out of memory", "next run", measurement_dies, severity="note"),
     case("E12", "a misspelt flag of whet's", "WHET_OFFLINE", flags, WHET_OFLINE="1"),
     case("E12", "a flag that never was", "unset WHET_BATCH_SIZE", flags, WHET_BATCH_SIZE="8"),
     case("E12", "a token under the wrong name", "HF_TOKEN", flags, HUGGINGFACE_TOKEN="hf_aaaaaaaaaaaaaaaa"),

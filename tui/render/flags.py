@@ -29,6 +29,8 @@ def flag_report(flags: list[FlagReport]) -> RenderableType:
             about.append(f"\n{plain(flag.conflict)}", style="yellow")
         if flag.advice:
             about.append(f"\n{plain(flag.advice)}")
+        if flag.command:
+            about.append(f"\n{plain(flag.command)}", style="bold")
         table.add_row(name, about)
     wrong = sum(bool(flag.conflict) for flag in flags)
     words = f"{len(flags)} set that matter" + (f", {wrong} of them at odds" if wrong else "")
