@@ -77,6 +77,8 @@ class SupervisedTrainer(trl.SFTTrainer):
         self.fast = self._fast_step()
         # A NaN must be seen; the base class would log the mean of the losses before it.
         self.args.logging_nan_inf_filter = False
+        # TRL's compute_loss reads it, the base class first sets it in its loop; the self-tests come before.
+        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         self.stats = StepStats()
         self._running: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._waiting: list[TokenRow] = []
