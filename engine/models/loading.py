@@ -109,8 +109,7 @@ def load_model(
             placed["device_map"] = {"": settings.device}
         if quantization is not None:
             placed["quantization_config"] = quantization
-        model: PreTrainedModel
-        model, names = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
             dtype=held,
@@ -128,6 +127,8 @@ def load_model(
             "Check that the folder holds config.json and the complete safetensors weights; a model with code "
             "of its own needs trust_remote_code.",
         ) from error
+    model: PreTrainedModel
+    model, names = loaded
     _refuse_misshapen(path, names["mismatched_keys"])
     reduce_ends(model, settings.embedding_precision, settings.head_precision)
     handle = ModelHandle(

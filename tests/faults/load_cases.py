@@ -33,6 +33,11 @@ def setup(
     return tiny_recipe(path, Path("rows"), **data, adapter={"dropout": 0.0}, **sections)
 
 
+def copied(source: Path | str, target: Path) -> None:
+    """Put a file back."""
+    shutil.copy(source, target)
+
+
 def by_hand(recipe: Recipe, mend: Callable[[Path], None]) -> Callable[[Finding], Recipe]:
     """The fix is a sentence about the model's files, and this does what it says."""
 
@@ -181,7 +186,8 @@ def gemma(path: Path, kind: str) -> Path:
 
     path.mkdir(parents=True)
     ids = write_tokenizer(path)
-    config = CONFIG_MAPPING[kind](
+    family: Any = CONFIG_MAPPING[kind]
+    config = family(
         vocab_size=ids["rows"], hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=512,
         bos_token_id=ids["<|begin|>"], eos_token_id=ids["<|endoftext|>"], pad_token_id=ids["<|pad|>"],
@@ -397,7 +403,7 @@ def lost_shard(folder: Path) -> Looked:
     model.save_pretrained(path, max_shard_size="200KB")
     shard = sorted(path.glob("model-*.safetensors"))[-1]
     away = shard.rename(folder / shard.name)
-    return planned(recipe, by_hand(recipe, lambda p: shutil.move(away, p / away.name) and None))
+    return planned(recipe, by_hand(recipe, lambda p: copied(away, p / away.name)))
 
 
 def lost_layer(folder: Path) -> Looked:
@@ -410,7 +416,7 @@ def lost_layer(folder: Path) -> Looked:
         del tensors[UP]
 
     change_weights(path, lose)
-    return planned(recipe, by_hand(recipe, lambda p: shutil.copy(whole, p / "model.safetensors") and None))
+    return planned(recipe, by_hand(recipe, lambda p: copied(whole, p / "model.safetensors")))
 
 
 def narrower_config(folder: Path) -> Looked:

@@ -49,6 +49,11 @@ def chats(folder: Path, rows: int = 120, **sections: Any) -> Recipe:
     return tiny_recipe(model, data, **sections)
 
 
+def copied(source: Path | str, target: Path) -> None:
+    """Put a file back."""
+    shutil.copy(source, target)
+
+
 def run_of(recipe: Recipe, by_hand: Callable[[], None] | None = None) -> Looked:
     """Train; mended by the patch, or by hand, and trained again."""
 
@@ -80,7 +85,7 @@ def infinite_weight(folder: Path) -> Looked:
     whole = shutil.copy(path / "model.safetensors", folder / "whole.safetensors")
     change_weights(path, spoil)
     recipe = chats(folder, path=path, training={"max_steps": 2})
-    return run_of(recipe, lambda: shutil.copy(whole, path / "model.safetensors") and None)
+    return run_of(recipe, lambda: copied(whole, path / "model.safetensors"))
 
 
 # --- T02, T03
@@ -174,7 +179,7 @@ def foreign_weights(folder: Path) -> Looked:
 
     change_weights(path, renumber)
     recipe = demo_chats(path, max_steps=1)
-    return run_of(recipe, lambda: shutil.copy(whole, path / "model.safetensors") and None)
+    return run_of(recipe, lambda: copied(whole, path / "model.safetensors"))
 
 
 def known_by_heart(folder: Path) -> Looked:

@@ -54,4 +54,4 @@ def add_token(path: Path, token: str) -> int:
     tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
     tokenizer.save(str(path / "tokenizer.json"))
-    return int(tokenizer.token_to_id(token))
+    return token_id(path, token)

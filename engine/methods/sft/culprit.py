@@ -31,10 +31,11 @@ def not_finite(trainer: SupervisedTrainer, what: str, value: float, batches: Seq
     """
     with preserved_rng(trainer.args.device), torch.no_grad():
         module = first_bad(trainer, batches)
-    broken = [name for name, p in trainer.model.named_parameters() if not _finite(p)][:5]
+    model: Any = trainer.model
+    broken = [name for name, p in model.named_parameters() if not _finite(p)][:5]
     where = f"it began in {module}" if module else "the forward pass is finite, the backward pass is not"
     if module is None:
-        gradient = _first_bad_gradient(trainer.model)
+        gradient = _first_bad_gradient(model)
         where += f", first at {gradient}" if gradient else ""
     step = trainer.state.global_step + 1
     return Finding(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def prediction_facts(trainer: SupervisedTrainer, loader: DataLoader) -> PredictionFacts:
     """Of the rows a loader is about to give."""
     device, host = trainer.args.device, int(psutil.virtual_memory().available)
-    rows: list[int] = [len(row["input_ids"]) for row in loader.dataset]
+    held_out: Any = loader.dataset
+    rows: list[int] = [len(row["input_ids"]) for row in held_out]
     narrow = trainer.args.bf16_full_eval or trainer.args.fp16_full_eval
     free = host
     if device.type == "cuda":

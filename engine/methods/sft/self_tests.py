@@ -83,7 +83,8 @@ def accumulation_gap(trainer: SupervisedTrainer, rows: Sequence[dict[str, Any]])
 def _step(trainer: SupervisedTrainer, split: Sequence[list[Any]]) -> tuple[float, torch.Tensor]:
     """(loss, some gradients) of an optimizer step that is cut like this."""
     batches = [collated(trainer, rows) for rows in split]
-    for param in trainer.model.parameters():
+    model: Any = trainer.model
+    for param in model.parameters():
         param.grad = None
     if trainer.fast is not None and "rows" in batches[0]:
         loss = _fast_loss(trainer, [batch["rows"] for batch in batches])
@@ -116,6 +117,7 @@ def _fast_loss(trainer: SupervisedTrainer, groups: Sequence[list[TokenRow]]) -> 
 
 def _plain_loss(trainer: SupervisedTrainer, batches: Sequence[dict[str, Any]]) -> float:
     """The trainer's own steps, gradients scaled as it scales them."""
+    model: Any = trainer.model
     state = trainer.accelerator.gradient_state
     items = trainer._get_num_items_in_batch(list(batches), trainer.args.device)
     trainer.current_gradient_accumulation_steps = len(batches)
@@ -123,7 +125,7 @@ def _plain_loss(trainer: SupervisedTrainer, batches: Sequence[dict[str, Any]]) -
     for number, batch in enumerate(batches):
         state._set_sync_gradients(number == len(batches) - 1)
         with trainer.accelerator.autocast():
-            total += float(trainer.training_step(trainer.model, batch, items))
+            total += float(trainer.training_step(model, batch, items))
     return total
 
 
@@ -138,7 +140,8 @@ def _gradients(model: Any) -> torch.Tensor:
 
 def leak(trainer: SupervisedTrainer, rows: Sequence[dict[str, Any]]) -> float:
     """Largest relative difference of a row's hidden states beside the others and alone."""
-    trainer.model.eval()
+    model: Any = trainer.model
+    model.eval()
     lengths = [len(row["input_ids"]) for row in rows]
     together = _hidden(trainer, list(rows), lengths)
     alone = [_hidden(trainer, [row], [length])[0] for row, length in zip(rows, lengths, strict=True)]
