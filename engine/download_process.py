@@ -14,13 +14,19 @@ def main() -> None:
     """Download what the request on standard input asks for; answer with the path, or the kind of failure."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    request = json.load(sys.stdin)
-    out.write(json.dumps(answer(request)) + "\n")
+    try:
+        said = answer(json.load(sys.stdin))
+    except Exception as error:  # whatever it is, the near end tells it
+        said = {"kind": "missing", "says": f"{type(error).__name__}: {_first_line(error)}"}
+    out.write(json.dumps(said) + "\n")
     out.flush()
 
 
-def answer(request: dict[str, Any]) -> dict[str, str]:
-    """``{"path": ...}``, or ``{"kind": ..., "says": ...}`` as :class:`.checks.network.Download` has them."""
+def answer(request: dict[str, Any], bars: bool = True) -> dict[str, str]:
+    """``{"path": ...}``, or ``{"kind": ..., "says": ...}`` as :class:`.checks.network.Download` has them.
+
+    ``bars`` shows progress on standard error.
+    """
     from huggingface_hub import get_token, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
@@ -31,6 +37,7 @@ def answer(request: dict[str, Any]) -> dict[str, str]:
             allow_patterns=request["patterns"],
             local_files_only=request["offline"],
             max_workers=request["workers"],
+            tqdm_class=None if bars else _no_bars(),
         )
     except LocalEntryNotFoundError as error:
         return {"kind": "offline" if request["offline"] else "unreachable", "says": _first_line(error)}
@@ -46,6 +53,17 @@ def answer(request: dict[str, Any]) -> dict[str, str]:
             return {"kind": "disk", "says": _first_line(error)}
         raise
     return {"path": path}
+
+
+def _no_bars() -> type:
+    """A progress bar that shows nothing: small files are not worth one."""
+    from huggingface_hub.utils import tqdm
+
+    class Silent(tqdm):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options | {"disable": True})
+
+    return Silent
 
 
 def _first_line(error: Exception) -> str:

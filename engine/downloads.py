@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +28,7 @@ POLL_SECONDS = 0.5
 ENDING_SECONDS = 1.0
 CAREFULLY = {"HF_HUB_DISABLE_XET": "1"}
 WORKERS = 8
-LOG_TAIL = 500
+STANDARD_ERROR = 2
 
 
 def fetch(
@@ -83,25 +82,22 @@ def arrived(name: str) -> int:
 
 def _attempt(request: dict[str, Any], patience: float, cautious: bool) -> dict[str, str]:
     """The far end's answer. Raises TimeoutError when nothing came for ``patience`` seconds."""
-    workers = 1 if cautious else WORKERS
-    with tempfile.TemporaryFile() as log:
-        variables = CAREFULLY if cautious else {}
-        process = start("whet.engine.download_process", stderr=log, **variables)
-        assert process.stdout is not None
-        try:
-            send(process, request | {"workers": workers}, last=True)
-            _watch(process, request["name"], patience)
-            said = process.stdout.read()
-        finally:
-            _end(process)
-        if process.returncode or not said:
-            log.seek(0)
-            tail = log.read().decode(errors="replace").strip()[-LOG_TAIL:]
-            raise WhetError(
-                "model.download",
-                f"The download of {request['name']} ended with code {process.returncode}: {tail}",
-                "Try again; `whet doctor` tells about the network, the disk and the token.",
-            )
+    variables = CAREFULLY if cautious else {}
+    # Its progress bars go where ours would: to the terminal of a script, to the log of a worker.
+    process = start("whet.engine.download_process", stderr=STANDARD_ERROR, **variables)
+    assert process.stdout is not None
+    try:
+        send(process, request | {"workers": 1 if cautious else WORKERS}, last=True)
+        _watch(process, request["name"], patience)
+        said = process.stdout.read()
+    finally:
+        _end(process)
+    if process.returncode or not said:
+        raise WhetError(
+            "model.download",
+            f"The download of {request['name']} ended with code {process.returncode} and without an answer.",
+            "A code of -9 is usually memory; `whet doctor` tells about the network, the disk and the token.",
+        )
     answer: dict[str, str] = json.loads(said)
     return answer
 

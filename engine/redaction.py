@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .checks.env_flags import is_secret
 from .settings import settings
 from .surroundings.hub import stored_token, token_file
 
 GONE = "[redacted]"
 SHORTEST = 6
 """A shorter value of a secret variable is a word such as `true`, not a secret."""
-SECRET_NAME = re.compile(r"TOKEN(?!IZER|S_PATH|_PATH)|API_?KEY|SECRET|PASSW|CREDENTIAL|PRIVATE_KEY", re.I)
 PATTERNS = (
     re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{8,}"),
     re.compile(r"\b(?:sk|ghp|gho|github_pat|glpat|xox[abp])[-_][A-Za-z0-9_-]{12,}"),
@@ -90,7 +90,7 @@ class Redactor:
 def _secrets(environment: Mapping[str, str]) -> Iterable[str]:
     """Values that must not be seen: secret variables, the hub's stored logins."""
     for name, value in environment.items():
-        if SECRET_NAME.search(name) and len(value.strip()) >= SHORTEST:
+        if is_secret(name) and len(value.strip()) >= SHORTEST:
             yield value.strip()
     login = stored_token()
     if login is not None:

@@ -17,7 +17,7 @@ from .registry import HasSurroundings, check
 
 SHOWN = "set"
 """What stands for a secret's value."""
-SECRET = re.compile(r"TOKEN(?!IZER|S_PATH|_PATH)|API_?KEY|SECRET|PASSWORD|CREDENTIAL")
+SECRET = re.compile(r"TOKEN(?!IZER|S_PATH|_PATH)|API_?KEY|SECRET|PASSW|CREDENTIAL|PRIVATE_KEY")
 SHORTEST, LONG, FURTHEST = 7, 15, 2
 """Names shorter than the first are no misspelling of anything; more edits than the last are another word."""
 EXACT = {flag.name: flag for flag in FLAGS if not flag.name.endswith("*")}
@@ -52,8 +52,8 @@ def seen_flags(environment: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a variable of this name holds something that must not be shown."""
-    flag = EXACT.get(name)
+    """Whether a variable of this name, or the one it was meant to be, holds what must not be shown."""
+    flag = EXACT.get(right_name(name) or name)
     return (flag is not None and flag.kind == "secret") or SECRET.search(name.upper()) is not None
 
 

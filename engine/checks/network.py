@@ -52,59 +52,44 @@ class Download:
 
 def download_finding(failed: Download) -> Finding:
     """E03 for a download that failed: the cause, and the way on for each."""
-    name, again = failed.name, f"hf download {failed.name}"
-    title, fix = {
-        "offline": (
-            f"{name} is no local directory and not in the hub's cache, and "
-            f"{' and '.join(failed.offline_by)} forbids the network.",
-            Fix(
-                text="Allow the network, or give a local directory as model.name (`demo` needs no network).",
-                command=f"unset {' '.join(failed.offline_by)}",
-            ),
-        ),
-        "unreachable": (
-            f"{name} is no local directory and not in the hub's cache, and the hub cannot be reached.",
-            Fix(
-                text="Check the network and its proxy, or give a local directory as model.name (`demo` needs "
-                "no network).",
-                command=f"curl -sI {failed.endpoint}",
-            ),
-        ),
-        "stalled": (
-            f"The download of {name} stood still for {failed.seconds:.0f} s, {failed.attempts} times; "
-            f"{failed.arrived / 1e9:.2f} GB are here.",
-            Fix(
-                text="Start it again over plain HTTP: finished files are kept.",
-                command=f"HF_HUB_DISABLE_XET=1 HF_HUB_DOWNLOAD_TIMEOUT=60 {again} --max-workers 1",
-            ),
-        ),
-        "disk": (
-            f"The disk is full ({failed.free / 1e9:.2f} GB free); {failed.arrived / 1e9:.2f} GB of {name} "
-            "are here.",
-            Fix(
-                text="Free some space, or keep the hub's cache on a larger disk; finished files are kept.",
-                command="export HF_HOME=/path/on/a/larger/disk",
-            ),
-        ),
-        "gated": (
-            f"{name} is gated, and this account has not been granted access.",
-            Fix(text=f"Accept its terms at {failed.endpoint}/{name}, then log in.", command="hf auth login"),
-        ),
-        "no_token": (
-            f"The hub does not show {name}: it is private or does not exist, and there is no token.",
-            Fix(text="Check the name; a private model needs a login.", command="hf auth login"),
-        ),
-        "refused": (
-            f"The hub does not accept the token for {name}.",
-            Fix(text="Log in anew, with a token that may read it.", command="hf auth login"),
-        ),
-        "missing": (
-            f"The hub did not deliver {name}: {failed.says}",
-            Fix(text="Check the id and revision."),
-        ),
+    evidence = {"model": failed.name, "says": failed.says} if failed.says else {"model": failed.name}
+    return Finding(id="E03", severity="error", title=_cause(failed), evidence=evidence, fix=_way_on(failed))
+
+
+def _cause(failed: Download) -> str:
+    name, here = failed.name, f"{failed.arrived / 1e9:.2f} GB"
+    absent = f"{name} is no local directory and not in the hub's cache, and "
+    return {
+        "offline": f"{absent}{' and '.join(failed.offline_by)} forbids the network.",
+        "unreachable": f"{absent}the hub cannot be reached.",
+        "stalled": f"The download of {name} stood still for {failed.seconds:.0f} s, {failed.attempts} times; "
+        f"{here} are here.",
+        "disk": f"The disk is full ({failed.free / 1e9:.2f} GB free); {here} of {name} are here.",
+        "gated": f"{name} is gated, and this account has not been granted access.",
+        "no_token": f"The hub does not show {name}: it is private or does not exist, and there is no token.",
+        "refused": f"The hub does not accept the token for {name}.",
+        "missing": f"The hub did not deliver {name}: {failed.says}",
     }[failed.kind]
-    evidence = {"model": name, "says": failed.says} if failed.says else {"model": name}
-    return Finding(id="E03", severity="error", title=title, evidence=evidence, fix=fix)
+
+
+def _way_on(failed: Download) -> Fix:
+    local = "or give a local directory as model.name (`demo` needs no network)."
+    again = f"HF_HUB_DISABLE_XET=1 HF_HUB_DOWNLOAD_TIMEOUT=60 hf download {failed.name} --max-workers 1"
+    terms = f"Accept its terms at {failed.endpoint}/{failed.name}, then log in."
+    text, command = {
+        "offline": (f"Allow the network, {local}", f"unset {' '.join(failed.offline_by)}"),
+        "unreachable": (f"Check the network and its proxy, {local}", f"curl -sI {failed.endpoint}"),
+        "stalled": ("Start it again over plain HTTP: finished files are kept.", again),
+        "disk": (
+            "Free some space, or keep the hub's cache on a larger disk; finished files are kept.",
+            "export HF_HOME=/path/on/a/larger/disk",
+        ),
+        "gated": (terms, "hf auth login"),
+        "no_token": ("Check the name; a private model needs a login.", "hf auth login"),
+        "refused": ("Log in anew, with a token that may read it.", "hf auth login"),
+        "missing": ("Check the id and revision.", None),
+    }[failed.kind]
+    return Fix(text=text, command=command)
 
 
 class DownloadFailed(WhetError):

@@ -88,7 +88,7 @@ def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
     from ..downloads import refusal
 
     request = {"name": name, "revision": revision, "patterns": SMALL_FILES, "workers": 8}
-    found = answer(request | {"offline": settings().offline})
+    found = answer(request | {"offline": settings().offline}, bars=False)
     if "path" in found:
         return Path(found["path"])
     raise refusal(name, found)

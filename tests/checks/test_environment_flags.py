@@ -210,12 +210,13 @@ def test_secrets_have_no_value() -> None:
         "HF_TOKEN": "x" * 20,
         "WANDB_API_KEY": "y" * 20,
         "HUGGINGFACE_TOKEN": "z" * 20,
-        "HF_TOKENS": "w" * 20,
+        "HF_TOKNE": "w" * 20,
     }
     shown = seen_flags(secret)
     assert set(shown) == set(secret) and set(shown.values()) == {"set"}
     text = " ".join(finding.model_dump_json() for finding in look_at(Surroundings(flags=shown), HERE))
     assert not any(letter * 20 in text for letter in "xyzw")
+    assert is_secret("HF_TOKNE") and is_secret("WANDB_API_KYE") and is_secret("hf_token")
     assert not is_secret("TOKENIZERS_PARALLELISM") and not is_secret("HF_TOKEN_PATH")
 
 
