@@ -272,7 +272,9 @@ def test_export_and_smoke_as_processes(trained: Path, held_out: list[dict[str, A
     gguf = tmp_path / "out" / "tiny-q8_0.gguf"
     broken = rewrite(gguf, tmp_path / "broken.gguf", {"tokenizer.chat_template": DROP})
     code, events = run_process({"action": "smoke", "gguf": str(broken), "reference": str(trained)})
-    assert code == 3 and events[-1]["detail"]["status"] == "fail"
+    assert code == 3 and events[-2]["detail"]["status"] == "fail"
+    finding = events[-1]["finding"]
+    assert finding["id"] == "X03" and finding["evidence"]["cause"] == "chat template"
     code, events = run_process({"action": "smoke", "gguf": str(broken), "reference": str(tmp_path)})
     assert code == 1 and events[-1]["type"] == "error" and events[-1]["code"] == "export.no_model"
 
