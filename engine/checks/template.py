@@ -189,7 +189,8 @@ def foreign_template(facts: PlanFacts) -> Iterator[Finding]:
     text = f"Use the template {better}." if better else "Leave data.template out: the model has its own."
     yield Finding(
         id="D13",
-        severity="error",
+        # Somebody may have trained a model with markers in pieces; nobody should begin to.
+        severity="error" if facts.missing_markers else "warning",
         title=f"{subject} does not fit {facts.model.name}: its markers are no tokens of this vocabulary."
         + whose,
         evidence={

@@ -461,7 +461,6 @@ FAULTS: tuple[Fault, ...] = (
         "model ships a foreign template",
         model_ships_a_foreign_template,
         {"data.template": "llama-3.1"},
-        "error",
     ),
     Fault("D15", "broken lines", broken_lines, {"data.bad_rows": "skip"}, "error"),
     Fault(
