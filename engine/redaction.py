@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from typing import Any
 from .checks.env_flags import is_secret
 from .settings import settings
 from .surroundings.hub import stored_token, token_file
+from .surroundings.session import user_name
 
 GONE = "[redacted]"
 SHORTEST = 6
@@ -34,6 +34,8 @@ ASSIGNED = re.compile(
         (["']?\s*[:=]\s*["']?) (?!\s) ([^\s"',;}\]]{6,})"""
 )
 IN_URL = re.compile(r"(\w+://)[^/\s:@]+(?::[^/\s@]*)?@")
+LINGER = re.compile(r"(?<=enable-linger )\S+")
+PEOPLE = ("user", "owner")
 NUMBER = re.compile(r"[\d.,e+-]+")
 
 
@@ -52,8 +54,9 @@ class Redactor:
         folders = {str(form): name for path, name in named for form in (path, path.resolve())}
         # The longer path first: whet's home usually lies inside of the user's.
         self._folders = sorted(folders.items(), key=lambda pair: len(pair[0]), reverse=True)
-        user = getpass.getuser()
+        user = user_name()
         common = not hide_paths or len(user) < 3 or user == "root"
+        self._hide_paths = hide_paths
         self._user = None if common else re.compile(rf"(?<=/){re.escape(user)}(?=/|\b)")
 
     def text(self, text: str) -> str:
@@ -69,6 +72,7 @@ class Redactor:
         for folder, name in self._folders:
             if folder != "/":
                 text = text.replace(folder, name)
+        text = LINGER.sub("USER", text) if self._hide_paths else text
         return text if self._user is None else self._user.sub("USER", text)
 
     def value(self, value: Any) -> Any:
@@ -76,11 +80,13 @@ class Redactor:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
-            return {
-                self.text(str(key)): GONE if _holds_secret(str(key), inside) else self.value(inside)
-                for key, inside in value.items()
-            }
+            return {self.text(str(key)): self._entry(str(key), inside) for key, inside in value.items()}
         return [self.value(inside) for inside in value] if isinstance(value, list | tuple) else value
+
+    def _entry(self, key: str, value: Any) -> Any:
+        if self._hide_paths and key in PEOPLE and isinstance(value, str) and value:
+            return "USER"
+        return GONE if _holds_secret(key, value) else self.value(value)
 
     def json(self, value: Any) -> str:
         """JSON-like data as redacted, readable text."""

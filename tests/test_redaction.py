@@ -89,6 +89,19 @@ def test_home_paths_get_names(home: Path) -> None:
     assert clean.text(text) == "$WHET_HOME/runs/x and ~/data.jsonl"
 
 
+def test_people_are_not_named() -> None:
+    clean = Redactor({})
+    value = {"user": "anna", "owner": "anna", "command": "loginctl enable-linger anna", "name": "anna's run"}
+    expected = {
+        "user": "USER",
+        "owner": "USER",
+        "command": "loginctl enable-linger USER",
+        "name": "anna's run",
+    }
+    assert clean.value(value) == expected
+    assert Redactor({}, hide_paths=False).value(value) == value  # on the user's own screen
+
+
 def test_nested_values_and_keys() -> None:
     clean = Redactor({})
     value = {"a": [{"hub_token": "abcdefgh", "n": 3}], TOKEN: (TOKEN, 1.5, None), "eos_token": "<|im_end|>"}

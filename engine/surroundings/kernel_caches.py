@@ -6,7 +6,6 @@ never wrongly used; they are dead weight. What does harm is an entry cut off by 
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import pwd
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from ..hardware import Machine
 from .facts import KernelCache
+from .session import user_name
 
 LOOK = 300
 """Entries looked at for a plan; all of them for `whet doctor`."""
@@ -50,7 +50,7 @@ def triton_folder() -> Path:
 
 def inductor_folder() -> Path:
     """By torch's own variables."""
-    user = re.sub(r"[^\w.-]", "_", getpass.getuser())
+    user = re.sub(r"[^\w.-]", "_", user_name())
     default = Path(tempfile.gettempdir()) / f"torchinductor_{user}"
     return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", default)).expanduser().absolute()
 

@@ -31,7 +31,7 @@ def read_session(
         user: instead of this process's.
     """
     environment = os.environ if environment is None else environment
-    user = user or getpass.getuser()
+    user = user or user_name()
     home = settings().home
     return Session(
         user=user,
@@ -45,6 +45,14 @@ def read_session(
         home_filesystem=filesystem_of(home, root),
         user_home_in_memory=filesystem_of(Path.home(), root) in IN_MEMORY,
     )
+
+
+def user_name() -> str:
+    """Who this process runs as; the number where it has no name, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # before and since Python 3.13
+        return str(os.getuid())
 
 
 def read_encoding() -> Encoding:

@@ -258,6 +258,13 @@ def test_root_is_spared_by_default_and_no_systemd_means_no_logind(tmp_path: Path
     assert read_session(tmp_path / "container", {}, "anna").kills is None
 
 
+def test_a_user_without_a_name_is_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    assert read_session(tmp_path, {}).user == str(os.getuid())
+
+
 def test_lingering_is_not_asked_for_twice(tmp_path: Path) -> None:
     session = read_session(write_login(tmp_path / "root", linger="anna"), {"SSH_CONNECTION": "x"}, "anna")
     (found,) = look_at(Surroundings(session=session), HERE)

@@ -77,14 +77,19 @@ def smi(finding: Finding, *there: FakeGPU) -> None:
 
 
 @cache
-def compiled() -> Path:
-    """A real cache: one of whet's kernels, compiled for capability 9.0 without a GPU."""
-    folder = Path(tempfile.mkdtemp(prefix="whet-compiled-"))
+def _compiled() -> tempfile.TemporaryDirectory[str]:
+    """Gone with this process."""
+    kept = tempfile.TemporaryDirectory(prefix="whet-compiled-")
     command = [sys.executable, "-P", "-m", "whet.kernels.ahead_of_time", "--kernel", KERNEL]
     source = str(Path(__file__).parents[2] / "src")
-    with environ(TRITON_CACHE_DIR=str(folder), TRITON_INTERPRET=None, PYTHONPATH=source):
+    with environ(TRITON_CACHE_DIR=kept.name, TRITON_INTERPRET=None, PYTHONPATH=source):
         subprocess.run([*command, "--capability", "90", "--jobs", "1"], check=True, capture_output=True)
-    return folder
+    return kept
+
+
+def compiled() -> Path:
+    """A real cache: one of whet's kernels, compiled for capability 9.0 without a GPU."""
+    return Path(_compiled().name)
 
 
 def installed_triton() -> str:

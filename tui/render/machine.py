@@ -15,6 +15,7 @@ from .units import size
 Row = tuple[str, str | Text]
 TELLING = ("AVX512_BF16", "AVX512", "AVX2", "AMX_INT8", "NEON", "SVE")
 """CPU instructions of a llama.cpp build worth a word."""
+FOLDERS = {"home": "runs in", "hub": "downloads in", "temporary": "temporary files in"}
 
 
 def machine_report(report: DoctorReport) -> RenderableType:
@@ -24,7 +25,7 @@ def machine_report(report: DoctorReport) -> RenderableType:
         *_gpus(report),
         ("CPU", f"{machine.cpu_name}, {machine.cpu_count} usable cores"),
         ("memory", f"{size(machine.ram_available)} of {size(machine.ram_total)} free"),
-        ("disk", f"{size(machine.disk_free)} free at {report.home}"),
+        ("disk", _disks(report)),
         ("versions", _versions(report)),
         ("bitsandbytes", _bitsandbytes(report)),
         ("Triton", _triton(report)),
@@ -60,6 +61,17 @@ def _gpus(report: DoctorReport) -> list[Row]:
     capability = ".".join(map(str, first.capability))
     words = f"{first.driver}, capability {capability}, torch for " + (f"CUDA {cuda}" if cuda else "the CPU")
     return [*rows, ("driver", words)]
+
+
+def _disks(report: DoctorReport) -> str:
+    """Free space of each file system, by the folders on it."""
+    there: dict[int, list[str]] = {}
+    free = {disk.device: disk.free for disk in report.machine.disks}
+    for disk in report.machine.disks:
+        there.setdefault(disk.device, []).append(f"{FOLDERS[disk.folder]} {disk.path}")
+    if not there:
+        return f"{size(report.machine.disk_free)} free at {report.home}"
+    return "; ".join(f"{size(free[device])} free: {', '.join(places)}" for device, places in there.items())
 
 
 def _versions(report: DoctorReport) -> Text:
