@@ -10,7 +10,6 @@ from .models.memory import ADAMW_8BIT_BYTES
 from .recipe import Recipe
 from .resolve import Resolved
 
-
 FOLDERS = {"download": "hub", "temporary": "temporary"}
 """Kind -> folder of :class:`whet.engine.hardware.Disk`; all others lie in whet's home."""
 PROOF_BYTES = 400 << 20

@@ -26,6 +26,9 @@ from .yaml_edit import set_key
 ACCEPT = "accept"
 """A patch of this key alone silences a finding; it is applied only when it is asked for by id."""
 
+ADDED = (ACCEPT, "data.drop", "model.end_tokens")
+"""Lists to which each finding adds its own."""
+
 
 class Conflict(BaseModel):
     """A patch that was left out, since an earlier one sets the same key otherwise."""
@@ -91,14 +94,17 @@ def propose(
         if not patch or (not ids and set(patch) == {ACCEPT}):
             by_hand.append(finding)
             continue
-        clash = next((key for key in patch if key in owners and owners[key][1] != patch[key]), None)
+        clash = next(
+            (key for key in patch if key not in ADDED and key in owners and owners[key][1] != patch[key]),
+            None,
+        )
         if clash is not None:
             by, kept = owners[clash]
             conflicts.append(Conflict(finding=finding, key=clash, wanted=patch[clash], kept=kept, by=by))
             continue
         for key, value in patch.items():
-            if key == ACCEPT:  # one more accepted id must not take back another
-                new = set_key(new, key, list(dict.fromkeys([*_values(new).get(ACCEPT, []), *value])))
+            if key in ADDED:  # one more entry must not take back another finding's
+                new = set_key(new, key, list(dict.fromkeys([*_at(_values(new), key), *value])))
             else:
                 new, owners[key] = set_key(new, key, value), (finding.id, value)
         applied.append(finding)
@@ -116,6 +122,12 @@ def propose(
 
 def _values(text: str) -> dict[str, Any]:
     return yaml.safe_load(text) or {}
+
+
+def _at(values: dict[str, Any], key: str) -> list[Any]:
+    """The list under a dotted key; empty where there is none."""
+    section, _, name = key.rpartition(".")
+    return ((values.get(section) or {}) if section else values).get(name) or []
 
 
 def _chosen(findings: Sequence[Finding], ids: Sequence[str]) -> list[Finding]:

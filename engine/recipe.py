@@ -96,7 +96,7 @@ class DataSection(Section):
     )
     drop: list[Droppable] = Field(
         default_factory=list,
-        description="Leave training rows out: duplicates (all but the first), empty (no reply, or one without "
+        description="Leave training rows out: duplicates (all but the first), empty (no reply, or none with "
         "text), odd (roles out of order), leaked (also in data.eval), cut (longer than max_length), markers "
         "(special tokens or markers of another model in the text).",
     )

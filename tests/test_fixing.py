@@ -127,6 +127,18 @@ def test_named_ids_take_notes_and_acceptance_too() -> None:
     assert error.value.code == "fix.unknown_id"
 
 
+def test_lists_take_what_each_finding_adds() -> None:
+    found = [
+        finding("D12", patch={"data.drop": ["duplicates"]}),
+        finding("D12", patch={"data.drop": ["empty"]}),
+        finding("D08", patch={"model.end_tokens": ["<|im_end|>"]}),
+    ]
+    proposal = propose(TEXT, found, [])
+    values = yaml.safe_load(proposal.text)
+    assert values["data"]["drop"] == ["duplicates", "empty"] and proposal.conflicts == []
+    assert values["model"]["end_tokens"] == ["<|im_end|>"]
+
+
 def test_a_patch_that_makes_no_recipe_is_refused() -> None:
     with pytest.raises(WhetError) as error:
         propose(TEXT, [finding("D12", patch={"data.eval": "other.jsonl"})])

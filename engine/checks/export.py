@@ -94,8 +94,8 @@ def gguf_possible(facts: PlanFacts) -> Iterator[Finding]:
             fix=Fix(
                 text="Install it, or export without GGUF."
                 if not facts.llama_cpp
-                else "Repair it (LLAMA_CPP_LIB_PATH, if set, must name the folder of its libraries), or export "
-                "without GGUF.",
+                else "Repair it (LLAMA_CPP_LIB_PATH, if set, must name the folder of its libraries), or "
+                "export without GGUF.",
                 patch=without.patch,
                 command=INSTALL if not facts.llama_cpp else REBUILD,
             ),

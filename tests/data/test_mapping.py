@@ -21,7 +21,11 @@ def rows(*values: dict[str, Any]) -> list[RawRow]:
 @pytest.mark.parametrize(
     ("value", "format", "columns"),
     [
-        ({"question": "a", "answer": "b"}, "prompt_completion", {"prompt": "question", "completion": "answer"}),
+        (
+            {"question": "a", "answer": "b"},
+            "prompt_completion",
+            {"prompt": "question", "completion": "answer"},
+        ),
         ({"input": "a", "target": "b"}, "prompt_completion", {"prompt": "input", "completion": "target"}),
         (
             {"prompt": "a", "chosen": "b", "rejected": "c"},

@@ -27,7 +27,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_ids_are_added_once_and_in_order(base: Path) -> None:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
-    eos, end = tokenizer.convert_tokens_to_ids([EOS, TURN_END])
+    eos, end = (tokenizer.convert_tokens_to_ids(token) for token in (EOS, TURN_END))
     assert not add_end_tokens(model, tokenizer, [EOS]) and model.generation_config.eos_token_id == eos
     assert add_end_tokens(model, tokenizer, [TURN_END, EOS])
     assert model.generation_config.eos_token_id == [eos, end]

@@ -10,6 +10,7 @@ from whet.engine.api import Finding, WhetError
 from .text import override, plain, printable
 
 VERDICT_COLOURS = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}
+LONGEST_VALUE = 160
 COLOURS = {"error": "red", "warning": "yellow", "note": "blue"}
 
 
@@ -24,10 +25,17 @@ def finding_text(finding: Finding) -> Text:
     if finding.fix:
         text.append(f"\n    fix:  {plain(finding.fix.text)}")
         for key, value in finding.fix.patch.items():
-            text.append(f"\n          {override(key, value)}", style="bold")
+            text.append(f"\n          {_setting(finding.id, key, value)}", style="bold")
         if finding.fix.command:
             text.append(f"\n          {plain(finding.fix.command)}", style="bold")
     return text
+
+
+def _setting(id: str, key: str, value: object) -> str:
+    """As it can be pasted behind a recipe; a whole text, such as a template, is `whet fix`'s to set."""
+    if isinstance(value, str) and ("\n" in value or len(value) > LONGEST_VALUE):
+        return f"{key}: a text of {len(value)} characters, set by  whet fix RECIPE {id}"
+    return override(key, value)
 
 
 def findings_block(findings: list[Finding]) -> Group:

@@ -132,8 +132,8 @@ class Family:
         encoder: the layout of an encoder; None for decoders.
         exact: the layout covers the whole model; False where it has parts the descriptor leaves out.
         defaults: the configuration class's values where config.json is silent.
-        capabilities: sft, lora, dora, full, nf4, int8, fp8, packing, compute_fp16. What the GGUF writer can do
-            is its own to say (:mod:`whet.engine.export.gguf.architectures`).
+        capabilities: sft, lora, dora, full, nf4, int8, fp8, packing, compute_fp16. What the GGUF writer can
+            do is its own to say (:mod:`whet.engine.export.gguf.architectures`).
     """
 
     name: str
