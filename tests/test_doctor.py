@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import tarfile
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +36,13 @@ HIDDEN = (*SECRETS.values(), FILE_TOKEN, "bearerofabadlog", "dXNlcjpwYXNzd29yZA"
 
 
 @pytest.fixture(autouse=True)
-def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of a user called anna, with secrets everywhere, and probes that answer at once."""
-    user = tmp_path / "home" / "anna"
-    user.mkdir(parents=True)
+def secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home of a user called anna, with secrets everywhere, and probes that answer at once.
+
+    Its path is as short as a home's usually is: the one screen is measured.
+    """
+    user = Path(tempfile.mkdtemp(dir="/tmp")) / "anna"
+    user.mkdir()
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     for name in ("HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "WHET_KERNELS"):
@@ -51,7 +57,8 @@ def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(probes, "run_llama", lambda: smoke)
     monkeypatch.setattr(probes, "try_imports", lambda: ImportSmoke(seconds=1.0))
     monkeypatch.setattr(probes, "bitsandbytes_library", lambda packages, gpu: None)
-    return user
+    yield user
+    shutil.rmtree(user.parent)
 
 
 def leaked(text: str) -> list[str]:

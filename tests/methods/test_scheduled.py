@@ -155,7 +155,7 @@ def test_the_gpu_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     context = Context("cuda")
     measuring.measure_once(context)  # type: ignore[arg-type]
     (found,) = (event for event in context.events if isinstance(event, FindingEvent))
-    assert found.finding.severity == "note" and "no memory left" in found.finding.title
+    assert found.finding.severity == "note" and "no memory left" in str(found.finding.evidence)
     monkeypatch.setattr(measuring, "calibrate", measures)
     measuring.measure_once(Context("cuda"))  # type: ignore[arg-type]
     measuring.measure_once(Context("cuda"))  # type: ignore[arg-type]

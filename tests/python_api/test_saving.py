@@ -100,7 +100,8 @@ def test_gguf_files_are_written_and_proven(tmp_path: Path) -> None:
     result = model.save_pretrained_gguf(tmp_path / "gguf", tokenizer, quantization_method=["q8_0", "f16"])
     assert {"q8_0", "f16"} <= set(result.paths)
     assert all(file.is_file() for file in result.paths.values())
-    assert len(result.verdicts) == 2
+    assert [verdict.proofs[0].name for verdict in result.verdicts].count("merge") == 1
+    assert len(result.verdicts) == 3
     failures = [proof for verdict in result.verdicts for proof in verdict.failures()]
     assert not failures
     assert (tmp_path / "gguf" / "Modelfile").is_file()
