@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import WhetError
 from .findings import Finding, Fix
+from .printable import printable
 from .runs import supervisor
 from .runs.control import StopRequest
 from .runs.events import (
@@ -30,7 +31,9 @@ from .runs.events import (
     StepEvent,
     read_events,
 )
-from .runs.store import RunDir, RunState, RunStore, RunSummary, Status
+from .runs.keys import start_once
+from .runs.log import LogPage, read_log
+from .runs.store import RunDir, RunState, RunStore, RunSummary, Status, new_id
 from .settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from .plan import RECIPE_KEYS, Plan
     from .recipe import Recipe
     from .recipe_files import patched, shipped, to_yaml
+    from .redaction import Redactor
     from .run_view import RunView
     from .template_compare import Comparison
     from .template_view import TemplateView
@@ -65,6 +69,7 @@ _LAZY = {
     "KernelReport": "kernel_report",
     "Plan": "plan",
     "Recipe": "recipe",
+    "Redactor": "redaction",
     "RunView": "run_view",
     "TemplateFacts": "data.template_facts",
     "TemplatePreview": "data.preview",
@@ -97,9 +102,11 @@ __all__ = [
     "Fixed",
     "FlagReport",
     "KernelReport",
+    "LogPage",
     "PhaseEvent",
     "Plan",
     "Recipe",
+    "Redactor",
     "RunState",
     "RunSummary",
     "RunView",
@@ -114,6 +121,7 @@ __all__ = [
     "WhetError",
     "Who",
     "patched",
+    "printable",
     "settings",
     "shipped",
     "to_yaml",
@@ -181,6 +189,20 @@ def plan(
     from .plan import make_plan
 
     return make_plan(wanted, overrides=overrides, progress=progress)
+
+
+def keep_plan(agreed: Plan) -> str:
+    """Keep a plan so that it can be started by its id later; returns the id. The newest 200 are kept."""
+    from .plan_store import keep_plan as keep
+
+    return keep(agreed)
+
+
+def kept_plan(plan_id: str) -> Plan:
+    """A kept plan by its id, or a beginning that only it has. Raises WhetError ``plan.unknown``."""
+    from .plan_store import kept_plan as kept
+
+    return kept(plan_id)
 
 
 # --- findings
@@ -290,10 +312,12 @@ def check_kernels(interpret: bool = False, progress: Callable[[str], None] | Non
 # --- runs
 
 
-def start(agreed: Plan, started_by: str) -> str:
+def start(agreed: Plan, started_by: str, key: str | None = None) -> str:
     """Start a run from a plan, detached from this process; returns its id.
 
-    Raises WhetError ``plan.blocked`` when the plan holds errors the recipe does not accept.
+    The same ``key`` (1 to 200 characters of the caller's choice) starts one run only, from whatever process
+    and after whatever crash. Raises WhetError ``plan.blocked`` when the plan holds errors the recipe does not
+    accept, ``run.key_reused`` when the key started another plan.
     """
     blocked = agreed.blocked()
     if blocked:
@@ -303,9 +327,11 @@ def start(agreed: Plan, started_by: str) -> str:
             f"{len(blocked)} finding(s) block the start: {ids}.",
             f"Apply their fixes, or accept them by name: accept='[{ids}]'",
         )
-    created = RunStore().create(agreed, started_by)
-    supervisor.launch(created)
-    return created.id
+
+    def create(run_id: str) -> RunDir:
+        return RunStore().create(agreed, started_by, run_id)
+
+    return start_once(key, f"plan {agreed.id}", new_id(agreed), create).id
 
 
 def runs() -> list[RunSummary]:
@@ -346,6 +372,19 @@ def stop(run_id: str, now: bool = False) -> StopRequest:
     Returns what was asked. Raises WhetError ``run.not_running`` when no worker is there to hear it.
     """
     return supervisor.stop(find(run_id), now=now)
+
+
+def request_checkpoint(run_id: str) -> None:
+    """Ask a run for a checkpoint after its step; it goes on. Raises WhetError ``run.not_running``."""
+    supervisor.request_checkpoint(find(run_id))
+
+
+def log(run_id: str, lines: int = 100, before: int | None = None, search: str = "") -> LogPage:
+    """The last ``lines`` lines of a worker's log, or those before byte ``before``, that contain ``search``.
+
+    Give a page's ``start`` as ``before`` for the page above it. Raises WhetError ``log.range``.
+    """
+    return read_log(find(run_id).log, lines, before, search)
 
 
 def resume(run_id: str, overrides: Sequence[str] = ()) -> str:

@@ -1,13 +1,13 @@
-"""Text from models and data is untrusted: control characters are shown, never obeyed."""
+"""Text for a terminal: on one line, as an override that can be pasted."""
 
 from __future__ import annotations
 
 import json
 import shlex
-import unicodedata
 
-# Characters that reorder or hide what stands around them. Joiners stay: Persian, Hindi and emoji need them.
-INVISIBLE = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+from whet.engine.api import printable
+
+__all__ = ["override", "plain", "printable"]
 
 
 def plain(text: str, limit: int | None = None) -> str:
@@ -16,20 +16,7 @@ def plain(text: str, limit: int | None = None) -> str:
     return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
 
 
-def printable(text: str) -> str:
-    """``text`` with its line breaks and tabs; any other control character as its picture, ESC as ``␛``."""
-    return "".join(map(_shown, text))
-
-
 def override(key: str, value: object) -> str:
     """``key=value`` as it can be pasted behind a recipe on a command line."""
     words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return shlex.quote(plain(f"{key}={words}"))
-
-
-def _shown(char: str) -> str:
-    category = unicodedata.category(char)
-    if char in "\n\t" or (category not in ("Cc", "Cs") and char not in INVISIBLE):
-        return char
-    code = ord(char)
-    return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "�"

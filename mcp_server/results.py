@@ -1,0 +1,148 @@
+"""What every tool returns: the facts in words, the exact next calls, and what to beware of."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from whet.engine import api
+
+LONGEST_TEXT = 600
+"""Characters of one string in a result; the rest is counted."""
+LARGEST = 7000
+"""Characters of a whole result as JSON: below 2,000 tokens, since JSON of this kind has 3.5 or more a token."""
+FEWEST = 3
+"""A list that is too long for the result keeps at least so many entries."""
+
+
+class Result(BaseModel):
+    """Parts that every tool's result has; a tool adds its own typed fields."""
+
+    summary: str = Field(description="The facts in one to three sentences.")
+    next: list[str] = Field(description="Exact calls that make sense now, best first.")
+    warnings: list[str] = Field(default_factory=list)
+
+
+class FoundOut(BaseModel):
+    """A finding, as short as an agent can act on; ``fix`` goes into plan_create's ``changes`` unchanged."""
+
+    id: str
+    severity: str
+    title: str
+    evidence: dict[str, Any] = {}
+    fix: dict[str, Any] = {}
+    advice: str = ""
+
+    @classmethod
+    def of(cls, finding: api.Finding) -> FoundOut:
+        fix = finding.fix
+        advice = "" if fix is None else f"{fix.text} {fix.command or ''}".rstrip()
+        return cls(
+            id=finding.id,
+            severity=finding.severity,
+            title=finding.title,
+            evidence=finding.evidence,
+            fix={} if fix is None else fix.patch,
+            advice=advice,
+        )
+
+
+def call(tool: str, **arguments: Any) -> str:
+    """A call as it can be made: ``job_wait(run_id="a1")``; arguments that are None are left out."""
+    words = (
+        f"{name}={json.dumps(value, ensure_ascii=False)}"
+        for name, value in arguments.items()
+        if value is not None
+    )
+    return f"{tool}({', '.join(words)})"
+
+
+def published(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema without what a client does not need: titles, and the inside of nested results.
+
+    Eighteen definitions share 16 kB of an agent's context; what lies inside of a nested object is plain when
+    it is seen.
+    """
+    schema = {key: value for key, value in schema.items() if key not in ("$defs", "title", "description")}
+    properties = {name: _shallow(value) for name, value in schema.get("properties", {}).items()}
+    return {**schema, "properties": properties}
+
+
+def _shallow(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_shallow(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if "$ref" in value:
+        return {"type": "object"}
+    kept = {key: _shallow(one) for key, one in value.items() if key not in ("title", "description", "default")}
+    if kept.get("additionalProperties") is True:
+        del kept["additionalProperties"]
+    return kept
+
+
+class Cleaner:
+    """Makes a result fit to leave: untrusted text shown and cut, secrets out, the whole of bounded size."""
+
+    def __init__(self) -> None:
+        self._redactor = api.Redactor(hide_paths=False)
+
+    def text(self, text: str, limit: int = LONGEST_TEXT) -> str:
+        """One string without control characters and secrets, cut to ``limit``."""
+        shown = self._redactor.text(api.printable(text))
+        if len(shown) <= limit:
+            return shown
+        return f"{shown[:limit]}… [{len(shown) - limit} more characters]"
+
+    def result(self, values: dict[str, Any], limit: int = LARGEST) -> dict[str, Any]:
+        """A whole result; its longest lists are halved until it fits, and ``warnings`` says so."""
+        cleaned: dict[str, Any] = self._value(values)
+        cut: dict[str, int] = {}
+        while len(json.dumps(cleaned, ensure_ascii=False)) > limit:
+            longest = max(_lists(cleaned), key=lambda one: one[0], default=(0, "", None))
+            size, name, entries = longest
+            if entries is None or len(entries) <= FEWEST:
+                return self._shorter(values, limit)
+            cut.setdefault(name, len(entries))
+            del entries[max(FEWEST, len(entries) // 2) :]
+        for name, length in cut.items():
+            kept = next(len(entries) for _, known, entries in _lists(cleaned) if known == name)
+            cleaned["warnings"].append(f"{name}: {kept} of {length} shown; narrow the call for the rest.")
+        return cleaned
+
+    def _shorter(self, values: dict[str, Any], limit: int) -> dict[str, Any]:
+        """No list is left to halve: the texts are."""
+        texts = LONGEST_TEXT
+        cleaned = self._value(values)
+        while len(json.dumps(cleaned, ensure_ascii=False)) > limit and texts > 20:
+            texts //= 2
+            cleaned = self._value(values, texts)
+            for _, _, entries in _lists(cleaned):
+                del entries[FEWEST:]
+        cleaned["warnings"].append("Long texts and lists were cut to fit; narrow the call for the rest.")
+        return cleaned
+
+    def _value(self, value: Any, texts: int = LONGEST_TEXT) -> Any:
+        if isinstance(value, str):
+            return self.text(value, texts)
+        if isinstance(value, list):
+            return [self._value(one, texts) for one in value]
+        if isinstance(value, dict):
+            return {self.text(str(key), texts): self._value(one, texts) for key, one in value.items()}
+        return value
+
+
+def _lists(value: Any, name: str = "") -> list[tuple[int, str, list[Any]]]:
+    """All lists inside of a result but ``next`` and ``warnings``: size as JSON, name, the list itself."""
+    found = []
+    if isinstance(value, dict):
+        for key, one in value.items():
+            if key not in ("next", "warnings"):
+                found += _lists(one, f"{name}.{key}" if name else key)
+    elif isinstance(value, list):
+        found.append((len(json.dumps(value, ensure_ascii=False)), name, value))
+        for one in value:
+            found += _lists(one, f"{name}[]")
+    return found

@@ -1,0 +1,65 @@
+"""The one folder an operator opens: every path of a call is resolved and must lie inside of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from whet.engine import api
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[\w.-]{1,96})?")
+LONGEST = 1024
+DEMO = "demo"
+
+
+class Root:
+    """Turns the texts of calls into paths; symbolic links are followed before they are judged.
+
+    Args:
+        folder: what the operator opened.
+        others: folders whose files may be read as well, such as those of whet's own runs.
+    """
+
+    def __init__(self, folder: Path, others: tuple[Path, ...] = ()) -> None:
+        self.folder = folder.resolve()
+        self._others = tuple(other.resolve() for other in others)
+
+    def path(self, text: str, writing: bool = False) -> Path:
+        """The path that ``text`` means, relative ones from the root.
+
+        Raises WhetError ``path.outside`` or ``path.odd`` (NUL or control characters, very long).
+        """
+        if len(text) > LONGEST or any(ord(char) < 32 or ord(char) == 127 for char in text):
+            raise api.WhetError(
+                "path.odd",
+                f"A path has at most {LONGEST} characters and no control characters; this one has {len(text)}.",
+                f"Name a file inside of {self.folder}.",
+            )
+        try:
+            found = (self.folder / Path(text).expanduser()).resolve()
+        except (OSError, RuntimeError) as error:  # a name too long for the filesystem; no such user; a loop
+            raise api.WhetError(
+                "path.odd", f"{api.printable(text[:80])!r} is no path here: {error}.", self._hint()
+            ) from error
+        inside = (self.folder,) if writing else (self.folder, *self._others)
+        if not any(found.is_relative_to(folder) for folder in inside):
+            raise api.WhetError(
+                "path.outside",
+                f"{api.printable(text)!r} lies outside of the folder this server may use.",
+                self._hint(),
+            )
+        return found
+
+    def source(self, text: str) -> str:
+        """A model or data set: `demo`, a hub id, or a path inside; paths come back absolute.
+
+        Raises WhetError as :meth:`path` does.
+        """
+        if text == DEMO:
+            return text
+        if HUB_ID.fullmatch(text) and not (self.folder / text).exists() and text.count("/") == 1:
+            return text
+        return str(self.path(text))
+
+    def _hint(self) -> str:
+        return f"Name a file inside of {self.folder}, or ask the operator for another --root."

@@ -1,0 +1,26 @@
+"""The tool sets an operator may choose from, in the order in which work goes."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mcp.types import ToolAnnotations
+
+from ..options import Options
+from ..root import Root
+
+READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+WRITES = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
+DESTROYS = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False)
+PUBLISHES = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=True)
+
+
+class Toolset:
+    """A named set of tools. ``tools`` says which methods are tools, and what they may do."""
+
+    name: ClassVar[str]
+    tools: ClassVar[dict[str, ToolAnnotations]]
+
+    def __init__(self, options: Options, root: Root) -> None:
+        self.options = options
+        self.root = root
