@@ -26,6 +26,7 @@ from .control import Control
 from .failures import readable_disk_errors
 from .files import private_dir, write_atomic
 from .locks import is_held
+from .log import read_log
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -187,12 +188,7 @@ class RunDir:
 
     def log_tail(self, lines: int = 20) -> list[str]:
         """The last lines of worker.log, where libraries talk and tracebacks go."""
-        if not self.log.exists():
-            return []
-        with open(self.log, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 400 * lines))
-            return file.read().decode(errors="replace").splitlines()[-lines:]
+        return read_log(self.log, lines).lines
 
     def summary(self) -> RunSummary:
         """What ``whet runs`` shows; a broken state is ``unreadable``, so that it hides no other run."""
@@ -209,9 +205,10 @@ class RunStore:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root if root is not None else settings().runs
 
-    def create(self, plan: Plan, started_by: str) -> RunDir:
+    def create(self, plan: Plan, started_by: str, run_id: str | None = None) -> RunDir:
         """A new run from a plan: a complete directory appears at once, or none.
 
+        ``run_id`` is one that :func:`new_id` gave for it, of which a died process may have left parts.
         Raises WhetError ``run.disk_full`` or ``run.not_writable``.
         """
         recipe = plan.recipe
@@ -224,8 +221,9 @@ class RunStore:
             method=recipe.method.kind,
         )
         with readable_disk_errors(self.root):
-            run_id = _new_id(recipe.name or Path(recipe.model.name).name, now)
+            run_id = run_id or new_id(plan)
             building = RunDir(private_dir(self.root) / f".{run_id}.new")
+            shutil.rmtree(building.path, ignore_errors=True)
             building.path.mkdir(mode=0o700)
             try:
                 building.write_plan(plan)
@@ -277,10 +275,11 @@ class RunStore:
                     yield RunDir(Path(entry.path))
 
 
-def _new_id(name: str, now: float) -> str:
+def new_id(plan: Plan) -> str:
     """A sortable, typable id: name, local time, and four hex digits against a tie."""
+    name = plan.recipe.name or Path(plan.recipe.model.name).name
     word = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:40] or "run"
-    return f"{word}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(2)}"
+    return f"{word}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def _first_line(error: Exception) -> str:

@@ -55,9 +55,14 @@ def stop(run: RunDir, now: bool = False) -> StopRequest:
 
     Returns what was asked. Raises WhetError ``run.not_running`` when no worker is there to hear it.
     """
-    if not run.alive():
-        raise WhetError("run.not_running", f"Run {run.id} is {run.status()}, so there is nothing to stop.")
+    _hears(run, "stop")
     return run.control.request_stop(now)
+
+
+def request_checkpoint(run: RunDir) -> None:
+    """Ask the worker for a checkpoint after its step. Raises WhetError ``run.not_running``."""
+    _hears(run, "checkpoint")
+    run.control.request_checkpoint()
 
 
 def wait(run: RunDir, timeout: float | None = None) -> Status:
@@ -78,6 +83,11 @@ def follow(run: RunDir, offset: int = 0) -> Iterator[Event]:
             return
         if not events:
             time.sleep(POLL_SECONDS)
+
+
+def _hears(run: RunDir, asked: str) -> None:
+    if not run.alive():
+        raise WhetError("run.not_running", f"Run {run.id} is {run.status()}, so there is nothing to {asked}.")
 
 
 def _exclusively(run: RunDir) -> locks.Lock:
