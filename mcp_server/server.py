@@ -168,7 +168,9 @@ def _untitled(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        key: {name: _untitled(one) for name, one in inner.items()} if key == "properties" else _untitled(inner)
+        key: {name: _untitled(one) for name, one in inner.items()}
+        if key == "properties"
+        else _untitled(inner)
         for key, inner in value.items()
         if not (key == "title" and isinstance(inner, str))
     }

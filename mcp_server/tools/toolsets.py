@@ -6,6 +6,8 @@ from typing import ClassVar
 
 from mcp.types import ToolAnnotations
 
+from whet.engine import api
+
 from ..options import Options
 from ..root import Root
 
@@ -24,3 +26,11 @@ class Toolset:
     def __init__(self, options: Options, root: Root) -> None:
         self.options = options
         self.root = root
+
+
+def toolsets(options: Options) -> list[Toolset]:
+    """All tool sets, made for one operator's options; the server decides which are offered."""
+    from .inspect import InspectTools
+
+    root = Root(options.root, others=(api.settings().runs,))
+    return [InspectTools(options, root)]
