@@ -45,7 +45,10 @@ if TYPE_CHECKING:
     from .doctor import DoctorReport, FlagReport
     from .export.modelfile_check import ModelfileFacts
     from .fixing import Fixed
+    from .goals import Goal, Option, Proposal
     from .kernel_report import KernelReport
+    from .models.listing import ModelEntry
+    from .models.report import ModelReport
     from .plan import RECIPE_KEYS, Plan
     from .recipe import Recipe
     from .recipe_files import patched, shipped, to_yaml
@@ -66,8 +69,13 @@ _LAZY = {
     "FlagReport": "doctor",
     "Entry": "checks.catalogue",
     "Fixed": "fixing",
+    "Goal": "goals",
     "KernelReport": "kernel_report",
+    "ModelEntry": "models.listing",
+    "ModelReport": "models.report",
+    "Option": "goals",
     "Plan": "plan",
+    "Proposal": "goals",
     "Recipe": "recipe",
     "Redactor": "redaction",
     "RunView": "run_view",
@@ -101,10 +109,15 @@ __all__ = [
     "Fix",
     "Fixed",
     "FlagReport",
+    "Goal",
     "KernelReport",
+    "ModelEntry",
+    "ModelReport",
+    "Option",
     "LogPage",
     "PhaseEvent",
     "Plan",
+    "Proposal",
     "Recipe",
     "Redactor",
     "RunState",
@@ -203,6 +216,33 @@ def kept_plan(plan_id: str) -> Plan:
     from .plan_store import kept_plan as kept
 
     return kept(plan_id)
+
+
+def propose(goal: Goal, progress: Callable[[int], None] | None = None) -> Proposal:
+    """A whole recipe for a goal, planned here, with the reason of each value; see :mod:`whet.engine.goals`."""
+    from .goals import propose
+
+    return propose(goal, progress)
+
+
+def models(
+    query: str | None = None, fits_gib: float | None = None, folders: Sequence[Path] = ()
+) -> list[ModelEntry]:
+    """Models on this machine, then those people commonly tune.
+
+    ``query`` is part of a name, family or licence; ``fits_gib`` keeps what trains in that much memory;
+    ``folders`` are looked through for model directories.
+    """
+    from .models.listing import list_models
+
+    return list_models(query, fits_gib, folders)
+
+
+def inspect_model(name: str, revision: str | None = None) -> ModelReport:
+    """Facts, capabilities, template and memory of one model; no weights are read."""
+    from .models.report import inspect_model
+
+    return inspect_model(name, revision)
 
 
 # --- findings
