@@ -12,7 +12,7 @@ from whet.engine import api
 LONGEST_TEXT = 600
 """Characters of one string in a result; the rest is counted."""
 LARGEST = 7000
-"""Characters of a whole result as JSON: below 2,000 tokens, since JSON of this kind has 3.5 or more a token."""
+"""Characters of a whole result as JSON: below 2,000 tokens, since such JSON has 3.5 or more a token."""
 FEWEST = 3
 """A list that is too long for the result keeps at least so many entries."""
 
@@ -93,8 +93,7 @@ class Cleaner:
         cleaned: dict[str, Any] = self._value(values)
         cut: dict[str, int] = {}
         while len(json.dumps(cleaned, ensure_ascii=False)) > limit:
-            longest = max(_lists(cleaned), key=lambda one: one[0], default=(0, "", None))
-            size, name, entries = longest
+            _, name, entries = max(_lists(cleaned), key=lambda one: one[0], default=(0, "", None))
             if entries is None or len(entries) <= FEWEST:
                 return self._shorter(values, limit)
             cut.setdefault(name, len(entries))

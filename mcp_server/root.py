@@ -32,7 +32,7 @@ class Root:
         if len(text) > LONGEST or any(ord(char) < 32 or ord(char) == 127 for char in text):
             raise api.WhetError(
                 "path.odd",
-                f"A path has at most {LONGEST} characters and no control characters; this one has {len(text)}.",
+                f"A path has at most {LONGEST} characters and none that control; this has {len(text)}.",
                 f"Name a file inside of {self.folder}.",
             )
         try:
