@@ -59,7 +59,7 @@ class Server(MCPServer[Any]):
             cache_hints={"tools/list": CacheHint(ttl_ms=60_000, scope="private")},
             **settings,
         )
-        add_resources(self, options, self._cleaner)
+        add_resources(self, self._cleaner)
         add_prompts(self)
 
     def _offered(self, toolset: Toolset) -> list[Tool]:
@@ -167,13 +167,10 @@ def _untitled(value: Any) -> Any:
         return [_untitled(one) for one in value]
     if not isinstance(value, dict):
         return value
-    return {
-        key: {name: _untitled(one) for name, one in inner.items()}
-        if key == "properties"
-        else _untitled(inner)
-        for key, inner in value.items()
-        if not (key == "title" and isinstance(inner, str))
-    }
+    kept = {key: inner for key, inner in value.items() if not (key == "title" and isinstance(inner, str))}
+    named = kept.get("properties", {})
+    bare = {key: _untitled(inner) for key, inner in kept.items() if key != "properties"}
+    return {**bare, "properties": {name: _untitled(one) for name, one in named.items()}} if named else bare
 
 
 def _text(values: dict[str, Any]) -> TextContent:
