@@ -111,10 +111,10 @@ __all__ = [
     "FlagReport",
     "Goal",
     "KernelReport",
+    "LogPage",
     "ModelEntry",
     "ModelReport",
     "Option",
-    "LogPage",
     "PhaseEvent",
     "Plan",
     "Proposal",
@@ -219,7 +219,7 @@ def kept_plan(plan_id: str) -> Plan:
 
 
 def propose(goal: Goal, progress: Callable[[int], None] | None = None) -> Proposal:
-    """A whole recipe for a goal, planned here, with the reason of each value; see :mod:`whet.engine.goals`."""
+    """A whole recipe for a goal, planned here, with the reason of each value; starts nothing."""
     from .goals import propose
 
     return propose(goal, progress)

@@ -105,6 +105,20 @@ def inspect_machine() -> Machine:
     )
 
 
+def with_memory(machine: Machine, most: int) -> Machine:
+    """The same machine with at most ``most`` bytes on each GPU, or of RAM where there is no GPU."""
+    if not machine.gpus:
+        total, free = min(machine.ram_total, most), min(machine.ram_available, most)
+        return machine.model_copy(update={"ram_total": total, "ram_available": free})
+    gpus = [
+        gpu.model_copy(
+            update={"memory_total": min(gpu.memory_total, most), "memory_free": min(gpu.memory_free, most)}
+        )
+        for gpu in machine.gpus
+    ]
+    return machine.model_copy(update={"gpus": gpus})
+
+
 def supports_bf16(machine: Machine) -> bool:
     """Whether bf16 is a native compute type: capability 8.0 and later. CPUs emulate it, so they train in
     fp32."""

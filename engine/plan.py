@@ -23,7 +23,7 @@ from .disk import disk_bytes
 from .errors import WhetError
 from .findings import Finding
 from .fitting import fit, room_of
-from .hardware import Machine, inspect_machine
+from .hardware import Machine, inspect_machine, with_memory
 from .models.facts import ModelFacts, read_model_facts, resolve_model
 from .models.memory import Memory
 from .models.weight_facts import weight_facts
@@ -135,6 +135,8 @@ def make_plan(
     if machine is None:
         machine = inspect_machine()
         surroundings = surroundings or inspect_surroundings(machine)
+    if recipe.training.max_memory_gib is not None:
+        machine = with_memory(machine, int(recipe.training.max_memory_gib * 2**30))
     data, template, mapping = _prepared(recipe, facts, progress)
     sequences = _sequences(recipe, facts, data)
     resolved, reasons = resolve(recipe, facts, machine, data.report, sequences)

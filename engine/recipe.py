@@ -143,6 +143,11 @@ class TrainingSection(Section):
     )
     precision: Precision = Field("auto", description="Compute type; auto is bf16 where the hardware has it.")
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    max_memory_gib: float | None = Field(
+        None,
+        gt=0,
+        description="Plan for at most so much GPU memory (RAM where there is no GPU); by default for all.",
+    )
     seed: int = Field(3407, ge=0)
     save_every: int | None = Field(None, ge=1, description="Checkpoint each N steps; by default ten a run.")
     keep_checkpoints: int = Field(2, ge=1, description="Newest finished checkpoints kept, beside the best.")

@@ -1,4 +1,4 @@
-"""What a person wants, and what whet proposes for it: a whole recipe, its plan, and the reason of each choice."""
+"""What a person wants, and what whet proposes for it: a recipe, its plan, and the reason of each choice."""
 
 from __future__ import annotations
 
