@@ -35,15 +35,13 @@ def outcome(view: RunView) -> RenderableType:
 
 def run_details(view: RunView) -> RenderableType:
     """All there is to see of a run in any state."""
-    state, recipe = view.state, view.plan.recipe
+    state = view.state
     phase = f" ({state.phase})" if state.phase and view.status == "running" else ""
     attempt = f", attempt {state.attempt}" if state.attempt > 1 else ""
     rows: list[tuple[str, str | Text]] = [
         ("run", Text(view.id, style="bold")),
         ("status", Text(f"{view.status}{phase}", style=COLOURS[view.status])),
-        ("model", recipe.model.name),
-        ("data", recipe.data.train if isinstance(recipe.data.train, str) else ", ".join(recipe.data.train)),
-        ("step", f"{state.step}/{state.total_steps or '?'}{attempt}"),
+        *_work(view, attempt),
         ("started", f"{age(time.time() - state.created)} ago by {state.started_by}"),
         ("folder", str(view.path)),
     ]
@@ -70,6 +68,21 @@ def run_details(view: RunView) -> RenderableType:
     if view.status in ("stopped", "interrupted", "failed"):
         parts.append(Text(f"\ngo on with: whet resume {view.id}", style="bold"))
     return Group(*parts)
+
+
+def _work(view: RunView, attempt: str) -> list[tuple[str, str | Text]]:
+    """What it trains, or what a job does and to what."""
+    state = view.state
+    if state.is_job:
+        return [("job", f"{state.method}{attempt}"), ("of", state.parent or state.model or "files of no run")]
+    assert view.plan is not None
+    recipe = view.plan.recipe
+    data = recipe.data.train
+    return [
+        ("model", recipe.model.name),
+        ("data", data if isinstance(data, str) else ", ".join(data)),
+        ("step", f"{state.step}/{state.total_steps or '?'}{attempt}"),
+    ]
 
 
 def _losses(view: RunView) -> list[RenderableType]:

@@ -1,0 +1,113 @@
+"""The terminal app: screens over the engine's façade. It imports no torch, and the engine after the first paint."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import ClassVar
+
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.theme import Theme
+
+from . import kept
+from .screens.base import WhetScreen
+from .screens.home import HomeScreen
+
+THEME = Theme(
+    name="whet",
+    primary="#7aa2f7",
+    secondary="#bb9af7",
+    accent="#e0af68",
+    warning="#e0af68",
+    error="#f7768e",
+    success="#9ece6a",
+    foreground="#c0caf5",
+    background="#16161e",
+    surface="#1a1b26",
+    panel="#24283b",
+    dark=True,
+)
+
+SCREENS_BY_NAME = {
+    "new": ("new_run", "NewRunScreen"),
+    "run": ("run", "RunScreen"),
+    "compare": ("compare", "CompareScreen"),
+    "chat": ("chat", "ChatScreen"),
+    "export": ("export", "ExportScreen"),
+    "doctor": ("doctor", "DoctorScreen"),
+    "help": ("help", "HelpScreen"),
+    "settings": ("settings", "SettingsScreen"),
+}
+
+
+class WhetApp(App[None]):
+    """Opens on Home. Runs live in their own processes: quitting, or losing the terminal, ends none."""
+
+    TITLE = "whet"
+    CSS_PATH = "styles.tcss"
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-narrow"), (100, "-wide")]
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-short"), (34, "-tall")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("question_mark,f1", "help", "help", key_display="?", id="app.help"),
+        Binding("slash", "ask", "ask", key_display="/", id="app.ask"),
+        Binding("y", "copy", "copy as…", id="app.copy"),
+        Binding("f", "jump", "jump", show=False, id="app.jump"),
+        Binding("escape", "back", "back", show=False, id="app.back"),
+        Binding("q", "quit", "quit", id="app.quit"),
+        Binding("ctrl+q", "quit", "quit", show=False, priority=True, id="app.quit_always"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = kept.load()
+        self.animation_level = "none"  # a redraw costs an SSH session more than it tells
+
+    def on_mount(self) -> None:
+        self.register_theme(THEME)
+        self.theme = self.kept.theme if self.kept.theme in self.available_themes else THEME.name
+        self.set_keymap(self.kept.keymap)
+
+    def get_default_screen(self) -> Screen[None]:
+        return HomeScreen()
+
+    def open(self, name: str, *arguments: object) -> None:
+        """Push a screen by name; its module is imported now, not at the start."""
+        module, screen = SCREENS_BY_NAME[name]
+        self.push_screen(getattr(import_module(f".screens.{module}", __package__), screen)(*arguments))
+
+    def action_open(self, name: str) -> None:
+        """:meth:`open`, for bindings."""
+        self.open(name)
+
+    @property
+    def seconds_between_looks(self) -> float:
+        """How often live figures are drawn: once a second, or less on a slow link."""
+        from whet.engine.api import settings
+
+        return 5.0 if self.kept.low_bandwidth or settings().low_bandwidth else 1.0
+
+    def keep(self) -> None:
+        """Write what is kept between starts."""
+        kept.save(self.kept)
+
+    def action_back(self) -> None:
+        """Leave the screen for the one below; Home stays."""
+        if len(self.screen_stack) > 1:
+            self.pop_screen()
+
+    def action_copy(self) -> None:
+        """Offer this screen's actions in their other forms."""
+        from .screens.cards import CopyCard
+
+        screen = self.screen
+        actions = list(screen.actions()) if isinstance(screen, WhetScreen) else []
+        if not actions:
+            self.notify("Nothing here has another form.", timeout=3)
+            return
+        self.push_screen(CopyCard(actions))
+
+
+def main() -> None:
+    """Run the app in this terminal."""
+    WhetApp().run()

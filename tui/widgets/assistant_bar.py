@@ -1,0 +1,45 @@
+"""One or two lines on every screen: what whet sees here, and what it would do next, with the key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.text import Text
+from textual.widgets import Static
+
+from ..render.text import plain
+
+LINES = 2
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One line of the bar."""
+
+    text: str
+    key: str = ""
+    """The key that does it; none where there is nothing to do."""
+    severity: str = "note"
+
+
+MARKS = {"error": ("!", "bold red"), "warning": ("!", "bold yellow"), "note": ("›", "bold cyan")}
+
+
+class AssistantBar(Static):
+    """Shows the advice of its screen."""
+
+    DEFAULT_CLASSES = "assistant"
+
+    def show(self, advice: Sequence[Advice]) -> None:
+        """At most two lines, the first ones; a longer line is cut, never wrapped."""
+        text = Text(no_wrap=True, overflow="ellipsis")
+        for number, one in enumerate(advice[:LINES]):
+            mark, style = MARKS[one.severity]
+            text.append("\n" if number else "")
+            text.append(f"{mark} ", style)
+            if one.key:
+                text.append(f" {one.key} ", "reverse")
+                text.append(" ")
+            text.append(plain(one.text))
+        self.update(text)
