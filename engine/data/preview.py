@@ -1,7 +1,8 @@
-"""Rows of a data set as a model's tokens: what `whet template` shows. Light."""
+"""The first rows of a data set: as they stand, and as tokens, which `whet template` shows. Light."""
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 
 from pydantic import BaseModel, ConfigDict
@@ -42,13 +43,41 @@ class TemplatePreview(BaseModel):
     """Why the row cannot be used, if so."""
 
 
+class RowText(BaseModel):
+    """One row as it stands in its file, as JSON."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str
+    line: int
+    text: str
+    problem: str = ""
+    """Why it cannot be read; ``text`` is then its beginning."""
+
+
+def first_rows(recipe: Recipe, rows: int) -> list[RowText]:
+    """The first ``rows`` rows of the recipe's first training source. Raises WhetError ``data.*``."""
+    return [
+        RowText(file=row.file, line=row.line, text=row.preview, problem=row.reason)
+        if isinstance(row, BadRow)
+        else RowText(
+            file=row.file, line=row.line, text=json.dumps(row.value, ensure_ascii=False, default=str)
+        )
+        for row in islice(iter_rows(_first_source(recipe), recipe.data), rows)
+    ]
+
+
+def _first_source(recipe: Recipe) -> str:
+    return recipe.data.train if isinstance(recipe.data.train, str) else recipe.data.train[0]
+
+
 def preview_template(recipe: Recipe, rows: int) -> list[TemplatePreview]:
     """The first ``rows`` rows of the recipe's training data as tokens; unusable ones say their problem.
 
     Raises:
         WhetError: ``data.*``, ``tokenizer.*`` or ``template.*``.
     """
-    source = recipe.data.train if isinstance(recipe.data.train, str) else recipe.data.train[0]
+    source = _first_source(recipe)
     head = list(islice(iter_rows(source, recipe.data), max(SNIFFED_ROWS, rows)))
     readable = [row for row in head if isinstance(row, RawRow)][:SNIFFED_ROWS]
     if not readable:
