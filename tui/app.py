@@ -1,4 +1,4 @@
-"""The terminal app: screens over the engine's façade. It imports no torch, and the engine after the first paint."""
+"""The terminal app: screens over the engine's façade. No torch, and the engine after the first paint."""
 
 from __future__ import annotations
 

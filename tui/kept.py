@@ -34,7 +34,7 @@ class Kept:
 
 
 def kept_file() -> Path:
-    """``$WHET_HOME/tui.json``. The engine's settings say the same; reading them would delay the first paint."""
+    """``$WHET_HOME/tui.json``, without the engine's settings: they would delay the first paint."""
     return Path(os.environ.get("WHET_HOME", "~/.whet")).expanduser().absolute() / "tui.json"
 
 
