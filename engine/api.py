@@ -33,16 +33,18 @@ from .runs.events import (
 )
 from .runs.keys import start_once
 from .runs.log import LogPage, read_log
-from .runs.store import RunDir, RunState, RunStore, RunSummary, Status, new_id
+from .runs.store import RunDir, RunState, RunStore, RunSummary, Status, new_id, trained_weights
 from .settings import Settings, settings
 
 if TYPE_CHECKING:
     from .chat.session import ChatPiece, ChatSession, ChatTarget, Who
     from .checks.catalogue import Entry
     from .data.inspection import DataReport
-    from .data.preview import TemplatePreview
+    from .data.preview import RowText, TemplatePreview
     from .data.template_facts import TemplateFacts
     from .doctor import DoctorReport, FlagReport
+    from .export.artifacts import Artifact
+    from .export.hub import Part
     from .export.modelfile_check import ModelfileFacts
     from .fixing import Fixed
     from .goals import Goal, Option, Proposal
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
 # Loaded when first used: listing runs and completing words in a shell must not wait for the planner.
 _LAZY = {
     "RECIPE_KEYS": "plan",
+    "Artifact": "export.artifacts",
     "ChatPiece": "chat.session",
     "ChatSession": "chat.session",
     "ChatTarget": "chat.session",
@@ -78,6 +81,7 @@ _LAZY = {
     "Proposal": "goals",
     "Recipe": "recipe",
     "Redactor": "redaction",
+    "RowText": "data.preview",
     "RunView": "run_view",
     "TemplateFacts": "data.template_facts",
     "TemplatePreview": "data.preview",
@@ -91,6 +95,7 @@ _LAZY = {
 __all__ = [
     "FAST_PATH",
     "RECIPE_KEYS",
+    "Artifact",
     "ChatPiece",
     "ChatSession",
     "ChatTarget",
@@ -120,6 +125,7 @@ __all__ = [
     "Proposal",
     "Recipe",
     "Redactor",
+    "RowText",
     "RunState",
     "RunSummary",
     "RunView",
@@ -296,6 +302,13 @@ def inspect_data(values: dict[str, Any], progress: Callable[[int], None] | None 
     return prepare(wanted, resolve_model(wanted.model.name, wanted.model.revision), progress).report
 
 
+def first_rows(wanted: Recipe, rows: int = 3) -> list[RowText]:
+    """The first rows of a recipe's training data as they stand. Raises WhetError ``data.*``."""
+    from .data.preview import first_rows
+
+    return first_rows(wanted, rows)
+
+
 def template_view(
     values: dict[str, Any],
     rows: int = 2,
@@ -380,13 +393,20 @@ def runs() -> list[RunSummary]:
 
 
 def find(run_id: str) -> RunDir:
-    """The directory of a run, by id, unique beginning, or ``last``."""
+    """The directory of a run, by id, unique beginning, or ``last``: the newest that trains."""
     if run_id == LAST:
-        newest = runs()[:1]
+        newest = [one for one in runs() if not one.state.is_job][:1]
         if not newest:
             raise WhetError("run.none", "There is no run yet.", "Start one: whet demo")
         run_id = newest[0].id
     return RunStore().get(run_id)
+
+
+def _find_trained(run_id: str) -> RunDir:
+    """The run whose weights are meant: of a job its parent."""
+    found = find(run_id)
+    parent = found.read_state().parent
+    return found if parent is None else RunStore().get(parent)
 
 
 def run(run_id: str) -> RunView:
@@ -458,13 +478,85 @@ def export(
     if not folder.is_dir():
         place = str(out.absolute()) if out else None
         yield from export_events(
-            {"action": "export", "run": find(target).id, "section": section, "out": place}
+            {"action": "export", "run": _find_trained(target).id, "section": section, "out": place}
         )
         return
     if section is None:
         raise WhetError("export.nothing", "Nothing to write was named.", "Add --gguf q4_k_m or --merged.")
     request = {"action": "export", "trained": str(folder.absolute()), "section": section}
     yield from export_events(request | {"out": str((out or folder / "export").absolute())})
+
+
+def start_export(
+    run_id: str,
+    types: Sequence[str] = (),
+    merged: bool = False,
+    smoke: bool = True,
+    *,
+    started_by: str,
+    key: str | None = None,
+) -> str:
+    """Export a run into its own folder as a job: a run by itself, detached; returns the job's id.
+
+    Without ``types`` and ``merged`` the run's recipe decides. ``key`` is that of :func:`start`. Raises
+    WhetError ``export.untrained``, ``gguf.unknown_type``, ``run.key_reused``.
+    """
+    from .job_starts import start_export
+
+    return start_export(_find_trained(run_id), types, merged, smoke, started_by, key)
+
+
+def start_evaluation(
+    run_id: str,
+    data: str | None = None,
+    max_rows: int | None = None,
+    prompts: Sequence[str] = (),
+    *,
+    started_by: str,
+    key: str | None = None,
+) -> str:
+    """Measure base and tuned model beside each other as a job; returns the job's id.
+
+    On the rows the run held out, or those of ``data``; both answer ``prompts``, or a few of the rows' own.
+    Raises WhetError ``export.untrained``, ``eval.no_rows``, ``eval.max_rows``, ``run.key_reused``.
+    """
+    from .job_starts import start_evaluation
+
+    return start_evaluation(_find_trained(run_id), data, max_rows, prompts, started_by, key)
+
+
+def start_smoke(gguf: Path, reference: Path, *, started_by: str, key: str | None = None) -> str:
+    """:func:`smoke` as a job; returns the job's id.
+
+    Raises WhetError ``smoke.no_gguf``, ``smoke.no_reference``, ``run.key_reused``.
+    """
+    from .job_starts import start_smoke
+
+    return start_smoke(gguf, reference, started_by, key)
+
+
+def artifacts(run_id: str) -> list[Artifact]:
+    """What a run's export holds: each part's size, and the verdict of exactly these bytes."""
+    from .export.artifacts import list_artifacts
+
+    return list_artifacts(_find_trained(run_id).export)
+
+
+def pushable(run_id: str, part: Part, force: bool = False) -> list[Artifact]:
+    """What :func:`push` would upload. Raises WhetError ``hub.nothing``, ``hub.unproven`` unless ``force``."""
+    from .export.hub import list_part
+
+    return list_part(_find_trained(run_id).export, part, force=force)
+
+
+def push(run_id: str, repo: str, part: Part, private: bool = True, force: bool = False) -> str:
+    """Upload one part of a run's export to the hub, with the hub's own token; returns the address.
+
+    Raises WhetError ``hub.*``; see :mod:`whet.engine.export.hub`.
+    """
+    from .export.hub import push_part
+
+    return push_part(_find_trained(run_id).export, part, repo, private=private, force=force)
 
 
 def write_modelfile(target: str, out: Path | None = None) -> ModelfileFacts:
@@ -476,16 +568,8 @@ def write_modelfile(target: str, out: Path | None = None) -> ModelfileFacts:
         adapter = (folder / "adapter_config.json").is_file()
         base = _adapter_target(folder, weights=False).model if adapter else None
         return regenerate_modelfile(folder, out or folder / "export", base)
-    found = find(target)
-    trained = next(
-        (found.export / name for name in ("adapter", "model") if (found.export / name).is_dir()), None
-    )
-    if trained is None:
-        raise WhetError(
-            "export.untrained",
-            f"Run {found.id} has no finished weights in {found.export}.",
-            f"Wait for it: whet attach {found.id}",
-        )
+    found = _find_trained(target)
+    trained = trained_weights(found)
     return regenerate_modelfile(trained, out or found.export, base=found.load_plan().model.path)
 
 
@@ -509,7 +593,7 @@ def chat_target(target: str) -> ChatTarget:
         return _adapter_target(path)
     if (path / "config.json").is_file():
         return ChatTarget(model=path.absolute())
-    found = find(target)
+    found = _find_trained(target)
     if (found.export / "adapter").is_dir():
         return ChatTarget(model=found.load_plan().model.path, adapter=found.export / "adapter")
     if (found.export / "model").is_dir():

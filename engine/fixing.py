@@ -166,6 +166,8 @@ def fix_recipe(
 
 def fix_run(view: RunView, ids: Sequence[str] = (), progress: Callable[[int], None] | None = None) -> Fixed:
     """The same from what was found about a run, before its start and since."""
+    if view.plan is None:
+        raise WhetError("run.no_plan", f"Run {view.id} has no recipe to fix: it trains nothing.")
     proposal = propose(to_yaml(view.plan.recipe), worst_first(view.findings), ids, f"{view.id}.yaml")
     return Fixed(name=view.id, source=None, proposal=proposal, plan=_plan(proposal, progress))
 

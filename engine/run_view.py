@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -13,6 +14,7 @@ from .runs.context import PAUSED_BY
 from .runs.events import (
     FAST_PATH,
     EvalEvent,
+    Event,
     ExportEvent,
     FindingEvent,
     PhaseEvent,
@@ -21,7 +23,7 @@ from .runs.events import (
     last_attempt,
     read_events,
 )
-from .runs.store import RunDir, RunState, Status
+from .runs.store import RunDir, RunState, RunSummary, Status
 
 
 class RunView(BaseModel):
@@ -31,11 +33,15 @@ class RunView(BaseModel):
     path: Path
     status: Status
     state: RunState
-    plan: Plan
+    plan: Plan | None
+    """Of a job its parent's; None for a job on files that no run made."""
     evals: list[EvalEvent] = []
     samples: list[SampleEvent] = []
     findings: list[Finding] = []
     exports: list[ExportEvent] = []
+    """The newest word on each file; jobs on this run have their say too."""
+    jobs: list[RunSummary] = []
+    """Exports, evaluations and proofs that were started on this run, newest first."""
     steps: list[StepEvent] = []
     fast_path: str | None = None
     """How many parts of the model run fused, and why the others do not; none before it is loaded."""
@@ -49,12 +55,13 @@ def view_run(run: RunDir) -> RunView:
     """Read a run's directory. Raises WhetError ``run.unreadable``."""
     status = run.status()  # before the events: a run seen finished then shows its last event
     events = list(last_attempt(read_events(run.events)[0]))
-    # A resumed run may write and prove the same file again: the newest word on each counts.
-    newest = {(event.kind, event.path): event for event in events if isinstance(event, ExportEvent)}
-    exports = list(newest.values())
+    jobs = run.list_jobs()
+    of_jobs = [event for job in jobs for event in read_events(RunDir(Path(job.path)).events)[0]]
+    exports = _exports([*events, *of_jobs])
     state = run.read_state()
     verdicts = [event.detail.get("status") for event in exports if event.kind == "smoke"]
-    agreed = run.load_plan()
+    agreed = run.load_plan() if run.plan.exists() else None
+    planned = [] if agreed is None else agreed.findings
     seen = [event.finding for event in events if isinstance(event, FindingEvent)]
     if state.error is not None:
         # a full disk may have refused the event, but never this: its bytes were held back
@@ -70,9 +77,21 @@ def view_run(run: RunDir) -> RunView:
         plan=agreed,
         evals=[event for event in events if isinstance(event, EvalEvent)],
         samples=[event for event in events if isinstance(event, SampleEvent)],
-        findings=list({repr(finding): finding for finding in agreed.findings + seen}.values()),
+        findings=list({repr(finding): finding for finding in planned + seen}.values()),
         exports=exports,
+        jobs=jobs,
         steps=[event for event in events if isinstance(event, StepEvent)],
         fast_path=fused[-1] if fused else None,
         verdict=next((worst for worst in ("fail", "warn", "pass") if worst in verdicts), None),
     )
+
+
+def _exports(events: Sequence[Event]) -> list[ExportEvent]:
+    """The newest word on each file: it may be written and proven again, and a new file is not proven yet."""
+    newest: dict[tuple[str, str], ExportEvent] = {}
+    for event in sorted((one for one in events if isinstance(one, ExportEvent)), key=lambda one: one.time):
+        newest.pop((event.kind, event.path), None)
+        if event.kind != "smoke":
+            newest.pop(("smoke", event.path), None)
+        newest[event.kind, event.path] = event
+    return list(newest.values())

@@ -81,7 +81,8 @@ def _export_run(run_id: str, section: ExportSection | None, out: Path | None, em
     return export_finished(run, run.load_plan(), run.read_state().summary, emit, section, out)
 
 
-def _smoke(request: dict[str, Any], emit: Emit) -> Status:
+def smoke(request: dict[str, Any], emit: Emit) -> Status:
+    """Prove a GGUF, or merged weights, as a request of action ``smoke`` says. Raises ``smoke.*``."""
     gguf, reference = Path(request["gguf"]), Path(request["reference"])
     if gguf.is_dir():
         return _smoke_merged(gguf, reference, request, emit)
@@ -158,7 +159,7 @@ def _base_of(folder: Path, base: str | None) -> Path | None:
     return resolve_model(named, weights=True)
 
 
-ACTIONS: dict[str, Callable[[dict[str, Any], Emit], Status | None]] = {"export": _export, "smoke": _smoke}
+ACTIONS: dict[str, Callable[[dict[str, Any], Emit], Status | None]] = {"export": _export, "smoke": smoke}
 
 if __name__ == "__main__":
     sys.exit(main())

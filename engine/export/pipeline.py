@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 from ..checks.exported import ExportFacts, run_export_checks
 from ..errors import WhetError
 from ..recipe import ExportSection
+from ..runs import locks
+from ..runs.context import Stopped
 from ..runs.events import Event, ExportEvent, FindingEvent, PhaseEvent
 from ..runs.failures import describe_failure
+from ..runs.store import trained_weights
 from .gguf.types import GGUFType, check_types
 from .merge_proof import prove_merge
 from .merge_report import MergeReport
@@ -82,6 +85,8 @@ def export_model(
     export = _Export(trained_dir, base_dir, out_dir, section, emit, held_out, name, trained_precision, facts)
     try:
         return export.run()
+    except Stopped:
+        raise
     except Exception as error:
         failure = describe_failure(error, out_dir)
         export.tell(failure)
@@ -295,8 +300,11 @@ def export_finished(
     emit: Emit,
     section: ExportSection | None = None,
     out_dir: Path | None = None,
+    leave: Callable[[], None] = lambda: None,
 ) -> ExportResult:
     """Export what a run trained, by default what its recipe asks for into its own folder.
+
+    Exports of one run wait for each other; ``leave`` is called while this one waits, and may raise.
 
     Raises:
         WhetError: ``export.untrained`` while the run has no finished weights; those of :func:`export_model`.
@@ -307,13 +315,7 @@ def export_finished(
     recipe = plan.recipe
     section = section or recipe.export
     full = recipe.adapter.kind == "none"
-    trained = run.export / ("model" if full else "adapter")
-    if not trained.is_dir():
-        raise WhetError(
-            "export.untrained",
-            f"Run {run.id} has no finished weights in {trained}.",
-            f"Wait for it (`whet attach {run.id}`), or go on with it: `whet resume {run.id}`.",
-        )
+    trained = trained_weights(run)
     base = resolve_model(recipe.model.name, recipe.model.revision, weights=not full)
     digest = trained / DIGEST_FILE
     facts = CardFacts(
@@ -327,17 +329,31 @@ def export_finished(
         metrics={name: value for name, value in summary.items() if isinstance(value, int | float)},
         run=run.id,
     )
-    return export_model(
-        trained,
-        None if full else base,
-        out_dir or run.export,
-        section,
-        emit,
-        planned_rows(plan, base) if section.gguf and section.smoke_test else None,
-        name=recipe.name or clean_name(Path(recipe.model.name).name),
-        trained_precision=plan.resolved.base_precision,
-        facts=facts,
-    )
+    with _alone(run, emit, leave):
+        return export_model(
+            trained,
+            None if full else base,
+            out_dir or run.export,
+            section,
+            emit,
+            planned_rows(plan, base) if section.gguf and section.smoke_test else None,
+            name=recipe.name or clean_name(Path(recipe.model.name).name),
+            trained_precision=plan.resolved.base_precision,
+            facts=facts,
+        )
+
+
+@contextmanager
+def _alone(run: RunDir, emit: Emit, leave: Callable[[], None]) -> Iterator[None]:
+    """Two exports of one run would write the same files."""
+    lock = locks.try_hold(run.export_lock)
+    if lock is None:
+        emit(PhaseEvent(phase="wait", detail=f"another export of {run.id} is being written"))
+    while lock is None:
+        leave()
+        lock = locks.try_hold(run.export_lock, locks.PATIENCE)
+    with lock:
+        yield
 
 
 def _bytes(path: Path) -> int:

@@ -81,6 +81,11 @@ class RunContext:
         count = self.signals + {None: 0, "checkpoint": 1, "now": 2}[asked]
         return None if count == 0 else "checkpoint" if count == 1 else "now"
 
+    def leave_if_asked(self) -> None:
+        """Raises Stopped when someone asked the run to stop."""
+        if self.stop_requested():
+            raise Stopped
+
     def take_checkpoint_request(self) -> bool:
         """Whether someone asked for a checkpoint since the last call."""
         return self.dir.control.take_checkpoint_request()
@@ -105,7 +110,7 @@ class RunContext:
             if error is not None:
                 last = ErrorEvent(code=error.code, message=error.message, hint=error.hint)
                 self._pending["error"] = RunError(**error.as_dict())
-            self._pending |= {"status": status, "pid": None, "gpu": None, "waiting_for": []}
+            self._pending |= {"status": status, "pid": None, "gpu": None, "waiting_for": [], "behind": []}
             # The state before the event: who reads the last event then finds the state it speaks of.
             for write in (self._write, lambda: self._events.append(last), self._events.close):
                 try:

@@ -21,10 +21,11 @@ def planned_gpus(context: RunContext) -> list[str]:
 
     Raises WhetError ``run.no_gpu`` when the plan counts on a GPU that is not there now.
     """
-    if context.plan.resolved.device == "cpu":
+    foreign = not context.dir.plan.exists()  # a job on files of no run takes what there is
+    if not foreign and context.plan.resolved.device == "cpu":
         return []
     machine = inspect_machine()
-    if not machine.gpus:
+    if not machine.gpus and not foreign:
         raise WhetError(
             "run.no_gpu",
             f"The plan counts on a GPU and none is visible: {machine.gpu_note or 'NVML lists none'}.",
@@ -70,11 +71,12 @@ def _ahead_of(run: RunDir, candidates: Sequence[str]) -> list[str]:
 
 def _say_waiting(context: RunContext, candidates: Sequence[str], ahead: list[str], said: str) -> str:
     """Tell state and events what is waited for, when that changed; returns what was said."""
-    holders = {name: locks.holder(locks.gpu_lock(name)) or "another run" for name in candidates}
-    words = "; ".join(f"{name} is held by {who}" for name, who in holders.items())
+    holders = {name: locks.holder(locks.gpu_lock(name)) for name in candidates}
+    words = "; ".join(f"{name} is held by {who or 'another run'}" for name, who in holders.items())
     words += f"; {len(ahead)} ahead: {', '.join(ahead)}" if ahead else "; next in line"
     if words != said:
-        context.update(status="waiting", waiting_for=list(candidates))
+        behind = list(dict.fromkeys([*filter(None, holders.values()), *ahead]))
+        context.update(status="waiting", waiting_for=list(candidates), behind=behind)
         context.emit(PhaseEvent(phase="wait", detail=words))
     return words
 

@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,15 +24,18 @@ from ..errors import WhetError
 from ..settings import settings
 from .control import Control
 from .failures import readable_disk_errors
-from .files import private_dir, write_atomic
+from .files import private_dir, private_file, write_atomic
 from .locks import is_held
 from .log import read_log
 
 if TYPE_CHECKING:
     from ..plan import Plan
+    from .jobs import Job
 
 StateStatus = Literal["queued", "waiting", "running", "stopped", "failed", "finished"]
 Status = Literal["queued", "waiting", "running", "stopped", "failed", "finished", "interrupted", "unreadable"]
+JOBS = ("export", "evaluate", "smoke")
+"""What a run can do instead of training, see :mod:`.jobs`."""
 ACTIVE: frozenset[str] = frozenset({"queued", "waiting", "running"})
 
 
@@ -60,7 +63,8 @@ class RunState(BaseModel):
     attempt: int = Field(default=0, description="Workers started so far; 0 before the first.")
     pid: int | None = None
     model: str = ""
-    method: str = ""
+    method: str = Field(default="", description="sft; of a job its action: export, evaluate, smoke.")
+    parent: str | None = Field(default=None, description="The run whose weights a job works on.")
     started_by: str = ""
     created: float = 0.0
     launched: float | None = Field(
@@ -69,10 +73,18 @@ class RunState(BaseModel):
     updated: float = 0.0
     gpu: str | None = Field(default=None, description="GPU held by the newest attempt.")
     waiting_for: list[str] = Field(default_factory=list, description="GPUs of which any one is awaited.")
+    behind: list[str] = Field(
+        default_factory=list, description="Runs waited for: who holds those GPUs, then who is next before it."
+    )
     error: RunError | None = None
     last_checkpoint: str | None = None
     best_checkpoint: str | None = None
     summary: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def is_job(self) -> bool:
+        """Whether it works on weights that a run trained, rather than train."""
+        return self.method in JOBS
 
 
 class RunSummary(BaseModel):
@@ -140,6 +152,20 @@ class RunDir:
     def export(self) -> Path:
         return self.path / "export"
 
+    @property
+    def export_lock(self) -> Path:
+        """Held by who writes into ``export/``."""
+        return self.path / "export.lock"
+
+    @property
+    def job(self) -> Path:
+        return self.path / "job.json"
+
+    @property
+    def jobs(self) -> Path:
+        """An empty file for each job on this run, called by the job's id."""
+        return self.path / "jobs"
+
     def alive(self) -> bool:
         """Whether a worker (or the launcher about to start one) holds the run's lock."""
         return is_held(self.lock)
@@ -181,10 +207,30 @@ class RunDir:
         write_atomic(self.plan, plan.model_dump_json(indent=2).encode() + b"\n")
 
     def load_plan(self) -> Plan:
-        """The plan the run was started from."""
+        """The plan the run was started from; of a job its parent's.
+
+        Raises WhetError ``run.no_plan`` for a job on files that no run made.
+        """
         from ..plan import Plan
 
+        if not self.plan.exists():
+            raise WhetError("run.no_plan", f"Run {self.id} has no plan: it trains nothing.")
         return Plan.model_validate_json(self.plan.read_bytes())
+
+    def load_job(self) -> Job | None:
+        """What its worker does instead of training; None for a run that trains."""
+        if not self.job.exists():
+            return None
+        from .jobs import JOB
+
+        return JOB.validate_json(self.job.read_bytes())
+
+    def list_jobs(self) -> Summaries:
+        """The jobs on this run that still have a directory, newest first."""
+        if not self.jobs.is_dir():
+            return []
+        found = [RunDir(self.path.parent / mark.name) for mark in self.jobs.iterdir()]
+        return newest_first([job.summary() for job in found if job.path.is_dir()])
 
     def log_tail(self, lines: int = 20) -> list[str]:
         """The last lines of worker.log, where libraries talk and tracebacks go."""
@@ -212,21 +258,40 @@ class RunStore:
         Raises WhetError ``run.disk_full`` or ``run.not_writable``.
         """
         recipe = plan.recipe
+        state = RunState(started_by=started_by, model=recipe.model.name, method=recipe.method.kind)
+        return self._appear(run_id or new_id(plan), state, lambda run: run.write_plan(plan))
+
+    def create_job(self, job: Job, started_by: str, run_id: str | None = None) -> RunDir:
+        """A new run that does ``job``, with the parent's recipe and plan.
+
+        Raises WhetError ``run.unknown`` for the parent, ``run.disk_full``, ``run.not_writable``.
+        """
+        run_id = run_id or new_job_id(job)
+        parent = self.get(job.parent) if job.parent is not None else None
+        state = RunState(started_by=started_by, method=job.action, parent=job.parent)
+
+        def fill(run: RunDir) -> None:
+            write_atomic(run.job, job.model_dump_json(indent=2).encode() + b"\n")
+            if parent is not None:
+                write_atomic(run.recipe, parent.recipe.read_bytes())
+                write_atomic(run.plan, parent.plan.read_bytes())
+                # Before the job itself, so that none is missed; a mark without its job counts for nothing.
+                os.close(private_file(private_dir(parent.jobs) / run_id, os.O_WRONLY))
+
+        if parent is not None:
+            state = state.model_copy(update={"model": parent.read_state().model})
+        return self._appear(run_id, state, fill)
+
+    def _appear(self, run_id: str, state: RunState, fill: Callable[[RunDir], None]) -> RunDir:
+        """The directory of a run, filled and then renamed."""
         now = time.time()
-        state = RunState(
-            created=now,
-            updated=now,
-            started_by=started_by,
-            model=recipe.model.name,
-            method=recipe.method.kind,
-        )
+        state = state.model_copy(update={"created": now, "updated": now})
         with readable_disk_errors(self.root):
-            run_id = run_id or new_id(plan)
             building = RunDir(private_dir(self.root) / f".{run_id}.new")
             shutil.rmtree(building.path, ignore_errors=True)
             building.path.mkdir(mode=0o700)
             try:
-                building.write_plan(plan)
+                fill(building)
                 write_atomic(building.state, state.model_dump_json(indent=2).encode() + b"\n")
                 for folder in (building.control.directory, building.checkpoints, building.export):
                     folder.mkdir(mode=0o700)
@@ -262,8 +327,7 @@ class RunStore:
 
     def list(self) -> Summaries:
         """All runs, newest first."""
-        summaries = [run.summary() for run in self]
-        return sorted(summaries, key=lambda summary: (summary.state.created, summary.id), reverse=True)
+        return newest_first([run.summary() for run in self])
 
     def __iter__(self) -> Iterator[RunDir]:
         """All run directories, in no particular order; half-made ones have a leading dot and do not count."""
@@ -275,11 +339,36 @@ class RunStore:
                     yield RunDir(Path(entry.path))
 
 
+def newest_first(summaries: Summaries) -> Summaries:
+    """By the time of creation."""
+    return sorted(summaries, key=lambda summary: (summary.state.created, summary.id), reverse=True)
+
+
 def new_id(plan: Plan) -> str:
     """A sortable, typable id: name, local time, and four hex digits against a tie."""
-    name = plan.recipe.name or Path(plan.recipe.model.name).name
+    return _dated(plan.recipe.name or Path(plan.recipe.model.name).name)
+
+
+def new_job_id(job: Job) -> str:
+    """The same of a job."""
+    return _dated(f"{job.action}-{job.subject}")
+
+
+def _dated(name: str) -> str:
     word = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:40] or "run"
     return f"{word}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def trained_weights(run: RunDir) -> Path:
+    """The adapter or the whole model that a run trained. Raises WhetError ``export.untrained``."""
+    for name in ("adapter", "model"):
+        if (run.export / name).is_dir():
+            return run.export / name
+    raise WhetError(
+        "export.untrained",
+        f"Run {run.id} is {run.status()} and has no finished weights in {run.export}.",
+        f"Wait for it (`whet attach {run.id}`), or go on with it: `whet resume {run.id}`.",
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -102,18 +102,19 @@ def _exclusively(run: RunDir) -> locks.Lock:
         )
     if run.read_state().status == "finished":
         lock.release()
-        raise WhetError(
-            "run.finished",
-            f"Run {run.id} is finished.",
-            f"Its results are in {run.export}; to train further start a new run.",
-        )
+        hint = f"Its results are in {run.export}; to train further start a new run."
+        if run.job.exists():
+            hint = f"`whet show {run.id}` has its results; start a new job to do it again."
+        raise WhetError("run.finished", f"Run {run.id} is finished.", hint)
     return lock
 
 
 def _start(run: RunDir, lock: locks.Lock, worker: Sequence[str]) -> int:
     with readable_disk_errors(run.path):
         run.control.clear()
-        run.write_state(status="queued", launched=time.time(), error=None, waiting_for=[], pid=None)
+        run.write_state(
+            status="queued", launched=time.time(), error=None, waiting_for=[], behind=[], pid=None
+        )
         log = private_file(run.log, os.O_WRONLY | os.O_APPEND)
         try:
             process = subprocess.Popen(
@@ -137,6 +138,12 @@ def _replan(run: RunDir, overrides: Sequence[str]) -> None:
     from ..plan import make_plan
     from ..recipe_files import parse_override, patched
 
+    if run.job.exists():
+        raise WhetError(
+            "run.fixed_setting",
+            f"{run.id} is a job that starts over as it was asked; refused: {', '.join(overrides)}.",
+            f"Start a new one, or go on with it: whet resume {run.id}",
+        )
     fixed = [text for text in overrides if not text.startswith(RESUMABLE_OVERRIDES)]
     if fixed:
         raise WhetError(

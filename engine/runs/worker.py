@@ -80,7 +80,9 @@ def run_worker(context: RunContext, job: Job, choose_gpus: ChooseGpus) -> int:
     try:
         _allocate(run.reserve)
         gpu = take_gpu(context, choose_gpus(context))
-        context.update(status="running", waiting_for=[], gpu=gpu and gpu.path.stem.removeprefix("gpu-"))
+        context.update(
+            status="running", waiting_for=[], behind=[], gpu=gpu and gpu.path.stem.removeprefix("gpu-")
+        )
         job(context)
         context.update(summary=context.summary)
     except Stopped:
@@ -103,7 +105,14 @@ def _open(run: RunDir) -> RunContext:
     attempt = run.read_state().attempt + 1
     _log(f"--- attempt {attempt}, pid {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}")
     run.write_state(
-        status="queued", attempt=attempt, pid=os.getpid(), error=None, gpu=None, waiting_for=[], phase=None
+        status="queued",
+        attempt=attempt,
+        pid=os.getpid(),
+        error=None,
+        gpu=None,
+        waiting_for=[],
+        behind=[],
+        phase=None,
     )
     return RunContext(run, attempt, EventLog(run.events, attempt))
 

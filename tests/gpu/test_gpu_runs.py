@@ -67,7 +67,7 @@ def test_every_base_precision_learns(precision: str) -> None:
     assert inspect_machine().gpus, "this suite needs a CUDA device"
     view = finished(start(f"model.precision={precision}"))
     seen = losses(view)
-    assert view.plan.resolved.device == "cuda"
+    assert view.plan is not None and view.plan.resolved.device == "cuda"
     assert view.plan.resolved.optimizer == "adamw_8bit"
     assert len(seen) == 40 and sum(seen[-5:]) < 0.5 * sum(seen[:5])
     assert view.evals[-1].loss < 0.5 * view.evals[0].loss

@@ -165,7 +165,7 @@ def test_a_resume_follows_its_overrides(monkeypatch: pytest.MonkeyPatch) -> None
     run = ended("stopped")
     monkeypatch.setattr("whet.engine.runs.supervisor._start", lambda run, lock, worker: lock.release())
     assert whet("resume", run.id, "training.max_steps=8", "sampling.prompts=[]", "--detach").code == 0
-    replanned = api.run(run.id).plan
+    replanned = run.load_plan()
     assert replanned.resolved.total_steps == 8 and replanned.recipe.sampling.prompts == []
     assert replanned.origins["training.max_steps"] == "override"
     wrong = whet("resume", run.id, "training.max_step=8", "--json")

@@ -16,31 +16,26 @@ from transformers.utils import logging as transformers_logging
 
 from ...checks.loaded import look_at_loaded, refuse
 from ...checks.weights import look_at
-from ...data.chat_templates.renderer import strip_generation_tags
 from ...data.packing import pack
-from ...data.tokenization import template_source
-from ...errors import WhetError
 from ...findings import Finding
-from ...models.adapters import add_adapter, hold_trained_in_fp32, save_weights
-from ...models.end_tokens import add_end_tokens
-from ...models.fast_path import apply_fast_path, program_of, slow_parts
-from ...models.fast_path.projections import fp8_classes
-from ...models.loading import DTYPES, ModelHandle, load_model
+from ...models.adapters import save_weights
+from ...models.fast_path import program_of, slow_parts
+from ...models.loading import DTYPES, ModelHandle
 from ...models.locate import resolve_model
-from ...plan import DataFacts, prepare_data
 from ...rates import record_rate
 from ...runs.context import PAUSED_BY, RunContext, Stopped
-from ...runs.events import ExportEvent, FindingEvent, PhaseEvent, SampleEvent
+from ...runs.events import FAST_PATH, ExportEvent, FindingEvent, PhaseEvent, SampleEvent
 from ..callbacks import HeldOut, Schedule, StepReporter, best_of, history, should_stop_early
 from ..checkpoints import MANIFEST, delete_incomplete, last_complete, step_folder, write_checkpoint
 from ..measuring import measure_once
 from ..optimizers import usable_optimizer
-from ..sampling import answers, end_of_turn_id
+from ..sampling import answers
 from ..watching import Watching
 from .arguments import training_arguments
 from .collation import PackingCollator, PaddingCollator
 from .first_look import files_of, first_facts, watch_run
 from .fp8_check import fp8_finding
+from .loading import load_trainee, open_rows, planned_tokens
 from .memory_errors import out_of_memory_said
 from .packed_steps import PaddingFreeCollator
 from .resuming import cursor_of, look_at_checkpoint
@@ -52,9 +47,9 @@ from .self_tests import self_tests
 def run_sft(context: RunContext) -> None:
     """Train what the plan says and export it. See :func:`whet.engine.methods.jobs.run_job`."""
     train(context)
-    leave_if_asked(context)
+    context.leave_if_asked()
     measure_once(context)
-    leave_if_asked(context)
+    context.leave_if_asked()
     from ...export.pipeline import export_run
 
     export_run(context)
@@ -80,12 +75,6 @@ def trained_folder(context: RunContext) -> Path:
     return context.dir.export / ("model" if full else "adapter")
 
 
-def leave_if_asked(context: RunContext) -> None:
-    """Raises Stopped when someone asked the run to stop."""
-    if context.stop_requested():
-        raise Stopped
-
-
 class _Training:
     """The objects of one attempt at training."""
 
@@ -94,9 +83,9 @@ class _Training:
         context.summary.pop(PAUSED_BY, None)
         self.resolved = context.plan.resolved
         self.handle = self._load()
-        leave_if_asked(context)
-        self.data = self._data()
-        leave_if_asked(context)
+        context.leave_if_asked()
+        self.data = planned_tokens(context, self.handle.path)
+        context.leave_if_asked()
         self.trainer, self.reporter = self._trainer()
         self.watching: Watching | None = None
 
@@ -120,63 +109,12 @@ class _Training:
         path = resolve_model(model.name, model.revision, weights=True)
         files = files_of(self.plan, path)
         self._say([] if files is None else list(look_at(files)))
-        template = None
-        named = self.plan.data_recipe().data.template
-        if named is not None:
-            template = strip_generation_tags(template_source(named, None) or "")
-        handle = load_model(path, self.resolved, template=template)
-        self.more_ends = add_end_tokens(handle.model, handle.tokenizer, self._end_tokens(handle, named))
-        adapter = self.recipe.adapter
-        if adapter.kind == "none":
-            hold_trained_in_fp32(handle.model)
-        else:
-            base = str(path) if Path(model.name).exists() or model.name == "demo" else model.name
-            seed = self.recipe.training.seed
-            handle.model = add_adapter(handle.model, adapter, seed, name=base, revision=model.revision)
-        self._to_fast_path(handle)
-        return handle
-
-    def _end_tokens(self, handle: ModelHandle, template: str | None) -> list[str]:
-        """Those of the recipe, and the end of turn of a template that is not the model's own."""
-        end = end_of_turn_id(handle.tokenizer) if template is not None else None
-        own = [] if end is None else [str(handle.tokenizer.convert_ids_to_tokens(end))]
-        return [*own, *self.recipe.model.end_tokens]
-
-    def _to_fast_path(self, handle: ModelHandle) -> None:
-        fp8 = fp8_classes(handle.device, four_bits=True) if self.resolved.products == "fp8" else ()
-        report = apply_fast_path(handle.model, handle.dtype, fp8=fp8)
-        self.context.emit(PhaseEvent(phase="load", detail=f"fast path: {report}"))
-        if not report.complete:
-            self.context.emit(FindingEvent(finding=slow_parts(report)))
-        program = program_of(handle.model)
-        if program is not None:  # a schedule, where there is one, takes over once the trainer stands
-            kept = [not self.resolved.gradient_checkpointing] * len(program.layers)
-            program.set_keep(kept, kept)
-
-    def _data(self) -> DataFacts:
-        """The tokens that were planned: as the plan left them, else made again from the same rows.
-
-        A run that was planned needs its source files no more, unless someone emptied the cache.
-        """
-        context, planned = self.context, self.plan.data
-        if planned.is_complete():
-            return planned
-
-        def progress(rows: int) -> None:
-            leave_if_asked(context)
-            context.emit(PhaseEvent(phase="data", detail=f"{rows:,} rows read", done=rows))
-
-        context.emit(PhaseEvent(phase="data"))
-        data = prepare_data(self.plan.data_recipe(), self.handle.path, progress)
-        if data.digest != planned.digest:
-            raise WhetError(
-                "data.changed",
-                f"The prepared data is gone from {planned.dir}, and its source is not what was planned: the "
-                f"hash was {planned.digest[:12]}, it is now {data.digest[:12]}. The rows, the tokenizer or "
-                "the template changed since the plan.",
-                "Plan again with `whet train RECIPE`, or put the files back.",
-            )
-        return data
+        trainee = load_trainee(self.plan, path)
+        self.more_ends = trainee.more_ends
+        context.emit(PhaseEvent(phase="load", detail=f"{FAST_PATH}{trainee.report}"))
+        if not trainee.report.complete:
+            context.emit(FindingEvent(finding=slow_parts(trainee.report)))
+        return trainee.handle
 
     def _trainer(self) -> tuple[RunTrainer, StepReporter]:
         context, recipe, resolved = self.context, self.recipe, self.resolved
@@ -258,7 +196,7 @@ class _Training:
                 self._sample(0)
             if self.resolved.base_precision == "fp8":
                 self.context.emit(FindingEvent(finding=fp8_finding(self.handle, open_rows(self.data.train))))
-        leave_if_asked(self.context)
+        self.context.leave_if_asked()
         detail = f"resuming from {checkpoint.name}" if checkpoint else ""
         total = self.resolved.total_steps
         self.context.emit(PhaseEvent(phase="train", detail=detail, total=total))
@@ -337,11 +275,6 @@ class _Training:
                 "best_step": best.step,
             }
         self.context.update(summary=self.context.summary)
-
-
-def open_rows(path: Path) -> Dataset:
-    """Tokenised rows as a memory-mapped data set that gives numpy arrays ``input_ids`` and ``labels``."""
-    return Dataset.from_file(str(path)).select_columns(["input_ids", "labels"]).with_format("numpy")
 
 
 def pack_rows(rows: Dataset, capacity: int) -> Dataset:

@@ -1,0 +1,75 @@
+"""Start a job on a run's trained weights; what cannot work is refused before anything is started. Light."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import WhetError
+from .export.gguf.types import check_types
+from .recipe import ExportSection
+from .runs.jobs import EvaluateJob, ExportJob, Job, SmokeJob
+from .runs.keys import start_once
+from .runs.store import RunDir, RunStore, new_job_id, trained_weights
+
+
+def start_export(
+    parent: RunDir, types: Sequence[str], merged: bool, smoke: bool, started_by: str, key: str | None
+) -> str:
+    """Raises WhetError ``gguf.unknown_type`` and ``export.untrained`` beside those of :func:`start_job`."""
+    trained_weights(parent)
+    section = None
+    if types or merged:
+        names = [kind.name for kind in check_types(list(types))]
+        section = ExportSection(merged=merged, gguf=names, smoke_test=smoke)
+    return start_job(ExportJob(parent=parent.id, section=section), started_by, key)
+
+
+def start_evaluation(
+    parent: RunDir,
+    data: str | None,
+    max_rows: int | None,
+    prompts: Sequence[str],
+    started_by: str,
+    key: str | None,
+) -> str:
+    """Raises WhetError ``export.untrained``, ``eval.no_rows``, ``eval.max_rows``."""
+    trained_weights(parent)
+    if max_rows is not None and max_rows < 1:
+        raise WhetError("eval.max_rows", f"max_rows={max_rows} leaves no row.", "Give 1 or more.")
+    if data is None and parent.load_plan().data.eval is None:
+        raise WhetError(
+            "eval.no_rows",
+            f"Run {parent.id} held no rows out.",
+            f"Name rows it was not trained on: whet eval {parent.id} --data FILE",
+        )
+    local = data is not None and Path(data).expanduser().exists()
+    source = str(Path(data).expanduser().absolute()) if data is not None and local else data
+    job = EvaluateJob(parent=parent.id, data=source, max_rows=max_rows, prompts=list(prompts))
+    return start_job(job, started_by, key)
+
+
+def start_smoke(gguf: Path, reference: Path, started_by: str, key: str | None) -> str:
+    """Raises WhetError ``smoke.no_gguf``, ``smoke.no_reference``."""
+    gguf, reference = gguf.expanduser().absolute(), reference.expanduser().absolute()
+    if not gguf.exists():
+        raise WhetError("smoke.no_gguf", f"There is no GGUF file at {gguf}.", "Export one: whet export RUN")
+    if not reference.is_dir():
+        raise WhetError(
+            "smoke.no_reference",
+            f"There is no folder {reference}.",
+            "Name the folder of the model, or of the adapter, that the file was made from.",
+        )
+    parents = [run.id for run in RunStore() if run.export in gguf.parents]
+    job = SmokeJob(parent=parents[0] if parents else None, gguf=gguf, reference=reference)
+    return start_job(job, started_by, key)
+
+
+def start_job(job: Job, started_by: str, key: str | None) -> str:
+    """Start it, detached; returns the id of its run. Raises what :func:`.runs.keys.start_once` does."""
+    store = RunStore()
+
+    def create(run_id: str) -> RunDir:
+        return store.create_job(job, started_by, run_id)
+
+    return start_once(key, f"job {job.model_dump_json()}", new_job_id(job), create).id
