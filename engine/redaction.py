@@ -33,6 +33,11 @@ ASSIGNED = re.compile(
     r"""(?ix)\b([\w-]*(?:token(?!izer)|api_?key|secret|passw(?:or)?d|credential)[\w-]*)
         (["']?\s*[:=]\s*["']?) (?!\s) ([^\s"',;}\]]{6,})"""
 )
+OPTION = re.compile(
+    r"(?i)(--[\w-]*(?:token(?!izer)|api-?key|secret|passw(?:or)?d)[\w-]*\s+)(?!-)[^\s\"',;]{6,}"
+)
+VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*\}?")
+"""A secret's name in a command is no secret: `export HF_TOKEN="$HF_TOKE"`."""
 IN_URL = re.compile(r"(\w+://)[^/\s:@]+(?::[^/\s@]*)?@")
 LINGER = re.compile(r"(?<=enable-linger )\S+")
 PEOPLE = ("user", "owner")
@@ -67,7 +72,7 @@ class Redactor:
             text = pattern.sub(GONE, text)
         text = AUTHORISED.sub(rf"\1\2{GONE}", text)
         text = BEARER.sub(rf"\1 {GONE}", text)
-        text = ASSIGNED.sub(_unless_number, text)
+        text = OPTION.sub(rf"\1{GONE}", ASSIGNED.sub(_unless_harmless, text))
         text = IN_URL.sub(rf"\1{GONE}@", text)
         for folder, name in self._folders:
             if folder != "/":
@@ -118,10 +123,12 @@ def _is_name(key: str) -> bool:
     return re.search(r"(?i)api_?key|secret|passw|credential|(?:hf|hub|auth|access)_?token$", key) is not None
 
 
-def _unless_number(match: re.Match[str]) -> str:
-    """Counts of tokens are facts: ``tokens=123456`` stays; so do a vocabulary's own tokens."""
+def _unless_harmless(match: re.Match[str]) -> str:
+    """Counts of tokens are facts: ``tokens=123456`` stays; so do a vocabulary's own tokens and variables."""
     name, between, value = match.groups()
-    harmless = NUMBER.fullmatch(value) or re.search(
-        r"(?i)(?:bos|eos|pad|unk|end|stop|special)_?\w*token", name
+    harmless = (
+        NUMBER.fullmatch(value)
+        or VARIABLE.fullmatch(value)
+        or re.search(r"(?i)(?:bos|eos|pad|unk|end|stop|special)_?\w*token", name)
     )
     return match[0] if harmless or value.startswith(("<", "[")) else f"{name}{between}{GONE}"

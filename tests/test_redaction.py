@@ -41,6 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ('"api_key": "verysecretvalue"', "verysecretvalue"),
         ("hub_token: plainsecret1", "plainsecret1"),
         ("password = correcthorse", "correcthorse"),
+        ("hf upload x --token plainsecret2 --private", "plainsecret2"),
         ("sk-proj-abcdefghijklmnop", "abcdefghijklmnop"),
         ("AKIAABCDEFGHIJKLMNOP", "ABCDEFGHIJKLMNOP"),
         ("eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.c2lnbmF0dXJl", "eyJzdWIiOiIxMjM0"),
@@ -63,6 +64,8 @@ def test_known_forms_are_taken_out(text: str, secret: str) -> None:
         "the loss fell from 2.31 to 0.84 at step 100",
         "https://huggingface.co/some-org/some-model",
         "learning_rate=2e-4",
+        'export HF_TOKEN="$HUGGINGFACE_TOKEN"; unset HUGGINGFACE_TOKEN',
+        "curl -u me:${HUB_TOKEN} --max-new-tokens 48 --tokenizer some/where",
     ],
 )
 def test_facts_stay(text: str) -> None:
