@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -47,13 +49,20 @@ class ChatPiece(BaseModel):
 
 
 class ChatSession:
-    """One process with the models loaded; use as a context manager."""
+    """One process with the models loaded; use as a context manager.
 
-    def __init__(self, target: ChatTarget) -> None:
+    Args:
+        target: what to load.
+        seconds: longest time to load; then the process is ended, and WhetError ``chat.slow`` raised.
+    """
+
+    def __init__(self, target: ChatTarget, seconds: float | None = None) -> None:
         self.target = target
+        self._late = False
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process lives)
         self._process = start("whet.engine.chat.process", target.model_dump_json(), stderr=self._log)
-        self._read()  # the process says when it is ready, or why it is not
+        with self._within(seconds):
+            self._read()  # the process says when it is ready, or why it is not
 
     def __enter__(self) -> ChatSession:
         return self
@@ -75,11 +84,13 @@ class ChatSession:
         who: Who = "tuned",
         max_new_tokens: int = 256,
         temperature: float = 0.0,
+        seconds: float | None = None,
     ) -> Iterator[ChatPiece]:
         """Stream one voice's answer to ``messages``. Temperature 0 is greedy.
 
         Raises:
-            WhetError: ``chat.ended`` when the model's process died, or the error it reported.
+            WhetError: ``chat.ended`` when the model's process died, or the error it reported;
+                ``chat.slow`` when the answer took longer than ``seconds``, and the process was ended.
         """
         request = {
             "messages": messages,
@@ -87,18 +98,43 @@ class ChatSession:
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
         }
-        send(self._process, request)
-        while True:
-            piece = ChatPiece.model_validate(self._read())
-            yield piece
-            if piece.end:
-                return
+        with self._within(seconds):
+            send(self._process, request)
+            while True:
+                piece = ChatPiece.model_validate(self._read())
+                yield piece
+                if piece.end:
+                    return
+
+    @contextmanager
+    def _within(self, seconds: float | None) -> Iterator[None]:
+        """End the process if the block takes longer: a read from its pipe cannot be given up otherwise."""
+        if seconds is None:
+            yield
+            return
+        timer = threading.Timer(seconds, self._give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _give_up(self) -> None:
+        self._late = True
+        self._process.kill()
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
+            if self._late:
+                raise WhetError(
+                    "chat.slow",
+                    "The model took too long and was ended.",
+                    "Ask for fewer tokens, or of a smaller model.",
+                )
             self._log.seek(0)
             said = self._log.read().decode(errors="replace").strip().rpartition("\n")[2]
             raise WhetError(

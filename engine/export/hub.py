@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ..errors import WhetError
 from ..settings import settings
+from .artifacts import Artifact, list_artifacts
 from .verdict import load_verdict
 
 IGNORED = [".*", "**/.*", "*.partial", "optimizer.pt", "checkpoints/**"]
+
+Part = Literal["adapter", "merged", "gguf"]
+FOLDERS = {"adapter": ("adapter",), "merged": ("merged", "model"), "gguf": ("gguf", "modelfile", "card")}
+"""Part of a run's export -> the kinds of its artefacts; GGUF files go with what lies beside them."""
 
 
 class HubApi(Protocol):
@@ -33,6 +38,7 @@ def push_folder(
     private: bool = True,
     force: bool = False,
     message: str | None = None,
+    ignore: Sequence[str] = (),
     api: HubApi | None = None,
 ) -> str:
     """Upload everything in ``folder`` to the model repository ``repo_id``, which is created if need be.
@@ -43,6 +49,7 @@ def push_folder(
         private: of a repository that does not exist yet; an existing one keeps its visibility.
         force: upload GGUF files without a passing verdict.
         message: commit message.
+        ignore: patterns of files to leave out, beside hidden and half-written ones.
         api: something like HfApi; by default the real one with the hub's own token.
 
     Returns:
@@ -66,7 +73,41 @@ def push_folder(
         )
     if api is None:
         api = _real_api()
-    return _upload(api, folder, repo_id, private, message or f"Upload {folder.name} with whet")
+    words = message or f"Upload {folder.name} with whet"
+    return _upload(api, folder, repo_id, private, words, [*IGNORED, *ignore])
+
+
+def list_part(export: Path, part: Part, *, force: bool = False) -> list[Artifact]:
+    """What :func:`push_part` would upload. Raises WhetError ``hub.nothing``, and ``hub.unproven`` unless
+    ``force``."""
+    found = [one for one in list_artifacts(export) if one.kind in FOLDERS[part]]
+    if not any(one.kind in (part, "model") for one in found):
+        raise WhetError(
+            "hub.nothing", f"{export} holds no {part} to upload.", "Export it first with `whet export`."
+        )
+    if not force:
+        _refuse_unproven(unproven(export if part == "gguf" else found[0].path))
+    return found
+
+
+def push_part(
+    export: Path,
+    part: Part,
+    repo_id: str,
+    *,
+    private: bool = True,
+    force: bool = False,
+    api: HubApi | None = None,
+) -> str:
+    """Upload one part of a run's ``export/`` as :func:`push_folder` does; returns the repository's address."""
+    found = list_part(export, part, force=force)
+    words = f"Upload {part} of {export.parent.name} with whet"
+    if part != "gguf":
+        return push_folder(found[0].path, repo_id, private=private, force=force, message=words, api=api)
+    folders = [f"{name}/**" for name in ("adapter", "merged", "model")]
+    return push_folder(
+        export, repo_id, private=private, force=force, message=words, ignore=folders, api=api
+    )
 
 
 def unproven(folder: Path) -> list[tuple[str, str]]:
@@ -108,14 +149,16 @@ def _real_api() -> HubApi:
     return api
 
 
-def _upload(api: HubApi, folder: Path, repo_id: str, private: bool, message: str) -> str:
+def _upload(
+    api: HubApi, folder: Path, repo_id: str, private: bool, message: str, ignored: list[str]
+) -> str:
     # HTTPError is that of whichever HTTP client this version of huggingface_hub uses.
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(
-            repo_id=repo_id, folder_path=str(folder), commit_message=message, ignore_patterns=IGNORED
+            repo_id=repo_id, folder_path=str(folder), commit_message=message, ignore_patterns=ignored
         )
     except (HfHubHTTPError, HFValidationError) as error:
         raise WhetError(

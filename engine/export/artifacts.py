@@ -1,0 +1,51 @@
+"""What an export holds: each part with its size and the verdict of exactly these bytes. Light."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from .verdict import Verdict, load_verdict
+
+Kind = Literal["adapter", "model", "merged", "gguf", "modelfile", "card"]
+NAMED: dict[str, Kind] = {
+    "adapter": "adapter",
+    "model": "model",
+    "merged": "merged",
+    "Modelfile": "modelfile",
+    "README.md": "card",
+}
+
+
+class Artifact(BaseModel):
+    """A file, or a folder of weights."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Kind
+    path: Path
+    bytes: int
+    verdict: Verdict | None = None
+    """None when it was not proven, or has changed since."""
+
+
+def list_artifacts(export: Path) -> list[Artifact]:
+    """The parts of a run's ``export/``; what is half written has other names and does not count."""
+    named = [(kind, export / name) for name, kind in NAMED.items()]
+    files: list[tuple[Kind, Path]] = [*named, *(("gguf", path) for path in sorted(export.glob("*.gguf")))]
+    return [
+        Artifact(kind=kind, path=path, bytes=_bytes(path), verdict=_verdict(kind, path))
+        for kind, path in files
+        if path.exists()
+    ]
+
+
+def _verdict(kind: Kind, path: Path) -> Verdict | None:
+    return load_verdict(path) if kind in ("gguf", "merged") else None
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
