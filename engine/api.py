@@ -458,6 +458,22 @@ def resume(run_id: str, overrides: Sequence[str] = ()) -> str:
     return found.id
 
 
+def trash(run_id: str) -> str:
+    """Throw a run away until :func:`restore`; returns its id. Raises WhetError ``run.alive``."""
+    from .runs.trash import trash as throw
+
+    found = find(run_id)
+    throw(found)
+    return found.id
+
+
+def restore(run_id: str) -> str:
+    """Bring back what :func:`trash` threw away. Raises WhetError ``run.not_in_trash``."""
+    from .runs.trash import restore as bring_back
+
+    return bring_back(run_id).id
+
+
 # --- artefacts
 
 
