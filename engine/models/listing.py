@@ -16,7 +16,7 @@ from ..hardware import Machine, inspect_machine, with_memory
 from ..settings import settings
 from ..surroundings.hub import hub_cache
 from .facts import ModelFacts, read_model_facts
-from .families import Unsupported, family_of
+from .families import Experimental, Unsupported, family_of
 from .known import KNOWN, KnownModel, known_facts, known_model
 from .locate import missing_weights, resolve_model
 from .needs import held, held_choices, least_memory
@@ -47,6 +47,7 @@ class ModelEntry(BaseModel):
     )
     fits: dict[str, bool] = Field(description="Whether that fits this machine (or the size asked for).")
     methods: list[str] = Field(description="What whet does with it: sft, lora, dora, full, nf4, ...")
+    experimental: dict[str, str] = Field(description="Of these, what is not proven, and in which way.")
     refused: dict[str, str] = Field(description="What it does not, and why.")
     gguf: str | None = Field(description="Why it has no GGUF export; None when it has.")
     note: str = Field(description="What to know before taking it; may be empty.")
@@ -177,6 +178,7 @@ def entry_of(
         needs_gib=needs,
         fits=fits,
         methods=[name for name, able in capabilities.items() if not isinstance(able, Unsupported)],
+        experimental={n: able.note for n, able in capabilities.items() if isinstance(able, Experimental)},
         refused={name: able.reason for name, able in capabilities.items() if isinstance(able, Unsupported)},
         gguf=gguf_reason(facts),
         note=note,
