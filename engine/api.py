@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .export.modelfile_check import ModelfileFacts
     from .fixing import Fixed
     from .goals import Goal, Option, Proposal
+    from .hardware import Machine
     from .kernel_report import KernelReport
     from .models.listing import ModelEntry
     from .models.report import ModelReport
@@ -74,6 +75,7 @@ _LAZY = {
     "Fixed": "fixing",
     "Goal": "goals",
     "KernelReport": "kernel_report",
+    "Machine": "hardware",
     "ModelEntry": "models.listing",
     "ModelReport": "models.report",
     "Option": "goals",
@@ -116,6 +118,7 @@ __all__ = [
     "FlagReport",
     "Goal",
     "KernelReport",
+    "Machine",
     "LogPage",
     "ModelEntry",
     "ModelReport",
@@ -329,6 +332,13 @@ def chat_templates() -> dict[str, str]:
     from .data.chat_templates import TEMPLATES
 
     return {name: info.family for name, info in TEMPLATES.items()}
+
+
+def machine() -> Machine:
+    """GPUs, CPU, memory and disk as they are now; quick."""
+    from .hardware import inspect_machine
+
+    return inspect_machine()
 
 
 def doctor(progress: Callable[[str], None] | None = None) -> DoctorReport:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
+from textual.coordinate import Coordinate
 from textual.widgets import DataTable
 
 from ..render.text import plain
@@ -28,43 +29,69 @@ LOOKS = {
 
 
 class RunTable(DataTable[Text]):
-    """Rows are keyed by run id; the cursor stays on its run while others come."""
+    """Rows are keyed by run id; the cursor stays on its run while others come. Space marks to compare."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", "down", show=False, id="table.down"),
         Binding("k", "cursor_up", "up", show=False, id="table.up"),
+        Binding("space", "mark", "mark", show=False, id="table.mark"),
     ]
 
+    def __init__(self, id: str | None = None) -> None:
+        super().__init__(id=id, cursor_type="row", zebra_stripes=True)
+        self.marked: list[str] = []
+        self._runs: Sequence[RunSummary] = ()
+
     def on_mount(self) -> None:
-        self.cursor_type = "row"
-        self.zebra_stripes = True
-        self.add_columns("", "run", "step", "loss", "by", "age")
+        self.add_columns("", "run", "what", "step", "loss", "by", "age")
+
+    @property
+    def chosen(self) -> str | None:
+        """Id of the run under the cursor."""
+        return (
+            self._runs[self.cursor_row].id
+            if self._runs and self.is_valid_row_index(self.cursor_row)
+            else None
+        )
 
     def show(self, runs: Sequence[RunSummary]) -> None:
         """Replace all rows."""
-        row = self.cursor_row
-        selected = (
-            self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value if self.row_count else None
-        )
+        chosen, row = self.chosen, self.cursor_row
+        self._runs = runs
+        ids = [run.id for run in runs]
+        self.marked = [id for id in self.marked if id in ids]
         self.clear()
         for run in runs:
-            mark, style = LOOKS[run.status]
-            state = run.state
-            loss = "" if state.loss is None else f"{state.loss:.3f}"
-            self.add_row(
-                Text(mark, style),
-                Text(plain(run.id, 44)),
-                Text(
-                    f"{state.step}/{state.total_steps or '?'}" if state.step else run.status, justify="right"
-                ),
-                Text(loss, justify="right"),
-                Text(plain(state.started_by, 20)),
-                Text(age(time.time() - state.created), justify="right"),
-                key=run.id,
-            )
-        ids = [run.id for run in runs]
+            self.add_row(*self._cells(run), key=run.id)
         if ids:
-            self.move_cursor(row=ids.index(selected) if selected in ids else min(row, len(ids) - 1))
+            self.move_cursor(row=ids.index(chosen) if chosen in ids else min(row, len(ids) - 1))
+
+    def action_mark(self) -> None:
+        """Mark the run under the cursor, or unmark it."""
+        if (chosen := self.chosen) is None:
+            return
+        if chosen in self.marked:
+            self.marked.remove(chosen)
+        else:
+            self.marked.append(chosen)
+        self.update_cell_at(Coordinate(self.cursor_row, 0), self._mark(self._runs[self.cursor_row]))
+
+    def _mark(self, run: RunSummary) -> Text:
+        symbol, style = LOOKS[run.status]
+        return Text("▶" if run.id in self.marked else " ", "bold").append(symbol, style)
+
+    def _cells(self, run: RunSummary) -> tuple[Text, ...]:
+        state = run.state
+        steps = f"{state.step}/{state.total_steps or '?'}" if state.step else run.status
+        return (
+            self._mark(run),
+            Text(plain(run.id, 40)),
+            Text(state.method),
+            Text(steps, justify="right"),
+            Text("" if state.loss is None else f"{state.loss:.3f}", justify="right"),
+            Text(plain(state.started_by, 16)),
+            Text(age(time.time() - state.created), justify="right"),
+        )
 
 
 def age(seconds: float) -> str:

@@ -1,0 +1,66 @@
+"""What Home's title and assistant bar say, from facts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .widgets.assistant_bar import Advice
+
+if TYPE_CHECKING:
+    from whet.engine.api import Machine, RunSummary
+
+GIB = 1 << 30
+LITTLE_DISK = 10 * GIB
+RESUMABLE = ("interrupted", "stopped")
+
+
+def machine_line(machine: Machine) -> str:
+    """GPUs with what is free, cores, memory, disk."""
+    gpus = [
+        f"{gpu.name} {gpu.memory_free / GIB:.0f}/{gpu.memory_total / GIB:.0f} GiB" for gpu in machine.gpus
+    ]
+    words = gpus or ["no GPU"]
+    words += [
+        f"{machine.cpu_count} cores",
+        f"{machine.ram_available / GIB:.0f}/{machine.ram_total / GIB:.0f} GiB memory",
+        f"{machine.disk_free / GIB:.0f} GiB disk",
+    ]
+    return " · ".join(words)
+
+
+def home_advice(
+    runs: Sequence[RunSummary] | None, machine: Machine | None, drafts: Sequence[str]
+) -> list[Advice]:
+    """Most urgent first: a full disk, a run that failed or can go on, one that runs, a draft, first steps."""
+    if runs is None:
+        return [Advice("Reading runs …")]
+    advice = []
+    if machine is not None and machine.disk_free < LITTLE_DISK:
+        free = machine.disk_free / GIB
+        advice.append(Advice(f"Only {free:.1f} GiB of disk are free for checkpoints.", "d", "warning"))
+    advice += [one for run in runs[:5] if (one := _about(run)) is not None]
+    if drafts:
+        advice.append(
+            Advice(f"{len(drafts)} draft(s) wait to be finished: the list beside the runs has them.")
+        )
+    if not runs:
+        advice.append(Advice("No run yet. The demo goes from data to a proven GGUF in about a minute.", "x"))
+        advice.append(Advice("Have a file of chats? whet finds the settings and says why.", "n"))
+    elif not advice:
+        advice.append(Advice(f"{runs[0].id} is done: talk to it (c), export it (e), or begin anew.", "n"))
+    return advice
+
+
+def _about(run: RunSummary) -> Advice | None:
+    state = run.state
+    if run.status == "failed":
+        code = state.error.code if state.error else "no reason given"
+        return Advice(f"{run.id} failed ({code}); open it to see why and what helps.", "enter", "error")
+    if run.status in RESUMABLE:
+        return Advice(f"{run.id} is {run.status} at step {state.step}; open it to go on.", "enter", "warning")
+    if run.status == "waiting":
+        return Advice(f"{run.id} waits for a GPU.", "enter")
+    if run.status == "running":
+        return Advice(f"{run.id} runs: step {state.step} of {state.total_steps or '?'}.", "enter")
+    return None
