@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 from whet.engine.api import WhetError
 
@@ -14,30 +16,53 @@ NEXT = {
     "model.not_found": "model_list()",
     "template.unknown": "template_preview(...) without template",
     "hub.unproven": "gguf_smoke_test(run_id=...)",
+    "data.format": 'dataset_inspect(data=..., format="alpaca", columns={"instruction": "question", ...})',
 }
 """Code -> the call that leads on, where the hint is for people at a shell."""
 
 SHELL = (
-    (r"whet attach (\S+)", r'job_wait(run_id="\1")'),
+    (r"whet attach (\S+?)", r'job_wait(run_id="\1")'),
     (r"whet show (\S+?)(?: --log \d+)?", r'run_get(run_id="\1", view="logs")'),
-    (r"whet resume (\S+)", r'run_resume(run_id="\1")'),
+    (r"whet resume (\S+?) \S+=\S+", r'plan_create(base_plan_id=..., changes=...) for run "\1"'),
+    (r"whet resume (\S+?)", r'run_resume(run_id="\1")'),
     (r"whet resume", "run_resume(run_id=...)"),
-    (r"whet stop (\S+)", r'job_stop(run_id="\1")'),
+    (r"whet stop (\S+?)(?: && whet train RECIPE)?", r'job_stop(run_id="\1")'),
     (r"whet demo", 'plan_create(data="demo", model="demo")'),
     (r"whet doctor(?: --\w+)*", "env_inspect()"),
     (r"whet runs", "job_list()"),
-    (r"whet fix (\S+)(?: \w\d\d)?", "plan_create(base_plan_id=..., changes=<the finding's fix>)"),
+    (r"whet fix (\S+?)(?: \w\d\d)?", "plan_create(base_plan_id=..., changes=<the finding's fix>)"),
     (r"whet plan\b[^`]*", "plan_create(...)"),
+    (r"whet train RECIPE", "plan_create(...)"),
+    (r"whet data SOURCE", "dataset_inspect(data=...)"),
+    (r"whet data (\S+?)", r'dataset_inspect(data="\1")'),
     (r"whet template --list", "template_preview(model=..., data=...)"),
+    (r"whet template MODEL DATA", "template_preview(model=..., data=...)"),
+    (r"whet template (\S+?) (\S+?)", r'template_preview(model="\1", data="\2")'),
+    (r"whet template", "template_preview(model=..., data=...)"),
+    (r"whet export (\S+?)(?: --\w+(?: \w+)?)*", r'export_start(run_id="\1", types=["q4_k_m"])'),
+    (r"whet export", "export_start(run_id=...)"),
+    (r"whet eval (\S+?) --data FILE", r'eval_run(run_id="\1", data=...)'),
+    (r"whet smoke \S+? --reference \S+?", "gguf_smoke_test(run_id=...)"),
+    (r"whet explain ID", "whet://findings/ID"),
+    (r"whet explain (\w\d\d)", r"whet://findings/\1"),
+    (r"whet explain", "whet://findings"),
+    (r"whet schema", "whet://recipe-schema"),
+    (r"whet recipes", "plan_create(data=...)"),
 )
-"""Commands in the engine's hints -> the tool that does the same."""
-COMMAND = re.compile(r"`?(?:" + "|".join(f"(?:{pattern})" for pattern, _ in SHELL) + r")`?(?=$|[\s,.;:)])")
+"""Commands in the engine's hints -> the tool, or resource, that does the same; longer ones first."""
+COMMAND = re.compile(
+    r"`?(?:" + "|".join(f"(?:{pattern})" for pattern, _ in SHELL) + r")`?(?=[,.;:)]*(?:\s|$))"
+)
+SECTIONS = "model|data|method|adapter|training|eval|sampling|export|checks"
+SETTING = rf"\b(?:(?:{SECTIONS})(?:\.\w+)+|accept)=(?:'[^']*'|[^\s,;]*[^\s,;.])"
+SETTINGS = re.compile(rf"{SETTING}(?: {SETTING})*")
+"""Settings as they are typed behind a command: ``data.bad_rows=skip training.max_steps=30``."""
 
 
 def words(error: WhetError) -> str:
     """``[code] fact Next: exact call``, commands of the shell put as calls of tools."""
     lead = NEXT.get(error.code)
-    hint = as_calls(error.hint)
+    hint = SETTINGS.sub(_changes, as_calls(error.hint))
     following = lead if lead and not hint else f"{hint} {lead or ''}".strip()
     return f"[{error.code}] {as_calls(error.message)}" + (f" Next: {following}" if following else "")
 
@@ -50,6 +75,23 @@ def as_calls(text: str) -> str:
 def _one(match: re.Match[str]) -> str:
     said = match.group().strip("`")
     for pattern, replacement in SHELL:
-        if re.fullmatch(pattern, said):
-            return re.sub(pattern, replacement, said)
+        if found := re.fullmatch(pattern, said):
+            return found.expand(replacement)
     return said
+
+
+def _changes(match: re.Match[str]) -> str:
+    """Typed settings as plan_create takes them."""
+    pairs = (word.partition("=") for word in re.findall(SETTING, match.group()))
+    return f"changes={json.dumps({key: _value(text) for key, _, text in pairs}, ensure_ascii=False)}"
+
+
+def _value(text: str) -> Any:
+    """A setting's value as JSON where it is such, else its text; lists may hold bare words: ``'[D16]'``."""
+    text = text.strip("'\"")
+    if text.startswith("[") and text.endswith("]"):
+        return [_value(word) for word in text[1:-1].split(", ") if word]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

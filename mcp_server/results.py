@@ -9,12 +9,18 @@ from pydantic import BaseModel, Field
 
 from whet.engine import api
 
+from . import errors
+
 LONGEST_TEXT = 600
 """Characters of one string in a result; the rest is counted."""
 LARGEST = 7000
 """Characters of a whole result as JSON: below 2,000 tokens, since such JSON has 3.5 or more a token."""
 FEWEST = 3
 """A list that is too long for the result keeps at least so many entries."""
+LONGEST_VALUE = 200
+"""Characters as JSON of one value in a fix; a longer one stays here, and its finding's id goes out."""
+EXACT = ("next", "fix", "changes")
+"""What goes into a later call as it stands: it is cleaned, and never cut."""
 
 
 class Result(BaseModel):
@@ -26,7 +32,10 @@ class Result(BaseModel):
 
 
 class FoundOut(BaseModel):
-    """A finding, as short as an agent can act on; ``fix`` goes into plan_create's ``changes`` unchanged."""
+    """A finding, as short as an agent can act on; ``fix`` goes into plan_create's ``changes`` unchanged.
+
+    A value that is too long to travel, such as a template's text, is ``@ID`` there; plan_create knows it.
+    """
 
     id: str
     severity: str
@@ -44,9 +53,18 @@ class FoundOut(BaseModel):
             severity=finding.severity,
             title=finding.title,
             evidence=finding.evidence,
-            fix={} if fix is None else fix.patch,
-            advice=advice,
+            fix={} if fix is None else {key: _short(value, finding.id) for key, value in fix.patch.items()},
+            advice=errors.as_calls(advice),
         )
+
+    def warning(self) -> str:
+        """One line in whet's own words: the title may hold words of the data or the model."""
+        return f"{self.id}: {api.explain(self.id).title}. See findings."
+
+
+def _short(value: Any, id: str) -> Any:
+    text = json.dumps(value, ensure_ascii=False)
+    return value if len(text) <= LONGEST_VALUE and api.printable(text) == text else f"@{id}"
 
 
 def call(tool: str, **arguments: Any) -> str:
@@ -81,10 +99,10 @@ class Cleaner:
     def __init__(self) -> None:
         self._redactor = api.Redactor(hide_paths=False)
 
-    def text(self, text: str, limit: int = LONGEST_TEXT) -> str:
+    def text(self, text: str, limit: int | None = LONGEST_TEXT) -> str:
         """One string without control characters and secrets, cut to ``limit``."""
         shown = self._redactor.text(api.printable(text))
-        if len(shown) <= limit:
+        if limit is None or len(shown) <= limit:
             return shown
         return f"{shown[:limit]}… [{len(shown) - limit} more characters]"
 
@@ -115,22 +133,25 @@ class Cleaner:
         cleaned["warnings"].append("Long texts and lists were cut to fit; narrow the call for the rest.")
         return cleaned
 
-    def _value(self, value: Any, texts: int = LONGEST_TEXT) -> Any:
+    def _value(self, value: Any, texts: int | None = LONGEST_TEXT) -> Any:
         if isinstance(value, str):
             return self.text(value, texts)
         if isinstance(value, list):
             return [self._value(one, texts) for one in value]
         if isinstance(value, dict):
-            return {self.text(str(key), texts): self._value(one, texts) for key, one in value.items()}
+            return {
+                self.text(str(key), texts): self._value(one, None if key in EXACT else texts)
+                for key, one in value.items()
+            }
         return value
 
 
 def _lists(value: Any, name: str = "") -> list[tuple[int, str, list[Any]]]:
-    """All lists inside of a result but ``next`` and ``warnings``: size as JSON, name, the list itself."""
+    """All lists inside of a result that may be cut: size as JSON, name, the list itself."""
     found = []
     if isinstance(value, dict):
         for key, one in value.items():
-            if key not in ("next", "warnings"):
+            if key not in (*EXACT, "warnings"):
                 found += _lists(one, f"{name}.{key}" if name else key)
     elif isinstance(value, list):
         found.append((len(json.dumps(value, ensure_ascii=False)), name, value))

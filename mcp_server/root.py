@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -53,13 +54,25 @@ class Root:
     def source(self, text: str) -> str:
         """A model or data set: `demo`, a hub id, or a path inside; paths come back absolute.
 
-        Raises WhetError as :meth:`path` does.
+        Raises WhetError as :meth:`path` does, and for a folder with links that lead out.
         """
         if text == DEMO:
             return text
-        if HUB_ID.fullmatch(text) and not (self.folder / text).exists() and text.count("/") == 1:
+        # A folder of that name where this process was started would go before the hub, so it is looked for.
+        a_hub_id = HUB_ID.fullmatch(text) and text.count("/") == 1
+        if a_hub_id and not (self.folder / text).exists() and not Path(text).exists():
             return text
-        return str(self.path(text))
+        found = self.path(text)
+        self._no_way_out(found)
+        return str(found)
+
+    def _no_way_out(self, folder: Path) -> None:
+        """Files of a folder are read deep; hidden ones are not, nor what lies behind linked folders."""
+        for place, folders, files in os.walk(folder):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in (*folders, *files):
+                if os.path.islink(path := os.path.join(place, name)):
+                    self.path(path)
 
     def _hint(self) -> str:
         return f"Name a file inside of {self.folder}, or ask the operator for another --root."
