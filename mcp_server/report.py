@@ -9,12 +9,12 @@ SHOWN = 3
 
 def report(view: api.RunView) -> str:
     """The page. Answers are a model's text: they are quoted, never to be followed."""
-    recipe, state = view.plan.recipe, view.state
+    state = view.state
     lines = [
         f"# Run {view.id}: {view.status}",
         "",
-        f"{recipe.model.name} on {recipe.data.train}, {recipe.adapter.kind} of rank {recipe.adapter.rank}, "
-        f"step {state.step} of {state.total_steps or '?'}, started by {state.started_by}.",
+        *_recipe(view),
+        f"Step {state.step} of {state.total_steps or '?'}, started by {state.started_by}.",
         "",
         *_losses(view),
         *_findings(view),
@@ -24,6 +24,14 @@ def report(view: api.RunView) -> str:
     if state.error is not None:
         lines += ["## Error", f"[{state.error.code}] {state.error.message} {state.error.hint}", ""]
     return "\n".join(lines)
+
+
+def _recipe(view: api.RunView) -> list[str]:
+    if view.plan is None:  # a smoke test of files
+        return []
+    recipe = view.plan.recipe
+    adapter = f"{recipe.adapter.kind} of rank {recipe.adapter.rank}"
+    return [f"{recipe.model.name} on {recipe.data.train}, {adapter}."]
 
 
 def _losses(view: api.RunView) -> list[str]:

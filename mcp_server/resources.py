@@ -81,7 +81,7 @@ def _status(view: api.RunView) -> str:
 
 
 def _config(view: api.RunView) -> str:
-    return api.to_yaml(view.plan.recipe)
+    return api.to_yaml(view.plan.recipe) if view.plan else "A smoke test of files has no recipe."
 
 
 def _metrics(view: api.RunView) -> str:

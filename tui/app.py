@@ -46,8 +46,8 @@ class WhetApp(App[None]):
 
     TITLE = "whet"
     CSS_PATH = "styles.tcss"
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-narrow"), (100, "-wide")]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-short"), (34, "-tall")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-tall")]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("question_mark,f1", "help", "help", key_display="?", id="app.help"),
         Binding("slash", "ask", "ask", key_display="/", id="app.ask"),
@@ -91,10 +91,10 @@ class WhetApp(App[None]):
         """Write what is kept between starts."""
         kept.save(self.kept)
 
-    def action_back(self) -> None:
+    async def action_back(self) -> None:
         """Leave the screen for the one below; Home stays."""
         if len(self.screen_stack) > 1:
-            self.pop_screen()
+            await self.pop_screen()
 
     def action_copy(self) -> None:
         """Offer this screen's actions in their other forms."""

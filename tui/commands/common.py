@@ -109,11 +109,40 @@ def follow(run: str, as_json: bool, offset: int = 0) -> int:
     if as_json:
         print_json({"type": "end", "id": run, "status": view.status, "verdict": view.verdict, "exit": code})
     elif view.status in ("stopped", "interrupted", "failed"):
-        console.print(f"{run} is {view.status} at step {view.state.step}.", soft_wrap=True)
+        where = "" if view.state.is_job else f" at step {view.state.step}"
+        console.print(f"{run} is {view.status}{where}.", soft_wrap=True)
         if view.status != "stopped":
             console.print(f"  why    whet show {run} --log 40", soft_wrap=True)
         console.print(f"  go on  whet resume {run}", soft_wrap=True)
     return code
+
+
+def follow_and_report(run_id: str, as_json: bool, offset: int = 0) -> int:
+    """Follow a run, and show what came of it when it finished; returns the exit code."""
+    from ..render.outcome import outcome
+
+    code = follow(run_id, as_json, offset)
+    view = api.run(run_id)
+    if view.status == "finished" and not as_json:
+        talk().print(outcome(view))
+    return code
+
+
+def say_followed(run_id: str, as_json: bool) -> None:
+    """A run was started, and is followed from here on."""
+    if as_json:
+        print_json({"type": "run", "id": run_id, "path": str(api.find(run_id).path)})
+    else:
+        talk().print(f"\nrun {run_id}   Ctrl-C detaches, `whet stop` ends it", soft_wrap=True)
+
+
+def say_started(run_id: str, as_json: bool) -> None:
+    """A run was started, and goes on by itself."""
+    if as_json:
+        print_json({"type": "run", "id": run_id, "path": str(api.find(run_id).path)})
+    else:
+        talk().print(f"{run_id} runs by itself.", soft_wrap=True)
+        talk().print(f"  follow  whet attach {run_id}\n  stop    whet stop {run_id}", soft_wrap=True)
 
 
 def _exit_code(view: api.RunView) -> int:

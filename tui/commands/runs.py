@@ -58,10 +58,12 @@ def show(run: str, log_lines: int, as_json: bool) -> None:
 @json_option
 def stop(run: str, now: bool, as_json: bool) -> None:
     """Finish the step, checkpoint, and end RUN; it can be resumed."""
-    run_id = api.find(run).id
+    found = api.find(run)
+    run_id = found.id
     asked = api.stop(run_id, now=now)
     if as_json:
         print_json({"id": run_id, "requested": asked})
     else:
-        how = "at once" if asked == "now" else "after this step, with a checkpoint"
+        gently = "soon, to start over" if found.read_state().is_job else "after this step, with a checkpoint"
+        how = "at once" if asked == "now" else gently
         talk().print(f"{run_id} ends {how}.\n  go on  whet resume {run_id}", soft_wrap=True)

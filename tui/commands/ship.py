@@ -1,4 +1,4 @@
-"""`export`, `smoke`, `chat`: write artefacts, prove them, talk to them."""
+"""`eval`, `export`, `smoke`, `chat`: measure what was trained, write artefacts, prove them, talk to them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,46 @@ import click
 
 from whet.engine import api
 
-from .common import EXIT_FAILED, EXIT_PROOF_FAILED, json_option, print_json, run_argument, talk
+from .common import (
+    EXIT_FAILED,
+    EXIT_PROOF_FAILED,
+    follow_and_report,
+    json_option,
+    print_json,
+    run_argument,
+    say_followed,
+    say_started,
+    talk,
+)
+
+
+@click.command()
+@run_argument
+@click.option("--data", help="Rows of another source; by default those RUN held out.")
+@click.option("--max-rows", type=click.IntRange(min=1), help="Only the first N rows.")
+@click.option(
+    "--prompt", "-p", "prompts", multiple=True, help="Ask both this, repeatable; by default a few rows."
+)
+@click.option("--detach", is_flag=True, help="Start it and return.")
+@json_option
+def eval(
+    run: str,
+    data: str | None,
+    max_rows: int | None,
+    prompts: tuple[str, ...],
+    detach: bool,
+    as_json: bool,
+) -> int:
+    """Measure RUN: held-out loss, perplexity and answers of its base beside the tuned model.
+
+    It is a run by itself and outlives this terminal; Ctrl-C only detaches.
+    """
+    job = api.start_evaluation(run, data, max_rows, prompts, started_by="cli")
+    if detach:
+        say_started(job, as_json)
+        return 0
+    say_followed(job, as_json)
+    return follow_and_report(job, as_json)
 
 
 @click.command()

@@ -10,11 +10,13 @@ from whet.engine import api
 
 from .common import (
     EXIT_BLOCKED,
-    follow,
+    follow_and_report,
     json_option,
     print_json,
     recipe_arguments,
     run_argument,
+    say_followed,
+    say_started,
     talk,
 )
 from .look import make_plan
@@ -42,7 +44,7 @@ def demo(overrides: tuple[str, ...], as_json: bool) -> int:
 @json_option
 def attach(run: str, as_json: bool) -> int:
     """Follow RUN (an id, its beginning, or `last`) from its first event on."""
-    return _follow_and_report(api.find(run).id, as_json)
+    return follow_and_report(api.find(run).id, as_json)
 
 
 @click.command()
@@ -59,9 +61,9 @@ def resume(run: str, overrides: tuple[str, ...], detach: bool, as_json: bool) ->
     seen = found.events.stat().st_size if found.events.exists() else 0
     run_id = api.resume(found.id, overrides)
     if detach:
-        _say_started(run_id, as_json)
+        say_started(run_id, as_json)
         return 0
-    return _follow_and_report(run_id, as_json, offset=seen)
+    return follow_and_report(run_id, as_json, offset=seen)
 
 
 def _train(recipe: str, overrides: Sequence[str], detach: bool, as_json: bool) -> int:
@@ -81,28 +83,7 @@ def _train(recipe: str, overrides: Sequence[str], detach: bool, as_json: bool) -
         return EXIT_BLOCKED
     run_id = api.start(agreed, started_by="cli")
     if detach:
-        _say_started(run_id, as_json)
+        say_started(run_id, as_json)
         return 0
-    if as_json:
-        print_json({"type": "run", "id": run_id, "path": str(api.find(run_id).path)})
-    else:
-        console.print(f"\nrun {run_id}   Ctrl-C detaches, `whet stop` ends it", soft_wrap=True)
-    return _follow_and_report(run_id, as_json)
-
-
-def _follow_and_report(run_id: str, as_json: bool, offset: int = 0) -> int:
-    from ..render.outcome import outcome
-
-    code = follow(run_id, as_json, offset)
-    view = api.run(run_id)
-    if view.status == "finished" and not as_json:
-        talk().print(outcome(view))
-    return code
-
-
-def _say_started(run_id: str, as_json: bool) -> None:
-    if as_json:
-        print_json({"type": "run", "id": run_id, "path": str(api.find(run_id).path)})
-    else:
-        talk().print(f"{run_id} runs by itself.", soft_wrap=True)
-        talk().print(f"  follow  whet attach {run_id}\n  stop    whet stop {run_id}", soft_wrap=True)
+    say_followed(run_id, as_json)
+    return follow_and_report(run_id, as_json)

@@ -11,7 +11,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from whet.engine.api import ExportEvent, RunView, SampleEvent
+from whet.engine.api import ExportEvent, RunState, RunSummary, RunView, SampleEvent
 
 from .facts import facts
 from .findings import VERDICT_COLOURS, findings_block
@@ -22,12 +22,10 @@ from .units import age, amount, duration, size
 
 def outcome(view: RunView) -> RenderableType:
     """The closing page of a finished run."""
-    parts: list[RenderableType] = [Rule(view.id, align="left", style="dim")]
-    parts += _losses(view)
+    parts: list[RenderableType] = [Rule(view.id, align="left", style="dim"), *_losses(view)]
     if view.samples:
         parts += [Text("\nanswers, before and after", style="bold"), _answers(view.samples)]
-    if view.exports:
-        parts += [Text("\nwritten", style="bold"), _written(view)]
+    parts += _written(view)
     parts += _verdict(view)
     parts += [Text("\nnext", style="bold"), _next(view)]
     return Group(*parts)
@@ -45,6 +43,8 @@ def run_details(view: RunView) -> RenderableType:
         ("started", f"{age(time.time() - state.created)} ago by {state.started_by}"),
         ("folder", str(view.path)),
     ]
+    if state.behind:
+        rows.append(("waits behind", ", ".join(state.behind)))
     if view.paused_by:
         rows.append(("paused by", Text(plain(view.paused_by), style="red")))
     if view.fast_path:
@@ -60,9 +60,8 @@ def run_details(view: RunView) -> RenderableType:
         parts += [Text("\nfindings", style="bold"), findings_block(view.findings)]
     if view.samples:
         parts += [Text("\nanswers, before and after", style="bold"), _answers(view.samples)]
-    if view.exports:
-        parts += [Text("\nwritten", style="bold"), _written(view)]
-    parts += _verdict(view)
+    parts += _written(view)
+    parts += _verdict(view) + _jobs(view.jobs)
     if view.status in ("interrupted", "failed"):
         parts.append(Text(f"\nthe worker's last words: whet show {view.id} --log 40"))
     if view.status in ("stopped", "interrupted", "failed"):
@@ -74,7 +73,7 @@ def _work(view: RunView, attempt: str) -> list[tuple[str, str | Text]]:
     """What it trains, or what a job does and to what."""
     state = view.state
     if state.is_job:
-        return [("job", f"{state.method}{attempt}"), ("of", state.parent or state.model or "files of no run")]
+        return [("job", f"{state.method}{attempt}"), ("of run", state.parent or "none")]
     assert view.plan is not None
     recipe = view.plan.recipe
     data = recipe.data.train
@@ -86,6 +85,9 @@ def _work(view: RunView, attempt: str) -> list[tuple[str, str | Text]]:
 
 
 def _losses(view: RunView) -> list[RenderableType]:
+    if view.state.is_job:
+        came = job_result(view.state)
+        return [Text(came, style="bold")] if came else []
     lines: list[RenderableType] = []
     if view.steps:
         seconds = sum(step.seconds for step in view.steps)
@@ -120,16 +122,43 @@ def _answers(samples: list[SampleEvent]) -> Table:
     return table
 
 
-def _written(view: RunView) -> Text:
-    """The artefacts; those of the run's own folder by their name in it."""
-    folder = f"{view.path}/export"
+def _written(view: RunView) -> list[RenderableType]:
+    """The artefacts; those of the run's own folder, or of its parent's, by their name in it."""
+    files = [event for event in view.exports if event.kind != "smoke"]
+    if not files:
+        return []
+    folder = f"{view.path.with_name(view.state.parent or view.id)}/export"
     text = Text(f"in {folder}\n")
-    for event in view.exports:
-        if event.kind != "smoke":
-            name = plain(event.path.removeprefix(f"{folder}/"))
-            text.append(f"  {event.kind:10}{size(event.bytes) if event.bytes else '':>9}  {name}\n")
+    for event in files:
+        name = plain(event.path.removeprefix(f"{folder}/"))
+        text.append(f"  {event.kind:10}{size(event.bytes) if event.bytes else '':>9}  {name}\n")
     text.rstrip()
-    return text
+    return [Text("\nwritten", style="bold"), text]
+
+
+def _jobs(jobs: list[RunSummary]) -> list[RenderableType]:
+    """One line a job on this run: its id, how it stands, what came of it."""
+    if not jobs:
+        return []
+    text = Text()
+    for job in jobs:
+        text.append(f"  {job.id}  ")
+        text.append(job.status, COLOURS[job.status])
+        came = job_result(job.state)
+        text.append(f"  {came}\n" if came else "\n")
+    text.rstrip()
+    return [Text("\njobs", style="bold"), text]
+
+
+def job_result(state: RunState) -> str:
+    """What a job found, in a few words; empty before its end."""
+    found = state.summary
+    if "tuned_loss" in found:
+        return (
+            f"held-out loss {found['base_loss']:.3f} → {found['tuned_loss']:.3f}, perplexity "
+            f"{found['base_perplexity']:.2f} → {found['tuned_perplexity']:.2f} ({amount(found['rows'])} rows)"
+        )
+    return f"verdict: {found['verdict']}" if "verdict" in found else ""
 
 
 def proof_lines(proofs: list[ExportEvent]) -> Text:
@@ -161,7 +190,8 @@ def _verdict(view: RunView) -> list[RenderableType]:
 
 def _next(view: RunView) -> Text:
     gguf = next((event.path for event in view.exports if event.kind == "gguf"), None)
-    lines = [(f"whet chat {view.id}", "talk: base beside tuned")]
+    run = view.state.parent or view.id
+    lines = [(f"whet chat {run}", "talk: base beside tuned")]
     if gguf:
         lines.append((f"whet chat {shlex.quote(gguf)}", ""))
     lines += [

@@ -35,7 +35,7 @@ SMOOTHING = 20  # steps over which the shown loss, speed and time left are avera
 PLAIN_LINES = 20  # step lines a whole run prints when nobody watches a terminal
 MIN_BAR, MAX_BAR = 8, 40
 PHASES = {
-    "wait": "waiting for a GPU",
+    "wait": "waiting",
     "load": "loading the model",
     "data": "reading the data",
     "train": "training",
