@@ -46,8 +46,6 @@ class WhetApp(App[None]):
 
     TITLE = "whet"
     CSS_PATH = "styles.tcss"
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-tall")]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("question_mark,f1", "help", "help", key_display="?", id="app.help"),
         Binding("slash", "ask", "ask", key_display="/", id="app.ask"),
@@ -60,6 +58,8 @@ class WhetApp(App[None]):
 
     def __init__(self) -> None:
         super().__init__()
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
+        self.VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-tall")]
         self.kept = kept.load()
         self.animation_level = "none"  # a redraw costs an SSH session more than it tells
 
