@@ -15,11 +15,10 @@ from ..data.sources import iter_rows
 from ..plan import Plan
 from ..recipe import DataSection, Recipe
 from ..recipe_files import apply, build
-from .goal import Goal
+from .goal import ASKED, Goal
 
 PlanOf = Callable[[Recipe], Plan]
 
-ASKED = "asked for"
 HEAD = 200
 PROGRESS_ROWS = 10_000
 

@@ -15,6 +15,10 @@ from ..recipe_files import to_yaml
 Priority = Literal["quality", "speed", "memory"]
 Kind = Literal["better", "faster", "less memory", "trial"]
 
+ASKED = "asked for"
+"""The reason of what the goal itself says."""
+MACHINE = "machine"
+"""The key under which `reasons` speaks of the machine."""
 COMMENT_WIDTH = 100
 
 
@@ -70,7 +74,9 @@ class Proposal(BaseModel):
     goal: Goal
     recipe: Recipe
     plan: Plan = Field(description="Of the recipe, here; what cannot be mended stands in its findings.")
-    reasons: dict[str, str] = Field(description="Recipe key to the reason of its value, one sentence.")
+    reasons: dict[str, str] = Field(
+        description="Recipe key (or `machine`) to the reason of its value, in a few words."
+    )
     changed: list[str] = Field(description="What was mended in the data, or given up to meet a limit.")
     unmet: list[str] = Field(description="Wishes and limits that could not be met, or not be checked.")
     passed_over: list[str] = Field(description="Models that were considered and not taken, and why.")
@@ -90,9 +96,11 @@ class Proposal(BaseModel):
                 section = key[2]
             if key:
                 name = f"{section}.{key[2]}" if key[1] else key[2]
-                lines += _comment(self.reasons.get(name, ""), key[1] or "")
+                reason = self.reasons.get(name, "")
+                lines += _comment("" if reason == ASKED else reason, key[1] or "")
             lines.append(line)
-        head = _comment(" ".join(("Proposed by whet.", *self.unmet)), "")
+        said = [self.reasons[MACHINE]] if MACHINE in self.reasons else []
+        head = [part for text in ("Proposed by whet.", *said, *self.unmet) for part in _comment(text, "")]
         return "\n".join([*head, *lines]) + "\n"
 
 

@@ -128,18 +128,26 @@ def _ladder(draft: Draft, plan: Plan, machine: Machine) -> Iterator[tuple[dict[s
 def fit_time(draft: Draft, plan: Plan, limits: Limits, *, cut: bool) -> Plan:
     """Fewer passes, then FP8 where it is faster, then (``cut``) fewer steps, until the time suffices."""
     limit = limits.minutes
-    if limit is None or plan.seconds is None or plan.seconds <= 60 * limit:
+    if limit is None or not late(plan, limit):
         return plan
     plan = _fewer_passes(draft, plan, limits, 60 * limit)
-    if _late(plan, limit):
+    if late(plan, limit):
         plan = faster_products(draft, plan, limits)
-    if _late(plan, limit) and cut:
+    if late(plan, limit) and cut:
         plan = _fewer_steps(draft, plan, limits, 60 * limit)
     return plan
 
 
-def _late(plan: Plan, minutes: float) -> bool:
-    return plan.seconds is not None and plan.seconds > 60 * minutes
+def late(plan: Plan, minutes: float | None) -> bool:
+    """Whether a plan is known to take longer; its seconds are rounded to a tenth."""
+    return minutes is not None and plan.seconds is not None and plan.seconds > 60 * minutes + 0.05
+
+
+def duration(seconds: float) -> str:
+    """In words, e.g. `40 seconds`, `12 minutes`, `3.5 hours`."""
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _fewer_passes(draft: Draft, plan: Plan, limits: Limits, seconds: float) -> Plan:
@@ -191,6 +199,6 @@ def _fewer_steps(draft: Draft, plan: Plan, limits: Limits, seconds: float) -> Pl
     if steps < FEWEST_STEPS_LEFT or share < LEAST_SHARE:
         draft.unmet.append(
             f"{seconds / 60:g} minutes are enough for {share:.0%} of the rows only: all of them would take "
-            f"about {plan.seconds / 60:.0f} minutes."
+            f"about {duration(plan.seconds)}."
         )
     return limits.plan_of(draft.recipe())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from ..checks.network import DownloadFailed
 from ..errors import WhetError
@@ -17,12 +17,14 @@ from ..surroundings import Surroundings, inspect_surroundings
 from . import rules
 from .choosing import DEMO, candidates
 from .draft import Draft, Look, look_at
-from .goal import Goal, Proposal
-from .limits import GIB, Limits, faster_products, fit_memory, fit_time, mend
+from .goal import MACHINE, Goal, Proposal
+from .limits import GIB, Limits, duration, faster_products, fit_memory, fit_time, late, mend
 from .options import find_options
 
 TRIES = 4
 """Models that are tried before the best of them is cut to the limit."""
+ROUGHLY = 1.5
+"""How far time may be from following a model's size before one is not even tried."""
 
 
 def propose(
@@ -135,15 +137,15 @@ class _Proposing:
     # --- several
 
     def choose(self) -> tuple[_Attempt, list[str]]:
-        """The first model, best first, whose plan meets the limits; else the last one tried, cut to them."""
+        """The first model, best first, whose plan meets the limits; else the cheapest tried, cut to them."""
         capacity = capacity_of(self.machine) / GIB
         found = candidates(self.goal, self.machine, capacity, text=self.look.layout == "text")
-        passed, online, tried = list(found.passed_over), True, 0
-        last: tuple[ModelEntry, _Attempt] | None = None
+        passed, online, most = list(found.passed_over), True, math.inf
+        tried: list[tuple[ModelEntry, _Attempt]] = []
         for entry in found.entries:
-            if tried == TRIES or (entry.source == DEMO and last is not None):
+            if len(tried) == TRIES or (entry.source == DEMO and tried):
                 break
-            if not entry.here and not online:
+            if (not entry.here and not online) or entry.parameters > most:
                 continue
             try:
                 attempt = self.attempt(entry.name, cut=False)
@@ -153,28 +155,48 @@ class _Proposing:
                 passed.append(f"{entry.name}: {error.message}")
                 online = online and not _unreachable(error)
                 continue
-            tried += 1
-            last = entry, attempt
-            if attempt.plan.memory.fits and not self._late(attempt.plan):
+            tried.append((entry, attempt))
+            if self._meets(attempt.plan):
                 break
             passed.append(f"{entry.name}: {self._why_not(attempt.plan)}.")
-        assert last is not None, "the demo model is always there"
-        entry, attempt = last
-        if self._late(attempt.plan) or not attempt.plan.memory.fits:
+            most = min(most, self._most_parameters(entry, attempt.plan))
+        assert tried, "the demo model is always there"
+        entry, attempt = tried[-1]
+        if not self._meets(attempt.plan) and (smallest := self._smallest(found.entries, online, tried)):
+            tried.append(smallest)
+            entry, attempt = smallest
+        if not self._meets(attempt.plan):
+            entry, attempt = min(tried, key=lambda one: _cost(one[1].plan))
             attempt = self.attempt(entry.name, cut=True)
             passed = [line for line in passed if not line.startswith(f"{entry.name}:")]
         attempt.draft.reasons["model.name"] = self._why(entry, attempt.plan)
         return attempt, passed
 
-    def _late(self, plan: Plan) -> bool:
-        limit = self.goal.max_minutes
-        return limit is not None and plan.seconds is not None and plan.seconds > 60 * limit
+    def _smallest(
+        self, entries: list[ModelEntry], online: bool, tried: list[tuple[ModelEntry, _Attempt]]
+    ) -> tuple[ModelEntry, _Attempt] | None:
+        """The smallest model that can be had, where none of the larger ones meets the limits."""
+        names = {entry.name for entry, _ in tried}
+        rest = [one for one in entries if one.source != DEMO and one.name not in names]
+        rest = [one for one in rest if one.here or online]
+        if not rest:
+            return None
+        entry = min(rest, key=lambda one: one.parameters)
+        return entry, self.attempt(entry.name, cut=False)
+
+    def _meets(self, plan: Plan) -> bool:
+        return plan.memory.fits and not late(plan, self.goal.max_minutes)
+
+    def _most_parameters(self, entry: ModelEntry, plan: Plan) -> float:
+        """Of a model that may be quick enough, where this one was not: time follows size."""
+        if not late(plan, self.goal.max_minutes) or plan.seconds is None or self.goal.max_minutes is None:
+            return math.inf
+        return entry.parameters * ROUGHLY * 60 * self.goal.max_minutes / plan.seconds
 
     def _why_not(self, plan: Plan) -> str:
         if not plan.memory.fits:
             return f"needs {plan.memory.needed / GIB:.1f} GiB of {plan.memory.capacity / GIB:.1f}"
-        assert plan.seconds is not None
-        return f"takes about {plan.seconds / 60:.0f} minutes, {self.goal.max_minutes:g} are allowed"
+        return f"takes about {duration(plan.seconds or 0)}, {self.goal.max_minutes:g} minutes are allowed"
 
     def _why(self, entry: ModelEntry, plan: Plan) -> str:
         if entry.source == DEMO:
@@ -199,10 +221,15 @@ class _Proposing:
                 f"Whether it takes less than {limit:g} minutes is unknown: nothing is known of the speed of "
                 f"{self.machine.label} yet. A trial of a few steps will tell (training.max_steps=20)."
             )
-        elif self._late(plan) and plan.seconds is not None:
-            draft.unmet.append(f"It takes about {plan.seconds / 60:.0f} minutes, {limit:g} were asked for.")
+        elif late(plan, self.goal.max_minutes) and plan.seconds is not None:
+            draft.unmet.append(f"It takes about {duration(plan.seconds)}, {limit:g} minutes were asked for.")
         for finding in plan.blocked():
             draft.unmet.append(f"{finding.id}: {finding.title}")
+
+
+def _cost(plan: Plan) -> tuple[bool, float, int]:
+    """The least is the plan to cut where none meets the limits."""
+    return not plan.memory.fits, plan.seconds or 0.0, plan.memory.needed
 
 
 def _unreachable(error: WhetError) -> bool:
@@ -212,9 +239,9 @@ def _unreachable(error: WhetError) -> bool:
 def _said(draft: Draft, plan: Plan, machine: Machine) -> dict[str, str]:
     """Reasons by key, the planner's own choices after those of the goal, and a word on a machine without a
     GPU."""
-    said: dict[str, Any] = {}
+    said: dict[str, str] = {}
     if not machine.gpus:
-        said["machine"] = (
+        said[MACHINE] = (
             f"no GPU is seen{f' ({machine.gpu_note})' if machine.gpu_note else ''}: {machine.cpu_count} CPU "
             "cores train many times slower than a GPU, so the configuration is small"
         )

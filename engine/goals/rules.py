@@ -16,7 +16,8 @@ from ..models.needs import can_hold, targets_of
 from ..plan import Plan
 from ..recipe import Recipe, TrainingSection
 from ..recipe_files import load_recipe
-from .draft import ASKED, Draft, Look, questions
+from .draft import Draft, Look, questions
+from .goal import ASKED
 
 ENOUGH_TO_SHARE = 150
 """Rows from which some are held out; below, training has too few already."""
