@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .export.hub import Part
     from .export.modelfile_check import ModelfileFacts
     from .fixing import Fixed
+    from .fixing import Proposal as PatchedText
     from .goals import Goal, Option, Proposal
     from .hardware import Machine
     from .kernel_report import KernelReport
@@ -54,11 +55,12 @@ if TYPE_CHECKING:
     from .models.report import ModelReport
     from .plan import RECIPE_KEYS, Plan
     from .recipe import Recipe
-    from .recipe_files import patched, shipped, to_yaml
+    from .recipe_files import parse_override, patched, recipe_from_text, shipped, to_yaml
     from .redaction import Redactor
     from .run_view import RunView
     from .template_compare import Comparison
     from .template_view import TemplateView
+    from .yaml_edit import set_key
 
 # Loaded when first used: listing runs and completing words in a shell must not wait for the planner.
 _LAZY = {
@@ -89,7 +91,10 @@ _LAZY = {
     "TemplatePreview": "data.preview",
     "TemplateView": "template_view",
     "Who": "chat.session",
+    "parse_override": "recipe_files",
     "patched": "recipe_files",
+    "recipe_from_text": "recipe_files",
+    "set_key": "yaml_edit",
     "shipped": "recipe_files",
     "to_yaml": "recipe_files",
 }
@@ -118,8 +123,8 @@ __all__ = [
     "FlagReport",
     "Goal",
     "KernelReport",
-    "Machine",
     "LogPage",
+    "Machine",
     "ModelEntry",
     "ModelReport",
     "Option",
@@ -142,8 +147,11 @@ __all__ = [
     "TemplateView",
     "WhetError",
     "Who",
+    "parse_override",
     "patched",
     "printable",
+    "recipe_from_text",
+    "set_key",
     "settings",
     "shipped",
     "to_yaml",
@@ -271,6 +279,15 @@ def fix(target: str, ids: Sequence[str] = (), progress: Callable[[int], None] | 
     return fix_run(run(target), ids, progress)
 
 
+def patch_text(
+    text: str, findings: Sequence[Finding], ids: Sequence[str] = (), name: str = "recipe"
+) -> PatchedText:
+    """Patches of findings on a recipe's text, with the diff; plans nothing. See :func:`.fixing.propose`."""
+    from .fixing import propose
+
+    return propose(text, findings, ids, name)
+
+
 def write_recipe(text: str, out: Path, *, overwrite: bool = False) -> Path:
     """Write a recipe's text to a file, whole. Refuses to replace one unless told to."""
     from .fixing import write_fixed
@@ -303,6 +320,13 @@ def inspect_data(values: dict[str, Any], progress: Callable[[int], None] | None 
 
     wanted = build(values, where="data")
     return prepare(wanted, resolve_model(wanted.model.name, wanted.model.revision), progress).report
+
+
+def data_suffixes() -> tuple[str, ...]:
+    """Endings of the files that can be read as data, with their dot."""
+    from .data.readers import READERS
+
+    return tuple(READERS)
 
 
 def first_rows(wanted: Recipe, rows: int = 3) -> list[RowText]:

@@ -17,8 +17,7 @@ from .checks.registry import worst_first
 from .errors import WhetError
 from .findings import Finding
 from .plan import Plan, make_plan
-from .recipe import Recipe
-from .recipe_files import SHIPPED, build, find_recipe, load_recipe, to_yaml
+from .recipe_files import SHIPPED, find_recipe, load_recipe, recipe_from_text, to_yaml
 from .run_view import RunView
 from .runs.files import write_atomic
 from .yaml_edit import set_key
@@ -108,7 +107,7 @@ def propose(
             else:
                 new, owners[key] = set_key(new, key, value), (finding.id, value)
         applied.append(finding)
-    recipe_of(new)
+    recipe_from_text(new)
     same = _values(new) == _values(text)
     return Proposal(
         text=text if same else new,
@@ -173,12 +172,7 @@ def fix_run(view: RunView, ids: Sequence[str] = (), progress: Callable[[int], No
 
 
 def _plan(proposal: Proposal, progress: Callable[[int], None] | None) -> Plan:
-    return make_plan(recipe_of(proposal.text), progress=progress)
-
-
-def recipe_of(text: str) -> Recipe:
-    """A recipe from its YAML text. Raises WhetError ``recipe.*``."""
-    return build(_values(text), where="recipe")
+    return make_plan(recipe_from_text(proposal.text), progress=progress)
 
 
 def write_fixed(text: str, out: Path, *, overwrite: bool = False) -> Path:

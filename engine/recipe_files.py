@@ -71,18 +71,30 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = find_recipe(source)
     try:
         text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise _not_yaml(str(path), error) from error
+    return recipe_from_text(text, str(path), overrides)
+
+
+def recipe_from_text(text: str, where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that a YAML text is; raises what :func:`load_recipe` does, naming ``where`` as the place."""
+    try:
         values = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WhetError("recipe.yaml", f"{path} is not YAML: {error}", "Mind the indentation.") from error
+    except yaml.YAMLError as error:
+        raise _not_yaml(where, error) from error
     if not isinstance(values, dict):
         raise WhetError(
             "recipe.yaml",
-            f"{path} holds a {type(values).__name__}, not settings.",
+            f"{where} holds a {type(values).__name__}, not settings.",
             f"Start from a shipped recipe: {', '.join(shipped())}.",
         )
     for override in overrides:
         values = apply(values, *parse_override(override))
-    return build(values, where=str(path), lines=_lines(text))
+    return build(values, where=where, lines=_lines(text))
+
+
+def _not_yaml(where: str, error: Exception) -> WhetError:
+    return WhetError("recipe.yaml", f"{where} is not YAML: {error}", "Mind the indentation.")
 
 
 def build(values: dict[str, Any], where: str = "recipe", lines: dict[str, int] | None = None) -> Recipe:
