@@ -84,13 +84,15 @@ HUB = (
     Flag("HF_HUB_ENABLE_HF_TRANSFER", "nobody since huggingface_hub 1.0", "nothing", kind="switch",
          instead="HF_XET_HIGH_PERFORMANCE", ignored=True),
     Flag("HF_ENDPOINT", "Hugging Face", "{value} is the hub"),
-    Flag("HF_*", "Hugging Face", "set to {value}"),
+    Flag("HF_XET_*", "Hugging Face's Xet client", "set to {value}"),
+    Flag("HF_*", "nobody whet knows of", "nothing, where it is mistyped; set to {value}",
+         advice="huggingface.co/docs lists the names that are read."),
     Flag("TOKENIZERS_PARALLELISM", "tokenizers", "rows are tokenised on several cores", kind="switch",
          off="rows are tokenised on one core", advice="whet's own workers set it as they need it."),
 )  # fmt: skip
 
 REST = (
-    Flag("OMP_NUM_THREADS", "torch, llama.cpp", "{value} threads compute on the CPU",
+    Flag("OMP_NUM_THREADS", "torch, llama.cpp", "threads that compute on the CPU: {value}",
          advice="training.threads in the recipe goes before it."),
     Flag("ACCELERATE_*", "Accelerate", "set to {value}",
          advice="The recipe decides precision and devices; leave these to `accelerate launch`."),
@@ -168,11 +170,18 @@ ALIASES = {
     "HF_CACHE_DIR": "HF_HUB_CACHE",
     "CUDA_VISIBLE_GPUS": "CUDA_VISIBLE_DEVICES",
     "TRITON_CACHE": "TRITON_CACHE_DIR",
+    "HF_DISABLE_XET": "HF_HUB_DISABLE_XET",
+    "OMP_THREADS": "OMP_NUM_THREADS",
+    "LLAMA_CPP_LIB": "LLAMA_CPP_LIB_PATH",
+    "WHET_LOG_LEVEL": "WHET_LOG",
 }
 """Names that people set and nobody reads, too far from the right one for an edit distance."""
 
 KNOWN_BESIDE = {
-    "HF_ASSETS_CACHE", "HF_DATASETS_CACHE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_DEBUG",
+    "HF_ASSETS_CACHE", "HF_DAGSHUB_LOG_ARTIFACTS", "HF_DAGSHUB_MODEL_NAME", "HF_DATASETS_CACHE",
+    "HF_DATASETS_STACK_MULTIPROCESSING_DOWNLOAD_PROGRESS_BARS", "HF_DEACTIVATE_ASYNC_LOAD",
+    "HF_DVCLIVE_LOG_MODEL", "HF_EDITOR", "HF_MLFLOW_LOG_ARTIFACTS", "HF_DATASETS_DISABLE_PROGRESS_BARS",
+    "HF_DEBUG",
     "HF_DATASETS_DOWNLOADED_DATASETS_PATH", "HF_DATASETS_EXTRACTED_DATASETS_PATH",
     "HF_DATASETS_IN_MEMORY_MAX_SIZE",
     "HF_HUB_DISABLE_EXPERIMENTAL_WARNING", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_SHARED_BLOBS",

@@ -19,10 +19,14 @@ SHOWN = "set"
 """What stands for a secret's value."""
 SECRET = re.compile(r"TOKEN(?!IZER|S_PATH|_PATH)|API_?KEY|SECRET|PASSW|CREDENTIAL|PRIVATE_KEY")
 SHORTEST, LONG, FURTHEST = 7, 15, 2
-"""Names shorter than the first are no misspelling of anything; more edits than the last are another word."""
+"""Shorter names are not guessed at; in longer ones two slips are allowed; more make another word."""
 EXACT = {flag.name: flag for flag in FLAGS if not flag.name.endswith("*")}
 _LETTERS = {name: Counter(name) for name in EXACT}
 WILD = [flag for flag in FLAGS if flag.name.endswith("*")]
+OTHER_TOOL = "UNSLOTH_"
+"""whet reads none of these, so none of them is what was meant: a misspelt one is answered like the right."""
+SHORTEST_FAMILY = 5
+"""`NCCL` and `HF` are too short to be told from other words."""
 
 
 class FlagReport(BaseModel):
@@ -59,6 +63,8 @@ def is_secret(name: str) -> bool:
 
 def flag_of(name: str) -> Flag | None:
     """The table's entry for a name, or for its family."""
+    if name not in EXACT and (meant := _meant(name)) is not None and meant.startswith(OTHER_TOOL):
+        name = meant
     if name in EXACT:
         return EXACT[name]
     return next((flag for flag in WILD if name.startswith(flag.name[:-1])), None)
@@ -66,15 +72,24 @@ def flag_of(name: str) -> Flag | None:
 
 def right_name(name: str) -> str | None:
     """The name that a misspelt or mistaken one means; None for right names and for unknown ones."""
-    if name in EXACT or name in KNOWN_BESIDE or name.startswith("UNSLOTH_"):
+    if name in EXACT or name in KNOWN_BESIDE:
         return None
-    return ALIASES.get(name) or _nearest(name.upper())
+    meant = ALIASES.get(name) or _meant(name)
+    return None if meant is None or meant.startswith(OTHER_TOOL) else meant
+
+
+def _meant(name: str) -> str | None:
+    """The known name, or one of a known family, that differs by a slip of the keyboard."""
+    head, _, rest = name.upper().partition("_")
+    families = {flag.name.partition("_")[0] for flag in WILD} if rest else set()
+    near = (one for one in families if len(one) >= SHORTEST_FAMILY and edit_distance(head, one) == 1)
+    return _nearest(name.upper()) or next((f"{family}_{rest}" for family in near), None)
 
 
 @cache
 def _nearest(name: str) -> str | None:
     """The known name that differs by a slip of the keyboard: two in long names, else one."""
-    if len(name) < SHORTEST:
+    if len(name) < SHORTEST - 1:
         return None
     letters = Counter(name)
     for known in (one for one in EXACT if len(one) >= SHORTEST and abs(len(one) - len(name)) <= FURTHEST):
@@ -214,11 +229,12 @@ def outdated(facts: HasSurroundings) -> Iterator[Finding]:
 @check("environment", "E12")
 def of_unsloth(facts: HasSurroundings) -> Iterator[Finding]:
     """Unsloth's flags, each answered with whet's way."""
-    found = {name: flag_of(name) for name in facts.surroundings.flags if name.startswith("UNSLOTH_")}
-    answers = {name: flag.advice for name, flag in found.items() if flag is not None}
-    if not answers:
+    known = {name: flag_of(name) for name in facts.surroundings.flags}
+    found = {name: flag for name, flag in known.items() if flag and flag.name.startswith(OTHER_TOOL)}
+    if not found:
         return
-    commands = list(dict.fromkeys(flag.command for flag in found.values() if flag and flag.command))
+    answers = {name: flag.advice for name, flag in found.items()}
+    commands = list(dict.fromkeys(flag.command for flag in found.values() if flag.command))
     yield Finding(
         id="E12",
         severity="note",
@@ -271,5 +287,5 @@ def _wrong_value(name: str, value: str) -> str:
     if flag is not None and flag.kind == "switch" and value.lower() not in TRUE_WORDS | FALSE_WORDS:
         return "neither on (1, true, yes) nor off (0, false, no); it counts as off"
     if own is not None and own.choices not in ((), ("switch",)) and value not in own.choices:
-        return f"must be one of {', '.join(own.choices)}"
+        return f"must be one of {', '.join(own.choices)}; it counts as {own.otherwise}"
     return ""

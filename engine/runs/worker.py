@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import WhetError
+from ..settings import settings
 from . import locks
 from .context import RunContext, Stopped
 from .events import EventLog
@@ -40,9 +42,17 @@ RESERVE_BYTES = 64 << 10
 
 def training_job(context: RunContext) -> None:
     """The real job; its imports cost seconds and memory, so they wait until the locks are held."""
+    _let_speak(settings().log_level)
     from ..methods.jobs import run_job
 
     run_job(context)
+
+
+def _let_speak(level: str) -> None:
+    """How much libraries write to worker.log; three of them read a variable of their own when imported."""
+    logging.basicConfig(level=level.upper())
+    for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(name, level)
 
 
 def main(

@@ -107,6 +107,34 @@ def test_the_commands_that_answer_unsloths_flags() -> None:
     assert flag_of("UNSLOTH_SOMETHING_NEW") is not None
 
 
+@pytest.mark.parametrize(
+    "wrong, right",
+    [
+        ("UNSLOTH_COMPILE_DISABLED", "UNSLOTH_COMPILE_DISABLE"),
+        ("UNSLOT_STABLE_DOWNLOADS", "UNSLOTH_STABLE_DOWNLOADS"),
+        ("UNSLOTH_VLM_STANDBY", "UNSLOTH_VLLM_STANDBY"),
+    ],
+)
+def test_a_misspelt_flag_of_unsloths_is_answered_like_the_right_one(wrong: str, right: str) -> None:
+    meant = flag_of(right)
+    assert meant is not None and flag_of(wrong) == meant and right_name(wrong) is None
+    (finding,) = look_at(Surroundings(flags=seen_flags({wrong: "1"})), HERE)
+    assert finding.severity == "note" and finding.fix is not None and finding.fix.text == meant.advice
+
+
+def test_an_unknown_name_of_hugging_faces_is_not_said_to_be_read() -> None:
+    (report,) = explain_flags(seen_flags({"HF_NO_SUCH_THING": "1"}), gpu=False)
+    assert report.reader == "nobody whet knows of"
+
+
+def test_a_value_that_means_nothing_does_not_stop_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHET_KERNELS", "refernce")
+    monkeypatch.setenv("WHET_LOG", "loud")
+    assert (settings().kernels, settings().log_level) == ("reference", "warning")
+    wrong = conflicts(seen_flags({"WHET_KERNELS": "refernce", "WHET_LOG": "loud"}), gpu=False)
+    assert "counts as reference" in wrong["WHET_KERNELS"] and "counts as warning" in wrong["WHET_LOG"]
+
+
 def test_whets_own_flags_are_the_settings() -> None:
     assert {flag.name for flag in OWN_FLAGS} == {name for name in EXACT_NAMES if name.startswith("WHET_")}
     assert {flag.name.removeprefix("WHET_").lower() for flag in OWN_FLAGS} == {
@@ -133,6 +161,13 @@ def test_whets_own_flags_are_the_settings() -> None:
         ("PYTORCH_CUDA_ALLOC_CONFIG", "PYTORCH_CUDA_ALLOC_CONF"),
         ("TOKENIZER_PARALLELISM", "TOKENIZERS_PARALLELISM"),
         ("TRITON_CACHEDIR", "TRITON_CACHE_DIR"),
+        ("HF_HOM", "HF_HOME"),
+        ("HF_DISABLE_XET", "HF_HUB_DISABLE_XET"),
+        ("LLAMA_CPP_LIB", "LLAMA_CPP_LIB_PATH"),
+        ("WHET_LOG_LEVEL", "WHET_LOG"),
+        ("WANBD_PROJECT", "WANDB_PROJECT"),
+        ("ACCELERTE_MIXED_PRECISION", "ACCELERATE_MIXED_PRECISION"),
+        ("TORCHINDUCTR_MAX_AUTOTUNE", "TORCHINDUCTOR_MAX_AUTOTUNE"),
     ],
 )
 def test_misspellings(wrong: str, right: str) -> None:

@@ -316,3 +316,24 @@ print(json.dumps([status, state.error and state.error.code, events, kept, run.al
         assert done.stdout.strip().endswith('"kept", false]')
     else:
         assert done.stdout.strip() == '["failed", "run.disk_full", ["step", "error"], "kept", false]'
+
+
+def test_whet_log_decides_what_libraries_say() -> None:
+    code = """
+import logging, os
+from whet.engine.runs.worker import _let_speak
+from whet.engine.settings import settings
+_let_speak(settings().log_level)
+logging.getLogger("peft").debug("heard")
+print(os.environ["TRANSFORMERS_VERBOSITY"])
+"""
+
+    def said(level: str) -> tuple[str, str]:
+        environment = {"PYTHONPATH": str(SOURCE), "PATH": os.environ["PATH"], "WHET_LOG": level}
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True
+        )
+        return done.stdout.strip(), done.stderr.strip()
+
+    assert said("debug") == ("debug", "DEBUG:peft:heard")
+    assert said("warning") == ("warning", "")
