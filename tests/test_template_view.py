@@ -13,6 +13,7 @@ from whet.engine.api import TemplateView, template_view
 from whet.engine.errors import WhetError
 from whet.engine.export.gguf.convert import convert
 from whet.engine.export.modelfile import write_modelfile
+from whet.engine.export.smoke import type_of
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +114,16 @@ def test_no_gguf_there(exported: Path) -> None:
     with pytest.raises(WhetError) as error:
         viewed(exported, exported / "model", gguf=exported / "none.gguf")
     assert error.value.code == "gguf.missing"
+
+
+@pytest.mark.parametrize("kept", [3, 100, 5000, -1000])
+def test_a_gguf_that_was_cut_off(exported: Path, tmp_path: Path, kept: int) -> None:
+    part = tmp_path / "part.gguf"
+    part.write_bytes((exported / "m.gguf").read_bytes()[:kept])
+    with pytest.raises(WhetError) as error:
+        viewed(exported, exported / "model", gguf=part)
+    assert error.value.code == "gguf.unreadable"
+    assert type_of(part) == ""
 
 
 def test_the_command_marks_without_colour_and_exits_by_findings(exported: Path, tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def type_of(gguf: Path) -> str:
 
     try:
         field = GGUFReader(gguf).fields.get("general.file_type")
-    except ValueError:
+    except (ValueError, IndexError):
         return ""  # no GGUF, or cut off: llama.cpp's own words go into the verdict
     number = None if field is None else int(field.contents())
     return next((kind.name for kind in GGUF_TYPES.values() if kind.file_type == number), "")

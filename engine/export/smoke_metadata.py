@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ..errors import WhetError
+
 TOKENIZER_ARRAYS = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.scores")
 RELATIVE = 1e-6
 """float32 rounding of a value; an epsilon of 1e-5 for 1e-6 is far outside."""
@@ -41,10 +43,20 @@ OPTIONAL = {
 
 
 def read_metadata(gguf: Path) -> dict[str, Any]:
-    """Scalar and short string values by key, and the names of the tensors under ``"tensors"``."""
+    """Scalar and short string values by key, and the names of the tensors under ``"tensors"``.
+
+    Raises WhetError ``gguf.unreadable`` for a file that is no GGUF, or was cut off.
+    """
     from gguf import GGUFReader
 
-    reader = GGUFReader(gguf)
+    try:
+        reader = GGUFReader(gguf)
+    except (ValueError, IndexError) as error:
+        raise WhetError(
+            "gguf.unreadable",
+            f"{gguf} is no GGUF file, or not a whole one: {error}.",
+            "Name another file, or write or download this one again.",
+        ) from error
     values: dict[str, Any] = {
         name: field.contents()
         for name, field in reader.fields.items()
