@@ -592,6 +592,18 @@ def artifacts(run_id: str) -> list[Artifact]:
     return list_artifacts(_find_trained(run_id).export)
 
 
+def artifact(gguf: Path) -> Artifact:
+    """The same of one GGUF file, wherever it lies."""
+    from .export.artifacts import gguf_artifact
+
+    return gguf_artifact(gguf)
+
+
+def trained(run_id: str) -> Path:
+    """The adapter or the whole model that a run trained. Raises WhetError ``export.untrained``."""
+    return trained_weights(_find_trained(run_id))
+
+
 def pushable(run_id: str, part: Part, force: bool = False) -> list[Artifact]:
     """What :func:`push` would upload. Raises WhetError ``hub.nothing``, ``hub.unproven`` unless ``force``."""
     from .export.hub import list_part

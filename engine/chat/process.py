@@ -35,13 +35,22 @@ class TransformersVoice:
         cuda = torch.cuda.is_available()
         dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
         source = target.adapter or target.model
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(str(source))
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(
+            str(source), local_files_only=True, trust_remote_code=False
+        )
         self.model: Any = AutoModelForCausalLM.from_pretrained(
-            str(target.model), dtype=dtype, device_map={"": "cuda:0" if cuda else "cpu"}
+            str(target.model),
+            dtype=dtype,
+            device_map={"": "cuda:0" if cuda else "cpu"},
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
         if target.adapter is not None:
             from peft import PeftModel
 
+            if not (target.adapter / "adapter_model.safetensors").is_file():
+                raise ValueError(f"{target.adapter} holds no adapter_model.safetensors.")
             self.model = PeftModel.from_pretrained(self.model, str(target.adapter))
         self.model.eval().requires_grad_(False)
         apply_fast_path(self.model, dtype)  # a model that it does not know generates as ever

@@ -90,6 +90,7 @@ class ChatSession:
 
         Raises:
             WhetError: ``chat.ended`` when the model's process died, or the error it reported;
+                ``chat.closed`` when another thread closed the session;
                 ``chat.slow`` when the answer took longer than ``seconds``, and the process was ended.
         """
         request = {
@@ -135,6 +136,8 @@ class ChatSession:
                     "The model took too long and was ended.",
                     "Ask for fewer tokens, or of a smaller model.",
                 )
+            if self._log.closed:
+                raise WhetError("chat.closed", "The chat was closed before the answer was whole.", "Ask again.")
             self._log.seek(0)
             said = self._log.read().decode(errors="replace").strip().rpartition("\n")[2]
             raise WhetError(

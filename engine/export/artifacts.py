@@ -33,17 +33,18 @@ class Artifact(BaseModel):
 
 def list_artifacts(export: Path) -> list[Artifact]:
     """The parts of a run's ``export/``; what is half written has other names and does not count."""
-    named = [(kind, export / name) for name, kind in NAMED.items()]
-    files: list[tuple[Kind, Path]] = [*named, *(("gguf", path) for path in sorted(export.glob("*.gguf")))]
-    return [
-        Artifact(kind=kind, path=path, bytes=_bytes(path), verdict=_verdict(kind, path))
-        for kind, path in files
-        if path.exists()
-    ]
+    named = [_artifact(kind, export / name) for name, kind in NAMED.items() if (export / name).exists()]
+    return [*named, *(gguf_artifact(path) for path in sorted(export.glob("*.gguf")))]
 
 
-def _verdict(kind: Kind, path: Path) -> Verdict | None:
-    return load_verdict(path) if kind in ("gguf", "merged") else None
+def gguf_artifact(path: Path) -> Artifact:
+    """One GGUF file."""
+    return _artifact("gguf", path)
+
+
+def _artifact(kind: Kind, path: Path) -> Artifact:
+    verdict = load_verdict(path) if kind in ("gguf", "merged") else None
+    return Artifact(kind=kind, path=path, bytes=_bytes(path), verdict=verdict)
 
 
 def _bytes(path: Path) -> int:
