@@ -30,6 +30,7 @@ GROUPS = {
         "stop": ("runs", "Checkpoint and end a run; it can be resumed."),
     },
     "Look": {
+        "suggest": ("suggest", "A whole recipe for DATA, each value with its reason."),
         "plan": ("look", "What RECIPE would do: memory, steps, time, findings."),
         "fix": ("fix", "Findings' patches on a copy of a recipe, planned again."),
         "explain": ("fix", "What a finding's id means and what helps."),

@@ -20,6 +20,8 @@ from .goal import ASKED, Goal
 PlanOf = Callable[[Recipe], Plan]
 
 HEAD = 200
+HELD_OUT = 0.05
+"""Share of the rows held out as a rule."""
 PROGRESS_ROWS = 10_000
 
 
@@ -43,6 +45,8 @@ class Draft:
         draft.set("data.train", goal.data, ASKED)
         if goal.eval_data is not None:
             draft.set("data.eval", goal.eval_data, ASKED)
+        elif "data.eval" not in draft.pinned:
+            draft.set("data.eval_fraction", HELD_OUT, "until the rows are counted")
         if goal.max_memory_gib is not None:
             draft.set("training.max_memory_gib", goal.max_memory_gib, "the limit that was asked for")
         draft.recipe()

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from ..checks.network import DownloadFailed
-from ..errors import WhetError
 from ..fitting import capacity_of
 from ..hardware import Machine, inspect_machine, with_memory
 from ..models.listing import ModelEntry
@@ -20,11 +16,7 @@ from .draft import Draft, Look, look_at
 from .goal import MACHINE, Goal, Proposal
 from .limits import GIB, Limits, duration, faster_products, fit_memory, fit_time, late, mend
 from .options import find_options
-
-TRIES = 4
-"""Models that are tried before the best of them is cut to the limit."""
-ROUGHLY = 1.5
-"""How far time may be from following a model's size before one is not even tried."""
+from .search import Attempt, Search
 
 
 def propose(
@@ -50,14 +42,6 @@ def propose(
         machine = inspect_machine()
         surroundings = surroundings or inspect_surroundings(machine)
     return _Proposing(goal, progress, machine, surroundings or Surroundings()).run()
-
-
-@dataclass
-class _Attempt:
-    """One model's draft and its plan."""
-
-    draft: Draft
-    plan: Plan
 
 
 class _Proposing:
@@ -92,7 +76,7 @@ class _Proposing:
     def run(self) -> Proposal:
         passed: list[str] = []
         if self.named is not None:
-            attempt = self.attempt(self.named, cut=True)
+            attempt = self.attempt(self.named, True)
         else:
             attempt, passed = self.choose()
         draft = attempt.draft
@@ -111,7 +95,7 @@ class _Proposing:
 
     # --- one model
 
-    def attempt(self, model: str, *, cut: bool) -> _Attempt:
+    def attempt(self, model: str, cut: bool) -> Attempt:
         """The settings for one model; ``cut``: at any price within the time."""
         draft = Draft.of(self.goal, model)
         rules.before_reading(draft, self.look)
@@ -122,7 +106,7 @@ class _Proposing:
         if self.goal.priority == "speed":
             plan = faster_products(draft, plan, self.limits)
         plan = fit_time(draft, plan, self.limits, cut=cut)
-        return _Attempt(draft, plan)
+        return Attempt(draft, plan)
 
     def _decide(self, draft: Draft, plan: Plan, look: Look) -> None:
         facts, report = plan.model, plan.data.report
@@ -136,67 +120,14 @@ class _Proposing:
 
     # --- several
 
-    def choose(self) -> tuple[_Attempt, list[str]]:
-        """The first model, best first, whose plan meets the limits; else the cheapest tried, cut to them."""
+    def choose(self) -> tuple[Attempt, list[str]]:
+        """The model that suits the goal best, and those that were passed over for it."""
         capacity = capacity_of(self.machine) / GIB
         found = candidates(self.goal, self.machine, capacity, text=self.look.layout == "text")
-        passed, online, most = list(found.passed_over), True, math.inf
-        tried: list[tuple[ModelEntry, _Attempt]] = []
-        for entry in found.entries:
-            if len(tried) == TRIES or (entry.source == DEMO and tried):
-                break
-            if (not entry.here and not online) or entry.parameters > most:
-                continue
-            try:
-                attempt = self.attempt(entry.name, cut=False)
-            except WhetError as error:
-                if not error.code.startswith(("model.", "tokenizer.")):
-                    raise
-                passed.append(f"{entry.name}: {error.message}")
-                online = online and not _unreachable(error)
-                continue
-            tried.append((entry, attempt))
-            if self._meets(attempt.plan):
-                break
-            passed.append(f"{entry.name}: {self._why_not(attempt.plan)}.")
-            most = min(most, self._most_parameters(entry, attempt.plan))
-        assert tried, "the demo model is always there"
-        entry, attempt = tried[-1]
-        if not self._meets(attempt.plan) and (smallest := self._smallest(found.entries, online, tried)):
-            tried.append(smallest)
-            entry, attempt = smallest
-        if not self._meets(attempt.plan):
-            entry, attempt = min(tried, key=lambda one: _cost(one[1].plan))
-            attempt = self.attempt(entry.name, cut=True)
-            passed = [line for line in passed if not line.startswith(f"{entry.name}:")]
+        search = Search(self.goal, self.attempt, list(found.passed_over))
+        entry, attempt = search.run(found.entries)
         attempt.draft.reasons["model.name"] = self._why(entry, attempt.plan)
-        return attempt, passed
-
-    def _smallest(
-        self, entries: list[ModelEntry], online: bool, tried: list[tuple[ModelEntry, _Attempt]]
-    ) -> tuple[ModelEntry, _Attempt] | None:
-        """The smallest model that can be had, where none of the larger ones meets the limits."""
-        names = {entry.name for entry, _ in tried}
-        rest = [one for one in entries if one.source != DEMO and one.name not in names]
-        rest = [one for one in rest if one.here or online]
-        if not rest:
-            return None
-        entry = min(rest, key=lambda one: one.parameters)
-        return entry, self.attempt(entry.name, cut=False)
-
-    def _meets(self, plan: Plan) -> bool:
-        return plan.memory.fits and not late(plan, self.goal.max_minutes)
-
-    def _most_parameters(self, entry: ModelEntry, plan: Plan) -> float:
-        """Of a model that may be quick enough, where this one was not: time follows size."""
-        if not late(plan, self.goal.max_minutes) or plan.seconds is None or self.goal.max_minutes is None:
-            return math.inf
-        return entry.parameters * ROUGHLY * 60 * self.goal.max_minutes / plan.seconds
-
-    def _why_not(self, plan: Plan) -> str:
-        if not plan.memory.fits:
-            return f"needs {plan.memory.needed / GIB:.1f} GiB of {plan.memory.capacity / GIB:.1f}"
-        return f"takes about {duration(plan.seconds or 0)}, {self.goal.max_minutes:g} minutes are allowed"
+        return attempt, search.passed
 
     def _why(self, entry: ModelEntry, plan: Plan) -> str:
         if entry.source == DEMO:
@@ -225,15 +156,6 @@ class _Proposing:
             draft.unmet.append(f"It takes about {duration(plan.seconds)}, {limit:g} minutes were asked for.")
         for finding in plan.blocked():
             draft.unmet.append(f"{finding.id}: {finding.title}")
-
-
-def _cost(plan: Plan) -> tuple[bool, float, int]:
-    """The least is the plan to cut where none meets the limits."""
-    return not plan.memory.fits, plan.seconds or 0.0, plan.memory.needed
-
-
-def _unreachable(error: WhetError) -> bool:
-    return isinstance(error, DownloadFailed) and error.failed.kind in ("offline", "unreachable")
 
 
 def _said(draft: Draft, plan: Plan, machine: Machine) -> dict[str, str]:

@@ -16,12 +16,11 @@ from ..models.needs import can_hold, targets_of
 from ..plan import Plan
 from ..recipe import Recipe, TrainingSection
 from ..recipe_files import load_recipe
-from .draft import Draft, Look, questions
+from .draft import HELD_OUT, Draft, Look, questions
 from .goal import ASKED
 
 ENOUGH_TO_SHARE = 150
 """Rows from which some are held out; below, training has too few already."""
-HELD_OUT = 0.05
 MOST_HELD_OUT = 0.1
 FEWEST_HELD_OUT, ENOUGH_HELD_OUT = 50, 1000
 """Rows whose mean loss is steady enough to compare, and beyond which evaluations only take longer."""
