@@ -1,4 +1,4 @@
-"""The one token of a server over HTTP: from the environment, compared in constant time, with an end if wanted."""
+"""The one token of a server over HTTP: compared in constant time, with an end if wanted."""
 
 from __future__ import annotations
 

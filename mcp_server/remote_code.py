@@ -23,7 +23,7 @@ def read_remote_code(path: Path) -> frozenset[str]:
         if not PINNED.fullmatch(entry):
             raise WhetError(
                 "remote_code.unpinned",
-                f"{path}, line {number}: {entry[:120]!r} is not OWNER/NAME@COMMIT with a commit of 40 hex digits.",
+                f"{path}, line {number}: {entry[:120]!r} is not OWNER/NAME@COMMIT (40 hex digits).",
                 "Take the commit whose code you have read from the model's page on the hub.",
             )
         pinned.add(entry)

@@ -71,8 +71,5 @@ def _letters(annotations: ToolAnnotations | None) -> str:
     """R reads; W writes, D also destroys; O reaches beyond this machine."""
     if annotations is None:
         return "?"
-    if annotations.read_only_hint:
-        kind = "R"
-    else:
-        kind = "D" if annotations.destructive_hint else "W"
+    kind = "R" if annotations.read_only_hint else "D" if annotations.destructive_hint else "W"
     return kind + ("O" if annotations.open_world_hint else "")
