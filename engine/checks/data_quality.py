@@ -63,7 +63,7 @@ def conversations(facts: PlanFacts) -> Iterator[Finding]:
             severity=grade(odd, train.rows),
             title=f"{odd} of {train.rows} conversations do not alternate user and assistant.",
             evidence={"rows": odd, "examples": train.places("odd_roles")},
-            fix=Fix(text="Merge these turns, or leave such rows out.", patch=dropping(facts, "odd")),
+            fix=Fix(text="Merge these turns, or leave such rows out.", patch=dropping(facts, "odd", odd)),
         )
     if empty := train.empty_replies:
         yield Finding(
@@ -71,7 +71,7 @@ def conversations(facts: PlanFacts) -> Iterator[Finding]:
             severity=grade(empty, train.rows),
             title=f"{empty} of {train.rows} rows have an empty reply: the model learns to say nothing.",
             evidence={"rows": empty, "examples": train.places("empty_replies")},
-            fix=Fix(text="Leave these rows out.", patch=dropping(facts, "empty")),
+            fix=Fix(text="Leave these rows out.", patch=dropping(facts, "empty", empty)),
         )
     if repeated := train.duplicates:
         many = share(repeated, train.rows) > MANY_DUPLICATES
@@ -82,7 +82,7 @@ def conversations(facts: PlanFacts) -> Iterator[Finding]:
             evidence={"duplicates": repeated, "examples": train.places("duplicates")},
             fix=Fix(
                 text="Leave the repeats out, unless the repetition is meant.",
-                patch=dropping(facts, "duplicates"),
+                patch={"data.drop": [*facts.recipe.data.drop, "duplicates"]},
             ),
         )
     yield from _leaked(facts)
@@ -101,7 +101,7 @@ def _leaked(facts: PlanFacts) -> Iterator[Finding]:
             patch={"data.eval": None, "data.eval_fraction": HELD_OUT},
         )
         if most
-        else Fix(text="Leave them out of training.", patch=dropping(facts, "leaked"))
+        else Fix(text="Leave them out of training.", patch=dropping(facts, "leaked", leaked))
     )
     yield Finding(
         id="D12",
@@ -189,7 +189,9 @@ def leaks(facts: PlanFacts) -> Iterator[Finding]:
     """The prompt holds the answer, or the held-out rows are in another language than those trained on."""
     train, held_out = facts.report.train, facts.report.eval
     copied = train.answer_in_prompt
-    if train.rows >= TOO_FEW_ROWS and share(copied, train.rows) >= LEAKING:
+    # Of a choice ("spam or ham?") whose last word is the usual answer, only that one ends its prompts.
+    choice = train.answers_in_prompt < 2
+    if train.rows >= TOO_FEW_ROWS and share(copied, train.rows) >= LEAKING and not choice:
         yield Finding(
             id="D16",
             severity="warning",

@@ -14,6 +14,8 @@ TOLERATED = 0.01
 """Up to this share of odd rows is a note: real data is never quite clean."""
 
 HARDLY_ANY = 0.01
+MOST = 0.5
+"""Of the rows; whoever loses more has other data than was meant, and mends it."""
 
 
 def grade(part: int, whole: int) -> Severity:
@@ -21,9 +23,10 @@ def grade(part: int, whole: int) -> Severity:
     return "warning" if share(part, whole) > TOLERATED else "note"
 
 
-def dropping(facts: PlanFacts, kind: str) -> dict[str, Any]:
-    """The patch that leaves such rows out too."""
-    return {"data.drop": [*facts.recipe.data.drop, kind]}
+def dropping(facts: PlanFacts, kind: str, rows: int) -> dict[str, Any]:
+    """The patch that leaves such rows out too; none where more than half of the data would go."""
+    most = share(rows, facts.report.train.rows) > MOST
+    return {} if most else {"data.drop": [*facts.recipe.data.drop, kind]}
 
 
 @check("data", "D01")
@@ -61,7 +64,7 @@ def nothing_supervised(facts: PlanFacts) -> Iterator[Finding]:
             evidence=evidence,
             fix=Fix(
                 text="Give each of these rows a reply of the assistant, or leave them out knowingly.",
-                patch=dropping(facts, "empty"),
+                patch=dropping(facts, "empty", masked),
             ),
         )
     if train.supervised_tokens and share(train.supervised_tokens, train.tokens) < HARDLY_ANY:
@@ -115,7 +118,7 @@ def _room(facts: PlanFacts, train: SplitReport) -> Fix:
         return Fix(text=f"Split the rows: all are longer than the model's {wanted} positions ({seen}).")
     return Fix(
         text=f"Shorten the long rows, or leave them out: max_length is the model's longest ({seen}).",
-        patch=dropping(facts, "cut"),
+        patch=dropping(facts, "cut", train.truncated_rows),
     )
 
 
@@ -158,8 +161,7 @@ def _one_bos(facts: PlanFacts, double: int) -> Fix:
         text = "Use a template that writes bos_token once; special tokens are added nowhere else."
         return other_template(facts, text)
     text = f"Remove the literal {report.bos_token} from the rows: it is written anyway."
-    few = facts.chat and share(double, report.train.rows) <= 0.5
-    return Fix(text=text, patch=dropping(facts, "markers") if few else {})
+    return Fix(text=text, patch=dropping(facts, "markers", double) if facts.chat else {})
 
 
 @check("data", "D07", "D17")
@@ -208,8 +210,7 @@ def _one_end(facts: PlanFacts, double: int) -> Fix:
     literal = sum(train.special_in_text.get(token, 0) for token in ends)
     if facts.chat and literal < double:
         return other_template(facts, "Tokenise by a template whose assistant turn ends once.")
-    few = facts.chat and share(double, train.rows) <= 0.5
     return Fix(
         text="Remove the literal end token from the rows: it is written anyway.",
-        patch=dropping(facts, "markers") if few else {},
+        patch=dropping(facts, "markers", double) if facts.chat else {},
     )

@@ -61,6 +61,8 @@ class TokenBatch:
     languages: list[str] = field(default_factory=list)
     markers: list[tuple[int, str, bool]] = field(default_factory=list)
     """(example, marker, whether it is a special token here)."""
+    copied: list[tuple[int, int]] = field(default_factory=list)
+    """(example, hash of its answer) where the answer stands in the prompt."""
     owners: array[int] = field(default_factory=lambda: array("I"))
     """The example of each token row."""
     lengths: array[int] = field(default_factory=lambda: array("I"))
@@ -149,6 +151,7 @@ class BatchTokenizer:
         prompt, answer = question_and_answer(example)
         if is_in_prompt(answer, prompt):
             odd |= Odd.answer_in_prompt
+            done.copied.append((number, hash_of(answer)))
         if text.chat and not self._keeps_prompt(example, text.text):
             odd |= Odd.broken_prefix
         done.flags.append(odd)
@@ -206,7 +209,10 @@ class BatchTokenizer:
         # Where everything is supervised, a template may close the whole conversation once more.
         if text.chat and text.spans is None:
             return Odd(0)
-        earlier = self._before(row.labels, last)
+        earlier = last - 1
+        while earlier >= 0 and self.tokenizer.is_blank(row.input_ids[earlier]):
+            earlier -= 1
+        # An empty reply, too, ends after an end token: that of the turn before, with a header between.
         return Odd.double_end if earlier >= 0 and row.labels[earlier] in ends else Odd(0)
 
     def _before(self, labels: list[int], at: int) -> int:
@@ -219,7 +225,12 @@ class BatchTokenizer:
 
 def content_hash(example: Example) -> int:
     """64 bits of an example's content; the same text in the same roles gives the same number."""
-    return int.from_bytes(hashlib.blake2b(example.content().encode(), digest_size=8).digest(), "little")
+    return hash_of(example.content())
+
+
+def hash_of(text: str) -> int:
+    """64 bits of a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def question_and_answer(example: Example) -> tuple[str, str]:

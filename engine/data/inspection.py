@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 KEPT_BAD_ROWS = 50
 KEPT_EXAMPLES = 20
+TOLD_APART = 10
+"""Different answers are counted up to here."""
 
 
 class RowRef(BaseModel):
@@ -87,6 +89,9 @@ class SplitReport(BaseModel):
         0, description="Conversations whose text does not begin with the prompt of their last answer."
     )
     answer_in_prompt: int = Field(0, description="Rows whose answer stands in their prompt, word for word.")
+    answers_in_prompt: int = Field(
+        0, description=f"Different answers among these, counted up to {TOLD_APART}."
+    )
     duplicates: int = Field(0, description="Rows that repeat an earlier row of the split.")
     dropped: dict[str, int] = Field(default_factory=dict, description="Rows left out by data.drop.")
     languages: dict[str, int] = Field(default_factory=dict, description="Answers by their language.")
@@ -136,6 +141,7 @@ class SplitCounter:
     special_in_text: Counter[str] = field(default_factory=Counter)
     foreign_markers: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
+    copied: set[int] = field(default_factory=set)
     dropped: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[int]] = field(default_factory=dict)
     """Rows by their number in the split."""
@@ -164,6 +170,9 @@ class SplitCounter:
         for place, marker, special in batch.markers:
             if keep[place]:
                 (self.special_in_text if special else self.foreign_markers)[marker] += 1
+        for place, answer in batch.copied:
+            if keep[place] and len(self.copied) < TOLD_APART:
+                self.copied.add(answer)
         self.languages.update(name for name, used in zip(batch.languages, keep, strict=True) if used)
         self._tokens(batch, rows)
 
@@ -203,6 +212,7 @@ class SplitCounter:
             length=lengths_of(self.lengths),
             special_in_text=dict(self.special_in_text),
             foreign_markers=dict(self.foreign_markers),
+            answers_in_prompt=len(self.copied),
             duplicates=len(repeated),
             dropped=self.dropped,
             languages=dict(self.languages.most_common()),

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 _CANDIDATE = re.compile(r"<\|?[\w./ -]{1,40}\|?>|<</?SYS>>|\[/?[A-Z_]{2,24}\]|\{[a-z_]{2,20}\}|### [A-Z]\w+:")
 _BRACKETS = ("<", "[", "{", "### ")
 _PLACEHOLDERS = ("{instruction}", "{input}", "{output}", "{response}", "{prompt}", "{question}", "{answer}")
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|^[^\n]*(?:\b[fF][\"']|\.format\()[^\n]*$", re.S | re.M)
+"""Fenced and quoted code, and lines of Python that fill in their own names."""
 _PLAIN_TEXT_MARKERS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "### Instruction:", "### Response:")
 
 
@@ -44,11 +46,11 @@ class MarkerScan:
             return []
         chat = example.messages is not None
         found = dict.fromkeys(_CANDIDATE.findall(text))
-        return [
-            (marker, marker in self._special)
-            for marker in found
-            if marker in self._foreign or (chat and marker in self._special)
-        ]
+        kept = [one for one in found if one in self._foreign or (chat and one in self._special)]
+        if any(one in _PLACEHOLDERS for one in kept):  # in code they are names
+            prose = _CODE.sub("", text)
+            kept = [one for one in kept if one not in _PLACEHOLDERS or one in prose]
+        return [(marker, marker in self._special) for marker in kept]
 
     def written(self, text: str) -> list[str]:
         """Markers of any known template in a text, whether they are tokens here or not."""

@@ -27,7 +27,7 @@ from .split_writer import SplitWriter
 from .template_facts import template_facts
 from .tokenization import TokenizerFiles, template_source
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same input would give other ids, labels or counts than before."""
 
 SNIFFED_ROWS = 300

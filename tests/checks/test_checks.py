@@ -85,9 +85,15 @@ HEALTHY: dict[str, Callable[[Path], PlanFacts]] = {
     "translations and quotations": lambda path: plan_facts(
         model_facts(path),
         data=report(
-            with_train(report(), answer_in_prompt=3500, languages={"German": 3000, "English": 1900}).train,
+            with_train(
+                report(), answer_in_prompt=3500, answers_in_prompt=10,
+                languages={"German": 3000, "English": 1900},
+            ).train,
             eval=split(rows=100, languages={"German": 70, "English": 30}),
         ),
+    ),
+    "a choice whose last word is the usual answer": lambda path: plan_facts(
+        model_facts(path), data=with_train(report(), answer_in_prompt=4500, answers_in_prompt=1)
     ),
     "a template of the recipe's choice brings its end": lambda path: plan_facts(
         model_facts(path), wanted=recipe(data__template="llama-3"), data=report(template="llama-3", end_id=7)
@@ -137,7 +143,7 @@ CASES: list[tuple[str, Callable[[ModelFacts], PlanFacts], str, str, dict[str, An
     ("another prompt than in training", data_case(broken_prefix=5000), "D10", "warning", {}),
     ("an end where generation goes on", lambda model: plan_facts(
         model, data=report(end_id=7)), "D08", "warning", {"model.end_tokens": ["<|eot_id|>"]}),
-    ("answers in their prompts", data_case(answer_in_prompt=4500), "D16", "warning", {}),
+    ("answers in their prompts", data_case(answer_in_prompt=4500, answers_in_prompt=9), "D16", "warning", {}),
     ("held-out rows in another language", lambda model: plan_facts(
         model, data=report(with_train(report(), languages={"English": 4000}).train,
                            eval=split(rows=50, languages={"German": 45, "unsure": 5}))),

@@ -71,9 +71,14 @@ def test_a_sound_row_has_no_flag(model: Path) -> None:
         (chat("word " * 200, "This."), Odd.truncated_rows | Odd.truncated_lost_all | Odd.unsupervised_rows),
         (chat("What?", "word " * 200), Odd.truncated_rows | Odd.truncated_lost_end),
         (chat("Fill {instruction} in", "No."), Odd.marked_rows),
+        (chat("Print it.", "```python\nprint(f'{name}: {answer}')\n```"), Odd(0)),
+        (chat("Print it.", 'say(f"{answer}")\nand\nsay("{input}".format(input=1))'), Odd(0)),
+        (chat("What is `{question}`?", "A name."), Odd(0)),
+        (chat("Say `this`: {question}", "```\nno\n```\n{output}"), Odd.marked_rows),
         (chat("Say blue", "blue"), Odd.answer_in_prompt),
         (chat("What?", "This.<|end_of_text|>"), Odd.marked_rows | Odd.double_end),
         (chat("What?", "This.<|end_of_text|>\n \n"), Odd.marked_rows | Odd.double_end),
+        (chat("What?", "This.", "And?", ""), Odd.empty_replies),
     ],
 )
 def test_flags(model: Path, value: dict[str, Any], odd: Odd) -> None:
