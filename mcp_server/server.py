@@ -8,6 +8,8 @@ code, the fact and the next call.
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any
@@ -47,7 +49,8 @@ class Server(MCPServer[Any]):
         self._cleaner = Cleaner()
         self._writing: set[str] = set()
         self._known: dict[str, str] = {}
-        tools = [tool for toolset in toolsets(options) for tool in self._offered(toolset)]
+        self._toolsets = toolsets(options)
+        tools = [tool for toolset in self._toolsets for tool in self._offered(toolset)]
         self._tools = {tool.name: tool for tool in tools}
         super().__init__(
             "whet",
@@ -56,11 +59,21 @@ class Server(MCPServer[Any]):
             instructions=INSTRUCTIONS,
             tools=tools,
             log_level="WARNING",
+            lifespan=lambda _: self._session(),
             cache_hints={"tools/list": CacheHint(ttl_ms=60_000, scope="private")},
             **settings,
         )
         add_resources(self, self._cleaner)
         add_prompts(self)
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[None]:
+        """The time in which clients are served; what tools keep open ends with it."""
+        try:
+            yield
+        finally:
+            for toolset in self._toolsets:
+                toolset.close()
 
     def _offered(self, toolset: Toolset) -> list[Tool]:
         offered = []
@@ -101,8 +114,13 @@ class Server(MCPServer[Any]):
         if isinstance(result, InputRequiredResult):
             return result
         self._record(name, arguments, context, "ok")
-        values = self._cleaner.result(result.structured_content or {})
+        values = self._cleaner.result(self._possible(result.structured_content or {}))
         return CallToolResult(content=[_text(values)], structured_content=values)
+
+    def _possible(self, values: dict[str, Any]) -> dict[str, Any]:
+        """A result without the next calls that this operator has switched off."""
+        following = [said for said in values.get("next", []) if said.partition("(")[0] in self._tools]
+        return {**values, "next": following}
 
     def _admit(self, name: str, arguments: dict[str, Any]) -> None:
         if name not in self._tools:
@@ -169,8 +187,18 @@ def _untitled(value: Any) -> Any:
         return value
     kept = {key: inner for key, inner in value.items() if not (key == "title" and isinstance(inner, str))}
     named = kept.get("properties", {})
-    bare = {key: _untitled(inner) for key, inner in kept.items() if key != "properties"}
+    bare = _left_out({key: _untitled(inner) for key, inner in kept.items() if key != "properties"})
     return {**bare, "properties": {name: _untitled(one) for name, one in named.items()}} if named else bare
+
+
+def _left_out(schema: dict[str, Any]) -> dict[str, Any]:
+    """An argument that may be null is told as one that may be left out, in half the words; null is taken too."""
+    choices = schema.get("anyOf", [])
+    kept = [one for one in choices if one != {"type": "null"}]
+    if len(kept) == len(choices):
+        return schema
+    rest = {key: value for key, value in schema.items() if key != "anyOf" and value is not None}
+    return {**kept[0], **rest} if len(kept) == 1 else {**rest, "anyOf": kept}
 
 
 def _text(values: dict[str, Any]) -> TextContent:

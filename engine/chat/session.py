@@ -137,7 +137,7 @@ class ChatSession:
                     "Ask for fewer tokens, or of a smaller model.",
                 )
             if self._log.closed:
-                raise WhetError("chat.closed", "The chat was closed before the answer was whole.", "Ask again.")
+                raise WhetError("chat.closed", "The chat was closed before the answer ended.", "Ask again.")
             self._log.seek(0)
             said = self._log.read().decode(errors="replace").strip().rpartition("\n")[2]
             raise WhetError(

@@ -99,15 +99,13 @@ def push_part(
     force: bool = False,
     api: HubApi | None = None,
 ) -> str:
-    """Upload one part of a run's ``export/`` as :func:`push_folder` does; returns the repository's address."""
+    """Upload one part of a run's ``export/`` as :func:`push_folder` does; returns the same."""
     found = list_part(export, part, force=force)
     words = f"Upload {part} of {export.parent.name} with whet"
     if part != "gguf":
         return push_folder(found[0].path, repo_id, private=private, force=force, message=words, api=api)
     folders = [f"{name}/**" for name in ("adapter", "merged", "model")]
-    return push_folder(
-        export, repo_id, private=private, force=force, message=words, ignore=folders, api=api
-    )
+    return push_folder(export, repo_id, private=private, force=force, message=words, ignore=folders, api=api)
 
 
 def unproven(folder: Path) -> list[tuple[str, str]]:
@@ -149,9 +147,7 @@ def _real_api() -> HubApi:
     return api
 
 
-def _upload(
-    api: HubApi, folder: Path, repo_id: str, private: bool, message: str, ignored: list[str]
-) -> str:
+def _upload(api: HubApi, folder: Path, repo_id: str, private: bool, message: str, ignored: list[str]) -> str:
     # HTTPError is that of whichever HTTP client this version of huggingface_hub uses.
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 

@@ -27,10 +27,27 @@ class Toolset:
         self.options = options
         self.root = root
 
+    def close(self) -> None:
+        """Give back what a session's end must not leave behind."""
+
 
 def toolsets(options: Options) -> list[Toolset]:
     """All tool sets, made for one operator's options; the server decides which are offered."""
+    from ..chats import Chats
+    from .evaluate import EvalTools
+    from .export import ExportTools
+    from .hub import HubTools
     from .inspect import InspectTools
+    from .runs import RunTools
+    from .train import TrainTools
 
     root = Root(options.root, others=(api.settings().runs,))
-    return [InspectTools(options, root)]
+    chats = Chats()
+    return [
+        InspectTools(options, root),
+        RunTools(options, root),
+        TrainTools(options, root, chats),
+        EvalTools(options, root, chats),
+        ExportTools(options, root, chats),
+        HubTools(options, root),
+    ]
