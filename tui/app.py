@@ -96,6 +96,16 @@ class WhetApp(App[None]):
         if len(self.screen_stack) > 1:
             await self.pop_screen()
 
+    def action_help(self) -> None:
+        """The guide, at what this screen is about."""
+        self.open("help", self.screen.topic if isinstance(self.screen, WhetScreen) else "keys")
+
+    def action_ask(self) -> None:
+        """The question box."""
+        from .screens.ask import AskCard, go
+
+        self.push_screen(AskCard(), lambda passage: go(self, passage))
+
     def action_copy(self) -> None:
         """Offer this screen's actions in their other forms."""
         from .screens.cards import CopyCard

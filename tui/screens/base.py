@@ -50,6 +50,10 @@ class WhetScreen(Screen[None]):
         """The app, typed."""
         return cast("WhetApp", self.app)
 
+    def focus_setting(self, key: str) -> bool:
+        """Go to a recipe key's field; False where this screen has none."""
+        return False
+
     def on_mount(self) -> None:
         self.say()
 

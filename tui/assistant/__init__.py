@@ -1,0 +1,1 @@
+"""The assistant: answers from the built-in guide, offline, without a model."""
