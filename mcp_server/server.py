@@ -192,7 +192,7 @@ def _untitled(value: Any) -> Any:
 
 
 def _left_out(schema: dict[str, Any]) -> dict[str, Any]:
-    """An argument that may be null is told as one that may be left out, in half the words; null is taken too."""
+    """An argument that may be null is told as one that may be left out, in half the words; both are taken."""
     choices = schema.get("anyOf", [])
     kept = [one for one in choices if one != {"type": "null"}]
     if len(kept) == len(choices):

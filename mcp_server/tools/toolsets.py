@@ -38,6 +38,7 @@ def toolsets(options: Options) -> list[Toolset]:
     from .export import ExportTools
     from .hub import HubTools
     from .inspect import InspectTools
+    from .plan import PlanTools
     from .runs import RunTools
     from .train import TrainTools
 
@@ -45,6 +46,7 @@ def toolsets(options: Options) -> list[Toolset]:
     chats = Chats()
     return [
         InspectTools(options, root),
+        PlanTools(options, root),
         RunTools(options, root),
         TrainTools(options, root, chats),
         EvalTools(options, root, chats),
