@@ -6,14 +6,18 @@ import json
 from itertools import islice
 from pathlib import Path
 
-from .data.chat_templates import TEMPLATES, find
+from .data.chat_templates import TEMPLATES, TemplateInfo, find
 from .data.formats import sniff
 from .data.mapping import Mapping, find_mapping
 from .data.rows import RawRow
 from .data.sources import iter_rows
+from .data.tokenizer_files import TokenizerFiles
 from .models.facts import ModelFacts
 from .models.families import family_of
 from .recipe import Recipe
+
+PLAIN = "plain text"
+"""What the table of templates calls a format that belongs to no family."""
 
 
 def fitting_template(recipe: Recipe, facts: ModelFacts) -> str | None:
@@ -43,8 +47,18 @@ def missing_markers(recipe: Recipe, facts: ModelFacts) -> tuple[str, ...]:
     named = recipe.data.template
     if named is None or "{%" in named:
         return ()
-    vocabulary = _special_tokens(facts.path)
-    return tuple(marker for marker in find(named).info.markers if marker not in vocabulary)
+    vocabulary, info = _special_tokens(facts.path), find(named).info
+    missing = tuple(marker for marker in info.markers if marker not in vocabulary)
+    return missing or _foreign_signs(info, facts, vocabulary)
+
+
+def _foreign_signs(info: TemplateInfo, facts: ModelFacts, vocabulary: set[str]) -> tuple[str, ...]:
+    """`[INST]` is plain text to Llama 2, and means nothing to a model whose own template does without it."""
+    own = TokenizerFiles.read(facts.path).chat_template
+    if own is None or info.markers or info.family == PLAIN:
+        return ()
+    signs = (info.instruction_part, info.response_part)
+    return tuple(sign for sign in signs if sign not in vocabulary and sign not in own)
 
 
 def fitting_mapping(recipe: Recipe) -> Mapping | None:

@@ -182,7 +182,8 @@ def foreign_template(facts: PlanFacts) -> Iterator[Finding]:
     report, known = facts.report, facts.report.template_facts
     named = facts.recipe.data.template
     better = facts.better_template if facts.missing_markers else better_template(facts)
-    whose = f" It is {known.nearest}'s ({known.likeness:.0%} alike)." if known and known.family else ""
+    other = known is not None and known.family is not None and known.nearest != named
+    whose = f" It is {known.nearest}'s ({known.likeness:.0%} alike)." if known and other else ""
     subject = "The model's chat template" if report.template == "model" else f"data.template={named}"
     if named is not None and "{" in named:
         subject = "The recipe's template"
