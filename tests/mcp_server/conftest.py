@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.mcp_client import ERAS, Caller
+from support.tool_calls import ERAS, Caller
 
 
 @pytest.fixture
