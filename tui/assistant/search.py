@@ -23,7 +23,7 @@ STOP = frozenset(
     re.findall(
         r"\w+",
         "a an and are can could do does for from get has have how i if in is it its make many me my need not "
-        "of on or should so that the there this to use was what when where which why will with would you your",
+        "of on or should so that the there this to use was what when where which why will with would you",
     )
 )
 

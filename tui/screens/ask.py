@@ -93,9 +93,7 @@ class AskCard(ModalScreen[Passage | None]):
     def action_write(self) -> None:
         """Have the configured model answer from the passages found."""
         if not writer.configured():
-            self.notify(
-                "No model is named: set WHET_ASSISTANT to a GGUF file or a server's address.", timeout=5
-            )
+            self._show_written("No model is named: set WHET_ASSISTANT to a GGUF file or a server's address.")
             return
         question, found = self.question, list(self.found)
         self.query_one("#written", Static).update("writing …")

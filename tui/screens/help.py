@@ -23,6 +23,7 @@ class HelpScreen(WhetScreen):
 
     heading = "whet · help"
     topic = "keys"
+    AUTO_FOCUS = "#page-scroll"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "page(1)", "next page", id="help.next"),
         Binding("k", "page(-1)", "previous page", id="help.previous"),
@@ -30,39 +31,32 @@ class HelpScreen(WhetScreen):
 
     def __init__(self, place: str | Passage = "first-steps") -> None:
         super().__init__()
-        self.place = place
+        self.pages = {
+            name: (text.splitlines()[0].removeprefix("# "), text) for name, text in topics().items()
+        }
+        self.first = place if isinstance(place, str) else place.target
+        if self.first not in self.pages and isinstance(place, Passage):
+            self.pages = {place.target: (place.target, markdown(place)), **self.pages}
 
     def body(self) -> ComposeResult:
         with Horizontal(id="help"):
-            titles = (text.splitlines()[0].removeprefix("# ") for text in topics().values())
-            yield OptionList(
-                *(Option(title, name) for name, title in zip(topics(), titles, strict=True)), id="pages"
-            )
+            yield OptionList(*(Option(title, name) for name, (title, _) in self.pages.items()), id="pages")
             with VerticalScroll(id="page-scroll", can_focus=True):
                 yield Markdown("", id="page", open_links=False)
 
     def on_mount(self) -> None:
         super().on_mount()
-        if isinstance(self.place, Passage) and self.place.kind in ("finding", "setting"):
-            self._show(markdown(self.place))
-        else:
-            name = self.place.target if isinstance(self.place, Passage) else self.place
-            self.query_one("#pages", OptionList).highlighted = list(topics()).index(name)
-        self.query_one("#page-scroll").focus()
+        self.query_one("#pages", OptionList).highlighted = list(self.pages).index(self.first)
 
     @on(OptionList.OptionHighlighted, "#pages")
     def _page_chosen(self, event: OptionList.OptionHighlighted) -> None:
-        self._show(topics()[str(event.option_id)])
-
-    def _show(self, text: str) -> None:
-        self.query_one("#page", Markdown).update(text)
+        self.query_one("#page", Markdown).update(self.pages[str(event.option_id)][1])
         self.query_one("#page-scroll").scroll_home(animate=False)
 
     def action_page(self, by: int) -> None:
         """Turn the page."""
         pages = self.query_one("#pages", OptionList)
-        pages.highlighted = ((-1 if by > 0 else 0) if pages.highlighted is None else pages.highlighted) + by
-        pages.highlighted = max(0, min(len(topics()) - 1, pages.highlighted))
+        pages.highlighted = max(0, min(len(self.pages) - 1, (pages.highlighted or 0) + by))
 
     def advice(self) -> Sequence[Advice]:
         return (
