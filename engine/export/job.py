@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..runs.context import RunContext
 from ..runs.events import Event
 from ..runs.jobs import ExportJob, SmokeJob
 from ..runs.store import RunStore
 from .export_process import smoke
+from .held_out import planned_rows
 from .pipeline import Emit, export_finished
 
 
@@ -31,8 +34,13 @@ def run_export_job(context: RunContext, job: ExportJob) -> None:
 
 
 def run_smoke_job(context: RunContext, job: SmokeJob) -> None:
-    """Prove one file; the verdict also lies beside it. Raises as :func:`run_export_job`."""
-    request = {"gguf": str(job.gguf), "reference": str(job.reference)}
+    """Prove one file, a run's own with rows that it held out; the verdict also lies beside it.
+
+    Raises as :func:`run_export_job`.
+    """
+    request: dict[str, Any] = {"gguf": str(job.gguf), "reference": str(job.reference)}
+    if job.parent is not None:
+        request["held_out"] = planned_rows(context.plan, context.plan.model.path)
     context.summary["verdict"] = smoke(request, _stoppable(context))
 
 

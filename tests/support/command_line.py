@@ -40,8 +40,8 @@ class Answer:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """The JSON lines on stdout."""
-        return [json.loads(line) for line in self.out.splitlines()]
+        """The JSON lines on stdout; a string in them may hold other ends of line than ``\\n``."""
+        return [json.loads(line) for line in self.out.rstrip("\n").split("\n")]
 
 
 def whet(*words: str) -> Answer:
