@@ -15,7 +15,7 @@ from .messages import Message, canonical_messages, content_text, looks_like_shar
 from .rows import RawRow, RowError
 
 FormatName = Literal["text", "alpaca", "sharegpt", "messages", "prompt_completion"]
-OtherName = Literal["preference", "pairs", "triplets"]
+OtherName = Literal["preference", "ratings", "pairs", "triplets"]
 """Layouts of other methods: recognised, named, and not read for supervised fine-tuning."""
 
 # A row's fields decide its layout; the first layout whose required fields are all there wins.
@@ -34,6 +34,7 @@ OTHER_FIELDS: dict[OtherName, tuple[tuple[str, ...], ...]] = {
 }
 OTHER_METHODS: dict[OtherName, str] = {
     "preference": "preference data (chosen and rejected answers)",
+    "ratings": "answers that a label calls good or bad",
     "triplets": "triplets for embeddings (anchor, positive, negative)",
     "pairs": "pairs for embeddings",
 }
@@ -87,7 +88,7 @@ def sniff(rows: Iterable[RawRow], columns: Mapping[str, str] | None = None) -> F
     if best is None:
         names = ", ".join(name for name, _ in fields.most_common(8)) or "none"
         return FormatGuess(format=None, confidence=0, reason=f"fields are: {names}")
-    if best == "preference" or best == "pairs" or best == "triplets":
+    if best == "preference" or best == "ratings" or best == "pairs" or best == "triplets":
         reason = f"{count} of {total} rows are {OTHER_METHODS[best]}, which supervised fine-tuning cannot use"
         return FormatGuess(format=None, other=best, confidence=count / total, reason=reason)
     reason = f"{count} of {total} rows have {' and '.join(FIELDS[best])}"
@@ -103,10 +104,17 @@ def layout_of(value: Mapping[str, Any]) -> FormatName | None:
         turns = value.get(name)
         if looks_like_turns(turns):
             return "sharegpt" if looks_like_sharegpt(turns) else "messages"
+    if _is_rated(value):
+        return None
     for format, needed in FIELDS.items():
         if all(name in value for name in needed):
             return format
     return None
+
+
+def _is_rated(value: Mapping[str, Any]) -> bool:
+    """A completion beside a verdict on it (as KTO wants them): half of them are not to be learnt."""
+    return "completion" in value and isinstance(value.get("label"), bool)
 
 
 def to_example(row: RawRow, format: FormatName, section: DataSection) -> Example:
@@ -199,6 +207,8 @@ def _missing(value: Mapping[str, Any], name: str) -> str:
 
 
 def _other_layout(value: Mapping[str, Any]) -> OtherName | None:
+    if _is_rated(value):
+        return "ratings"
     for kind, choices in OTHER_FIELDS.items():
         if any(all(name in value for name in needed) for needed in choices):
             return kind

@@ -57,10 +57,10 @@ def read_json_file(path: Path) -> Iterator[Row]:
 
 
 def read_csv(path: Path) -> Iterator[Row]:
-    """Comma (or tab, by suffix) separated values under a header line."""
+    """Comma separated values under a header; tabs by suffix, semicolons where the header has no comma."""
     name = str(path)
     tail = [1]
-    rows = csv.reader(_CsvLines(path, tail), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    rows = csv.reader(_CsvLines(path, tail), delimiter=_delimiter(path), strict=True)
     csv.field_size_limit(MAX_LINE)
     header: list[str] | None = None
     start = 1
@@ -84,6 +84,15 @@ def read_csv(path: Path) -> Iterator[Row]:
             header = [cell.strip() for cell in cells]
             continue
         yield _csv_row(name, line, header, cells)
+
+
+def _delimiter(path: Path) -> str:
+    """Spreadsheets write semicolons where the comma divides decimals."""
+    if path.suffix == ".tsv":
+        return "\t"
+    with open(path, "rb") as file:
+        header = file.readline(MAX_LINE)
+    return ";" if b";" in header and b"," not in header else ","
 
 
 def _csv_row(name: str, line: int, header: list[str], cells: list[str]) -> Row:
@@ -191,7 +200,8 @@ def _decode(raw: bytes, name: str, line: int) -> str | BadRow:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         at = error.start
-        reason = f"not UTF-8: byte 0x{raw[at]:02x} at byte {at + 1} (Latin-1 or Windows-1252?)"
+        reason = f"not UTF-8: byte 0x{raw[at]:02x} at byte {at + 1}"
+        reason += f" (perhaps Windows-1252: iconv -f WINDOWS-1252 -t UTF-8 {Path(name).name})"
         return BadRow(name, line + raw.count(b"\n", 0, at), reason, preview_of(raw))
 
 

@@ -269,6 +269,8 @@ def _advice(guess: FormatGuess, rows: list[RawRow]) -> str:
     if mapping is not None:
         columns = " ".join(f"data.columns.{field}={name}" for field, name in mapping.columns.items())
         return f"Most probably: data.format={mapping.format} {columns}"
+    if guess.other == "ratings":
+        return "Keep the rows whose label is true, then set data.format=prompt_completion."
     if guess.other in ("pairs", "triplets"):
         return "They are made for training an embedding model, not one that answers."
     return (

@@ -54,6 +54,7 @@ def test_found(value: dict[str, Any], format: str, columns: dict[str, str]) -> N
         [{"question": 7, "answer": "b"}],
         [{"question": "a", "answer": "b"}] * 8 + [{"question": "a"}] * 2,
         [{"anchor": "a", "positive": "b", "negative": "c"}],
+        [{"prompt": "a", "completion": "b", "label": False}],
     ],
 )
 def test_nothing_is_guessed(values: list[dict[str, Any]]) -> None:
@@ -67,6 +68,7 @@ def test_nothing_is_guessed(values: list[dict[str, Any]]) -> None:
         ({"anchor": "a", "positive": "b"}, "pairs"),
         ({"sentence1": "a", "sentence2": "b", "label": 1}, "pairs"),
         ({"query": "a", "positive": "b", "negative": "c"}, "triplets"),
+        ({"prompt": "a", "completion": "b", "label": False}, "ratings"),
     ],
 )
 def test_layouts_of_other_methods_are_named(value: dict[str, Any], other: str) -> None:

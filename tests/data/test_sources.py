@@ -178,6 +178,13 @@ def test_csv(tmp_path: Path) -> None:
     assert [row.line for row in good] == [2, 4] and not bad
 
 
+def test_csv_of_a_spreadsheet_that_writes_semicolons(tmp_path: Path) -> None:
+    good, bad = read(written(tmp_path / "a.csv", "prompt;completion\nHalf of 3,0?;1,5\n"))
+    assert [row.value for row in good] == [{"prompt": "Half of 3,0?", "completion": "1,5"}] and not bad
+    good, bad = read(written(tmp_path / "b.csv", "prompt,completion\na;b,c\n"))
+    assert [row.value for row in good] == [{"prompt": "a;b", "completion": "c"}] and not bad
+
+
 def test_bad_csv_rows(tmp_path: Path) -> None:
     content = (
         b"instruction,output\n"

@@ -117,8 +117,9 @@ ENTRIES: tuple[Entry, ...] = (
         id="D11",
         title="The model writes markers as text",
         symptom="Answers contain a literal `{instruction}`, `<|im_start|>` or `[INST]`.",
-        seen="Markers of known templates and common placeholders are searched in every row; whether this "
-        "vocabulary has them as one token decides. The finding names the format they were written for.",
+        seen="Markers of known templates and, outside of code, common placeholders are searched in every "
+        "row; whether this vocabulary has them as one token decides. The finding names the format they were "
+        "written for.",
         why="Rows were rendered for another model, a placeholder was never filled in, or special tokens "
         "stand inside messages. Split into pieces, a marker is text to be learnt.",
         fix="Give conversations as messages and let the template write the markers. Where few rows are "
@@ -140,7 +141,8 @@ ENTRIES: tuple[Entry, ...] = (
         title="A template of another family",
         symptom="Loss starts high, and answers are full of broken markers.",
         seen="The template is rendered and its markers are looked up: each must be one token of this "
-        "vocabulary. Its text is compared with the known templates, and the nearest is named.",
+        "vocabulary. `[INST]`, which is plain text to Llama 2, must stand in the model's own template. The "
+        "text is compared with the known templates, and the nearest is named.",
         why="A Llama template on a Qwen model, say: each marker becomes six or eight ordinary tokens, which "
         "the model was never trained on as markers.",
         fix="Use the template that the patch names, or leave `data.template` out for the model's own. "
@@ -161,8 +163,8 @@ ENTRIES: tuple[Entry, ...] = (
         title="Unreadable or mixed data",
         symptom="A loader fails on row 48,213, columns are not found, or half of the file is ignored.",
         seen="Rows are recognised as text, Alpaca, ShareGPT, messages or prompt and completion, with the "
-        "share that fits; preference data, pairs and triplets are recognised and named. Each row that "
-        "cannot be used is reported by file, line and reason.",
+        "share that fits; preference data, rated answers, pairs and triplets are recognised and named. Each "
+        "row that cannot be used is reported by file, line and reason.",
         why="Files are concatenated, exported from spreadsheets, or made for another method.",
         fix="The patch maps columns (`data.format`, `data.columns`) or skips what cannot be read "
         "(`data.bad_rows: skip`). `whet data SOURCE` lists the rows.",
@@ -173,8 +175,9 @@ ENTRIES: tuple[Entry, ...] = (
         symptom="The model recites its training rows, copies from the question, or a held-out loss says "
         "nothing about its use.",
         seen="Rows are counted: fewer than 100 are an error, fewer than 1,000 a note. In four fifths of the "
-        "rows the answer stands in its prompt word for word; or the held-out answers are in a language that "
-        "is hardly trained on. Limits for GRPO come with reinforcement learning.",
+        "rows the answer (not always the same one) stands in its prompt word for word; or the held-out "
+        "answers are in a language that is hardly trained on. Limits for GRPO come with reinforcement "
+        "learning.",
         why="Small sets are learnt by heart. A prompt that holds its answer teaches copying; an evaluation "
         "in another language measures another task.",
         fix="Collect more rows, or write variations of those you have and check them; accept a small set by "
