@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from .runs.failures import DISK_FULL, DISK_FULL_TEXTS
+from .surroundings.hub import hub_cache
 
 
 def main() -> None:
@@ -37,6 +38,9 @@ def answer(request: dict[str, Any], bars: bool = True) -> dict[str, str]:
             allow_patterns=request["patterns"],
             local_files_only=request["offline"],
             max_workers=request["workers"],
+            # The client has read these variables when it was imported, whet reads them now.
+            cache_dir=hub_cache(),
+            endpoint=os.environ.get("HF_ENDPOINT"),
             tqdm_class=None if bars else _no_bars(),
         )
     except LocalEntryNotFoundError as error:

@@ -125,10 +125,12 @@ def _cached() -> Iterator[Place]:
 def _entry_here(place: Place, machine: Machine) -> ModelEntry | None:
     """The entry of a directory; None for what is no decoder: an encoder, an image model, a broken file."""
     try:
+        config = json.loads((place.path / "config.json").read_text(encoding="utf-8"))
+        family = family_of(str(config.get("model_type", "")))
+        if isinstance(family.capabilities.get("sft"), Unsupported):
+            return None
         facts = read_model_facts(place.path, place.name)
-    except WhetError:
-        return None
-    if isinstance(family_of(facts.model_type).capabilities.get("sft"), Unsupported):
+    except (WhetError, ValueError):
         return None
     known = known_model(place.name)
     here = not missing_weights(place.path) and facts.has_tokenizer_json
