@@ -13,8 +13,8 @@ def set_key(text: str, key: str, value: Any) -> str:
     """``text`` with dotted ``key`` set to ``value``.
 
     The key's own line changes, or one is added at the end of its section; other lines keep their comments,
-    order and quoting. Where the text is written in a way that allows no such edit (a section in braces, an
-    anchor), the whole document is written anew, without comments.
+    order and quoting. A section in braces is written anew as one. Where the text allows no such edit (an
+    anchor, a document in braces), all of it is written anew, without comments.
 
     Args:
         text: a YAML mapping.
@@ -22,18 +22,20 @@ def set_key(text: str, key: str, value: Any) -> str:
         value: anything YAML can say.
     """
     wanted = _with(yaml.safe_load(text) or {}, key.split("."), value)
-    edited = _edit(text, key.split("."), value)
+    edited = _edit(text, key.split("."), value, wanted)
     if edited is not None and _loads_as(edited, wanted):
         return edited
     return yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True, width=WIDTH)
 
 
-def _edit(text: str, path: list[str], value: Any) -> str | None:
-    """The text with that one key changed; None where it is not plain block style."""
+def _edit(text: str, path: list[str], value: Any, wanted: dict[str, Any]) -> str | None:
+    """The text with that one key changed; None where it is not plain block style.
+
+    ``wanted`` is what the section that is looked at is to hold.
+    """
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     if node is None:
         return text + _block(path, value, 0)
-    depth = 0
     while isinstance(node, yaml.MappingNode) and not node.flow_style:
         pairs = {key.value: (key, inner) for key, inner in node.value}
         if path[0] not in pairs:
@@ -41,7 +43,10 @@ def _edit(text: str, path: list[str], value: Any) -> str | None:
         key_node, inner = pairs[path[0]]
         if len(path) == 1 or not isinstance(inner, yaml.MappingNode):
             return _replace(text, key_node, inner, path, value)
-        node, path, depth = inner, path[1:], depth + 1
+        wanted = wanted[path[0]]
+        if inner.flow_style:
+            return _replace(text, key_node, inner, path[:1], wanted)
+        node, path = inner, path[1:]
     return None
 
 

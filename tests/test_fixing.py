@@ -84,6 +84,12 @@ def test_any_way_of_writing_it_gives_the_right_values(text: str, key: str, value
     assert after == {**before, section: {**(before.get(section) or {}), name: value}}
 
 
+def test_a_section_in_braces_stays_one_and_the_rest_keeps_its_comments() -> None:
+    text = "# mine\nmodel: {name: demo}  # tiny\ndata:\n  train: a.jsonl  # rows\n"
+    edited = set_key(text, "model.max_length", 64)
+    assert edited == text.replace("{name: demo}", "{name: demo, max_length: 64}")
+
+
 def test_comments_before_the_next_key_survive_a_replaced_list() -> None:
     edited = set_key("data:\n  train:\n    - a.jsonl\n  # why\n  split: x\n", "data.train", "b.jsonl")
     assert edited == "data:\n  train: b.jsonl\n  # why\n  split: x\n"

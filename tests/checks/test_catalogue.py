@@ -47,6 +47,9 @@ def test_explain_finds_ids_as_people_type_them() -> None:
         find_entry("modelfile")
     assert "X05" in error.value.hint
     with pytest.raises(WhetError) as error:
+        find_entry("loss is 0")
+    assert error.value.hint.startswith("Did you mean D01")
+    with pytest.raises(WhetError) as error:
         find_entry("zzzzzz")
     assert "whet explain" in error.value.hint
 

@@ -16,17 +16,13 @@ def find_entry(word: str) -> Entry:
     """The entry of an id, in any case and with or without its zero (``d1`` is D01).
 
     Raises:
-        WhetError: ``explain.unknown_id`` with the nearest ids, or those whose words hold ``word``.
+        WhetError: ``explain.unknown_id`` with the nearest ids, or those whose texts hold all words of ``word``.
     """
     match = ID.match(word.strip().upper())
     id = f"{match[1]}{int(match[2]):02d}" if match else word.strip().upper()
     if id in CATALOGUE:
         return CATALOGUE[id]
-    near = (
-        _neighbours(id)
-        if match
-        else [key for key, one in CATALOGUE.items() if word.lower() in _words(one)][:3]
-    )
+    near = _neighbours(id) if match else _holding(word)
     named = "; ".join(f"{key} ({CATALOGUE[key].title})" for key in near)
     raise WhetError(
         "explain.unknown_id",
@@ -42,5 +38,17 @@ def _neighbours(id: str) -> list[str]:
     return nearest or difflib.get_close_matches(id, CATALOGUE, n=3, cutoff=0.6)
 
 
+def _holding(phrase: str) -> list[str]:
+    """Three entries in whose title, symptom, cause or cure every word of the phrase begins a word."""
+    words = re.findall(r"\w+", phrase.lower())
+    found = [key for key, one in CATALOGUE.items() if words and _holds(_words(one), words)]
+    # What people see comes before what it is called and what to do.
+    return sorted(found, key=lambda key: not _holds(CATALOGUE[key].symptom.lower(), words))[:3]
+
+
+def _holds(text: str, words: list[str]) -> bool:
+    return all(re.search(rf"\b{re.escape(word)}", text) for word in words)
+
+
 def _words(entry: Entry) -> str:
-    return f"{entry.title} {entry.symptom} {entry.why}".lower()
+    return f"{entry.title} {entry.symptom} {entry.why} {entry.fix}".lower()
