@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .recipe_files import parse_override, patched, recipe_from_text, shipped, to_yaml
     from .redaction import Redactor
     from .run_view import RunView
+    from .surroundings.facts import GPUHealth
     from .template_compare import Comparison
     from .template_view import TemplateView
     from .yaml_edit import set_key
@@ -73,6 +74,7 @@ _LAZY = {
     "DataReport": "data.inspection",
     "DoctorReport": "doctor",
     "FlagReport": "doctor",
+    "GPUHealth": "surroundings.facts",
     "Entry": "checks.catalogue",
     "Fixed": "fixing",
     "Goal": "goals",
@@ -121,6 +123,7 @@ __all__ = [
     "Fix",
     "Fixed",
     "FlagReport",
+    "GPUHealth",
     "Goal",
     "KernelReport",
     "LogPage",
@@ -363,6 +366,14 @@ def machine() -> Machine:
     from .hardware import inspect_machine
 
     return inspect_machine()
+
+
+def gpus() -> list[GPUHealth]:
+    """Load, memory, heat and users of each GPU now, in a few milliseconds; none without a driver."""
+    from .hardware import inspect_machine
+    from .surroundings.gpu_health import read_gpu_health
+
+    return read_gpu_health([gpu.uuid for gpu in inspect_machine().gpus])
 
 
 def doctor(progress: Callable[[str], None] | None = None) -> DoctorReport:
