@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 
@@ -60,14 +59,14 @@ def _tell_tools(tools: Sequence[Tool], say: Callable[[str], None]) -> bool:
     """A line a tool: what it may do and the bytes of its definition. Whether all fit."""
     total = 0
     for tool in tools:
-        size = len(json.dumps(tool.model_dump(by_alias=True, exclude_none=True, mode="json")))
+        size = len(tool.model_dump_json(by_alias=True, exclude_none=True).encode())
         total += size
-        say(f"  {_letters(tool.annotations):3} {tool.name:18} {size:6,} bytes")
+        say(f"  {letters(tool.annotations):3} {tool.name:18} {size:6,} bytes")
     say(f"  {len(tools)} tools, {total:,} of at most {LARGEST_TOOLS:,} bytes")
     return total <= LARGEST_TOOLS
 
 
-def _letters(annotations: ToolAnnotations | None) -> str:
+def letters(annotations: ToolAnnotations | None) -> str:
     """R reads; W writes, D also destroys; O reaches beyond this machine."""
     if annotations is None:
         return "?"
