@@ -18,6 +18,7 @@ from .draft import Draft, PlanOf
 GIB = 2**30
 ROUNDS = 3
 MEMORY_FINDING = "L11"
+LENGTH = "model.max_length"
 WORTH = 0.9
 """Another setting must take less than this share of the time or memory to be worth a change."""
 FEWEST_STEPS_LEFT = 20
@@ -37,7 +38,8 @@ class Limits:
 def mend(draft: Draft, plan: Plan, plan_of: PlanOf) -> Plan:
     """Apply the patches of errors and warnings, plan again, at most three times.
 
-    Left alone: what an override names, what only silences a finding, and memory, which has rules of its own.
+    Left alone: what an override names, what only silences a finding, and memory and length, which have rules
+    of their own (:func:`fit_memory`, :func:`.rules.length`).
     """
     for _ in range(ROUNDS):
         findings = [finding for finding in plan.findings if _mendable(draft, finding)]
@@ -59,7 +61,7 @@ def _mendable(draft: Draft, finding: Finding) -> bool:
         finding.severity != "note"
         and finding.id != MEMORY_FINDING
         and bool(patch)
-        and ACCEPT not in patch
+        and not {ACCEPT, LENGTH} & set(patch)
         and draft.free(patch)
     )
 

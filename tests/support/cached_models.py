@@ -1,4 +1,4 @@
-"""A hub cache with models of real shapes: their sizes, a small tokenizer, and a weight file without weights."""
+"""A hub cache with models of real shapes: sizes, a small tokenizer, a weight file without weights."""
 
 from __future__ import annotations
 
