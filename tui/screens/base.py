@@ -68,7 +68,7 @@ class WhetScreen(Screen[None]):
         """Replace the title line."""
         self.query_one("#heading", Static).update(text)
 
-    def in_background(self, work: Callable[[], T], done: Callable[[T], None], group: str) -> None:
+    def in_background(self, work: Callable[[], T], done: Callable[[T], object], group: str) -> None:
         """Run ``work`` on a thread and hand what it returns to ``done``; a later one of a group replaces it.
 
         Errors become cards: whet's own with what to do next, any other with the way to a debug bundle.
