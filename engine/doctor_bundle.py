@@ -70,9 +70,9 @@ def _versions() -> str:
 
 
 def _run(run: RunDir, clean: Redactor) -> Iterator[tuple[str, str]]:
-    """A run's recipe, plan, state, and the ends of its events and log."""
+    """A run's recipe, plan, job, state, and the ends of its events and log."""
     folder = f"runs/{clean.text(run.id)}"
-    for file in (run.recipe, run.plan, run.state):
+    for file in (run.recipe, run.plan, run.job, run.state):
         if file.is_file():
             text = file.read_text(encoding="utf-8", errors="replace")
             yield (

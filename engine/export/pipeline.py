@@ -27,7 +27,7 @@ from .merge_proof import prove_merge
 from .merge_report import MergeReport
 from .model_card import CardFacts, write_card
 from .modelfile_check import ModelfileFacts, write_checked_modelfile
-from .smoke import HeldOut, prove, reference_of
+from .smoke import SCRATCH, HeldOut, prove, reference_of
 from .verdict import DIGEST_FILE, RANK, Status, Verdict, verdict_path
 
 if TYPE_CHECKING:
@@ -345,7 +345,7 @@ def export_finished(
 
 @contextmanager
 def _alone(run: RunDir, emit: Emit, leave: Callable[[], None]) -> Iterator[None]:
-    """Two exports of one run would write the same files."""
+    """Two exports of one run would write the same files; what a killed one left is swept up."""
     lock = locks.try_hold(run.export_lock)
     if lock is None:
         emit(PhaseEvent(phase="wait", detail=f"another export of {run.id} is being written"))
@@ -353,6 +353,8 @@ def _alone(run: RunDir, emit: Emit, leave: Callable[[], None]) -> Iterator[None]
         leave()
         lock = locks.try_hold(run.export_lock, locks.PATIENCE)
     with lock:
+        for scratch in run.export.glob(f"{SCRATCH}*"):
+            shutil.rmtree(scratch)
         yield
 
 

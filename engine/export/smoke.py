@@ -31,6 +31,8 @@ HeldOut = list[dict[str, Any]]
 and ``labels`` that training made of them; or ``input_ids`` and ``labels`` alone."""
 DIRECT = ("f32", "f16", "bf16")
 OWN_ROWS = 32
+SCRATCH = ".whet-smoke-"
+"""Begins the names of folders that are there while something is proven."""
 SMALL_FILE = 100 << 20
 """Below this one thread is fastest: llama.cpp's threads spin while they wait for each other."""
 
@@ -63,7 +65,7 @@ def reference_of(
         WhetError: ``smoke.reference`` when transformers cannot load or run the model.
     """
     limits = limits or Limits()
-    with tempfile.TemporaryDirectory(prefix=".whet-smoke-", dir=work_dir) as folder:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=work_dir) as folder:
         request = {
             "model_dir": str(model_dir),
             "work": folder,

@@ -1,7 +1,7 @@
 """The same key starts one run, however often, from however many processes, and whatever died in between.
 
 What a key asked for, and the id its run has, is written before the run is made. Who comes again under the key
-makes what is still missing, and starts what was never started.
+makes what is still missing, and starts what no worker ever took up.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def start_once(
             run = RunDir(RunStore().root / known.run)
             if not run.path.is_dir():
                 run = create(known.run)
-            if run.read_state().launched is None and not run.alive():
+            if run.read_state().attempt == 0 and not run.alive():
                 launch(run)
     return run
 

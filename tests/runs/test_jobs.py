@@ -20,6 +20,7 @@ from support.tiny_runs import create_run, tiny_recipe, write_chat_rows
 
 from whet.engine import api
 from whet.engine.errors import WhetError
+from whet.engine.export.smoke import SCRATCH
 from whet.engine.runs import supervisor
 from whet.engine.runs.locks import Lock, hold
 from whet.engine.runs.store import RunDir, RunStore, trained_weights
@@ -161,15 +162,17 @@ def test_export_outlives_its_launcher_s_group_and_a_killed_one_starts_over(paren
         job = api.find(starter.stdout.readline().decode().strip())
         os.killpg(starter.pid, signal.SIGKILL)
         starter.communicate()
-        until(lambda: waiting(job), "the job to wait for the export before it", LONG)
-        os.kill(job.read_state().pid or 0, signal.SIGKILL)
-        until(lambda: job.status() == "interrupted", "the job to be seen dead")
-        with pytest.raises(WhetError) as fixed:
-            api.resume(job.id, ["training.max_steps=9"])
-        assert fixed.value.code == "run.fixed_setting"
-        api.resume(job.id)
+        until(lambda: in_phase(job, "wait"), "the job to wait for the export before it", LONG)
         lock.release()
+        until(lambda: list(parent.export.glob(f"{SCRATCH}*")), "the proof to begin", LONG)
+        os.killpg(job.read_state().pid or 0, signal.SIGKILL)
+    until(lambda: job.status() == "interrupted", "the job to be seen dead")
+    with pytest.raises(WhetError) as fixed:
+        api.resume(job.id, ["training.max_steps=9"])
+    assert fixed.value.code == "run.fixed_setting"
+    api.resume(job.id)
     view = done(job.id)
+    assert not [path for path in parent.export.iterdir() if path.name.startswith(".")]
     assert view.state.attempt == 2 and view.state.started_by == "agent"
     assert any(event.kind == "gguf" for event in view.exports)
 
@@ -177,7 +180,7 @@ def test_export_outlives_its_launcher_s_group_and_a_killed_one_starts_over(paren
 def test_waiting_export_is_stopped_and_resumed(parent: RunDir) -> None:
     with exporting(parent):
         job = api.start_export(parent.id, ["f16"], smoke=False, started_by="test")
-        until(lambda: waiting(api.find(job)), "the job to wait", LONG)
+        until(lambda: in_phase(api.find(job), "wait"), "the job to wait", LONG)
         api.stop(job)
         assert supervisor.wait(api.find(job), LONG) == "stopped"
     api.resume(job)
@@ -212,9 +215,9 @@ def test_job_on_files_of_no_run_is_a_run_without_a_plan(home: Path, base: Path) 
     assert caught.value.code == "run.no_plan"
 
 
-def waiting(job: RunDir) -> bool:
+def in_phase(job: RunDir, phase: str) -> bool:
     events = api.events(job.id)[0]
-    return any(isinstance(event, api.PhaseEvent) and event.phase == "wait" for event in events)
+    return any(isinstance(event, api.PhaseEvent) and event.phase == phase for event in events)
 
 
 def exporting(parent: RunDir) -> Lock:

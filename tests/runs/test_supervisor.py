@@ -115,6 +115,16 @@ def test_finished_run_is_not_resumed_and_an_idle_one_not_stopped(launch: Launch,
         assert idle.control.stop_requested() is None
 
 
+def test_checkpoint_is_asked_of_a_living_run_only(launch: Launch) -> None:
+    run = launch("while not context.take_checkpoint_request():\n    time.sleep(0.01)\nstep(context, 1)")
+    until(lambda: run.status() == "running", "the run to run")
+    supervisor.request_checkpoint(run)
+    assert supervisor.wait(run, 30) == "finished" and steps(run) == [1]
+    with pytest.raises(WhetError, match="finished") as caught:
+        supervisor.request_checkpoint(run)
+    assert caught.value.code == "run.not_running"
+
+
 def test_failed_run_resumes_and_its_error_is_gone(launch: Launch) -> None:
     run = launch("raise ValueError('once')")
     assert supervisor.wait(run, 30) == "failed"
