@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from faults.data_cases import CHATML_TEMPLATE, chat, chatml, chats, llama, write
+from faults.data_set_ups import CHATML_TEMPLATE, chat, chatml, chats, llama, write
 from support.command_line import whet
 from support.tiny_models import build_tiny_model
 

@@ -148,6 +148,8 @@ class BatchTokenizer:
                 odd |= Odd.empty_replies
             if not alternates(messages):
                 odd |= Odd.odd_roles
+        elif example.completion is not None and not example.completion.strip():
+            odd |= Odd.empty_replies
         prompt, answer = question_and_answer(example)
         if is_in_prompt(answer, prompt):
             odd |= Odd.answer_in_prompt

@@ -83,7 +83,7 @@ class SplitReport(BaseModel):
         default_factory=dict, description="Literal template markers that this tokenizer splits into pieces."
     )
     marked_rows: int = Field(0, description="Rows with any of these.")
-    empty_replies: int = Field(0, description="Conversations in which the assistant says nothing once.")
+    empty_replies: int = Field(0, description="Rows in which the assistant says nothing once.")
     odd_roles: int = Field(0, description="Conversations that do not alternate user and assistant.")
     broken_prefix: int = Field(
         0, description="Conversations whose text does not begin with the prompt of their last answer."

@@ -107,6 +107,11 @@ def test_everything_supervised_ends_with_the_templates_white_space(tmp_path: Pat
     assert seen(model, chat("What?", "This."), method={"kind": "sft", "supervise": "all"}) == Odd(0)
 
 
+def test_a_completion_may_be_empty_too(model: Path) -> None:
+    assert seen(model, {"prompt": "What?", "completion": "\n"}, "prompt_completion") == Odd.empty_replies
+    assert seen(model, {"prompt": "What?", "completion": "This."}, "prompt_completion") == Odd(0)
+
+
 def test_plain_text_gets_one_end(model: Path) -> None:
     assert seen(model, {"text": "A text."}, "text") == Odd(0)
     assert seen(model, {"text": "A text.<|end_of_text|>"}, "text") == Odd(0)

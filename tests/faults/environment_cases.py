@@ -395,6 +395,8 @@ FAULTS: tuple[Fault, ...] = (
          severity="note"),
     case("E11", "the measurement runs out of memory", "next run", measurement_dies, severity="note"),
     case("E12", "a misspelt flag of whet's", "WHET_OFFLINE", flags, WHET_OFLINE="1"),
+    case("E12", "a family of flags, misspelt", "WANDB_PROJECT", flags, WANBD_PROJECT="mine"),
+    case("E12", "kernels that do not exist", "unset WHET_KERNELS", flags, WHET_KERNELS="refernce"),
     case("E12", "a flag that never was", "unset WHET_BATCH_SIZE", flags, WHET_BATCH_SIZE="8"),
     case("E12", "a token under the wrong name", "HF_TOKEN", flags, HUGGINGFACE_TOKEN="hf_aaaaaaaaaaaaaaaa"),
     case("E12", "two allocators", "unset PYTORCH_CUDA_ALLOC_CONF", flags,

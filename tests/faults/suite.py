@@ -16,10 +16,12 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / 
 
 from faults import (  # noqa: E402
     data_cases,
+    data_row_cases,
     environment_cases,
     export_cases,
     load_cases,
     training_cases,
+    weight_cases,
 )
 from faults.harness import Fault, Healthy, Outcome, serious, try_fault  # noqa: E402
 from faults.healthy_cases import HEALTHY  # noqa: E402
@@ -27,6 +29,8 @@ from faults.healthy_cases import HEALTHY  # noqa: E402
 FAULTS: tuple[Fault, ...] = (
     *environment_cases.FAULTS,
     *data_cases.FAULTS,
+    *data_row_cases.FAULTS,
+    *weight_cases.FAULTS,
     *load_cases.FAULTS,
     *training_cases.FAULTS,
     *export_cases.FAULTS,

@@ -11,6 +11,9 @@ from tempfile import mkdtemp
 from typing import Any
 
 from support.tiny_models import build_tiny_model
+from support.tiny_runs import tiny_recipe, write_chat_rows
+
+from whet.engine.recipe import Recipe
 
 
 @lru_cache
@@ -55,3 +58,12 @@ def add_token(path: Path, token: str) -> int:
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
     tokenizer.save(str(path / "tokenizer.json"))
     return token_id(path, token)
+
+
+def setup(
+    folder: Path, family: str = "llama", *, model: dict[str, Any] | None = None, **sections: Any
+) -> Recipe:
+    """A healthy recipe: a tiny model of its own, and 1,000 chats."""
+    path = whole_model(folder / "model", family, **(model or {}))
+    rows = write_chat_rows(folder / "rows.jsonl", 1000)
+    return tiny_recipe(path, rows, adapter={"dropout": 0.0}, **sections)

@@ -16,7 +16,7 @@ def find_entry(word: str) -> Entry:
     """The entry of an id, in any case and with or without its zero (``d1`` is D01).
 
     Raises:
-        WhetError: ``explain.unknown_id`` with the nearest ids, or those whose texts hold all words of ``word``.
+        WhetError: ``explain.unknown_id`` with the nearest ids, or entries that hold all words of ``word``.
     """
     match = ID.match(word.strip().upper())
     id = f"{match[1]}{int(match[2]):02d}" if match else word.strip().upper()
