@@ -86,7 +86,7 @@ class _Proposing:
             goal=self.goal,
             recipe=draft.recipe(),
             plan=plan,
-            reasons=_said(draft, plan, self.machine),
+            reasons=_said(draft, self.machine),
             changed=draft.changed,
             unmet=draft.unmet,
             passed_over=passed,
@@ -126,10 +126,11 @@ class _Proposing:
         found = candidates(self.goal, self.machine, capacity, text=self.look.layout == "text")
         search = Search(self.goal, self.attempt, list(found.passed_over))
         entry, attempt = search.run(found.entries)
-        attempt.draft.reasons["model.name"] = self._why(entry, attempt.plan)
+        cut = "training.max_steps" in attempt.draft.values
+        attempt.draft.reasons["model.name"] = self._why(entry, attempt.plan, cut)
         return attempt, search.passed
 
-    def _why(self, entry: ModelEntry, plan: Plan) -> str:
+    def _why(self, entry: ModelEntry, plan: Plan, cut: bool) -> str:
         if entry.source == DEMO:
             return (
                 "no other model is here or can come; the demo model is for learning only, so name a real one "
@@ -138,9 +139,14 @@ class _Proposing:
         kind = "instruct model" if entry.chat else "base model"
         where = "is on this machine" if entry.here else "can be downloaded"
         size = "largest" if self.goal.priority == "quality" and self.machine.gpus else "smallest useful"
+        choice = f"the {size} {kind} that {where} and meets the limits"
+        if cut or not plan.memory.fits:
+            choice = (
+                f"no model meets the limits with all of the data, and of those tried this {kind} is nearest"
+            )
         return (
-            f"the {size} {kind} that {where} and meets the limits: {entry.parameters / 1e9:.1f} billion "
-            f"parameters, {plan.memory.needed / GIB:.1f} of {plan.memory.capacity / GIB:.0f} GiB"
+            f"{choice}: {entry.parameters / 1e9:.1f} billion parameters, {plan.memory.needed / GIB:.1f} of "
+            f"{plan.memory.capacity / GIB:.0f} GiB"
         )
 
     # --- what is left to say
@@ -158,9 +164,8 @@ class _Proposing:
             draft.unmet.append(f"{finding.id}: {finding.title}")
 
 
-def _said(draft: Draft, plan: Plan, machine: Machine) -> dict[str, str]:
-    """Reasons by key, the planner's own choices after those of the goal, and a word on a machine without a
-    GPU."""
+def _said(draft: Draft, machine: Machine) -> dict[str, str]:
+    """Reasons by key, and a word on a machine without a GPU."""
     said: dict[str, str] = {}
     if not machine.gpus:
         said[MACHINE] = (
