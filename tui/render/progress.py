@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from types import TracebackType
 from typing import Any
 
@@ -26,25 +25,14 @@ from whet.engine.api import (
     settings,
 )
 
+from ..run_state import PHASES, Pace
 from .findings import finding_text
 from .outcome import proof_lines
 from .text import plain
 from .units import amount, clock, size
 
-SMOOTHING = 20  # steps over which the shown loss, speed and time left are averaged
 PLAIN_LINES = 20  # step lines a whole run prints when nobody watches a terminal
 MIN_BAR, MAX_BAR = 8, 40
-PHASES = {
-    "wait": "waiting",
-    "load": "loading the model",
-    "data": "reading the data",
-    "train": "training",
-    "eval": "held-out loss",
-    "sample": "sample answers",
-    "merge": "merging",
-    "export": "writing",
-    "smoke": "proving",
-}
 
 
 class SizedBar(BarColumn):
@@ -67,7 +55,7 @@ class Follower:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.live = console.is_terminal and not console.is_dumb_terminal
-        self.steps: deque[StepEvent] = deque(maxlen=SMOOTHING)
+        self.pace = Pace()
         self.answers: dict[str, str] = {}
         self.phase = ""
         self.progress = Progress(
@@ -118,17 +106,14 @@ class Follower:
                     self._line((event.status, "bold"))
 
     def _step(self, event: StepEvent) -> None:
-        self.steps.append(event)
-        seconds = sum(step.seconds for step in self.steps)
-        rate = sum(step.tokens for step in self.steps) / seconds if seconds else 0.0
-        loss = sum(step.loss for step in self.steps) / len(self.steps)
-        left = (event.total_steps - event.step) * seconds / len(self.steps)
+        pace = self.pace
+        pace.add(event)
         words = [
             f"{event.step}/{event.total_steps}",
-            f"loss {loss:.3f}",
-            f"{amount(rate)} tok/s",
+            f"loss {pace.loss:.3f}",
+            f"{amount(pace.tokens_per_second)} tok/s",
             size(event.memory_bytes),
-            f"{clock(left)} left",
+            f"{clock(pace.seconds_left or 0.0)} left",
         ]
         if self.live:
             self.phase = "train"

@@ -1,0 +1,45 @@
+"""A run's columns as the lines of one plot, and what its title says beside the name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...render.curves import finite, rounded, smooth, tick
+from ...run_state import RunProgress
+from ...widgets.curve import Line
+
+EVAL, EVAL_ASCII = "◆", "E"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What :meth:`Curve.show` takes."""
+
+    lines: list[Line]
+    title: str
+
+
+def curve_of(progress: RunProgress, name: str, *, smoothed: bool, ascii: bool) -> Drawn:
+    """One of the curves by the name of its column; a schedule has no noise to smooth."""
+    curves = progress.curves
+    x, y = finite(curves.step, curves.values(name))
+    mean = smoothed and name != "learning_rate"
+    lines = [Line(x, y, "raw"), Line(x, smooth(y))] if mean else [Line(x, y)]
+    title = f"  {tick(rounded(y[-1]))}" if len(y) else ""
+    if name == "loss":
+        more, words = _of_loss(progress, EVAL_ASCII if ascii else EVAL)
+        lines += more
+        title += words
+    return Drawn(lines, title)
+
+
+def _of_loss(progress: RunProgress, mark: str) -> tuple[list[Line], str]:
+    """Held-out losses as marks, and what is odd about the curve."""
+    steps = sorted(progress.evals)
+    x, y = finite(steps, [progress.evals[step].loss for step in steps])
+    words = f"   {mark} held out {tick(rounded(y[-1]))}" if len(y) else ""
+    if progress.resumed_at:
+        words += f"   | resumed at {', '.join(map(str, progress.resumed_at))}"
+    if progress.curves.not_finite:
+        words += f"   no number at step {progress.curves.not_finite[0]}"
+    return [Line(x, y, "eval", mark)] if len(y) else [], words

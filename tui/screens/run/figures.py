@@ -1,0 +1,145 @@
+"""A run in figures: the status line, and the column beside the curves."""
+
+from __future__ import annotations
+
+import math
+
+from rich.table import Table
+from rich.text import Text
+
+from whet.engine import api
+
+from ...render.text import plain
+from ...render.units import amount, clock, size
+from ...run_state import PHASES, RunProgress
+from ...widgets.run_table import LOOKS
+from .look import Look
+
+GIB = 1 << 30
+FULL, EMPTY = "█", "░"
+FULL_ASCII, EMPTY_ASCII = "#", "."
+BAR = 24
+Rows = list[tuple[str, str | Text]]
+
+
+def bar(share: float, width: int, *, ascii: bool = False) -> str:
+    """``share`` of a bar filled."""
+    filled = round(width * min(1.0, max(0.0, share)))
+    full, empty = (FULL_ASCII, EMPTY_ASCII) if ascii else (FULL, EMPTY)
+    return full * filled + empty * (width - filled)
+
+
+def number(value: float) -> str:
+    """A loss or norm; ``nan`` and ``inf`` stand out by themselves."""
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
+
+
+def status_line(look: Look, progress: RunProgress, width: int, *, ascii: bool = False) -> Text:
+    """Status, phase, how far, how long still."""
+    status, state = look.summary.status, look.summary.state
+    symbol, style = LOOKS[status]
+    text = Text(no_wrap=True, overflow="ellipsis")
+    text.append(f"{symbol} {status}", f"bold {style}")
+    if status == "running" and progress.phase:
+        span = progress.phases[progress.phase]
+        text.append(f" · {PHASES[progress.phase]}")
+        if progress.phase != "train" and span.detail:
+            text.append(f" {plain(span.detail, 40)}", "dim")
+        if progress.phase != "train" and span.share is not None:
+            text.append(f" {span.share:.0%}")
+    if look.asked:
+        words = "stopping after this step" if look.asked == "checkpoint" else "ending at once"
+        text.append(f" · {words}", "bold yellow")
+    if progress.last is not None:
+        last = progress.last
+        room = min(BAR, max(0, width - 62))
+        text.append("   ")
+        text.append(bar(last.step / last.total_steps, room, ascii=ascii), "cyan" if look.active else "dim")
+        text.append(f" step {last.step}/{last.total_steps}", "bold")
+        left = progress.pace.seconds_left
+        if status == "running" and left is not None:
+            text.append(f" · {clock(left)} left")
+    elif state.total_steps:
+        text.append(f"   step {state.step}/{state.total_steps}")
+    return text
+
+
+def figures(look: Look, progress: RunProgress, plan: api.Plan | None, *, ascii: bool = False) -> Table:
+    """Names on the left, values on the right; only what is known."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(style="dim", no_wrap=True, width=8)
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    rows = [*_training(progress), *_memory(look, progress, plan, ascii), *_state(look, progress)]
+    for name, value in rows:
+        table.add_row(Text(name), value if isinstance(value, Text) else Text(value))
+    for phase, span in progress.phases.items():
+        going = phase == progress.phase and look.active
+        mark = "●" if going else "✓"
+        share = "" if span.share is None or not going else f" {span.share:.0%}"
+        spent = clock(progress.spent(phase, look.now if look.active else progress.newest))
+        table.add_row(Text(phase), Text(f"{mark} {spent}{share}", "green" if going else ""))
+    return table
+
+
+def _training(progress: RunProgress) -> Rows:
+    last, pace = progress.last, progress.pace
+    rows: Rows = []
+    if last is not None:
+        rows += [
+            ("step", Text(f"{last.step}/{last.total_steps}", "bold")),
+            ("epoch", f"{last.epoch:.2f}"),
+            ("loss", Text(number(pace.loss), "bold" if math.isfinite(pace.loss) else "bold red")),
+        ]
+    rows += _held_out(progress)
+    if last is not None:
+        rows += [
+            ("rate", f"{last.learning_rate:.3g}"),
+            ("gradient", number(last.grad_norm)),
+            ("speed", f"{amount(pace.tokens_per_second)} tok/s"),
+            ("a step", f"{pace.seconds_per_step:.2f} s"),
+        ]
+    return rows
+
+
+def _held_out(progress: RunProgress) -> Rows:
+    if not progress.evals:
+        return []
+    newest, best = progress.evals[max(progress.evals)], progress.best_eval
+    rows: Rows = [("held out", Text(number(newest.loss), "bold"))]
+    if best is not None and best is not newest:
+        rows.append(("best", f"{number(best.loss)} at {best.step}"))
+    return rows
+
+
+def _memory(look: Look, progress: RunProgress, plan: api.Plan | None, ascii: bool) -> Rows:
+    rows: Rows = []
+    if progress.peak_memory:
+        rows.append(("memory", f"{size(progress.peak_memory)} peak"))
+        if plan is not None:
+            rows.append(("planned", size(plan.memory.peak)))
+    gpu = look.gpu
+    if gpu is not None:
+        used = gpu.memory_total - gpu.memory_free
+        busy = "" if gpu.utilization is None else f"{gpu.utilization}% busy"
+        heat = "" if gpu.temperature is None else f"{gpu.temperature} °C"
+        rows.append(("GPU", " ".join(filter(None, (busy, heat)))))
+        full = bar(used / gpu.memory_total, 6, ascii=ascii)
+        rows.append(("", f"{full} {used / GIB:.0f}/{gpu.memory_total / GIB:.0f} GiB"))
+        rows += [("", Text(f"slowed: {why}", "yellow")) for why in gpu.slowed_by]
+    return rows
+
+
+def _state(look: Look, progress: RunProgress) -> Rows:
+    state, rows = look.summary.state, Rows()
+    if progress.began is not None:
+        until = look.now if look.active else progress.newest
+        rows.append(("time", clock(max(0.0, until - progress.began))))
+    left = progress.pace.seconds_left
+    if look.summary.status == "running" and left is not None:
+        rows.append(("left", Text(clock(left), "bold")))
+    if progress.checkpoints:
+        newest = max(progress.checkpoints)
+        rows.append(("saved", f"step {newest}"))
+    if state.attempt > 1:
+        rows.append(("attempt", str(state.attempt)))
+    return rows

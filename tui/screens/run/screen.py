@@ -1,0 +1,432 @@
+"""The Run screen: everything about one run, read from its directory; what is asked of it goes there too.
+
+It only looks. Quitting, a lost connection or a closed laptop end nothing, and opening it again reads on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from rich.style import Style
+from rich.text import Text
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal, Vertical, VerticalScroll
+from textual.widgets import OptionList, Static
+
+from whet.engine import api
+
+from ... import drafts
+from ...actions import Action
+from ...render.text import plain
+from ...run_state import RunProgress
+from ...widgets.assistant_bar import Advice
+from ...widgets.curve import Curve
+from ..base import WhetScreen
+from ..cards import Question
+from .asking import run_actions, stop_words
+from .cards import entry_card, fix_card
+from .drawing import curve_of
+from .figures import figures, status_line
+from .look import RESUMABLE, Look, look
+from .panels import Findings, Page, files, samples
+from .words import Notice, notice, run_advice
+
+CURVES = {
+    "loss": ("loss", "The loss shows from the first step on."),
+    "learning_rate": ("learning rate", "The learning rate shows from the first step on."),
+    "grad_norm": ("gradient norm", "The gradient's norm shows from the first step on."),
+    "speed": ("tokens per second", "The speed shows from the first step on."),
+}
+PANELS = ("samples", "findings", "files")
+TABS = (*CURVES, *PANELS)
+TAB_WORDS = ("loss", "rate", "gradient", "speed", "answers", "findings", "files")
+MEDIUM, LARGE = (100, 34), (160, 44)
+"""Columns and rows from which two curves fit, and from which everything does."""
+
+
+class RunScreen(WhetScreen):
+    """Tabs on a small terminal, two curves and a panel on a larger one, everything at once on a large one."""
+
+    topic = "run"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("p", "pause", "pause", id="run.pause"),
+        Binding("x", "stop", "stop", id="run.stop"),
+        Binding("r", "resume", "resume", id="run.resume"),
+        Binding("w", "checkpoint", "checkpoint", show=False, id="run.checkpoint"),
+        Binding("l", "log", "log", id="run.log"),
+        Binding("a", "fix", "apply fix", show=False, id="run.fix"),
+        Binding("i", "explain", "explain", show=False, id="run.explain"),
+        Binding("c", "with_weights('chat')", "chat", show=False, id="run.chat"),
+        Binding("e", "with_weights('export')", "export", show=False, id="run.export"),
+        Binding("v", "evaluate", "measure", show=False, id="run.evaluate"),
+        Binding("g", "log_scale", "log scale", show=False, id="run.log_scale"),
+        Binding("m", "smoothing", "smoothing", show=False, id="run.smoothing"),
+        Binding("z", "all", "zoom out", show=False, id="run.zoom_out"),
+        Binding("left_square_bracket", "sample(-1)", "earlier answers", show=False, id="run.earlier"),
+        Binding("right_square_bracket", "sample(1)", "later answers", show=False, id="run.later"),
+        Binding("b", "bundle", "debug bundle", show=False, id="run.bundle"),
+        *(
+            Binding(str(number), f"tab('{name}')", name, show=False, id=f"run.tab_{name}")
+            for number, name in enumerate(TABS, start=1)
+        ),
+    ]
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__()
+        self.run_id = run_id
+        self.progress = RunProgress()
+        self.seen: Look | None = None
+        self.plan: api.Plan | None = None
+        self.failures: list[api.Finding] = []
+        self.tab = "loss"
+        self.curve, self.panel = "speed", "samples"
+        """The curve beside the loss, and the panel below, where there is room for one of each."""
+        self.log_scale: set[str] = set()
+        self.smoothed = True
+        self.sample_step: int | None = None
+        self.extent = "small"
+        self._looking = False
+        self._offset = 0
+        self._drawn: tuple[int, bool] | None = None
+
+    def body(self) -> ComposeResult:
+        self.heading = self.run_id
+        yield Static("Reading the run …", id="run-status", markup=False)
+        yield Static("", id="run-notice", markup=False)
+        yield Static("", id="run-tabs", markup=False)
+        with Horizontal(id="run-body"):
+            with Vertical(id="run-main"):
+                with Container(id="run-curves"):
+                    for name, (title, nothing) in CURVES.items():
+                        yield Curve(title, nothing, id=f"curve-{name}", plain=self.whet.kept.ascii)
+                with Horizontal(id="run-panels"):
+                    yield Page("answers", id="panel-samples")
+                    yield Findings(id="panel-findings")
+                    yield Page("files", id="panel-files")
+            with VerticalScroll(id="run-figures"):
+                yield Static("", id="figures", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one("#run-notice").display = False
+        self.query_one("#heading", Static).update(self.run_id)
+        super().on_mount()
+        self._arrange()
+        self.in_background(lambda: _plan(self.run_id), self._show_plan, group="plan")
+        self._timer = self.set_interval(self.whet.seconds_between_looks, self._look)
+        self._look()
+
+    def on_resize(self, event: events.Resize) -> None:
+        size = event.size
+        self.extent = "small"
+        for name, (width, height) in (("medium", MEDIUM), ("large", LARGE)):
+            if size.width >= width and size.height >= height:
+                self.extent = name
+        for name in ("small", "medium", "large"):
+            self.set_class(name == self.extent, f"-{name}")
+        self._arrange()
+        if self.seen is not None:
+            self.call_after_refresh(self._draw)
+
+    # --- looking
+
+    def _look(self) -> None:
+        if self._looking or not self.is_current:
+            return
+        self._looking = True
+        self.in_background(lambda: _look(self.run_id, self._offset), self._take, group="look")
+
+    def _take(self, seen: Look | api.WhetError) -> None:
+        self._looking = False
+        if isinstance(seen, api.WhetError):
+            self._timer.stop()
+            self.query_one("#run-status", Static).update(Text(f"{seen.code}: not read further", "bold red"))
+            self.failed(seen)
+            return
+        before = self.seen
+        self.seen, self._offset = seen, seen.offset
+        self.progress.take(seen.events)
+        if seen.summary.status == "failed" and (before is None or before.summary.status != "failed"):
+            self.in_background(lambda: api.run(self.run_id).findings, self._show_failures, group="failures")
+        if before is None:
+            self._show_heading(seen)
+            if seen.summary.state.is_job:
+                self.tab = "samples" if seen.summary.state.method == "evaluate" else "files"
+                self.panel = self.tab
+                self._arrange()
+        self._draw()
+
+    def _show_heading(self, seen: Look) -> None:
+        state = seen.summary.state
+        words = [seen.summary.id, state.method, plain(state.model, 40), f"by {plain(state.started_by, 20)}"]
+        if state.parent:
+            words[1] += f" of {state.parent}"
+        self.set_heading(" · ".join(filter(None, words)))
+
+    def _show_plan(self, plan: api.Plan | None) -> None:
+        self.plan = plan
+        if self.seen is not None:
+            self._draw()
+
+    def _show_failures(self, findings: list[api.Finding]) -> None:
+        self.failures = findings
+        self._draw()
+
+    @property
+    def findings(self) -> list[api.Finding]:
+        """Before the start, since, and of its failure; each once, worst first."""
+        planned = [] if self.plan is None else self.plan.findings
+        order = {"error": 0, "warning": 1, "note": 2}
+        once = {repr(one): one for one in (*planned, *self.progress.findings, *self.failures)}
+        return sorted(once.values(), key=lambda one: order[one.severity])
+
+    # --- drawing
+
+    def _draw(self) -> None:
+        """Show what changed since it was drawn."""
+        seen = self.seen
+        if seen is None:
+            return
+        ascii = self.whet.kept.ascii
+        findings = self.findings
+        status = status_line(seen, self.progress, self.size.width, ascii=ascii)
+        self.query_one("#run-status", Static).update(status)
+        self._show_notice(notice(seen, self.progress, findings))
+        self._show_tabs()
+        self.query_one("#figures", Static).update(figures(seen, self.progress, self.plan, ascii=ascii))
+        for name in CURVES:
+            self._draw_curve(name)
+        self.query_one(Findings).show(findings)
+        self.query_one("#panel-samples", Page).show(samples(self.progress, self.sample_step))
+        self.query_one("#panel-files", Page).show(files(seen, self.progress))
+        self.say()
+
+    def _draw_curve(self, name: str) -> None:
+        curve = self.query_one(f"#curve-{name}", Curve)
+        if not curve.display:
+            return
+        log = name in self.log_scale
+        drawn = curve_of(self.progress, name, smoothed=self.smoothed, ascii=self.whet.kept.ascii)
+        title = f"{CURVES[name][0]}{' (log)' if log else ''}{drawn.title}"
+        curve.show(drawn.lines, title, log=log, upright=self.progress.resumed_at)
+
+    def _show_notice(self, said: Notice | None) -> None:
+        card = self.query_one("#run-notice", Static)
+        card.display = said is not None
+        if said is None:
+            return
+        for severity in ("error", "warning", "note"):
+            card.set_class(severity == said.severity, f"-{severity}")
+        text = Text(plain(said.title), "bold")
+        for line in said.lines:
+            text.append(f"\n{plain(line)}", "not bold")
+        card.update(text)
+
+    def _show_tabs(self) -> None:
+        counts = {"findings": len([one for one in self.findings if one.severity != "note"])}
+        text = Text(no_wrap=True, overflow="ellipsis")
+        for number, (name, word) in enumerate(zip(TABS, TAB_WORDS, strict=True), start=1):
+            count = f" ({counts[name]})" if counts.get(name) else ""
+            style = Style(meta={"@click": f"screen.tab('{name}')"}, reverse=name in self._shown(), bold=True)
+            text.append(f" {number} ", Style(meta={"@click": f"screen.tab('{name}')"}, dim=True))
+            text.append(f"{word}{count}", style)
+        self.query_one("#run-tabs", Static).update(text)
+
+    def _shown(self) -> set[str]:
+        """Tabs whose content is on the screen."""
+        if self.extent == "large":
+            return set(TABS)
+        return {self.tab} if self.extent == "small" else {"loss", self.curve, self.panel}
+
+    def _arrange(self) -> None:
+        """Show what there is room for."""
+        shown = self._shown()
+        for name in CURVES:
+            self.query_one(f"#curve-{name}").display = name in shown
+        for name in PANELS:
+            self.query_one(f"#panel-{name}").display = name in shown
+        self.query_one("#run-curves").display = bool(shown & set(CURVES))
+        self.query_one("#run-panels").display = bool(shown & set(PANELS))
+        self.query_one("#run-figures").display = self.extent != "small" or self.tab in CURVES
+
+    # --- tabs and looks
+
+    def action_tab(self, name: str) -> None:
+        """Show a curve or a panel."""
+        self.tab = name
+        if name in PANELS:
+            self.panel = name
+        elif name != "loss":
+            self.curve = name
+        self._arrange()
+        if name in PANELS:
+            self.query_one(f"#panel-{name}").focus()
+        self.call_after_refresh(self._draw)
+
+    def action_log_scale(self) -> None:
+        """Switch the axis of the curve that was chosen last."""
+        name = self.tab if self.tab in CURVES else "loss"
+        self.log_scale ^= {name}
+        self._draw()
+
+    def action_smoothing(self) -> None:
+        """Show each step alone, or with its mean of the last ones."""
+        self.smoothed = not self.smoothed
+        self._draw()
+
+    def action_all(self) -> None:
+        """After zooming with the mouse wheel."""
+        for curve in self.query(Curve):
+            curve.reset()
+        self._draw()
+
+    def action_sample(self, by: int) -> None:
+        """Show the answers of the evaluation before or after."""
+        steps = [step for step in self.progress.sampled_steps if step]
+        if len(steps) < 2:
+            self.notify(
+                "There are answers of one evaluation only." if steps else "No answers yet.", timeout=3
+            )
+            return
+        place = steps.index(self.sample_step) if self.sample_step in steps else len(steps) - 1
+        self.sample_step = steps[min(len(steps) - 1, max(0, place + by))]
+        self._draw()
+
+    # --- what is asked of the run
+
+    def action_pause(self) -> None:
+        """A stop that says what it is good for."""
+        self._ask_to_stop(pausing=True)
+
+    def action_stop(self) -> None:
+        """Ask for the end; asked again, at once."""
+        self._ask_to_stop(pausing=False)
+
+    def _ask_to_stop(self, *, pausing: bool) -> None:
+        if self.seen is None or not self.seen.active:
+            status = "not read yet" if self.seen is None else self.seen.summary.status
+            self.notify(f"The run is {status}: there is nothing to stop.", timeout=4)
+            return
+        again = self.seen.asked is not None
+        text, yes = stop_words(self.seen, self.progress, pausing=pausing)
+
+        def answered(agreed: bool | None) -> None:
+            if agreed:
+                self.in_background(lambda: api.stop(self.run_id, now=again), self._asked, group="ask")
+
+        self.app.push_screen(Question(text, yes, "Go on training"), answered)
+
+    def _asked(self, _: object) -> None:
+        self._look()
+
+    def action_checkpoint(self) -> None:
+        """Save after this step, and go on."""
+        if self.seen is None or not self.seen.active:
+            self.notify("No worker runs that could write a checkpoint.", timeout=4)
+            return
+        self.in_background(lambda: api.request_checkpoint(self.run_id), self._asked, group="ask")
+        self.notify("Asked for a checkpoint after this step; 7 lists it once it is written.", timeout=4)
+
+    def action_resume(self) -> None:
+        """Go on from the last finished checkpoint."""
+        if self.seen is None or self.seen.summary.status not in RESUMABLE:
+            status = "not read yet" if self.seen is None else self.seen.summary.status
+            self.notify(
+                f"The run is {status}: only one that stopped, broke off or failed is resumed.", timeout=4
+            )
+            return
+        self.in_background(lambda: api.resume(self.run_id), self._asked, group="ask")
+        self.notify("Resuming …", timeout=3)
+
+    def action_log(self) -> None:
+        """The worker's words, any size."""
+        from .log import LogScreen
+
+        self.app.push_screen(LogScreen(self.run_id))
+
+    def action_with_weights(self, screen: str) -> None:
+        """Open Chat or Export about this run; a job's are about its parent."""
+        state = self.seen.summary.state if self.seen else None
+        if state is None or (not state.is_job and self.seen and self.seen.summary.status != "finished"):
+            self.notify("There are no finished weights yet.", timeout=4)
+            return
+        self.whet.open(screen, state.parent or self.run_id)
+
+    def action_evaluate(self) -> None:
+        """Measure base and tuned on held-out rows, as a job of its own."""
+        self.in_background(
+            lambda: api.start_evaluation(self.run_id, started_by="tui"),
+            lambda job: self.whet.open("run", job),
+            group="ask",
+        )
+
+    def action_bundle(self) -> None:
+        """A redacted archive for a bug report."""
+        target = Path.cwd() / "whet-bundle.tar.gz"
+        self.in_background(
+            lambda: api.bundle(api.doctor(), target),
+            lambda _: self.notify(f"Written: {target}"),
+            group="bundle",
+        )
+        self.notify("Collecting facts, without secrets …", timeout=4)
+
+    # --- findings
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self.action_fix()
+
+    def action_fix(self) -> None:
+        """Apply the chosen finding's fix to a copy of the recipe, plan it, show the diff."""
+        chosen = self.query_one(Findings).chosen
+        if chosen is None:
+            self.notify("Nothing was found that needs a fix.", timeout=3)
+            return
+        if chosen.fix is None or not chosen.fix.patch:
+            words = chosen.fix.text if chosen.fix else "it is told for your information."
+            self.notify(
+                f"{chosen.id} has no patch of the recipe: {plain(words, 200)}", timeout=6, markup=False
+            )
+            return
+        self.notify(f"Planning the recipe with the fix of {chosen.id} …", timeout=3)
+        self.in_background(lambda: api.fix(self.run_id, [chosen.id]), self._show_fix, group="fix")
+
+    def _show_fix(self, fixed: api.Fixed) -> None:
+        def answered(agreed: bool | None) -> None:
+            if agreed:
+                self.whet.open("new", drafts.save(f"{self.run_id}-fixed", fixed.proposal.text))
+
+        self.app.push_screen(fix_card(fixed), answered)
+
+    def action_explain(self) -> None:
+        """What the chosen finding means."""
+        chosen = self.query_one(Findings).chosen
+        if chosen is None:
+            self.notify("Nothing was found.", timeout=3)
+            return
+        self.app.push_screen(entry_card(api.explain(chosen.id)))
+
+    # --- words
+
+    def advice(self) -> Sequence[Advice]:
+        return run_advice(self.seen, self.progress, self.findings)
+
+    def actions(self) -> Sequence[Action]:
+        return run_actions(self.run_id, self.seen, self.query_one(Findings).chosen)
+
+
+def _look(run_id: str, offset: int) -> Look | api.WhetError:
+    """An error is returned: shown once, and not again with every look."""
+    try:
+        return look(run_id, offset)
+    except api.WhetError as error:
+        return error
+
+
+def _plan(run_id: str) -> api.Plan | None:
+    """None for a job on files that no run made."""
+    run = api.find(run_id)
+    return run.load_plan() if run.plan.exists() else None
