@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import pytest
-from support.fake_runs import SCRIPT, SOURCE, FakePlan, make_recipe
+from support.fake_runs import SOURCE, FakePlan, make_recipe, write_job
 
 from whet.engine.plan import Plan
 from whet.engine.runs import supervisor
@@ -42,9 +40,7 @@ def job_script(tmp_path: Path) -> Callable[..., tuple[str]]:
     """Write a worker whose job has the given body; returns what the interpreter is to run."""
 
     def write(body: str, gpus: tuple[str, ...] = ()) -> tuple[str]:
-        path = tmp_path / f"job-{time.monotonic_ns()}.py"
-        path.write_text(SCRIPT.format(body=textwrap.indent(textwrap.dedent(body).strip(), "    "), gpus=gpus))
-        return (str(path),)
+        return write_job(tmp_path, body, gpus)
 
     return write
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,3 +64,10 @@ def until(probe: Callable[[], T], what: str = "the condition", seconds: float = 
         assert time.monotonic() < deadline, f"{what} did not come about in {seconds} s"
         time.sleep(0.01)
     return value
+
+
+def write_job(folder: Path, body: str, gpus: tuple[str, ...] = ()) -> tuple[str]:
+    """Write a worker whose job has the given body; returns what the interpreter is to run."""
+    path = folder / f"job-{time.monotonic_ns()}.py"
+    path.write_text(SCRIPT.format(body=textwrap.indent(textwrap.dedent(body).strip(), "    "), gpus=gpus))
+    return (str(path),)
