@@ -14,8 +14,8 @@ from .units import amount
 SHOWN_BAD_ROWS = 10
 
 
-def data_report(report: DataReport) -> RenderableType:
-    """Format, sizes, lengths, supervision, and the rows that cannot be used."""
+def data_summary(report: DataReport) -> RenderableType:
+    """Format, sizes, lengths, supervision."""
     train, length = report.train, report.train.length
     supervised = train.supervised_tokens / max(1, train.tokens)
     rows: list[tuple[str, str | Text]] = [
@@ -39,7 +39,12 @@ def data_report(report: DataReport) -> RenderableType:
         places = ", ".join(f"line {row.line}" for row in train.examples["unsupervised_rows"][:5])
         rows.append(("no answer", f"{train.unsupervised_rows:,} rows without a supervised token ({places})"))
     rows.append(("template", report.template or "none"))
-    parts: list[RenderableType] = [facts(rows)]
+    return facts(rows)
+
+
+def data_report(report: DataReport) -> RenderableType:
+    """The summary, and the rows that cannot be used."""
+    parts: list[RenderableType] = [data_summary(report)]
     if report.bad:
         shown = report.bad[:SHOWN_BAD_ROWS]
         more = f", the first {len(shown)}" if report.bad_rows > len(shown) else ""

@@ -18,6 +18,14 @@ from .units import amount, duration, size
 
 def plan_summary(plan: Plan) -> RenderableType:
     """The facts a person checks before starting: a dozen lines and the findings."""
+    parts: list[RenderableType] = [plan_facts(plan)]
+    if plan.findings:
+        parts += [Text(), findings_block(plan.findings)]
+    return Group(*parts)
+
+
+def plan_facts(plan: Plan) -> RenderableType:
+    """The same without the findings."""
     resolved, report = plan.resolved, plan.data.report
     parameters = plan.model.parameters.total
     share = resolved.trainable_parameters / parameters
@@ -52,10 +60,7 @@ def plan_summary(plan: Plan) -> RenderableType:
         ("time", _time(plan)),
         ("machine", resolved.machine),
     ]
-    parts: list[RenderableType] = [facts(rows)]
-    if plan.findings:
-        parts += [Text(), findings_block(plan.findings)]
-    return Group(*parts)
+    return facts(rows)
 
 
 def _schedule(plan: Plan) -> list[tuple[str, str | Text]]:

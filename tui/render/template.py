@@ -22,7 +22,7 @@ def template_details(view: TemplateView, colour: bool) -> RenderableType:
     Args:
         colour: mark by colour; else by signs, which a pipe and a screen reader keep.
     """
-    parts: list[RenderableType] = [_whose(view), Text(), _legend(colour), Text()]
+    parts: list[RenderableType] = [template_origin(view), Text(), template_legend(colour), Text()]
     parts += [template_preview(row, colour) for row in view.rows]
     if view.comparisons:
         parts.append(Text("Compared with training, by token ids of the prompts:", style="bold"))
@@ -77,7 +77,8 @@ def _signed(preview: TemplatePreview) -> Text:
     return Text("".join(pieces).rstrip("\n") + (ANSWER[1] if inside else ""))
 
 
-def _legend(colour: bool) -> Text:
+def template_legend(colour: bool) -> Text:
+    """What the marks mean."""
     if not colour:
         return Text(f"{DOT} parts tokens, {ANSWER[0]}supervised{ANSWER[1]}, {SPECIAL[0]}special{SPECIAL[1]}")
     return Text.assemble(
@@ -90,7 +91,8 @@ def _legend(colour: bool) -> Text:
     )
 
 
-def _whose(view: TemplateView) -> RenderableType:
+def template_origin(view: TemplateView) -> RenderableType:
+    """Whose template is in force, and what it asks with."""
     named = view.template
     if named is not None and "{" in named:
         named = "a text of the recipe"

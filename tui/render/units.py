@@ -16,7 +16,7 @@ def size(count: float) -> str:
 def amount(count: float) -> str:
     """A count in thousands, millions, billions: 2750000 -> ``2.75M``."""
     for limit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= limit:
+        if float(f"{count:.3g}") >= limit:  # 999,885,952 is 1 B
             return f"{count / limit:.3g}{letter}"
     return f"{count:.0f}"
 

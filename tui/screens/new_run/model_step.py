@@ -1,0 +1,176 @@
+"""Step 2: choose a model among those here and those the hub has, by what each needs on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from whet.engine import api
+
+from ...render.text import plain
+from ...render.units import amount
+from ...widgets.choice_card import LineCard
+from ...widgets.finding_card import StepList
+from .messages import ModelChosen, Next, Situation
+
+NAME = 36
+"""Columns of a name in the list."""
+
+
+class ModelStep(Vertical):
+    """The list, and what is known of the model under the cursor."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("i", "type", "search", id="model.type"),
+        Binding("x", "auto", "whet chooses", id="model.auto"),
+    ]
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id=id)
+        self.query_text = ""
+        self.entries: list[api.ModelEntry] = []
+        self.chosen: str | None = None
+        self.situation: Situation | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Static(_line(None), id="model-head", markup=False)
+        yield StepList(id="model-list")
+        with VerticalScroll(id="model-about-box", can_focus=False):
+            yield Static(id="model-about", markup=False)
+
+    def enter(self, situation: Situation) -> None:
+        """Focus the list, on the model that is chosen."""
+        self.show(situation)
+        self.query_one("#model-list").focus()
+
+    def show(self, situation: Situation) -> None:
+        """List the models; the chosen one is marked."""
+        recipe = situation.draft.recipe
+        chosen = recipe.model.name if recipe is not None else situation.draft.model
+        same = self.situation is not None and situation.models is not None and bool(self.entries)
+        self.situation = situation
+        if same and chosen == self.chosen:
+            return
+        self.chosen = chosen
+        self._list()
+
+    def _list(self) -> None:
+        listed = self.query_one("#model-list", StepList)
+        listed.clear_options()
+        models = self.situation.models if self.situation is not None else None
+        if models is None:
+            listed.add_option(Option(Text("looking for models …", "dim"), disabled=True))
+            return
+        self.entries = matching(models, self.query_text)
+        if self.query_text and "/" in self.query_text and self.query_text not in [one.name for one in models]:
+            words = Text.assemble(
+                "  take ", (plain(self.query_text), "bold"), " from the hub, or that folder"
+            )
+            listed.add_option(Option(words, f"typed {self.query_text}"))
+        if self.chosen is not None and self.chosen not in [one.name for one in models]:
+            listed.add_option(
+                Option(Text.assemble(("● ", "green"), plain(self.chosen)), f"model {self.chosen}")
+            )
+        for entry in self.entries:
+            listed.add_option(Option(_line(entry, entry.name == self.chosen), f"model {entry.name}"))
+        if not listed.option_count:
+            listed.add_option(
+                Option(Text(f"no model has {self.query_text!r}: i searches again"), disabled=True)
+            )
+        ids = [str(one.id) for one in listed.options]
+        wanted = f"model {self.chosen}"
+        listed.highlighted = ids.index(wanted) if wanted in ids and not self.query_text else 0
+
+    def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        name = str(event.option_id).partition(" ")[2]
+        entry = next((one for one in self.entries if one.name == name), None)
+        reason = ""
+        if self.situation is not None and name == self.chosen:
+            reason = self.situation.draft.reasons.get("model.name", "")
+        passed = self.situation.proposal.passed_over if self.situation and self.situation.proposal else []
+        self.query_one("#model-about", Static).update(about(entry, name, reason, passed))
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        name = str(event.option_id).partition(" ")[2]
+        self.query_text = ""
+        self.post_message(Next() if name == self.chosen else ModelChosen(name))
+
+    def action_auto(self) -> None:
+        """Take the choice back."""
+        self.post_message(ModelChosen(None))
+
+    def action_type(self) -> None:
+        """Search the list, or name what is not in it."""
+        help = "Part of a name, family or licence; or a whole hub id such as org/model; or a folder."
+        self.app.push_screen(LineCard("Which model?", help, self.query_text), self._typed)
+
+    def _typed(self, words: str | None) -> None:
+        if words is not None:
+            self.query_text = words.strip()
+            self._list()
+            self.query_one("#model-list").focus()
+
+
+def matching(models: Sequence[api.ModelEntry], query: str) -> list[api.ModelEntry]:
+    """Those that have every word of the query in name, family or licence."""
+    words = query.lower().split()
+    return [
+        one
+        for one in models
+        if all(word in f"{one.name} {one.family} {one.licence}".lower() for word in words)
+    ]
+
+
+def _line(entry: api.ModelEntry | None, chosen: bool = False) -> Text:
+    """Columns: mark, name, size, least memory, where it is; of no entry their names."""
+    text = Text(no_wrap=True, overflow="ellipsis")
+    if entry is None:
+        text.append(f"  {'model':<{NAME}}{'size':>6}{'needs':>7} GiB  where", "dim")
+        return text
+    needs = min(entry.needs_gib.values(), default=0.0)
+    fits = any(entry.fits.values())
+    where = "here" if entry.here else "hub" if entry.reachable else "offline"
+    text.append("● " if chosen else "  ", "green")
+    text.append(f"{plain(entry.name, NAME):<{NAME}}", "bold" if entry.here else "")
+    text.append(f"{amount(entry.parameters):>6}")
+    text.append(f"{needs:>7.1f}   {'✓' if fits else '✗'}", "green" if fits else "red")
+    text.append(f"  {where}", "" if entry.here else "dim")
+    if entry.gated:
+        text.append(" gated", "yellow")
+    if not entry.chat:
+        text.append(" base", "dim")
+    return text
+
+
+def about(entry: api.ModelEntry | None, name: str, reason: str, passed: Sequence[str]) -> Text:
+    """What there is to know before taking it."""
+    text = Text(plain(name), "bold")
+    if reason:
+        text.append(f"  chosen: {plain(reason)}", "green")
+    if entry is None:
+        text.append("\nnot in the list: its small files are read when it is taken", "dim")
+        return text
+    needs = " · ".join(
+        f"{held} {size:.1f} GiB {'✓' if entry.fits.get(held) else '✗ too much'}"
+        for held, size in entry.needs_gib.items()
+    )
+    context = f", context {entry.context:,}" if entry.context else ""
+    text.append(f"\n{entry.family}, {'chat' if entry.chat else 'base'} model{context}", "")
+    text.append(f", licence {plain(entry.licence)}" if entry.licence else "")
+    text.append(f"\nLoRA on rows of 2,048 tokens: {needs}")
+    text.append(f"\n{plain(entry.note)}" if entry.note else "")
+    if entry.gguf:
+        text.append(f"\nno GGUF: {plain(entry.gguf)}", "yellow")
+    for line in passed:
+        if line.startswith(f"{entry.name}:"):
+            text.append(f"\nnot chosen by whet: {plain(line.partition(': ')[2])}", "yellow")
+    return text
