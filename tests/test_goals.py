@@ -161,6 +161,13 @@ def test_a_model_without_gguf_is_passed_over_unless_none_is_wanted(bare: Path, c
     assert without.recipe.adapter.target_modules == ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 
 
+def test_a_model_without_gguf_is_better_than_the_demo(bare: Path, chats: Path) -> None:
+    cache_models(bare, ["microsoft/Phi-4-mini-instruct"])
+    found = propose(Goal(data=str(chats)), machine=MACHINES["24 GiB"])
+    sound(found)
+    assert found.recipe.model.name == "microsoft/Phi-4-mini-instruct" and found.recipe.export.gguf == []
+
+
 def test_a_named_model_that_has_no_gguf_says_why(bare: Path, chats: Path) -> None:
     cache_models(bare, ["microsoft/Phi-4-mini-instruct"])
     goal = Goal(data=str(chats), model="microsoft/Phi-4-mini-instruct")

@@ -15,6 +15,7 @@ USABLE = 100e6
 """The same where nothing larger is practical: on a CPU."""
 SPARE = 0.1
 """Share of the memory that stays free for other programs when a model is chosen."""
+NO_GGUF = "it has no GGUF export"
 NAMED = 3
 """Models that are named in one line of those passed over."""
 
@@ -29,8 +30,8 @@ class Candidates:
 
 def candidates(goal: Goal, machine: Machine, capacity_gib: float, text: bool) -> Candidates:
     """Instruct models (base models for plain text) that are here or can come, that fit, in order of the
-    priority: for quality the largest first, else the smallest useful one; on a CPU always a small one. The
-    demo model is the last resort.
+    priority: for quality the largest first, else the smallest useful one; on a CPU always a small one. Models
+    without a GGUF export stand in only where there is no other; the demo model is the last resort.
 
     Args:
         goal: priority and limits count.
@@ -41,15 +42,21 @@ def candidates(goal: Goal, machine: Machine, capacity_gib: float, text: bool) ->
     kept: list[ModelEntry] = []
     demo: list[ModelEntry] = []
     passed: dict[str, list[str]] = {}
+    without_gguf: list[ModelEntry] = []
     for entry in list_models(machine=machine):
+        reason = _refusal(entry, capacity_gib, text)
         if entry.source == "demo":
             demo.append(entry)
-            continue
-        reason = _refusal(entry, goal, capacity_gib, text)
-        if reason is None:
-            kept.append(entry)
-        else:
+        elif reason is not None:
             passed.setdefault(reason, []).append(entry.name)
+        elif goal.export != [] and entry.gguf is not None:
+            without_gguf.append(entry)
+        else:
+            kept.append(entry)
+    if not kept:
+        kept = without_gguf
+    elif without_gguf:
+        passed[NO_GGUF] = [entry.name for entry in without_gguf]
     floor = USEFUL if machine.gpus else USABLE
     small = [entry for entry in kept if entry.parameters < floor]
     useful = [entry for entry in kept if entry.parameters >= floor]
@@ -59,7 +66,7 @@ def candidates(goal: Goal, machine: Machine, capacity_gib: float, text: bool) ->
     return Candidates([*useful, *small, *demo], [words(names, why) for why, names in passed.items()])
 
 
-def _refusal(entry: ModelEntry, goal: Goal, capacity_gib: float, text: bool) -> str | None:
+def _refusal(entry: ModelEntry, capacity_gib: float, text: bool) -> str | None:
     """Why a model is not even tried; None where it is."""
     if entry.source == "run":
         return "the result of an earlier run"
@@ -73,8 +80,6 @@ def _refusal(entry: ModelEntry, goal: Goal, capacity_gib: float, text: bool) -> 
         return "an instruct model, and the data are plain text"
     if "sft" in entry.experimental:
         return "its family is only experimental here"
-    if goal.export != [] and entry.gguf is not None:
-        return "it has no GGUF export"
     if not any(needs <= (1 - SPARE) * capacity_gib for needs in entry.needs_gib.values()):
         return f"it does not fit {capacity_gib:.0f} GiB with a tenth to spare"
     return None
