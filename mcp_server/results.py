@@ -34,7 +34,8 @@ class Result(BaseModel):
 class FoundOut(BaseModel):
     """A finding, as short as an agent can act on; ``fix`` goes into plan_create's ``changes`` unchanged.
 
-    A value that is too long to travel, such as a template's text, is ``@ID`` there; plan_create knows it.
+    A template's text, which is a program, or a value that is too long to travel, is ``@ID`` there; plan_create
+    knows it.
     """
 
     id: str
@@ -64,7 +65,8 @@ class FoundOut(BaseModel):
 
 def _short(value: Any, id: str) -> Any:
     text = json.dumps(value, ensure_ascii=False)
-    return value if len(text) <= LONGEST_VALUE and api.printable(text) == text else f"@{id}"
+    a_program = isinstance(value, str) and "{" in value
+    return f"@{id}" if a_program or len(text) > LONGEST_VALUE or api.printable(text) != text else value
 
 
 def call(tool: str, **arguments: Any) -> str:
@@ -130,6 +132,7 @@ class Cleaner:
             cleaned = self._value(values, texts)
             for _, _, entries in _lists(cleaned):
                 del entries[FEWEST:]
+        _emptied(cleaned, limit)
         cleaned["warnings"].append("Long texts and lists were cut to fit; narrow the call for the rest.")
         return cleaned
 
@@ -144,6 +147,19 @@ class Cleaner:
                 for key, one in value.items()
             }
         return value
+
+
+def _emptied(cleaned: dict[str, Any], limit: int) -> None:
+    """Names and nesting alone are too much: the largest fields lose their content and keep their type."""
+    sizes = {
+        name: len(json.dumps(value, ensure_ascii=False))
+        for name, value in cleaned.items()
+        if name not in Result.model_fields and isinstance(value, str | list | dict)
+    }
+    for name in sorted(sizes, key=lambda name: sizes[name], reverse=True):
+        if len(json.dumps(cleaned, ensure_ascii=False)) <= limit:
+            return
+        cleaned[name] = type(cleaned[name])()
 
 
 def _lists(value: Any, name: str = "") -> list[tuple[int, str, list[Any]]]:
