@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from whet.engine import api
 
 from ..results import FoundOut, Result, call
+from .changes import merged
 from .common import ACTIVE, RESUMABLE, fitting, follow_up, known_run, number, standing
 from .run_views import View, look
 from .toolsets import READS, Toolset
@@ -150,8 +151,8 @@ class RunTools(Toolset):
         timeout_seconds: Annotated[float, Field(ge=0, le=50)] = 45,
         since: str | None = None,
     ) -> WaitResult:
-        """Wait for a run's next step, evaluation, alert (warning or error) or end. Call again with the result's
-        `since`: only what is new counts."""
+        """Wait for a run's next step, evaluation, alert (warning or error) or end. Call again with `since` of
+        the result: only what is new counts."""
         run = await run_sync(known_run, run_id)
         offset = await run_sync(begin, run, since)
         return _waited(run, await wait(run, until, timeout_seconds, offset, context), until)
@@ -252,18 +253,12 @@ def _findings(run: api.RunView) -> list[api.Finding]:
     return sorted(found.values(), key=lambda one: SEVERITIES.index(one.severity))
 
 
-def _fixes(plan_id: str, found: list[api.Finding]) -> list[str]:
-    """Calls that apply patches: all errors' and warnings' at once where they go together, then each alone.
+def _fixes(plan_id: str, findings: list[api.Finding]) -> list[str]:
+    """Calls that apply fixes: those of all errors and warnings at once, then each alone.
 
     Accepting a finding is a person's choice and is not offered.
     """
-    patches = [
-        FoundOut.of(one).fix
-        for one in found
-        if one.severity != "note" and one.fix is not None and set(one.fix.patch) - {"accept"}
-    ]
-    keys = [key for patch in patches for key in patch]
-    together = {key: value for patch in patches for key, value in patch.items()}
-    at_once = [together] if len(patches) > 1 and len(keys) == len(set(keys)) else []
-    offered = [*at_once, *patches][:OFFERED]
-    return [call("plan_create", base_plan_id=plan_id, changes=patch) for patch in offered]
+    found = [FoundOut.of(one) for one in findings if one.severity != "note"]
+    ways = [merged(found), *(merged([one]) for one in found)]
+    calls = [call("plan_create", base_plan_id=plan_id, changes=one) for one in ways if one]
+    return list(dict.fromkeys(calls))[:OFFERED]

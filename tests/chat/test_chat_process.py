@@ -11,7 +11,8 @@ from support.tiny_models import build_tiny_model
 from transformers import AutoModelForCausalLM
 
 from whet.engine.chat.process import TransformersVoice
-from whet.engine.chat.session import ChatTarget
+from whet.engine.chat.session import ChatSession, ChatTarget
+from whet.engine.errors import WhetError
 from whet.engine.models.fast_path import program_of
 
 MESSAGES = [{"role": "user", "content": "What is a token?"}]
@@ -55,3 +56,13 @@ def test_both_voices_answer_as_transformers_does(target: ChatTarget) -> None:
     assert said["tuned"] != said["base"]
     program = program_of(voice.model)
     assert program is not None and program.decoding is not None and program.decoding.steps > 0
+
+
+def test_a_session_that_takes_too_long_is_ended(target: ChatTarget) -> None:
+    with pytest.raises(WhetError) as loading:
+        ChatSession(target, seconds=0.0)
+    with ChatSession(target, seconds=300) as session:
+        with pytest.raises(WhetError) as answering:
+            list(session.ask(MESSAGES, max_new_tokens=400, seconds=0.0))
+        assert session._process.poll() is not None
+    assert loading.value.code == answering.value.code == "chat.slow"

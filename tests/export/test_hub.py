@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from whet.engine.errors import WhetError
-from whet.engine.export.hub import push_folder
+from whet.engine.export.artifacts import list_artifacts
+from whet.engine.export.hub import IGNORED, push_folder, push_part
 from whet.engine.export.verdict import Proof, Status, Verdict, fingerprint, save_verdict
 
 
@@ -94,3 +95,29 @@ def test_a_refusal_of_the_hub_is_told(tmp_path: Path) -> None:
     with pytest.raises(WhetError) as error:
         push_folder(folder, "me//model", api=FakeApi(HFValidationError("bad name")))
     assert error.value.code == "hub.refused" and "bad name" in error.value.message
+
+
+def test_one_part_of_a_runs_export_goes_up(tmp_path: Path) -> None:
+    folder, api = export(tmp_path / "export", "pass"), FakeApi()
+    (folder / "Modelfile").write_text("FROM x")
+    for name in ("adapter", "merged", ".merged-for-gguf"):
+        (folder / name).mkdir()
+        (folder / name / "weights.safetensors").write_bytes(bytes(10))
+    assert [(one.kind, one.bytes) for one in list_artifacts(folder)] == [
+        ("adapter", 10), ("merged", 10), ("modelfile", 6), ("gguf", 1004),
+    ]  # fmt: skip
+    push_part(folder, "adapter", "me/model", api=api)
+    push_part(folder, "gguf", "me/model", api=api)
+    adapter, ggufs = (call for kind, call in api.calls if kind == "upload")
+    assert adapter["folder_path"] == str(folder / "adapter") and adapter["ignore_patterns"] == IGNORED
+    assert ggufs["folder_path"] == str(folder)
+    assert {"adapter/**", "merged/**", *IGNORED} <= set(ggufs["ignore_patterns"])
+
+
+def test_a_part_that_is_missing_or_disproven_stays(tmp_path: Path) -> None:
+    folder, api = export(tmp_path / "export", "fail"), FakeApi()
+    for part, code in {"merged": "hub.nothing", "gguf": "hub.unproven"}.items():
+        with pytest.raises(WhetError) as error:
+            push_part(folder, part, "me/model", api=api)  # type: ignore[arg-type]
+        assert error.value.code == code
+    assert not api.calls

@@ -273,10 +273,15 @@ async def test_a_diagnosis_offers_the_fix_as_it_stands(connect: Connect, worker:
         found = await said(client, "run_diagnose", run_id=run.id)
         fixes = [arguments for tool, arguments in map(parsed, found["next"]) if tool == "plan_create"]
         plan = api.kept_plan(found["plan_id"])
-        if fixes:  # the tool set of plans is offered
-            assert all(fix["base_plan_id"] == plan.id for fix in fixes)
-            assert fixes[0]["changes"] == {"data.drop": ["empty"], "training.learning_rate": 1e-4}
-            assert fixes[1]["changes"] == {"data.drop": ["empty"]}
+        assert [one["changes"] for one in fixes] == [
+            {"data.drop": ["empty"], "training.learning_rate": 1e-4},
+            {"data.drop": ["empty"]},
+            {"training.learning_rate": 1e-4},
+        ]
+        assert all(fix["base_plan_id"] == plan.id for fix in fixes)
+        mended = await made(client, found["next"][0])
+        assert mended["plan_id"] != plan.id
+        assert api.kept_plan(mended["plan_id"]).recipe.data.drop == ["empty"]
         assert {"D02", "T03", "D16", "R01"} <= {one["id"] for one in found["findings"]}
         severities = [one["severity"] for one in found["findings"]]
         assert severities == sorted(severities, key=["error", "warning", "note"].index)
