@@ -348,17 +348,18 @@ def test_a_model_of_few_positions_limits_the_length(tmp_path: Path, tiny: Path) 
     assert found.recipe.model.max_length == 512 and "512 positions" in found.reasons["model.max_length"]
 
 
-def test_bad_data_are_mended_and_what_remains_is_said(tmp_path: Path, tiny: Path) -> None:
+def test_bad_data_are_mended_and_what_remains_is_said(tmp_path: Path, three: Path) -> None:
     rows = [turns(f"Say {n}.", f"Well: {n}.") for n in range(300)]
     rows += [turns(f"Say nothing of {n}.", "") for n in range(30)] + rows[:60]
     data = tmp_path / "bad.jsonl"
     write_rows(data, rows)
     data.write_text(data.read_text() + "{broken\n")
-    found = propose(Goal(data=str(data), model=str(tiny)), machine=machine())
+    found = propose(Goal(data=str(data), model=SMALL), machine=MACHINES["24 GiB"])
     assert found.plan.blocked() == []
     assert found.recipe.data.bad_rows == "skip"
     assert {"duplicates", "empty"} <= set(found.recipe.data.drop)
     report = found.plan.data.report
+    assert f"{report.train.token_rows:,} rows" in found.reasons["training.epochs"]
     assert report.train.duplicates == report.train.empty_replies == 0
     assert any("repeat an earlier row" in line for line in found.changed)
     assert found.reasons["data.drop"].startswith("D")

@@ -102,6 +102,10 @@ class _Proposing:
         plan = self.plan_of(draft.recipe())
         self._decide(draft, plan, self.look)
         plan = mend(draft, self.plan_of(draft.recipe()), self.plan_of)
+        if "data.drop" in draft.values:  # fewer rows than were counted
+            rules.training(draft, plan.model, self.machine, plan)
+            rules.evaluation(draft)
+            plan = self.plan_of(draft.recipe())
         plan = fit_memory(draft, plan, self.limits)
         if self.goal.priority == "speed":
             plan = faster_products(draft, plan, self.limits)
@@ -133,8 +137,8 @@ class _Proposing:
     def _why(self, entry: ModelEntry, plan: Plan, cut: bool) -> str:
         if entry.source == DEMO:
             return (
-                "no other model is here or can come; the demo model is for learning only, so name a real one "
-                "when you have it"
+                "no other model that fits is here or can come; the demo model is for learning only, so name a "
+                "real one when you have it"
             )
         kind = "instruct model" if entry.chat else "base model"
         where = "is on this machine" if entry.here else "can be downloaded"
