@@ -137,7 +137,7 @@ class _Proposing:
     def _why(self, entry: ModelEntry, plan: Plan, cut: bool) -> str:
         if entry.source == DEMO:
             return (
-                "no other model that fits is here or can come; the demo model is for learning only, so name a "
+                "no other model that fits is here or can come; the demo model is for learning only: name a "
                 "real one when you have it"
             )
         kind = "instruct model" if entry.chat else "base model"
