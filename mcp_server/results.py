@@ -34,8 +34,7 @@ class Result(BaseModel):
 class FoundOut(BaseModel):
     """A finding, as short as an agent can act on; ``fix`` goes into plan_create's ``changes`` unchanged.
 
-    A template's text, which is a program, or a value that is too long to travel, is ``@ID`` there; plan_create
-    knows it.
+    A template's text, which is a program, or a value too long to travel, is ``@ID``, which plan_create knows.
     """
 
     id: str

@@ -169,7 +169,7 @@ def _result(
     configuration = _configuration(plan, changes)
     return PlanResult(
         summary=_summary(plan, minutes, blocked),
-        next=_next(plan, blocked, options),
+        next=_next(plan, blocked),
         warnings=_warnings(blocked, unmet),
         plan_id=plan_id,
         blocked=list(dict.fromkeys(one.id for one in blocked)),
@@ -194,18 +194,16 @@ def _summary(plan: api.Plan, minutes: float | None, blocked: Sequence[FoundOut])
     )
 
 
-def _next(plan: api.Plan, blocked: Sequence[FoundOut], options: Sequence[dict[str, Any]]) -> list[str]:
+def _next(plan: api.Plan, blocked: Sequence[FoundOut]) -> list[str]:
     """Start; or mend what blocks. What can only be accepted comes last: that is for a person to say."""
     if not blocked:
-        return [call("run_start", plan_id=plan.id, idempotency_key=f"start-{plan.id}")]
-    changes = merged(blocked)
+        start = call("run_start", plan_id=plan.id, idempotency_key=f"start-{plan.id}")
+        better = merged(FoundOut.of(one) for one in plan.findings if one.severity == "warning")
+        return [start, *([call("plan_create", base_plan_id=plan.id, changes=better)] if better else [])]
     accepted = dict.fromkeys(id for one in blocked for id in one.fix.get(ACCEPT, ()))
-    ways = [changes] if changes else [one["changes"] for one in options[:1]]
-    if accepted:
-        ways.append({ACCEPT: list(dict.fromkeys([*plan.recipe.accept, *accepted]))})
-    return [call("plan_create", base_plan_id=plan.id, changes=one) for one in ways] or [
-        call("plan_create", base_plan_id=plan.id)
-    ]
+    accept = {ACCEPT: list(dict.fromkeys([*plan.recipe.accept, *accepted]))} if accepted else None
+    ways = [way for way in (merged(blocked), accept) if way]
+    return [call("plan_create", base_plan_id=plan.id, changes=way) for way in ways or [None]]
 
 
 def _warnings(blocked: Sequence[FoundOut], unmet: int) -> list[str]:
