@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from faults.harness import Healthy, Looked
+from faults.healthy_machines import MACHINES
+from faults.healthy_rows import ROWS
 from support import healthy_models as make
 from support.plan_inputs import chat_recipe, gpu, machine
 from support.tiny_runs import next_attempt, tiny_recipe
@@ -283,4 +285,4 @@ REALLY = (
         really(lambda folder: trained(folder, make.demo_texts, method={"packing": True})),
     ),
 )
-HEALTHY: tuple[Healthy, ...] = (*FAMILIES, *TEMPLATES, *FORMATS, *METHODS, *REALLY)
+HEALTHY: tuple[Healthy, ...] = (*FAMILIES, *TEMPLATES, *FORMATS, *ROWS, *METHODS, *MACHINES, *REALLY)

@@ -32,3 +32,9 @@ def test_healthy(healthy: Healthy, tmp_path: Path) -> None:
 @pytest.mark.parametrize("id", sorted(id for id, entry in CATALOGUE.items() if entry.awaits is None))
 def test_each_id_has_two_faults(id: str) -> None:
     assert len([fault for fault in FAULTS if fault.id == id]) >= 2
+
+
+def test_names_are_told_apart_and_healthy_set_ups_are_many() -> None:
+    faults = [(fault.id, fault.name) for fault in FAULTS]
+    assert len(set(faults)) == len(faults)
+    assert len({healthy.name for healthy in HEALTHY}) == len(HEALTHY) >= 40
