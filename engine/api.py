@@ -410,8 +410,20 @@ def check_kernels(interpret: bool = False, progress: Callable[[str], None] | Non
 # --- runs
 
 
-def start(agreed: Plan, started_by: str, key: str | None = None) -> str:
+def model_code(agreed: Plan) -> str | None:
+    """What of a plan's model a person may allow to run, ``owner/name@commit``; None: it brings no code."""
+    from .models.own_code import own_code
+
+    return own_code(agreed.model.name, agreed.model.path)
+
+
+def start(
+    agreed: Plan, started_by: str, key: str | None = None, remote_code: frozenset[str] = frozenset()
+) -> str:
     """Start a run from a plan, detached from this process; returns its id.
+
+    ``remote_code`` names the models whose own Python code may run, as :func:`model_code` does: the word of a
+    person or an operator, never of a recipe or a tool call.
 
     The same ``key`` (1 to 200 characters of the caller's choice) starts one run only, from whatever process
     and after whatever crash. Raises WhetError ``plan.blocked`` when the plan holds errors the recipe does not
@@ -427,7 +439,8 @@ def start(agreed: Plan, started_by: str, key: str | None = None) -> str:
         )
 
     def create(run_id: str) -> RunDir:
-        return RunStore().create(agreed, started_by, run_id)
+        code = model_code(agreed) if remote_code else None
+        return RunStore().create(agreed, started_by, run_id, code if code in remote_code else None)
 
     return start_once(key, f"plan {agreed.id}", new_id(agreed), create).id
 

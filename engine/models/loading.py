@@ -18,6 +18,7 @@ from transformers import (
 
 from ..errors import WhetError
 from .families import Family, family_of
+from .own_code import refused_code
 from .quantization import quantization_config, set_compute_dtype
 from .reduced_ends import reduce_ends
 
@@ -95,6 +96,7 @@ def load_model(
 
     Raises:
         WhetError: ``model.load`` when the files are not a causal language model whet can load,
+            ``model.remote_code`` when that takes code of the model's own,
             ``model.ends`` when embedding or head cannot be held as asked.
     """
     dtype = DTYPES[settings.compute_dtype]
@@ -121,11 +123,10 @@ def load_model(
             **placed,
         )
     except (OSError, ValueError, KeyError) as error:
-        raise WhetError(
+        raise refused_code(path, error) or WhetError(
             "model.load",
             f"{path} could not be loaded as a causal language model: {str(error).strip().splitlines()[0]}",
-            "Check that the folder holds config.json and the complete safetensors weights; a model with code "
-            "of its own needs trust_remote_code.",
+            "Check that the folder holds config.json and the complete safetensors weights.",
         ) from error
     model: PreTrainedModel
     model, names = loaded
@@ -158,10 +159,16 @@ def _refuse_misshapen(path: Path, mismatched: Collection[Any]) -> None:
 def load_tokenizer(
     path: Path, *, template: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a local directory, with ``template`` (Jinja) in force where one is given."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        path, local_files_only=True, trust_remote_code=trust_remote_code
-    )
+    """The tokenizer of a local directory, with ``template`` (Jinja) in force where one is given.
+
+    Raises WhetError ``model.remote_code`` for one with code of its own.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except ValueError as error:
+        raise refused_code(path, error) or error
     if template is not None:
         tokenizer.chat_template = template
     return tokenizer

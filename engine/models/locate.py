@@ -9,19 +9,23 @@ from pathlib import Path
 
 from ..errors import WhetError
 from ..settings import settings
+from .own_code import CODE_FILES
 
 SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt", "merges.txt"]
 WEIGHT_FILES = ["*.safetensors"]
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 
-def resolve_model(name: str, revision: str | None = None, *, weights: bool = False) -> Path:
+def resolve_model(
+    name: str, revision: str | None = None, *, weights: bool = False, code: bool = False
+) -> Path:
     """The directory of a model.
 
     Args:
         name: ``demo``, a local directory, or a hub id.
         revision: hub branch, tag or commit; no meaning for a local directory.
         weights: also fetch the safetensors weights; without it only config and tokenizer files travel.
+        code: with the weights, fetch the model's own Python files too.
 
     Raises:
         WhetError: ``model.not_found`` (no such directory, or not cached while offline), ``model.no_config``
@@ -37,7 +41,7 @@ def resolve_model(name: str, revision: str | None = None, *, weights: bool = Fal
         return _checked(local.absolute(), name, weights)
     if not HUB_ID.match(name) or local.is_file():
         raise _no_such_directory(name, local)
-    return _checked(_from_hub(name, revision, weights), name, weights)
+    return _checked(_from_hub(name, revision, weights, code), name, weights)
 
 
 def _checked(path: Path, name: str, weights: bool) -> Path:
@@ -78,12 +82,12 @@ def _no_such_directory(name: str, local: Path) -> WhetError:
     return WhetError("model.not_found", f"{name} {what}.", where)
 
 
-def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
+def _from_hub(name: str, revision: str | None, weights: bool, code: bool) -> Path:
     """A snapshot in the hub's cache, downloaded unless offline."""
     if weights:
         from ..downloads import fetch
 
-        return fetch(name, revision, SMALL_FILES + WEIGHT_FILES)
+        return fetch(name, revision, SMALL_FILES + WEIGHT_FILES + (CODE_FILES if code else []))
     from ..download_process import answer
     from ..downloads import refusal
 

@@ -140,6 +140,17 @@ class RunDir:
         return self.path / "worker.log"
 
     @property
+    def remote_code(self) -> Path:
+        """The model's own code that whoever started the run allowed to run; there only where it was."""
+        return self.path / "remote_code"
+
+    def allowed_code(self) -> frozenset[str]:
+        """What :attr:`remote_code` names; empty without it."""
+        if not self.remote_code.is_file():
+            return frozenset()
+        return frozenset(self.remote_code.read_text(encoding="utf-8").splitlines())
+
+    @property
     def reserve(self) -> Path:
         """Space a worker holds back, freed so that a run on a full disk can still write why it failed."""
         return self.path / ".reserve"
@@ -251,15 +262,24 @@ class RunStore:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root if root is not None else settings().runs
 
-    def create(self, plan: Plan, started_by: str, run_id: str | None = None) -> RunDir:
+    def create(
+        self, plan: Plan, started_by: str, run_id: str | None = None, remote_code: str | None = None
+    ) -> RunDir:
         """A new run from a plan: a complete directory appears at once, or none.
 
         ``run_id`` is one that :func:`new_id` gave for it, of which a died process may have left parts.
+        ``remote_code`` is the model's own code that may run, as :func:`.models.own_code.own_code` names it.
         Raises WhetError ``run.disk_full`` or ``run.not_writable``.
         """
         recipe = plan.recipe
         state = RunState(started_by=started_by, model=recipe.model.name, method=recipe.method.kind)
-        return self._appear(run_id or new_id(plan), state, lambda run: run.write_plan(plan))
+
+        def fill(run: RunDir) -> None:
+            run.write_plan(plan)
+            if remote_code is not None:
+                write_atomic(run.remote_code, f"{remote_code}\n".encode())
+
+        return self._appear(run_id or new_id(plan), state, fill)
 
     def create_job(self, job: Job, started_by: str, run_id: str | None = None) -> RunDir:
         """A new run that does ``job``, with the parent's recipe and plan.
@@ -275,6 +295,8 @@ class RunStore:
             if parent is not None:
                 write_atomic(run.recipe, parent.recipe.read_bytes())
                 write_atomic(run.plan, parent.plan.read_bytes())
+                if parent.remote_code.is_file():
+                    write_atomic(run.remote_code, parent.remote_code.read_bytes())
                 # Before the job itself, so that none is missed; a mark without its job counts for nothing.
                 os.close(private_file(private_dir(parent.jobs) / run_id, os.O_WRONLY))
 

@@ -74,7 +74,7 @@ class TrainTools(Toolset):
         _refuse_blocked(plan)
         self.chats.close()  # a loaded chat model would take memory that the plan counts on
         begun = time.time()
-        return started(api.start(plan, who(context), key=idempotency_key), begun)
+        return started(api.start(plan, who(context), idempotency_key, self.options.remote_code), begun)
 
     def run_resume(self, run_id: str, changes: dict[str, Any] | None = None) -> StartResult:
         """Go on from the last checkpoint. `changes` may lengthen it: training, eval, sampling, export and

@@ -25,10 +25,13 @@ from .look import make_plan
 @click.command()
 @recipe_arguments
 @click.option("--detach", is_flag=True, help="Start it and return.")
+@click.option("--trust-remote-code", is_flag=True, help="Let the model's own Python code run, as it is now.")
 @json_option
-def train(recipe: str, overrides: tuple[str, ...], detach: bool, as_json: bool) -> int:
+def train(
+    recipe: str, overrides: tuple[str, ...], detach: bool, trust_remote_code: bool, as_json: bool
+) -> int:
     """Plan RECIPE, start it, and follow it. It outlives this terminal; Ctrl-C only detaches."""
-    return _train(recipe, overrides, detach, as_json)
+    return _train(recipe, overrides, detach, as_json, trust_remote_code)
 
 
 @click.command()
@@ -66,7 +69,9 @@ def resume(run: str, overrides: tuple[str, ...], detach: bool, as_json: bool) ->
     return follow_and_report(run_id, as_json, offset=seen)
 
 
-def _train(recipe: str, overrides: Sequence[str], detach: bool, as_json: bool) -> int:
+def _train(
+    recipe: str, overrides: Sequence[str], detach: bool, as_json: bool, trust_remote_code: bool = False
+) -> int:
     from ..render.plan import plan_summary
 
     console = talk()
@@ -81,7 +86,12 @@ def _train(recipe: str, overrides: Sequence[str], detach: bool, as_json: bool) -
         else:
             console.print("Not started: apply the fixes above, or accept=[ID] what you accept.")
         return EXIT_BLOCKED
-    run_id = api.start(agreed, started_by="cli")
+    code = api.model_code(agreed) if trust_remote_code else None
+    if code is not None and not as_json:
+        console.print(f"Runs the code of {code}.")
+    run_id = api.start(
+        agreed, started_by="cli", remote_code=frozenset() if code is None else frozenset({code})
+    )
     if detach:
         say_started(run_id, as_json)
         return 0

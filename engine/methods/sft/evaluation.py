@@ -17,7 +17,6 @@ from transformers.utils import logging as transformers_logging
 
 from ...export.held_out import held_out_rows, planned_rows
 from ...models.loading import ModelHandle
-from ...models.locate import resolve_model
 from ...recipe import Recipe
 from ...recipe_files import patched
 from ...runs.context import RunContext
@@ -27,7 +26,7 @@ from ...runs.store import RunStore, trained_weights
 from ..sampling import answers
 from .arguments import training_arguments
 from .collation import PaddingCollator
-from .loading import load_trainee, open_rows, planned_tokens, prepare_tokens
+from .loading import load_trainee, locate_base, open_rows, planned_tokens, prepare_tokens
 from .memory_errors import out_of_memory_said
 from .packed_steps import PaddingFreeCollator
 from .run_trainer import RunTrainer
@@ -119,7 +118,7 @@ class _Evaluation:
     def _load(self) -> ModelHandle:
         context, model = self.context, self.context.recipe.model
         context.emit(PhaseEvent(phase="load", detail=model.name))
-        trainee = load_trainee(context.plan, resolve_model(model.name, model.revision, weights=True))
+        trainee = load_trainee(context.plan, *locate_base(context))
         context.emit(PhaseEvent(phase="load", detail=f"{FAST_PATH}{trainee.report}"))
         return trainee.handle
 

@@ -21,7 +21,6 @@ from ...findings import Finding
 from ...models.adapters import save_weights
 from ...models.fast_path import program_of, slow_parts
 from ...models.loading import DTYPES, ModelHandle
-from ...models.locate import resolve_model
 from ...rates import record_rate
 from ...runs.context import PAUSED_BY, RunContext, Stopped
 from ...runs.events import FAST_PATH, ExportEvent, FindingEvent, PhaseEvent, SampleEvent
@@ -35,7 +34,7 @@ from .arguments import training_arguments
 from .collation import PackingCollator, PaddingCollator
 from .first_look import files_of, first_facts, watch_run
 from .fp8_check import fp8_finding
-from .loading import load_trainee, open_rows, planned_tokens
+from .loading import load_trainee, locate_base, open_rows, planned_tokens
 from .memory_errors import out_of_memory_said
 from .packed_steps import PaddingFreeCollator
 from .resuming import cursor_of, look_at_checkpoint
@@ -106,10 +105,10 @@ class _Training:
     def _load(self) -> ModelHandle:
         context, model = self.context, self.recipe.model
         context.emit(PhaseEvent(phase="load", detail=model.name))
-        path = resolve_model(model.name, model.revision, weights=True)
+        path, trusted = locate_base(context)
         files = files_of(self.plan, path)
         self._say([] if files is None else list(look_at(files)))
-        trainee = load_trainee(self.plan, path)
+        trainee = load_trainee(self.plan, path, trusted)
         self.more_ends = trainee.more_ends
         context.emit(PhaseEvent(phase="load", detail=f"{FAST_PATH}{trainee.report}"))
         if not trainee.report.complete:

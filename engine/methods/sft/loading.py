@@ -15,6 +15,8 @@ from ...models.end_tokens import add_end_tokens
 from ...models.fast_path import FastPathReport, apply_fast_path, program_of
 from ...models.fast_path.projections import fp8_classes
 from ...models.loading import ModelHandle, load_model
+from ...models.locate import resolve_model
+from ...models.own_code import check_own_code, own_code
 from ...plan import DataFacts, Plan, prepare_data
 from ...recipe import Recipe
 from ...runs.context import RunContext
@@ -32,12 +34,22 @@ class Trainee:
     """The plan's end tokens changed the model's generation settings."""
 
 
-def load_trainee(plan: Plan, path: Path) -> Trainee:
+def locate_base(context: RunContext) -> tuple[Path, bool]:
+    """The folder of a run's base model, and whether its own code may run: only what its starter allowed."""
+    model, allowed = context.recipe.model, context.dir.allowed_code()
+    path = resolve_model(model.name, model.revision, weights=True, code=bool(allowed))
+    trusted = bool(allowed) and own_code(model.name, path) in allowed
+    if trusted:
+        check_own_code(model.name, path)
+    return path, trusted
+
+
+def load_trainee(plan: Plan, path: Path, trust_remote_code: bool = False) -> Trainee:
     """Load the model of a plan from ``path``. A fresh adapter changes nothing yet: it answers as its base."""
     recipe = plan.recipe
     named = plan.data_recipe().data.template
     template = None if named is None else strip_generation_tags(template_source(named, None) or "")
-    handle = load_model(path, plan.resolved, template=template)
+    handle = load_model(path, plan.resolved, template=template, trust_remote_code=trust_remote_code)
     more_ends = add_end_tokens(handle.model, handle.tokenizer, _end_tokens(plan, handle, named))
     if recipe.adapter.kind == "none":
         hold_trained_in_fp32(handle.model)
