@@ -38,6 +38,17 @@ def stop_words(look: Look, progress: RunProgress, *, pausing: bool) -> tuple[str
     )
 
 
+def ask_to_stop(run_id: str, again: bool) -> api.StopRequest:
+    """Ask once, or ``again`` for the end at once. Raises WhetError ``run.not_running``.
+
+    The engine takes a second request for that, whoever made the first; the question was about the first.
+    """
+    asked = api.find(run_id).control.stop_requested()
+    if asked is not None and not again:
+        return asked
+    return api.stop(run_id, now=again)
+
+
 def run_actions(run_id: str, look: Look | None, finding: api.Finding | None) -> list[Action]:
     """The likeliest first."""
     shown = Action(

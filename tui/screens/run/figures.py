@@ -18,7 +18,9 @@ from .look import Look
 GIB = 1 << 30
 FULL, EMPTY = "█", "░"
 FULL_ASCII, EMPTY_ASCII = "#", "."
-BAR = 24
+LEAST_BAR, BAR = 6, 24
+GAP = 5
+"""Columns between the words and the bar, and at the edges."""
 Rows = list[tuple[str, str | Text]]
 
 
@@ -51,14 +53,15 @@ def status_line(look: Look, progress: RunProgress, width: int, *, ascii: bool = 
         words = "stopping after this step" if look.asked == "checkpoint" else "ending at once"
         text.append(f" · {words}", "bold yellow")
     if progress.last is not None:
-        last = progress.last
-        room = min(BAR, max(0, width - 62))
+        last, left = progress.last, progress.pace.seconds_left
+        words = f" step {last.step}/{last.total_steps}"
+        words += f" · {clock(left)} left" if status == "running" and left is not None else ""
+        room = width - text.cell_len - len(words) - GAP
         text.append("   ")
-        text.append(bar(last.step / last.total_steps, room, ascii=ascii), "cyan" if look.active else "dim")
-        text.append(f" step {last.step}/{last.total_steps}", "bold")
-        left = progress.pace.seconds_left
-        if status == "running" and left is not None:
-            text.append(f" · {clock(left)} left")
+        if room >= LEAST_BAR:
+            drawn = bar(last.step / last.total_steps, min(BAR, room), ascii=ascii)
+            text.append(drawn, "cyan" if look.active else "dim")
+        text.append(words, "bold")
     elif state.total_steps:
         text.append(f"   step {state.step}/{state.total_steps}")
     return text
@@ -67,7 +70,7 @@ def status_line(look: Look, progress: RunProgress, width: int, *, ascii: bool = 
 def figures(look: Look, progress: RunProgress, plan: api.Plan | None, *, ascii: bool = False) -> Table:
     """Names on the left, values on the right; only what is known."""
     table = Table.grid(padding=(0, 1))
-    table.add_column(style="dim", no_wrap=True, width=8)
+    table.add_column(style="dim", no_wrap=True, min_width=8)
     table.add_column(no_wrap=True, overflow="ellipsis")
     rows = [*_training(progress), *_memory(look, progress, plan, ascii), *_state(look, progress)]
     for name, value in rows:
@@ -125,7 +128,7 @@ def _memory(look: Look, progress: RunProgress, plan: api.Plan | None, ascii: boo
         rows.append(("GPU", " ".join(filter(None, (busy, heat)))))
         full = bar(used / gpu.memory_total, 6, ascii=ascii)
         rows.append(("", f"{full} {used / GIB:.0f}/{gpu.memory_total / GIB:.0f} GiB"))
-        rows += [("", Text(f"slowed: {why}", "yellow")) for why in gpu.slowed_by]
+        rows += [("slowed", Text(why, "yellow")) for why in gpu.slowed_by]
     return rows
 
 

@@ -6,7 +6,6 @@ It only looks. Quitting, a lost connection or a closed laptop end nothing, and o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 from rich.style import Style
@@ -15,23 +14,20 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
-from textual.widgets import OptionList, Static
+from textual.widgets import Static
 
 from whet.engine import api
 
-from ... import drafts
 from ...actions import Action
 from ...render.text import plain
 from ...run_state import RunProgress
 from ...widgets.assistant_bar import Advice
 from ...widgets.curve import Curve
-from ..base import WhetScreen
-from ..cards import Question
-from .asking import run_actions, stop_words
-from .cards import entry_card, fix_card
+from .asking import run_actions
+from .controls import Controls
 from .drawing import curve_of
 from .figures import figures, status_line
-from .look import RESUMABLE, Look, look
+from .look import Look, look
 from .panels import Findings, Page, files, samples
 from .words import Notice, notice, run_advice
 
@@ -48,7 +44,7 @@ MEDIUM, LARGE = (100, 34), (160, 44)
 """Columns and rows from which two curves fit, and from which everything does."""
 
 
-class RunScreen(WhetScreen):
+class RunScreen(Controls):
     """Tabs on a small terminal, two curves and a panel on a larger one, everything at once on a large one."""
 
     topic = "run"
@@ -116,8 +112,8 @@ class RunScreen(WhetScreen):
         super().on_mount()
         self._arrange()
         self.in_background(lambda: _plan(self.run_id), self._show_plan, group="plan")
-        self._timer = self.set_interval(self.whet.seconds_between_looks, self._look)
-        self._look()
+        self._timer = self.set_interval(self.whet.seconds_between_looks, self.look_again)
+        self.look_again()
 
     def on_resize(self, event: events.Resize) -> None:
         size = event.size
@@ -133,19 +129,19 @@ class RunScreen(WhetScreen):
 
     # --- looking
 
-    def _look(self) -> None:
+    def look_again(self) -> None:
         if self._looking or not self.is_current:
             return
         self._looking = True
         self.in_background(lambda: _look(self.run_id, self._offset), self._take, group="look")
 
     def _take(self, seen: Look | api.WhetError) -> None:
-        self._looking = False
-        if isinstance(seen, api.WhetError):
+        if isinstance(seen, api.WhetError):  # not looked at again: one card is enough
             self._timer.stop()
             self.query_one("#run-status", Static).update(Text(f"{seen.code}: not read further", "bold red"))
             self.failed(seen)
             return
+        self._looking = False
         before = self.seen
         self.seen, self._offset = seen, seen.offset
         self.progress.take(seen.events)
@@ -294,120 +290,6 @@ class RunScreen(WhetScreen):
         place = steps.index(self.sample_step) if self.sample_step in steps else len(steps) - 1
         self.sample_step = steps[min(len(steps) - 1, max(0, place + by))]
         self._draw()
-
-    # --- what is asked of the run
-
-    def action_pause(self) -> None:
-        """A stop that says what it is good for."""
-        self._ask_to_stop(pausing=True)
-
-    def action_stop(self) -> None:
-        """Ask for the end; asked again, at once."""
-        self._ask_to_stop(pausing=False)
-
-    def _ask_to_stop(self, *, pausing: bool) -> None:
-        if self.seen is None or not self.seen.active:
-            status = "not read yet" if self.seen is None else self.seen.summary.status
-            self.notify(f"The run is {status}: there is nothing to stop.", timeout=4)
-            return
-        again = self.seen.asked is not None
-        text, yes = stop_words(self.seen, self.progress, pausing=pausing)
-
-        def answered(agreed: bool | None) -> None:
-            if agreed:
-                self.in_background(lambda: api.stop(self.run_id, now=again), self._asked, group="ask")
-
-        self.app.push_screen(Question(text, yes, "Go on training"), answered)
-
-    def _asked(self, _: object) -> None:
-        self._look()
-
-    def action_checkpoint(self) -> None:
-        """Save after this step, and go on."""
-        if self.seen is None or not self.seen.active:
-            self.notify("No worker runs that could write a checkpoint.", timeout=4)
-            return
-        self.in_background(lambda: api.request_checkpoint(self.run_id), self._asked, group="ask")
-        self.notify("Asked for a checkpoint after this step; 7 lists it once it is written.", timeout=4)
-
-    def action_resume(self) -> None:
-        """Go on from the last finished checkpoint."""
-        if self.seen is None or self.seen.summary.status not in RESUMABLE:
-            status = "not read yet" if self.seen is None else self.seen.summary.status
-            self.notify(
-                f"The run is {status}: only one that stopped, broke off or failed is resumed.", timeout=4
-            )
-            return
-        self.in_background(lambda: api.resume(self.run_id), self._asked, group="ask")
-        self.notify("Resuming …", timeout=3)
-
-    def action_log(self) -> None:
-        """The worker's words, any size."""
-        from .log import LogScreen
-
-        self.app.push_screen(LogScreen(self.run_id))
-
-    def action_with_weights(self, screen: str) -> None:
-        """Open Chat or Export about this run; a job's are about its parent."""
-        state = self.seen.summary.state if self.seen else None
-        if state is None or (not state.is_job and self.seen and self.seen.summary.status != "finished"):
-            self.notify("There are no finished weights yet.", timeout=4)
-            return
-        self.whet.open(screen, state.parent or self.run_id)
-
-    def action_evaluate(self) -> None:
-        """Measure base and tuned on held-out rows, as a job of its own."""
-        self.in_background(
-            lambda: api.start_evaluation(self.run_id, started_by="tui"),
-            lambda job: self.whet.open("run", job),
-            group="ask",
-        )
-
-    def action_bundle(self) -> None:
-        """A redacted archive for a bug report."""
-        target = Path.cwd() / "whet-bundle.tar.gz"
-        self.in_background(
-            lambda: api.bundle(api.doctor(), target),
-            lambda _: self.notify(f"Written: {target}"),
-            group="bundle",
-        )
-        self.notify("Collecting facts, without secrets …", timeout=4)
-
-    # --- findings
-
-    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        event.stop()
-        self.action_fix()
-
-    def action_fix(self) -> None:
-        """Apply the chosen finding's fix to a copy of the recipe, plan it, show the diff."""
-        chosen = self.query_one(Findings).chosen
-        if chosen is None:
-            self.notify("Nothing was found that needs a fix.", timeout=3)
-            return
-        if chosen.fix is None or not chosen.fix.patch:
-            words = chosen.fix.text if chosen.fix else "it is told for your information."
-            self.notify(
-                f"{chosen.id} has no patch of the recipe: {plain(words, 200)}", timeout=6, markup=False
-            )
-            return
-        self.notify(f"Planning the recipe with the fix of {chosen.id} …", timeout=3)
-        self.in_background(lambda: api.fix(self.run_id, [chosen.id]), self._show_fix, group="fix")
-
-    def _show_fix(self, fixed: api.Fixed) -> None:
-        def answered(agreed: bool | None) -> None:
-            if agreed:
-                self.whet.open("new", drafts.save(f"{self.run_id}-fixed", fixed.proposal.text))
-
-        self.app.push_screen(fix_card(fixed), answered)
-
-    def action_explain(self) -> None:
-        """What the chosen finding means."""
-        chosen = self.query_one(Findings).chosen
-        if chosen is None:
-            self.notify("Nothing was found.", timeout=3)
-            return
-        self.app.push_screen(entry_card(api.explain(chosen.id)))
 
     # --- words
 
