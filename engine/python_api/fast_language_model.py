@@ -85,7 +85,7 @@ class FastLanguageModel:
         """
         refuse_token("token", token)
         set_aside(given, signature(FastLanguageModel.from_pretrained).parameters)
-        folder, adapter = locate(model_name, revision)
+        folder, adapter = locate(model_name, revision, trust_remote_code)
         quantised = stored_quantisation(folder)
         precision = choose_precision(
             load_in_4bit, load_in_8bit, load_in_16bit, full_finetuning, quantised, load_in_fp8

@@ -47,8 +47,10 @@ ADAPTER_DEFAULTS: dict[str, Any] = {
 _HARMLESS = ("max_seq_length", "temporary_location")
 
 
-def locate(model_name: str, revision: str | None) -> tuple[Path, Path | None]:
+def locate(model_name: str, revision: str | None, code: bool = False) -> tuple[Path, Path | None]:
     """`(base model folder, adapter folder)`; the second is None for a plain model.
+
+    `code` also fetches the base's own Python files.
 
     Raises:
         WhetError: `model.not_found` and others of :func:`resolve_model`; `model.no_base` for an adapter
@@ -56,7 +58,7 @@ def locate(model_name: str, revision: str | None) -> tuple[Path, Path | None]:
     """
     local = Path(model_name).expanduser()
     if not (local / "adapter_config.json").is_file() or (local / "config.json").is_file():
-        return resolve_model(model_name, revision, weights=True), None
+        return resolve_model(model_name, revision, weights=True, code=code), None
     base = json.loads((local / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     if not base:
         raise WhetError(
@@ -64,7 +66,7 @@ def locate(model_name: str, revision: str | None) -> tuple[Path, Path | None]:
             f"{local / 'adapter_config.json'} does not name its base model.",
             "Set base_model_name_or_path there to the base's folder or hub id.",
         )
-    return resolve_model(base, revision, weights=True), local.absolute()
+    return resolve_model(base, revision, weights=True, code=code), local.absolute()
 
 
 def stored_quantisation(folder: Path) -> str | None:
