@@ -201,9 +201,11 @@ def _next(plan: api.Plan, blocked: Sequence[FoundOut]) -> list[str]:
         better = merged(FoundOut.of(one) for one in plan.findings if one.severity == "warning")
         return [start, *([call("plan_create", base_plan_id=plan.id, changes=better)] if better else [])]
     accepted = dict.fromkeys(id for one in blocked for id in one.fix.get(ACCEPT, ()))
-    accept = {ACCEPT: list(dict.fromkeys([*plan.recipe.accept, *accepted]))} if accepted else None
+    accept: Changes | None = (
+        {ACCEPT: list(dict.fromkeys([*plan.recipe.accept, *accepted]))} if accepted else None
+    )
     ways = [way for way in (merged(blocked), accept) if way]
-    return [call("plan_create", base_plan_id=plan.id, changes=way) for way in ways or [None]]
+    return [call("plan_create", base_plan_id=plan.id, changes=way or None) for way in ways or [{}]]
 
 
 def _warnings(blocked: Sequence[FoundOut], unmet: int) -> list[str]:

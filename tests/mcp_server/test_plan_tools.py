@@ -103,45 +103,49 @@ def test_only_what_was_found_can_be_accepted(tools: Caller, root: Path) -> None:
     assert said.startswith("[changes.accept]")
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"training.learning_rat": 1e-4}, "Did you mean training.learning_rate?"),
-        ({"lora_r": 8}, "Did you mean adapter.rank?"),
-        ({"model.trust_remote_code": True}, "[recipe.unknown_key]"),
-        ({"model": {"trust_remote_code": True}}, "[recipe.unknown_key]"),
-        ({"trust_remote_code": True}, "[recipe.unknown_key]"),
-        ({"training.batch_size": 0}, "[recipe.invalid]"),
-        ({"data.template": "{{ cycler.__init__.__globals__ }}"}, "[changes.template]"),
-        ({"data.revision": "../../../../etc/passwd"}, "[changes.revision]"),
-        ({"accept": "D16"}, "[recipe.invalid]"),
-    ],
-)
-def test_changes_that_are_none(tools: Caller, changes: dict[str, Any], words: str) -> None:
-    base = tools("plan_create", data="demo", model="demo")["plan_id"]
-    assert words in tools.refused("plan_create", base_plan_id=base, changes=changes)
-    assert words in tools.refused("plan_create", data="demo", model="demo", changes=changes)
+@pytest.fixture
+def base(tools: Caller) -> str:
+    """Id of a plan of the demo."""
+    return str(tools("plan_create", data="demo", model="demo")["plan_id"])
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"data.train": "../secret.jsonl"},
-        {"data.train": ["demo", "../secret.jsonl"]},
-        {"data.eval": "/etc/passwd"},
-        {"model.name": "../model"},
-        {"data": {"train": "../secret.jsonl"}},
-        {"data": {"eval": "../secret.jsonl", "train": "demo"}},
-        {"model": {"name": "/"}},
-        {"data.train": "a\0b"},
-    ],
+NONE = (
+    ({"training.learning_rat": 1e-4}, "Did you mean training.learning_rate?"),
+    ({"lora_r": 8}, "Did you mean adapter.rank?"),
+    ({"model.trust_remote_code": True}, "[recipe.unknown_key]"),
+    ({"model": {"trust_remote_code": True}}, "[recipe.unknown_key]"),
+    ({"trust_remote_code": True}, "[recipe.unknown_key]"),
+    ({"training.batch_size": 0}, "[recipe.invalid]"),
+    ({"data.template": "{{ cycler.__init__.__globals__ }}"}, "[changes.template]"),
+    ({"data.revision": "../../../../etc/passwd"}, "[changes.revision]"),
+    ({"accept": "D16"}, "[recipe.invalid]"),
 )
-def test_no_change_leads_out_of_the_root(tools: Caller, root: Path, changes: dict[str, Any]) -> None:
+
+
+def test_changes_that_are_none(tools: Caller, base: str) -> None:
+    for changes, words in NONE:
+        assert words in tools.refused("plan_create", base_plan_id=base, changes=changes)
+        assert words in tools.refused("plan_create", data="demo", model="demo", changes=changes)
+
+
+OUTSIDE: tuple[dict[str, Any], ...] = (
+    {"data.train": "../secret.jsonl"},
+    {"data.train": ["demo", "../secret.jsonl"]},
+    {"data.eval": "/etc/passwd"},
+    {"model.name": "../model"},
+    {"data": {"train": "../secret.jsonl"}},
+    {"data": {"eval": "../secret.jsonl", "train": "demo"}},
+    {"model": {"name": "/"}},
+    {"data.train": "a\0b"},
+)
+
+
+def test_no_change_leads_out_of_the_root(tools: Caller, root: Path, base: str) -> None:
     write(root.parent / "secret.jsonl", chats())
-    base = tools("plan_create", data="demo", model="demo")["plan_id"]
-    for arguments in ({"base_plan_id": base}, {"data": "demo", "model": "demo"}):
-        said = tools.refused("plan_create", **arguments, changes=changes)
-        assert said.startswith(("[path.outside]", "[path.odd]")), said
+    for changes in OUTSIDE:
+        for begin in ({"base_plan_id": base}, {"data": "demo", "model": "demo"}):
+            said = tools.refused("plan_create", **begin, changes=changes)
+            assert said.startswith(("[path.outside]", "[path.odd]")), (changes, said)
 
 
 def test_arguments_are_confined_too_and_so_is_an_earlier_plan(tools: Caller, root: Path) -> None:
@@ -159,10 +163,9 @@ def test_arguments_are_confined_too_and_so_is_an_earlier_plan(tools: Caller, roo
     assert tools("plan_create", base_plan_id=plan.id, changes={"data.train": "demo"})["blocked"] == []
 
 
-def test_beginnings_that_lack_or_double_something(tools: Caller) -> None:
+def test_beginnings_that_lack_or_double_something(tools: Caller, base: str) -> None:
     said = tools.refused("plan_create")
     assert said.startswith("[plan.no_data]") and 'plan_create(data="demo", model="demo")' in said
-    base = tools("plan_create", data="demo", model="demo")["plan_id"]
     said = tools.refused(
         "plan_create", base_plan_id=base, data="demo", goal="speed", changes={"training.epochs": 1}
     )

@@ -23,6 +23,13 @@ class Caller:
 
     def __init__(self, root: Path, era: str, **options: Any) -> None:
         self.server, self.era = Server(Options(root=root, **options)), era
+        self.known = anyio.run(self._list)
+
+    async def _list(self) -> dict[str, set[str]]:
+        """Tools that are offered, with their arguments."""
+        async with Client(self.server, mode=self.era) as client:
+            tools = (await client.list_tools()).tools
+            return {tool.name: set(tool.input_schema.get("properties", {})) for tool in tools}
 
     def result(self, tool: str, **arguments: Any) -> CallToolResult:
         async def ask() -> CallToolResult:
@@ -32,11 +39,15 @@ class Caller:
         return anyio.run(ask)
 
     def __call__(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        """The facts of a call that succeeds; text and structured content are the same."""
+        """The facts of a call that succeeds; text and structure are the same, ``next`` can be called."""
         result = self.result(tool, **arguments)
-        assert not result.is_error, text_of(result)
-        assert result.structured_content == json.loads(text_of(result))
-        return result.structured_content or {}
+        facts = result.structured_content
+        assert not result.is_error and facts is not None, text_of(result)
+        assert facts == json.loads(text_of(result))
+        for call in facts["next"]:
+            name, named = parsed(call)
+            assert set(named) <= self.known[name], call
+        return facts
 
     def refused(self, tool: str, **arguments: Any) -> str:
         """The words of a call that fails."""
