@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from ..runs.context import Stopped
 from ..runs.events import Event, ExportEvent, FindingEvent, PhaseEvent
 from ..runs.failures import describe_failure
 from ..runs.store import trained_weights
+from .artifacts import list_artifacts
 from .gguf.types import GGUFType, check_types
 from .merge_proof import prove_merge
 from .merge_report import MergeReport
@@ -183,26 +185,30 @@ class _Export:
         self.emit(ExportEvent(kind="smoke", path=str(path), detail=verdict.model_dump(mode="json")))
 
     def _gguf(self, model_dir: Path, kinds: list[GGUFType]) -> None:
-        """The f16 file first: it is what the others are made from and held against; dropped unless asked
-        for."""
-        f16 = self._write_gguf(model_dir, "f16")
-        wanted = {kind.name for kind in kinds}
-        try:
-            files = [f16, *(self._derive(model_dir, f16, kind) for kind in kinds if kind.name != "f16")]
-            for path, kind_name in zip(
-                files, ["f16", *(k.name for k in kinds if k.name != "f16")], strict=True
-            ):
-                if kind_name in wanted:
+        """The f16 file first: it is what the others are made from and held against."""
+        others = [kind for kind in kinds if kind.name != "f16"]
+        with self._f16(model_dir, keep=len(others) < len(kinds)) as (f16, kept):
+            files = [f16, *(self._derive(model_dir, f16, kind) for kind in others)]
+            names = ["f16", *(kind.name for kind in others)]
+            written = set(files) if kept else set(files[1:])
+            for path, kind_name in zip(files, names, strict=True):
+                if path in written:
                     self._wrote("gguf", path, path.stat().st_size, {"type": kind_name}, key=kind_name)
             if self.section.smoke_test:
-                self._smoke(model_dir, files, wanted)
-        finally:
-            if "f16" not in wanted:
-                f16.unlink(missing_ok=True)
+                self._smoke(model_dir, files, written)
+
+    @contextmanager
+    def _f16(self, model_dir: Path, keep: bool) -> Iterator[tuple[Path, bool]]:
+        """The f16 file, and whether it stays. One that was not asked for lies apart from an earlier one."""
+        if keep:
+            yield self._write_gguf(model_dir, "f16", self.out_dir), True
+            return
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self.out_dir) as scratch:
+            yield self._write_gguf(model_dir, "f16", Path(scratch)), False
 
     def _derive(self, model_dir: Path, f16: Path, kind: GGUFType) -> Path:
         if kind.direct:
-            return self._write_gguf(model_dir, kind.name)
+            return self._write_gguf(model_dir, kind.name, self.out_dir)
         from .gguf.quantize import quantize
 
         report = quantize(
@@ -212,22 +218,19 @@ class _Export:
             self.fallbacks[kind.name] = report.fallbacks
         return report.path
 
-    def _write_gguf(self, model_dir: Path, dtype: Any) -> Path:
+    def _write_gguf(self, model_dir: Path, dtype: Any, folder: Path) -> Path:
         from .gguf.convert import convert
 
-        title = self.name or self._stem()
-        return convert(
-            model_dir, self._path(dtype), dtype, self._progress("export", f"GGUF {dtype}"), name=title
-        )
+        title, path = self.name or self._stem(), folder / self._path(dtype).name
+        return convert(model_dir, path, dtype, self._progress("export", f"GGUF {dtype}"), name=title)
 
-    def _smoke(self, model_dir: Path, files: list[Path], wanted: set[str]) -> None:
+    def _smoke(self, model_dir: Path, files: list[Path], kept: set[Path]) -> None:
         self.emit(PhaseEvent(phase="smoke", detail="measuring the trained model", done=0, total=len(files)))
         with reference_of(model_dir, self.held_out, work_dir=self.out_dir) as baseline:
             for number, path in enumerate(files):
                 self.emit(PhaseEvent(phase="smoke", detail=path.name, done=number, total=len(files)))
-                asked = path != files[0] or "f16" in wanted
-                verdict = prove(path, baseline, keep=asked)
-                if asked:
+                verdict = prove(path, baseline, keep=path in kept)
+                if path in kept:
                     self._proven(verdict, path)
 
     def _modelfile(self, model_dir: Path, kinds: list[GGUFType]) -> None:
@@ -246,13 +249,15 @@ class _Export:
             self._wrote("modelfile", path, path.stat().st_size, {"for": chosen.name})
 
     def _card(self) -> None:
+        """About all that lies there, what earlier exports of the same weights wrote among it."""
         written = list(self.result.paths.values())
-        if self.trained_dir.parent == self.out_dir:
-            written.insert(0, self.trained_dir)
-        files = {path.name: _bytes(path) for path in written}
-        card = write_card(
-            self.out_dir, self.facts or CardFacts(), self.result.verdicts, self.result.notes, files
-        )
+        beside = [
+            one for one in list_artifacts(self.out_dir) if one.kind in ("adapter", "model", "merged", "gguf")
+        ]
+        earlier = [one for one in beside if one.path not in written]
+        files = {one.path.name: one.bytes for one in beside} | {path.name: _bytes(path) for path in written}
+        verdicts = [*self.result.verdicts, *(one.verdict for one in earlier if one.verdict is not None)]
+        card = write_card(self.out_dir, self.facts or CardFacts(), verdicts, self.result.notes, files)
         self._wrote("card", card, card.stat().st_size)
 
     def _wrote(

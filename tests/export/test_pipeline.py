@@ -55,6 +55,18 @@ def test_a_plain_merge_has_nothing_to_confess(tmp_path: Path) -> None:
     assert load_verdict(tmp_path / "out" / "merged") is not None
 
 
+def test_a_later_export_leaves_an_earlier_ones_files(tmp_path: Path) -> None:
+    base = build_tiny_model(tmp_path / "base")
+    adapter = write_adapter(base, tmp_path / "adapter")
+    for name in ("f16", "bf16"):
+        section = ExportSection(gguf=[name], smoke_test=False)
+        export_model(adapter, base, tmp_path / "out", section, lambda event: None, name="tiny")
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"tiny-f16.gguf", "tiny-bf16.gguf", "Modelfile", "README.md"}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "tiny-f16.gguf" in card and "tiny-bf16.gguf" in card
+
+
 def test_an_adapter_that_changes_nothing_is_said(tmp_path: Path) -> None:
     base = build_tiny_model(tmp_path / "base")
     _, findings = export(write_adapter(base, tmp_path / "adapter", trained=False), base, tmp_path / "out")
