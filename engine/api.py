@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .goals import Goal, Option, Proposal
     from .hardware import Machine
     from .kernel_report import KernelReport
+    from .models.hub_search import HubModel
     from .models.listing import ModelEntry
     from .models.report import ModelReport
     from .plan import RECIPE_KEYS, Plan
@@ -78,6 +79,7 @@ _LAZY = {
     "Entry": "checks.catalogue",
     "Fixed": "fixing",
     "Goal": "goals",
+    "HubModel": "models.hub_search",
     "KernelReport": "kernel_report",
     "Machine": "hardware",
     "ModelEntry": "models.listing",
@@ -125,6 +127,7 @@ __all__ = [
     "FlagReport",
     "GPUHealth",
     "Goal",
+    "HubModel",
     "KernelReport",
     "LogPage",
     "Machine",
@@ -256,6 +259,14 @@ def models(
     from .models.listing import list_models
 
     return list_models(query, fits_gib, folders)
+
+
+def search_models(query: str, limit: int = 20) -> list[HubModel]:
+    """Models on the hub by words, the most downloaded first. Raises WhetError ``hub.offline``,
+    ``hub.unreachable``."""
+    from .models.hub_search import search_hub
+
+    return search_hub(query, limit)
 
 
 def inspect_model(name: str, revision: str | None = None) -> ModelReport:
@@ -607,6 +618,15 @@ def start_smoke(gguf: Path, reference: Path, *, started_by: str, key: str | None
     from .job_starts import start_smoke
 
     return start_smoke(gguf, reference, started_by, key)
+
+
+def gguf_types() -> dict[str, float]:
+    """GGUF types that can be written, the usual ones first, and their bits a weight on average."""
+    from .export.gguf.types import GGUF_TYPES
+
+    usual = ("q4_k_m", "q8_0", "f16")
+    names = [*usual, *(name for name in GGUF_TYPES if name not in usual)]
+    return {name: GGUF_TYPES[name].bits_per_weight for name in names}
 
 
 def artifacts(run_id: str) -> list[Artifact]:

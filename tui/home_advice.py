@@ -60,7 +60,8 @@ def _about(run: RunSummary) -> Advice | None:
     if run.status in RESUMABLE:
         return Advice(f"{run.id} is {run.status} at step {state.step}; open it to go on.", "enter", "warning")
     if run.status == "waiting":
-        return Advice(f"{run.id} waits for a GPU.", "enter")
+        behind = f" behind {', '.join(state.behind)}" if state.behind else ""
+        return Advice(f"{run.id} waits for a GPU{behind}.", "enter")
     if run.status == "running":
         return Advice(f"{run.id} runs: step {state.step} of {state.total_steps or '?'}.", "enter")
     return None

@@ -54,7 +54,7 @@ class ChatScreen(WhetScreen):
     def body(self) -> ComposeResult:
         yield Horizontal(id="voices")
         yield Static("", id="sampling", markup=False)
-        yield Input(placeholder="Loading the models …", disabled=True, id="say")
+        yield Input(placeholder="Loading the models …", disabled=True, id="say", compact=True)
 
     def on_mount(self) -> None:
         super().on_mount()
@@ -75,6 +75,8 @@ class ChatScreen(WhetScreen):
 
     async def _loaded(self, session: api.ChatSession) -> None:
         self.session = session
+        model = session.target.adapter or session.target.model or session.target.gguf
+        self.set_heading(f"whet · chat · {plain(str(model), 90)}")
         who = order(session.target)
         self.chats = {one: Conversation(one) for one in who}
         for one in who:

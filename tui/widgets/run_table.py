@@ -12,6 +12,7 @@ from textual.coordinate import Coordinate
 from textual.widgets import DataTable
 
 from ..render.text import plain
+from ..render.units import age
 
 if TYPE_CHECKING:
     from whet.engine.api import RunSummary
@@ -92,11 +93,3 @@ class RunTable(DataTable[Text]):
             Text(plain(state.started_by, 16)),
             Text(age(time.time() - state.created), justify="right"),
         )
-
-
-def age(seconds: float) -> str:
-    """How long ago, in one unit: ``40 s``, ``3 min``, ``5 h``, ``12 d``."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds // size:.0f} {unit}"
-    return f"{max(0, seconds):.0f} s"
