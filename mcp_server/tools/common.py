@@ -77,10 +77,12 @@ def follow_up(run: api.RunDir, status: str, state: api.RunState, since: str | No
         diagnose = call("run_diagnose", run_id=run.id)
         return [diagnose, call("run_resume", run_id=run.id)] if status != "unreadable" else [diagnose]
     if not state.is_job:
+        exported = any(one.kind == "gguf" for one in api.artifacts(run.id))
+        ship = call("export_start", run_id=run.id, types=["q4_k_m"])
         return [
             call("run_diagnose", run_id=run.id),
+            call("gguf_smoke_test", run_id=run.id) if exported else ship,
             call("run_get", run_id=run.id, view="samples"),
-            call("export_start", run_id=run.id, types=["q4_k_m"]),
         ]
     parent = state.parent
     if parent is None or state.method == "evaluate":

@@ -83,7 +83,7 @@ class ExportTools(Toolset):
         files, folder = await run_sync(self._files, run_id, gguf, reference)
         unproven = [one for one in files if one.verdict is None]
         if not unproven:
-            return _told(files, None)
+            return _told(files, run_id, None)
         job = await run_sync(_job, unproven[0].path, folder, who(context))
         seen = await wait(job, "end", PROOF_SECONDS, 0, context)
         if seen.status in ACTIVE:
@@ -97,7 +97,7 @@ class ExportTools(Toolset):
                 call("run_diagnose", run_id=job.id),
             )
         files, _ = await run_sync(self._files, run_id, gguf, reference)
-        return _told(files, job.id)
+        return _told(files, run_id, job.id)
 
     def _files(
         self, run_id: str | None, gguf: str | None, reference: str | None
@@ -147,8 +147,8 @@ def _job(gguf: Path, reference: Path, started_by: str) -> api.RunDir:
     return api.find(api.start_smoke(gguf, reference, started_by=started_by))
 
 
-def _told(files: list[api.Artifact], job_id: str | None) -> SmokeResult:
-    """The worst verdict first: it decides."""
+def _told(files: list[api.Artifact], run_id: str | None, job_id: str | None) -> SmokeResult:
+    """The worst verdict decides, and is told step by step."""
     worst = max(files, key=lambda one: ("", "pass", "warn", "unproven", "fail").index(_word(one)))
     verdict = worst.verdict
     proofs = [] if verdict is None else verdict.proofs
@@ -158,6 +158,7 @@ def _told(files: list[api.Artifact], job_id: str | None) -> SmokeResult:
     return SmokeResult(
         summary=f"{worst.path.name}: {_word(worst)}{steps}.",
         next=[
+            *([call("run_diagnose", run_id=run_id)] if failed and run_id else []),
             *(call("gguf_smoke_test", gguf=str(one.path)) for one in left[:1]),
             call("model_chat", target=str(worst.path), prompt="Hello"),
         ],

@@ -171,10 +171,7 @@ class RunTools(Toolset):
         more = [call("run_get", run_id=run.id, view=view, limit=limit, cursor=page.cursor)]
         return RunResult(
             summary=f"{view} of {run.id}: {standing(run.status, run.state)}; {len(page.entries)} entries.",
-            next=[
-                *(more if page.cursor is not None else []),
-                *follow_up(api.find(run.id), run.status, run.state),
-            ],
+            next=[*(more if page.cursor is not None else []), *_after(run, view)],
             run_id=run.id,
             status=run.status,
             facts=page.facts,
@@ -197,7 +194,7 @@ class RunTools(Toolset):
         ended = "" if error is None else f" It failed with {error.code}."
         paused = "" if run.paused_by is None else f" {run.paused_by} paused it."
         mend_first = error is not None or any(one.severity == "error" for one in found)
-        rest = [one for one in follow_up(api.find(run.id), run.status, run.state) if "diagnose" not in one]
+        rest = [one for one in _after(run) if not one.startswith("run_diagnose(")]
         lead = [*fixes, *resume] if mend_first else [*resume, *rest, *fixes]
         return Diagnosis(
             summary=f"{run.id} is {standing(run.status, run.state)}: {counts}.{ended}{paused}",
@@ -209,6 +206,14 @@ class RunTools(Toolset):
             findings=[FoundOut.of(one) for one in found],
             error=None if error is None else error.model_dump(),
         )
+
+
+def _after(run: api.RunView, view: View | None = None) -> list[str]:
+    """What to do once a run was looked at: of a finished one, going on comes before looking again."""
+    again = call("run_get", run_id=run.id, view=view)
+    calls = [one for one in follow_up(api.find(run.id), run.status, run.state) if one != again]
+    finished = run.status == "finished"
+    return sorted(calls, key=lambda one: finished and one.startswith("run_diagnose("))
 
 
 def _waited(run: api.RunDir, seen: Waited, until: Until) -> WaitResult:

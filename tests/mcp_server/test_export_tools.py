@@ -94,6 +94,7 @@ async def test_a_proof_of_these_bytes_is_told_at_once(connect: Connect, trained:
             {"name": "logits", "status": "fail", "summary": "KL is 0.9 nat.", "fix": "Do."}
         ]
         assert "must not be shipped" in seen["warnings"][0]
+        assert seen["next"][0] == f'run_diagnose(run_id="{trained.id}")'
         one = await said(client, "gguf_smoke_test", gguf=str(trained.export / "m-f16.gguf"))
         assert one["verdict"] == "pass"
     assert [run.id for run in RunStore()] == [trained.id]
