@@ -118,6 +118,37 @@ def half_a_table(folder: Path) -> Looked:
     return planned(tiny_recipe(path, rows, adapter={"dropout": 0.0}, **sections), machine=machine())
 
 
+def fp8_on_a_t4(folder: Path) -> Looked:
+    """Eight bits are held and expanded again for every product."""
+    recipe = setup(folder, model={"wide": True})
+    asked = patched(recipe, {"model.precision": "fp8"})
+    return planned(asked, machine=machine(gpu(16, capability=(7, 5))))
+
+
+def kernels_that_do_not_launch(folder: Path) -> Looked:
+    """Triton is told to compute where it has no device."""
+    import torch
+    from support.fake_surroundings import after, command_of
+
+    from whet.engine.checks.loaded import LoadedFacts, look_at_loaded
+    from whet.engine.methods.sft.first_look import launch
+    from whet.kernels.backend import forced
+
+    recipe = setup(folder)
+
+    def look(backend: str) -> Looked:
+        with forced(backend):
+            said = launch(torch.device("cpu"))
+        facts = LoadedFacts(recipe, "fp32", trainable=1, kernel_failure=said)
+        return Looked(look_at_loaded(facts), mend)
+
+    def mend(finding: Finding) -> Looked:
+        variable = command_of(finding).partition(" ")[0]
+        return look(after(f"export {variable}", {})["WHET_KERNELS"])
+
+    return look("triton")
+
+
 def with_adapter(family: str = "llama", on: Any = None, **adapter: Any) -> Callable[[Path], Looked]:
     def look(folder: Path) -> Looked:
         rows = write_chat_rows(folder / "rows.jsonl", 1000)
@@ -244,6 +275,8 @@ FAULTS: tuple[Fault, ...] = (
           "error"),
     Fault("L07", "one table held in two ways", half_a_table,
           {"model.embedding_precision": "16bit", "model.head_precision": "16bit"}, "error"),
+    Fault("L07", "FP8 without units for it", fp8_on_a_t4, {"model.precision": "auto"}, "note"),
+    Fault("L07", "kernels that do not launch", kernels_that_do_not_launch, "WHET_KERNELS=reference", "error"),
     Fault("L08", "biases train", with_adapter(bias="lora_only"), {"adapter.bias": "none"}, "note"),
     Fault("L08", "DoRA", with_adapter("qwen2", kind="dora"), {"adapter.kind": "lora"}, "note"),
     Fault("L08", "dropout on a GPU", with_adapter(on=machine(gpu(80)), dropout=0.1), {"adapter.dropout": 0.0},

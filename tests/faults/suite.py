@@ -87,6 +87,8 @@ def _alone(look, case):  # type: ignore[no-untyped-def]
         os.environ["WHET_HOME"] = str(Path(name) / "home")
         try:
             return look(case, Path(name))
+        except Exception as error:  # the others are tried all the same
+            return Outcome(False, (), f"{type(error).__name__}: {error}")
         finally:
             if before is None:
                 del os.environ["WHET_HOME"]

@@ -292,6 +292,12 @@ def diverging(folder: Path) -> Looked:
     return run_of(demo_chats(Path(MODEL_DIR), max_steps=40, save_every=1000, **rate))
 
 
+def rate_next_to_nothing(folder: Path) -> Looked:
+    """The rate of another method, or a slip of the exponent: the loss stays where it began."""
+    rate = {"learning_rate": 2e-9, "batch_size": 8, "gradient_accumulation": 1}
+    return run_of(chats(folder, training={"max_steps": 70, "save_every": 1000, **rate}))
+
+
 # --- T08
 
 
@@ -393,6 +399,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("T07", "recited rows", recited, "held-out loss was lowest"),
     Fault("T07", "a rate that is too high", diverging,
           {"training.learning_rate": 2e-4, "training.max_grad_norm": 1.0}, "error"),
+    Fault("T07", "a rate next to nothing", rate_next_to_nothing, {"training.learning_rate": 2e-4}),
     Fault("T08", "held-out batches larger than the GPU", large_evaluation, {"eval.batch_size": 2}),
     Fault("T08", "logits of all rows", logits_of_all_rows, "preprocess_logits_for_metrics"),
     Fault("T09", "rows that come slowly", slow_rows, "local disk"),

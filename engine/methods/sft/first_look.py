@@ -115,12 +115,16 @@ def overflow(trainer: SupervisedTrainer, batch: dict[str, Any]) -> str | None:
 
 def kernel_failure(device: torch.device) -> str | None:
     """What a small kernel says when it is launched; None where it runs, or where none is used."""
-    if not runs_triton(device):
-        return None
+    return launch(device) if runs_triton(device) else None
+
+
+def launch(device: torch.device) -> str | None:
+    """What went wrong with one small kernel; None where its numbers are right."""
     x_TD = torch.ones((4, 64), device=device)
     try:
-        y_TD, _ = rms_norm(x_TD, torch.ones(64, device=device), 1e-6)
-        torch.cuda.synchronize(device)
+        y_TD = rms_norm(x_TD, torch.ones(64, device=device), 1e-6)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
     except Exception as error:  # compilers, drivers and loaders fail each in a class of their own
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
     wrong = float((y_TD - 1).abs().max())
