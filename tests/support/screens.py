@@ -6,10 +6,13 @@ Text rather than pictures: a change can be read in a diff. WHET_SNAPSHOTS=write 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from textual.app import App
+from textual.pilot import Pilot
 
 SNAPSHOTS = Path(__file__).parents[1] / "tui" / "snapshots"
 SIZES = ((80, 24), (120, 36), (200, 50))
@@ -19,6 +22,19 @@ def shown(app: App[Any]) -> str:
     """The screen now on top, a line each, without trailing spaces."""
     strips = app.screen._compositor.render_strips()
     return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips) + "\n"
+
+
+async def until(pilot: Pilot[Any], probe: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+    """Let the app work until ``probe`` is true; threads and messages take their own time on a busy machine."""
+    deadline = time.monotonic() + seconds
+    while not probe():
+        assert time.monotonic() < deadline, f"{what} did not come about:\n{shown(pilot.app)}"
+        await pilot.pause(0.01)
+
+
+async def until_shown(pilot: Pilot[Any], words: str) -> None:
+    """Let the app work until ``words`` stand on the screen."""
+    await until(pilot, lambda: words in shown(pilot.app), repr(words))
 
 
 def same_as_committed(app: App[Any], name: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 from support.plan_inputs import gpu, machine
-from support.screens import SIZES, same_as_committed, shown
+from support.screens import SIZES, same_as_committed, shown, until, until_shown
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
@@ -19,6 +19,7 @@ from whet.tui import drafts, kept
 from whet.tui.app import WhetApp
 from whet.tui.home_advice import home_advice
 from whet.tui.screens.cards import CopyCard
+from whet.tui.screens.home import HomeScreen
 from whet.tui.widgets.run_table import RunTable
 
 GIB = 1 << 30
@@ -53,8 +54,10 @@ def see(size: tuple[int, int], look: Callable[[WhetApp, Pilot[None]], Awaitable[
     async def run() -> None:
         app = WhetApp()
         async with app.run_test(size=size, notifications=True) as pilot:
-            await pilot.pause()
-            await app.workers.wait_for_complete()
+            await until_shown(pilot, "Test GPU")
+            await until(
+                pilot, lambda: not isinstance(app.screen, HomeScreen) or app.screen.runs is not None, "runs"
+            )
             await pilot.pause()
             await look(app, pilot)
 
@@ -84,8 +87,7 @@ def test_an_empty_home_says_where_to_begin(size: tuple[int, int]) -> None:
     async def look(app: WhetApp, pilot: Pilot[None]) -> None:
         same_as_committed(app, "home-empty")
         await pilot.press("c")
-        await pilot.pause()
-        assert "There is no run yet" in shown(app)
+        await until_shown(pilot, "There is no run yet")
 
     see(size, look)
 
@@ -113,10 +115,12 @@ def test_a_run_thrown_away_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "restore", lambda run: done.append(f"restore {run}") or run)
 
     async def look(app: WhetApp, pilot: Pilot[None]) -> None:
-        for key in ("delete", "u"):
-            await pilot.press(key)
-            await app.workers.wait_for_complete()
-            await pilot.pause()
+        home = app.screen
+        assert isinstance(home, HomeScreen)
+        await pilot.press("delete")
+        await until(pilot, lambda: home.thrown == [RUNS[0][0]], "the run in the trash")
+        await pilot.press("u")
+        await until(pilot, lambda: len(done) == 2, "the run back")
         assert done == [f"trash {RUNS[0][0]}", f"restore {RUNS[0][0]}"]
 
     see((80, 24), look)
@@ -129,8 +133,8 @@ def test_the_engines_errors_are_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "runs", broken)
 
     async def look(app: WhetApp, pilot: Pilot[None]) -> None:
-        seen = shown(app)
-        assert "run.unreadable" in seen and "Remove the folder." in seen
+        await until_shown(pilot, "run.unreadable")
+        assert "Remove the folder." in shown(app)
         await pilot.press("escape")
         await pilot.pause()
         assert app.screen.query(OptionList)
