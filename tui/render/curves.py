@@ -71,9 +71,9 @@ def tick(value: float) -> str:
     return f"{round(value, 6):g}"
 
 
-def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten between two numbers; at most ``most`` of them."""
-    room = (high - low) / max(1, most)
+def round_ticks(low: float, high: float, most: int, least: float = 0.0) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten between two numbers: at most ``most``, ``least`` apart."""
+    room = max((high - low) / max(1, most), least)
     power = 10.0 ** math.floor(math.log10(room))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= room)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -91,6 +91,13 @@ class Ticks(NumericAxisFormatter):
 
     def get_labels_for_ticks(self, ticks: Sequence[float]) -> list[str]:
         return [tick(value) for value in ticks]
+
+
+class WholeTicks(Ticks):
+    """Whole numbers: steps, tokens, seconds."""
+
+    def get_ticks(self, min_: float, max_: float, max_ticks: int = 8) -> list[float]:
+        return round_ticks(min_, max_, self.most, least=1.0)
 
 
 class PowerTicks(Ticks):

@@ -13,12 +13,12 @@ from textual.widgets import Static
 from textual_plot import HiResMode, PlotWidget
 
 from ..render.ascii_plot import Dots, ascii_plot
-from ..render.curves import PowerTicks, Ticks, Values, logarithmic, thin, tick
+from ..render.curves import PowerTicks, Ticks, Values, WholeTicks, logarithmic, thin, tick
 
 MARGIN = 8
 """Columns left of the axis, for numbers."""
 PADDING = 2
-COLUMNS_A_TICK, ROWS_A_TICK = 14, 3
+COLUMNS_A_TICK, ROWS_A_TICK = 14, 2
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Curve(Vertical):
         self._lines: Sequence[Line] = ()
         self._log = False
         self._limits: tuple[float, float] | None = None
+        self._single = False
 
     def compose(self) -> ComposeResult:
         yield Static(Text(self.heading, "bold"), classes="curve-title", markup=False)
@@ -67,7 +68,7 @@ class Curve(Vertical):
         plot = self.query_one(PlotWidget)
         plot.set_xlimits(None, None)
         plot.set_ylimits(None, None)
-        self._limits = None
+        self._limits, self._single = None, False
         self.show(self._lines, log=self._log)
 
     def show(
@@ -102,7 +103,7 @@ class Curve(Vertical):
 
     def _draw(self, plot: PlotWidget, upright: Sequence[float]) -> None:
         plot.clear()
-        plot.set_x_formatter(Ticks(max(2, self.size.width // COLUMNS_A_TICK)))
+        plot.set_x_formatter(WholeTicks(max(2, self.size.width // COLUMNS_A_TICK)))
         plot.set_y_formatter((PowerTicks if self._log else Ticks)(max(2, self.size.height // ROWS_A_TICK)))
         self._keep_flat_lines_in_view(plot)
         for place in upright:
@@ -115,7 +116,11 @@ class Curve(Vertical):
                 plot.plot(line.x, line.y, line_style=style, hires_mode=HiResMode.BRAILLE)
 
     def _keep_flat_lines_in_view(self, plot: PlotWidget) -> None:
-        """A constant has no range of its own; room around it is set once, so that zooming stays possible."""
+        """A constant, or a single step, has no range; room is set once, so that zooming stays possible."""
+        left, right = min(line.x[0] for line in self._lines), max(line.x[-1] for line in self._lines)
+        if (left == right) != self._single:
+            self._single = left == right
+            plot.set_xlimits(*((left - 1, right + 1) if self._single else (None, None)))
         low = min(float(line.y.min()) for line in self._lines)
         high = max(float(line.y.max()) for line in self._lines)
         room = abs(low) / 10 or 0.5

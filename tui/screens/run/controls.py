@@ -54,7 +54,7 @@ class Controls(WhetScreen):
             if agreed:
                 self.in_background(lambda: ask_to_stop(self.run_id, again), self._asked, group="ask")
 
-        self.app.push_screen(Question(text, yes, "Go on training"), answered)
+        self.app.push_screen(Question(text, yes, "Go on"), answered)
 
     def _asked(self, _: object) -> None:
         self.look_again()

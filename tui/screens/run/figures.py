@@ -21,6 +21,8 @@ FULL_ASCII, EMPTY_ASCII = "#", "."
 LEAST_BAR, BAR = 6, 24
 GAP = 5
 """Columns between the words and the bar, and at the edges."""
+AFTERWARDS = ("merge", "export", "smoke")
+"""Phases that follow training."""
 Rows = list[tuple[str, str | Text]]
 
 
@@ -36,13 +38,21 @@ def number(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
 
 
+def seconds_left(look: Look, progress: RunProgress) -> float | None:
+    """Of training; None once that is over, or nothing runs."""
+    training = look.summary.status == "running" and progress.phase not in AFTERWARDS
+    return (progress.pace.seconds_left or None) if training else None
+
+
 def status_line(look: Look, progress: RunProgress, width: int, *, ascii: bool = False) -> Text:
     """Status, phase, how far, how long still."""
     status, state = look.summary.status, look.summary.state
     symbol, style = LOOKS[status]
     text = Text(no_wrap=True, overflow="ellipsis")
     text.append(f"{symbol} {status}", f"bold {style}")
-    if status == "running" and progress.phase:
+    if status == "running" and progress.phase is None:
+        text.append(" · starting")
+    elif status == "running" and progress.phase:
         span = progress.phases[progress.phase]
         text.append(f" · {PHASES[progress.phase]}")
         if progress.phase != "train" and span.detail:
@@ -53,9 +63,9 @@ def status_line(look: Look, progress: RunProgress, width: int, *, ascii: bool = 
         words = "stopping after this step" if look.asked == "checkpoint" else "ending at once"
         text.append(f" · {words}", "bold yellow")
     if progress.last is not None:
-        last, left = progress.last, progress.pace.seconds_left
+        last, left = progress.last, seconds_left(look, progress)
         words = f" step {last.step}/{last.total_steps}"
-        words += f" · {clock(left)} left" if status == "running" and left is not None else ""
+        words += f" · {clock(left)} left" if left is not None else ""
         room = width - text.cell_len - len(words) - GAP
         text.append("   ")
         if room >= LEAST_BAR:
@@ -137,8 +147,8 @@ def _state(look: Look, progress: RunProgress) -> Rows:
     if progress.began is not None:
         until = look.now if look.active else progress.newest
         rows.append(("time", clock(max(0.0, until - progress.began))))
-    left = progress.pace.seconds_left
-    if look.summary.status == "running" and left is not None:
+    left = seconds_left(look, progress)
+    if left is not None:
         rows.append(("left", Text(clock(left), "bold")))
     if progress.checkpoints:
         newest = max(progress.checkpoints)

@@ -23,6 +23,7 @@ from ...render.text import plain
 from ...run_state import RunProgress
 from ...widgets.assistant_bar import Advice
 from ...widgets.curve import Curve
+from ..room import mark_room
 from .asking import run_actions
 from .controls import Controls
 from .drawing import curve_of
@@ -40,8 +41,6 @@ CURVES = {
 PANELS = ("samples", "findings", "files")
 TABS = (*CURVES, *PANELS)
 TAB_WORDS = ("loss", "rate", "gradient", "speed", "answers", "findings", "files")
-MEDIUM, LARGE = (100, 34), (160, 44)
-"""Columns and rows from which two curves fit, and from which everything does."""
 
 
 class RunScreen(Controls):
@@ -84,7 +83,7 @@ class RunScreen(Controls):
         self.log_scale: set[str] = set()
         self.smoothed = True
         self.sample_step: int | None = None
-        self.extent = "small"
+        self.room = "small"
         self._looking = False
         self._offset = 0
         self._drawn: tuple[int, bool] | None = None
@@ -116,13 +115,7 @@ class RunScreen(Controls):
         self.look_again()
 
     def on_resize(self, event: events.Resize) -> None:
-        size = event.size
-        self.extent = "small"
-        for name, (width, height) in (("medium", MEDIUM), ("large", LARGE)):
-            if size.width >= width and size.height >= height:
-                self.extent = name
-        for name in ("small", "medium", "large"):
-            self.set_class(name == self.extent, f"-{name}")
+        self.room = mark_room(self, event.size)
         self._arrange()
         if self.seen is not None:
             self.call_after_refresh(self._draw)
@@ -233,9 +226,9 @@ class RunScreen(Controls):
 
     def _shown(self) -> set[str]:
         """Tabs whose content is on the screen."""
-        if self.extent == "large":
+        if self.room == "large":
             return set(TABS)
-        return {self.tab} if self.extent == "small" else {"loss", self.curve, self.panel}
+        return {self.tab} if self.room == "small" else {"loss", self.curve, self.panel}
 
     def _arrange(self) -> None:
         """Show what there is room for."""
@@ -246,7 +239,7 @@ class RunScreen(Controls):
             self.query_one(f"#panel-{name}").display = name in shown
         self.query_one("#run-curves").display = bool(shown & set(CURVES))
         self.query_one("#run-panels").display = bool(shown & set(PANELS))
-        self.query_one("#run-figures").display = self.extent != "small" or self.tab in CURVES
+        self.query_one("#run-figures").display = self.room != "small" or self.tab in CURVES
 
     # --- tabs and looks
 

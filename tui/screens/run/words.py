@@ -10,7 +10,7 @@ from whet.engine import api
 from ...render.units import clock
 from ...run_state import RunProgress
 from ...widgets.assistant_bar import Advice
-from .figures import number
+from .figures import number, seconds_left
 from .look import RESUMABLE, Look
 
 MOST_FINDINGS = 3
@@ -163,9 +163,14 @@ def _state_advice(look: Look, progress: RunProgress, status: str) -> list[Advice
     if status == "running":
         if progress.last is None:
             return [Advice("It runs in a process of its own: quitting or a lost connection ends nothing.")]
-        left = progress.pace.seconds_left or 0.0
-        done = Advice(f"About {clock(left)} left. Quit any time; it goes on, and opening it again is enough.")
-        return [done, *_fresh_answers(progress)]
+        left = seconds_left(look, progress)
+        if left is None:
+            return [
+                Advice("Training is done; what follows needs nobody. Quit any time."),
+                *_fresh_answers(progress),
+            ]
+        said = Advice(f"About {clock(left)} left. Quit any time; it goes on, and opening it again is enough.")
+        return [said, *_fresh_answers(progress)]
     if status in RESUMABLE:
         return [Advice(f"It can go on {_place(progress)}.", "r", "warning")]
     if status == "finished" and not look.summary.state.is_job:
