@@ -25,7 +25,7 @@ def shown(app: App[Any]) -> str:
 
 
 async def until(pilot: Pilot[Any], probe: Callable[[], object], what: str, seconds: float = 30.0) -> None:
-    """Let the app work until ``probe`` is true; threads and messages take their own time on a busy machine."""
+    """Let the app work until ``probe`` is true; threads take their own time on a busy machine."""
     deadline = time.monotonic() + seconds
     while not probe():
         assert time.monotonic() < deadline, f"{what} did not come about:\n{shown(pilot.app)}"

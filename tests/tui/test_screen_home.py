@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import pytest
 from support.plan_inputs import gpu, machine
 from support.screens import SIZES, same_as_committed, shown, until, until_shown
 from textual.pilot import Pilot
-from textual.widgets import OptionList
 
 from whet.engine import api
 from whet.tui import drafts, kept
@@ -31,7 +31,7 @@ def summary(id: str, status: str, ago: float = 60, **state: Any) -> api.RunSumma
     return api.RunSummary(id=id, path=f"/runs/{id}", status=status, state=api.RunState(**values))  # type: ignore[arg-type]
 
 
-RUNS = [
+RUNS: list[tuple[str, str, float, dict[str, Any]]] = [
     ("chat-20261101-090000-aa11", "running", 200, {"step": 40, "total_steps": 300, "loss": 1.234}),
     ("chat-20261101-080000-bb22", "waiting", 4000, {"started_by": "mcp:claude-code"}),
     ("demo-20261031-200000-cc33", "finished", 50000, {"step": 60, "total_steps": 60, "loss": 0.0161}),
@@ -71,6 +71,7 @@ def test_a_full_home(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> 
     kept.save(kept.Kept(data=["/data/chats.jsonl"], models=["Qwen/Qwen3-0.6B"]))
 
     async def look(app: WhetApp, pilot: Pilot[None]) -> None:
+        await until_shown(pilot, "mcp:claude-code")  # columns find their widths when the app is idle
         same_as_committed(app, "home")
         await pilot.press("j", "space", "j", "space")
         assert app.screen.query_one(RunTable).marked == [RUNS[1][0], RUNS[2][0]]
@@ -111,8 +112,13 @@ def test_the_cursor_stays_on_its_run_when_others_come(monkeypatch: pytest.Monkey
 def test_a_run_thrown_away_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr(api, "runs", runs)
-    monkeypatch.setattr(api, "trash", lambda run: done.append(f"trash {run}") or run)
-    monkeypatch.setattr(api, "restore", lambda run: done.append(f"restore {run}") or run)
+
+    def note(what: str, run: str) -> str:
+        done.append(f"{what} {run}")
+        return run
+
+    monkeypatch.setattr(api, "trash", partial(note, "trash"))
+    monkeypatch.setattr(api, "restore", partial(note, "restore"))
 
     async def look(app: WhetApp, pilot: Pilot[None]) -> None:
         home = app.screen
@@ -127,7 +133,10 @@ def test_a_run_thrown_away_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_engines_errors_are_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+
     def broken() -> list[api.RunSummary]:
+        looks.append(time.time())
         raise api.WhetError("run.unreadable", "state.json cannot be read.", "Remove the folder.")
 
     monkeypatch.setattr(api, "runs", broken)
@@ -135,9 +144,10 @@ def test_the_engines_errors_are_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     async def look(app: WhetApp, pilot: Pilot[None]) -> None:
         await until_shown(pilot, "run.unreadable")
         assert "Remove the folder." in shown(app)
+        looked = len(looks)
         await pilot.press("escape")
-        await pilot.pause()
-        assert app.screen.query(OptionList)
+        await until(pilot, lambda: len(looks) > looked + 1, "two more looks")
+        assert isinstance(app.screen, HomeScreen), "the same error came back without being asked for"
 
     see((80, 24), look)
 

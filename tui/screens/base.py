@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 from textual.app import ComposeResult
 from textual.screen import Screen
@@ -25,6 +25,12 @@ class WhetScreen(Screen[None]):
     heading = ""
     topic = "first-steps"
     """Section of the guide that F1 opens here."""
+    repeated: ClassVar[frozenset[str]] = frozenset()
+    """Groups of work that a timer repeats: an error of theirs is shown once, not at each look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[str, str] = {}
 
     def compose(self) -> ComposeResult:
         yield Static(self.heading, classes="heading", id="heading", markup=False)
@@ -82,9 +88,15 @@ class WhetScreen(Screen[None]):
         worker = self.run_worker(run, thread=True, group=group, exclusive=True, exit_on_error=False)
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        group = event.worker.group
+        if event.state is WorkerState.SUCCESS:
+            self._told.pop(group, None)
         if event.state is WorkerState.ERROR and event.worker.error is not None:
             event.stop()
-            self.failed(event.worker.error)
+            text = str(event.worker.error)
+            if group not in self.repeated or self._told.get(group) != text:
+                self._told[group] = text
+                self.failed(event.worker.error)
 
     def failed(self, error: BaseException) -> None:
         """Show an error of background work as a card."""

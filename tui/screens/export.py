@@ -32,6 +32,7 @@ class ExportScreen(WhetScreen):
 
     heading = "whet · export"
     topic = "export"
+    repeated = frozenset({"watch"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("g", "begin", "go", id="export.begin"),
         Binding("s", "stop", "stop", id="export.stop"),

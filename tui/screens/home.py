@@ -31,6 +31,7 @@ class HomeScreen(WhetScreen):
     """Useful at once: the first paint has its frame, the figures follow from threads."""
 
     heading = "whet"
+    repeated = frozenset({"runs"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "app.open('new')", "new run", id="home.new"),
         Binding("x", "demo", "demo", id="home.demo"),
