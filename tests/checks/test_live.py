@@ -96,6 +96,13 @@ def test_a_plateau_is_one_above_the_healthy_band(run: Watched, loss: float, said
         assert found[0].fix and found[0].fix.patch == {"adapter.rank": 32, "adapter.alpha": 32.0}
 
 
+@pytest.mark.parametrize(("fall", "said"), [(0.0, True), (0.5, False)])
+def test_a_plateau_shows_through_the_noise_of_uneven_batches(run: Watched, fall: float, said: bool) -> None:
+    losses = [4.0 - fall * min(step, 100) / 100 for step in range(200)]
+    found = see(Watch(run), noisy(losses, 0.5))
+    assert [f.id for f in found] == (["T07"] if said else [])
+
+
 def test_overfitting_is_two_worse_evaluations_while_training_improves(run: Watched) -> None:
     worse = {50: 1.2, 100: 1.0, 150: 1.05, 200: 1.1, 250: 1.2}
     found = see(Watch(run), falling(end=0.3), worse)

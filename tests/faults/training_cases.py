@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from faults.data_set_ups import chat, write
 from faults.harness import Fault, Looked
 from support.broken_models import change_weights, whole_model
 from support.live_runs import attempt, findings_of, plain_trainer, trained, watched
@@ -190,13 +191,8 @@ def known_by_heart(folder: Path) -> Looked:
 
     build = Path(MODEL_DIR).parent / "build" / "everyday.yaml"
     groups = yaml.safe_load(build.read_text(encoding="utf-8"))
-    rows = folder / "rows.jsonl"
-    with open(rows, "w", encoding="utf-8") as file:
-        for group in groups:
-            for question in group["ask"]:
-                turns = [("user", question), ("assistant", group["answer"])]
-                messages = [{"role": role, "content": content} for role, content in turns]
-                file.write(json.dumps({"messages": messages}) + "\n")
+    pairs = [chat(question, group["answer"]) for group in groups for question in group["ask"]]
+    rows = write(folder / "rows.jsonl", pairs)
     recipe = tiny_recipe(Path(MODEL_DIR), rows, training={"max_steps": 1}, adapter={"dropout": 0.0})
 
     def other_rows(finding: Finding) -> Looked:
@@ -293,9 +289,16 @@ def diverging(folder: Path) -> Looked:
 
 
 def rate_next_to_nothing(folder: Path) -> Looked:
-    """The rate of another method, or a slip of the exponent: the loss stays where it began."""
-    rate = {"learning_rate": 2e-9, "batch_size": 8, "gradient_accumulation": 1}
-    return run_of(chats(folder, training={"max_steps": 70, "save_every": 1000, **rate}))
+    """A slip of the exponent: on answers that are new to it, the model's loss stays where it began."""
+    from support.healthy_models import demo_pairs
+
+    from whet.engine.demo import MODEL_DIR
+
+    questions, answers = zip(*demo_pairs(), strict=True)
+    pairs = zip(questions, [*answers[7:], *answers[:7]], strict=True)
+    rows = write(folder / "rows.jsonl", [chat(*pair) for pair in pairs])
+    training = {"max_steps": 70, "save_every": 1000, "learning_rate": 2e-9, "batch_size": 8}
+    return run_of(tiny_recipe(Path(MODEL_DIR), rows, adapter={"dropout": 0.0}, training=training))
 
 
 # --- T08

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from statistics import fmean, median
+from statistics import fmean, median, pvariance
 from typing import Any
 
 from ...findings import Finding, Fix
@@ -28,6 +28,8 @@ SHORT = 10
 RISE, RISE_SHARE = 0.5, 1.3
 """Divergence: the median of ten steps is so many nats, and so many times, above the lowest such median."""
 PLATEAU_STEPS, PLATEAU_SHARE, PLATEAU_LOSS = 60, 0.01, 1.0
+PLATEAU_NOISE = 0.03
+"""Differences up to here are none where two standard errors of uneven batches are as large."""
 RECITED = 0.2
 WORSE = 0.02
 """A held-out loss counts as risen when it is this share above the lowest, twice."""
@@ -140,7 +142,9 @@ class Plateau:
             return
         self.said = True  # looked at once
         began, now = fmean(self.first), fmean(self.last)
-        if now > PLATEAU_LOSS and abs(began - now) < PLATEAU_SHARE * began:
+        error = math.sqrt((pvariance(self.first) + pvariance(self.last)) / WINDOW)
+        alike = max(PLATEAU_SHARE * began, min(2 * error, PLATEAU_NOISE * began))
+        if now > PLATEAU_LOSS and abs(began - now) < alike:
             yield Finding(
                 id="T07",
                 severity="warning",
