@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -34,6 +35,8 @@ class MiniHub:
     stalls: set[str] = field(default_factory=set)
     stalls_once: bool = False
     drip: float = 0.0
+    listed: list[dict[str, object]] = field(default_factory=list)
+    """What a search finds among, as the hub lists models."""
     sent: list[str] = field(default_factory=list)
     """Files asked for, in order."""
     closing: threading.Event = field(default_factory=threading.Event)
@@ -78,6 +81,10 @@ def _handler(hub: MiniHub) -> type[BaseHTTPRequestHandler]:
             if path == "/api/whoami-v2":
                 user = self._user()
                 self._say(200 if user else 401, json.dumps({"name": user}).encode(), body)
+            elif path == "/api/models":
+                words = parse_qs(self.path.partition("?")[2]).get("search", [""])[0]
+                listed = [one for one in hub.listed if words.lower() in str(one["id"]).lower()]
+                self._say(200, json.dumps(listed).encode(), body)
             elif path.startswith(f"/api/models/{hub.name}/tree/"):
                 tree = [
                     {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}

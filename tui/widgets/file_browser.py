@@ -17,6 +17,7 @@ from ..render.text import plain
 from ..render.units import size
 
 Kind = Literal["data", "up", "whole", "folder", "file"]
+LONGEST_TITLE = 44
 MOST = 500
 """Entries of a folder that are listed."""
 
@@ -45,7 +46,14 @@ def entries_of(folder: Path, suffixes: Sequence[str], first: Sequence[Entry] = (
     if folder != folder.parent:
         entries.append(Entry("up", "..", str(folder.parent)))
     if len(files) > 1:
-        entries.append(Entry("whole", "this folder", str(folder), f"all {len(files)} files as one data set"))
+        entries.append(
+            Entry(
+                "whole",
+                "this folder",
+                str(folder),
+                f"the {len(files)} files here and those deeper, as one data set",
+            )
+        )
     entries += [Entry("folder", f"{path.name}/", str(path)) for path in folders]
     entries += [Entry("file", path.name, str(path), size(path.stat().st_size)) for path in files]
     if not files and not folders:
@@ -97,7 +105,7 @@ class FileBrowser(OptionList):
         came_from, self.folder, self.entries = self.folder, folder, entries
         self.clear_options()
         self.add_options([Option(_line(entry)) for entry in entries])
-        self.border_title = plain(str(folder), 60)
+        self.border_title = end_of(str(folder))
         values = [entry.value for entry in entries]
         first_folder = next((n for n, one in enumerate(entries) if one.kind not in ("data", "up")), 0)
         above = came_from in folder.iterdir() if came_from != folder else False
@@ -121,6 +129,12 @@ class FileBrowser(OptionList):
     def action_parent(self) -> None:
         """The folder above."""
         self.go(self.folder.parent)
+
+
+def end_of(path: str, length: int = LONGEST_TITLE) -> str:
+    """A path, or its end where it is longer."""
+    words = plain(path)
+    return words if len(words) <= length else f"…{words[1 - length :]}"
 
 
 def _line(entry: Entry) -> Text:

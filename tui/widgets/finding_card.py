@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from rich.console import Group
+from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
 MARKS = {"error": ("✗", "bold red"), "warning": ("!", "bold yellow"), "note": ("›", "blue")}
 ORDER = {"error": 0, "warning": 1, "note": 2}
-LONGEST_DIFF = 60
+SECTION = re.compile(r"^ [a-z_]+:\s*$")
+LONGEST_DIFF = 200
 """Lines of a diff that are shown."""
 
 
@@ -34,26 +37,38 @@ def fixable(findings: Sequence[Finding]) -> list[Finding]:
     return [one for one in worst_first(findings) if one.fix is not None and one.fix.patch]
 
 
-def finding_line(finding: Finding) -> Text:
+def finding_line(finding: Finding) -> RenderableType:
     """Mark, id and fact; below it the fix, with ``a`` where the key does it."""
     mark, style = MARKS[finding.severity]
-    text = Text.assemble((f"{mark} {finding.id:<4}", style), f" {plain(finding.title, 300)}")
+    text = Text(plain(finding.title, 300))
     if finding.fix is not None:
-        text.append("\n       ")
+        text.append("\n")
         if finding.fix.patch:
             text.append(" a ", "reverse")
             text.append(" ")
         text.append(plain(finding.fix.text, 300), "dim")
-    return text
+    return hanging(Text(f"{mark} {finding.id}", style), text)
+
+
+def hanging(head: Text, text: Text, width: int = 6) -> RenderableType:
+    """``text`` beside a head of ``width`` cells; what is wrapped stays to the right of it."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=width, no_wrap=True)
+    table.add_column()
+    table.add_row(head, text)
+    return table
 
 
 def diff_text(diff: str) -> Text:
-    """A unified diff in colours, its signs kept."""
-    text = Text()
+    """What a unified diff adds and takes, in colours and with its signs, each under its section's name."""
+    text, section = Text(), ""
     for line in diff.splitlines()[:LONGEST_DIFF]:
-        if line.startswith(("---", "+++")):
-            continue
-        text.append(f"{printable(line)}\n", {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "dim"))
+        if line[:1] in ("+", "-") and not line.startswith(("---", "+++")):
+            text.append(section, "dim")
+            text.append(f"{printable(line)}\n", "green" if line[0] == "+" else "red")
+            section = ""
+        elif SECTION.match(line):
+            section = f"{printable(line)}\n"
     text.rstrip()
     return text
 
@@ -94,10 +109,10 @@ class FindingCard(ModalScreen[bool]):
         with Vertical(classes="card"):
             with VerticalScroll(classes="card-body"):
                 parts = [finding_text(self.finding)]
-                if self.why:
-                    parts.append(Text(f"\n{self.why}", "dim"))
                 if self.diff:
                     parts += [Text("\nwhat the fix changes", "bold"), diff_text(self.diff)]
+                if self.why:
+                    parts.append(Text(f"\n{self.why}", "dim"))
                 yield Static(Group(*parts))
             yield Static("", id="effect", markup=False)
             with Horizontal(classes="card-buttons"):

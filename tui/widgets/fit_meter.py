@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 LOOKS = {
     "base": ("█", "blue"),
-    "adapter": ("▓", "magenta"),
-    "gradients": ("▒", "cyan"),
+    "adapter": ("▚", "magenta"),
+    "gradients": ("▞", "cyan"),
     "optimizer": ("▓", "green"),
-    "activations": ("█", "yellow"),
-    "passing": ("▒", "yellow"),
-    "loss": ("▒", "red"),
+    "activations": ("▒", "yellow"),
+    "passing": ("▙", "yellow"),
+    "loss": ("▛", "red"),
     "runtime": ("░", "white"),
 }
 """A glyph and a colour for each component, so that a bar without colours still reads."""
@@ -57,7 +57,10 @@ def bar(plan: Plan, width: int, ascii: bool = False) -> Text:
     waste = memory.needed - memory.peak
     whole = max(memory.needed, memory.capacity)
     text, used = Text(no_wrap=True), 0
-    for (name, _), count in zip(known, cells([count for _, count in known], whole, width), strict=True):
+    taken = cells([count for _, count in known], whole, width)
+    if not any(taken):  # however little it is, it is something
+        taken[max(range(len(known)), key=lambda place: known[place][1])] = 1
+    for (name, _), count in zip(known, taken, strict=True):
         glyph, style = LOOKS[name]
         text.append((ASCII[name] if ascii else glyph) * count, style)
         used += count
@@ -122,9 +125,12 @@ class FitMeter(Static):
         self.tall = tall
         self.plan: Plan | None = None
         self.note, self.ascii = "", False
+        self.drawn = False
 
     def show(self, plan: Plan | None, note: str = "", ascii: bool = False) -> None:
         """``plan`` None: nothing is known yet. ``note``: what is going on, such as rows being read."""
+        if (plan, note, ascii) == (self.plan, self.note, self.ascii) and self.drawn:
+            return
         self.plan, self.note, self.ascii = plan, note, ascii
         self._draw()
 
@@ -133,7 +139,8 @@ class FitMeter(Static):
 
     def _draw(self) -> None:
         width = self.content_size.width
-        if width <= 0:
+        self.drawn = width > 0
+        if not self.drawn:
             return
         if self.plan is None:
             self.update(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Group
@@ -20,8 +21,8 @@ class TokenView(VerticalScroll):
     """One row at a time; `[` and `]` turn to the row before and the next."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("right_square_bracket,l,right", "turn(1)", "row", key_display="]", id="tokens.next"),
-        Binding("left_square_bracket,h,left", "turn(-1)", "row", key_display="[", id="tokens.before"),
+        Binding("right_square_bracket,l,right", "turn(1)", "next row", key_display="]", id="tokens.next"),
+        Binding("left_square_bracket,h,left", "turn(-1)", "row before", show=False, id="tokens.before"),
         Binding("j", "scroll_down", "down", show=False, id="tokens.down"),
         Binding("k", "scroll_up", "up", show=False, id="tokens.up"),
     ]
@@ -54,5 +55,6 @@ class TokenView(VerticalScroll):
 
         head = Text.assemble((f"row {self.at + 1} of {len(self.rows)}", "bold"), ("   ", ""))
         head.append_text(template_legend(True))
-        preview = template_preview(self.rows[self.at], True)
+        row = self.rows[self.at]
+        preview = template_preview(row.model_copy(update={"file": Path(row.file).name}), True)
         self.query_one("#tokens", Static).update(Group(head, Text(), preview))

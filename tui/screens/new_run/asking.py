@@ -118,7 +118,7 @@ class AskingScreen(WhetScreen):
         draft.choose_data(event.source)
         situation.plan = situation.proposal = situation.template = situation.problem = None
         if draft.own_text:
-            self.put({"data.train": event.source})
+            self.put({"data.train": draft.data})
         else:
             self.repropose()
 

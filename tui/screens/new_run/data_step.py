@@ -23,7 +23,7 @@ from ...render.data import data_summary
 from ...render.text import plain
 from ...widgets.choice_card import LineCard
 from ...widgets.file_browser import Entry, FileBrowser
-from ...widgets.finding_card import StepList, finding_line, worst_first
+from ...widgets.finding_card import StepList, finding_line, hanging, worst_first
 from .messages import DataChosen, EditWanted, FixWanted, Next, Situation
 
 DEMO = Entry("data", "demo", "demo", "467 questions and answers about fine-tuning, shipped with whet")
@@ -127,9 +127,8 @@ class DataStep(Vertical):
             [Option(finding_line(one), f"finding-{number}") for number, one in enumerate(findings)]
         )
         for number, (file, line, why) in enumerate(rows):
-            place = Text.assemble(
-                ("  row ", "dim"), f"{plain(Path(file).name, 40)}:{line}  ", (plain(why), "dim")
-            )
+            where = f"{plain(Path(file).name, 40)}:{line}  "
+            place = hanging(Text("  row", "dim"), Text.assemble(where, (plain(why), "dim")))
             listed.add_option(Option(place, f"row-{number}"))
         listed.highlighted = min(at, listed.option_count - 1)
 

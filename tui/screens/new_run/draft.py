@@ -147,7 +147,8 @@ class Draft:
                 for key, value in self.edited.items()
                 if key != "accept" and not key.startswith("data.")
             }
-        self.data = source
+        path = Path(source).expanduser()
+        self.data = str(path.absolute()) if source != "demo" and path.exists() else source
 
     def _data_of_text(self) -> None:
         recipe = self.recipe

@@ -69,7 +69,8 @@ class Field:
         if self.kind == "text" or self.kind == "choice":
             return words
         if self.kind == "map":
-            return dict(part.split(":", 1) for part in _strip(words.split(",")) if ":" in part)
+            pairs = (part.partition(":") for part in _strip(words.split(",")))
+            return {name.strip(): value.strip() for name, _, value in pairs}
         if self.kind == "flag":
             return {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}.get(
                 words.lower(), words
@@ -78,8 +79,8 @@ class Field:
 
     def step(self, value: Any, up: bool) -> Any:
         """The next larger or smaller value, the next or last choice; the same where there is none."""
-        if self.kind == "choice" and value in self.choices:
-            place = self.choices.index(value) + (1 if up else -1)
+        if self.kind == "choice" and words_of(value) in self.choices:
+            place = self.choices.index(words_of(value)) + (1 if up else -1)
             return self.choices[place % len(self.choices)]
         if self.kind == "flag":
             return not value

@@ -35,6 +35,9 @@ class ModelStep(Vertical):
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
         self.query_text = ""
+        self.found: list[api.HubModel] = []
+        self.said = ""
+        """Why the hub was not searched, or that it is being searched."""
         self.entries: list[api.ModelEntry] = []
         self.chosen: str | None = None
         self.situation: Situation | None = None
@@ -68,18 +71,23 @@ class ModelStep(Vertical):
         if models is None:
             listed.add_option(Option(Text("looking for models …", "dim"), disabled=True))
             return
+        names = [one.name for one in models]
         self.entries = matching(models, self.query_text)
-        if self.query_text and "/" in self.query_text and self.query_text not in [one.name for one in models]:
+        if "/" in self.query_text and self.query_text not in names:
             words = Text.assemble(
                 "  take ", (plain(self.query_text), "bold"), " from the hub, or that folder"
             )
             listed.add_option(Option(words, f"typed {self.query_text}"))
-        if self.chosen is not None and self.chosen not in [one.name for one in models]:
-            listed.add_option(
-                Option(Text.assemble(("● ", "green"), plain(self.chosen)), f"model {self.chosen}")
-            )
+        if self.chosen is not None and self.chosen not in names:
+            mark = Text.assemble(("● ", "green"), plain(self.chosen))
+            listed.add_option(Option(mark, f"model {self.chosen}"))
         for entry in self.entries:
             listed.add_option(Option(_line(entry, entry.name == self.chosen), f"model {entry.name}"))
+        for found in self.found:
+            if found.name not in names and found.name != self.chosen:
+                listed.add_option(Option(_hub_line(found), f"model {found.name}"))
+        if self.said:
+            listed.add_option(Option(Text(f"  {plain(self.said, 200)}", "dim"), disabled=True))
         if not listed.option_count:
             listed.add_option(
                 Option(Text(f"no model has {self.query_text!r}: i searches again"), disabled=True)
@@ -101,8 +109,9 @@ class ModelStep(Vertical):
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         name = str(event.option_id).partition(" ")[2]
-        self.query_text = ""
-        self.post_message(Next() if name == self.chosen else ModelChosen(name))
+        self.query_text, self.found, self.said = "", [], ""
+        fine = self.situation is not None and self.situation.problem is None
+        self.post_message(Next() if fine and name == self.chosen else ModelChosen(name))
 
     def action_auto(self) -> None:
         """Take the choice back."""
@@ -115,9 +124,27 @@ class ModelStep(Vertical):
 
     def _typed(self, words: str | None) -> None:
         if words is not None:
-            self.query_text = words.strip()
+            self.query_text, self.found, self.said = words.strip(), [], ""
+            if self.query_text:
+                self._search(self.query_text)
             self._list()
             self.query_one("#model-list").focus()
+
+    def _search(self, words: str) -> None:
+        """Look on the hub, too; a later search replaces this one."""
+        self.said = "searching the hub …"
+
+        def search() -> None:
+            found, said = search_hub(words)
+            if self.is_attached:
+                self.app.call_from_thread(self._found, words, found, said)
+
+        self.run_worker(search, thread=True, group="hub", exit_on_error=False)
+
+    def _found(self, words: str, found: list[api.HubModel], said: str) -> None:
+        if words == self.query_text:
+            self.found, self.said = found, said
+            self._list()
 
 
 def matching(models: Sequence[api.ModelEntry], query: str) -> list[api.ModelEntry]:
@@ -128,6 +155,25 @@ def matching(models: Sequence[api.ModelEntry], query: str) -> list[api.ModelEntr
         for one in models
         if all(word in f"{one.name} {one.family} {one.licence}".lower() for word in words)
     ]
+
+
+def search_hub(words: str) -> tuple[list[api.HubModel], str]:
+    """What the hub has under these words, and what there is to say of the search."""
+    try:
+        found = api.search_models(words)
+    except api.WhetError as error:
+        return [], error.message
+    return found, "" if found else "the hub has no text model of that name"
+
+
+def _hub_line(found: api.HubModel) -> Text:
+    """As :func:`_line`, of a model that is only known by name."""
+    text = Text(f"  {plain(found.name, NAME):<{NAME}}", no_wrap=True, overflow="ellipsis")
+    text.append(f"{amount(found.parameters) if found.parameters else '?':>6}")
+    text.append(f"{'':>7}      hub", "dim")
+    text.append(" gated" if found.gated else "", "yellow")
+    text.append(f" {plain(found.licence or '')}, {amount(found.downloads)} downloads a month", "dim")
+    return text
 
 
 def _line(entry: api.ModelEntry | None, chosen: bool = False) -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -108,16 +109,20 @@ def _template(recipe: api.Recipe, rows: int, progress: Callable[[int], None]) ->
 
 
 def effect_of(text: str, before: list[api.Finding]) -> str:
-    """What a fixed recipe's plan says, in two lines: what is gone, what is left, rows and memory."""
+    """What a fixed recipe's plan says, in two lines: rows and steps, what is mended and what is left."""
     try:
         plan = api.plan(api.recipe_from_text(text))
     except api.WhetError as error:
         return f"the fixed recipe cannot be planned: {error.message}"
-    ids = [one.id for one in plan.findings]
-    gone = list(dict.fromkeys(one.id for one in before if one.id not in ids))
-    left = list(dict.fromkeys(one.id for one in plan.findings if one.severity != "note"))
-    train = plan.data.report.train
-    rows = f"then {train.token_rows:,} rows train, {plan.resolved.total_steps:,} steps"
+    mended = kinds(before) - kinds(plan.findings)
+    gone = ", ".join(dict.fromkeys(id for id, _ in mended)) or "nothing"
+    left = ", ".join(dict.fromkeys(one.id for one in plan.findings if one.severity != "note"))
+    rows, steps = plan.data.report.train.token_rows, plan.resolved.total_steps
     return (
-        f"{rows} · gone: {', '.join(gone) or 'nothing'} · left: {', '.join(left) or 'no error, no warning'}"
+        f"then {rows:,} rows train in {steps:,} steps; mended: {gone}; left: {left or 'no error, no warning'}"
     )
+
+
+def kinds(findings: list[api.Finding]) -> Counter[tuple[str, str]]:
+    """How many findings there are of each id and severity."""
+    return Counter((one.id, one.severity) for one in findings)

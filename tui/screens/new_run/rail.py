@@ -44,15 +44,32 @@ class RailStep(Static):
         self.post_message(self.Wanted(self.step))
 
 
+class BackStep(Static):
+    """Out of the screen, for the mouse."""
+
+    def __init__(self) -> None:
+        super().__init__("‹", markup=False, classes="rail-step")
+
+    async def on_click(self, event: Click) -> None:
+        event.stop()
+        await self.run_action("screen.leave")
+
+
 class Rail(Horizontal):
     """All steps, and the recipe where it has no pane of its own."""
 
+    shown: tuple[Step, dict[str, str]] | None = None
+
     def compose(self) -> ComposeResult:
+        yield BackStep()
         for step in NAMES:
             yield RailStep(step)  # type: ignore[arg-type]
 
     def show(self, now: Step, marks: dict[str, str]) -> None:
         """``marks``: step -> ``✓`` or ``!`` behind its name."""
+        if (now, marks) == self.shown:
+            return
+        self.shown = now, marks
         for one in self.query(RailStep):
             here = one.step == now
             one.set_class(here, "-here")

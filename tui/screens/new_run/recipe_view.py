@@ -17,6 +17,7 @@ from ...render.text import printable
 from .draft import Draft
 
 KEY = re.compile(r"^(\s*)([A-Za-z_0-9]+)(:)(.*)$")
+MARK = "▌"
 
 
 class RecipeView(VerticalScroll):
@@ -30,6 +31,8 @@ class RecipeView(VerticalScroll):
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
         self.draft: Draft | None = None
+        self.seen = ""
+        self.shown: object = None
 
     def compose(self) -> ComposeResult:
         yield Static(classes="recipe-text", markup=False)
@@ -46,12 +49,20 @@ class RecipeView(VerticalScroll):
         self.draft = draft
         before = draft.history[-1].text if draft.history else draft.text
         width = max(20, self.scrollable_content_region.width)
+        if (draft.text, before, width, draft.rejected) == self.shown:
+            return
+        self.shown = draft.text, before, width, draft.rejected
         text = yaml_text(draft.text, before, width) if draft.text else Text("The recipe appears here.", "dim")
         if draft.rejected is not None:
             text = Text("What came from the editor is no recipe; e opens it again.\n\n", "red").append_text(
                 text
             )
         self.query_one(".recipe-text", Static).update(text)
+        shown = text.plain.split("\n")
+        changed = next((number for number, line in enumerate(shown) if line.startswith(MARK)), None)
+        if changed is not None and text.plain != self.seen:
+            self.scroll_to(y=max(0, changed - self.size.height // 2), animate=False)
+        self.seen = text.plain
 
 
 def yaml_text(text: str, before: str, width: int) -> Text:
@@ -75,7 +86,7 @@ def yaml_text(text: str, before: str, width: int) -> Text:
                 shown.append(f" {printable(line)}\n", "dim italic")
             number = end
             continue
-        shown.append("▌" if number in new else " ", "bold yellow")
+        shown.append(MARK if number in new else " ", "bold yellow")
         _setting(shown, printable(lines[number]), new=number in new)
         number += 1
     shown.rstrip()

@@ -145,7 +145,6 @@ class NewRunScreen(AskingScreen):
         model = draft.recipe.model.name if draft.text and draft.recipe else draft.model
         self.set_heading(f"New run{where}" + (f" → {plain(model, 40)}" if model else ""))
         self.say()
-        self.refresh_bindings()
 
     def _marks(self) -> dict[str, str]:
         situation = self.situation
@@ -317,7 +316,8 @@ class NewRunScreen(AskingScreen):
         if name is not None:
             drafts.discard(name)
         app = self.whet
-        self.dismiss()
+        if self.is_current:
+            self.dismiss()
         app.open("run", run_id)
 
     def action_leave(self) -> None:

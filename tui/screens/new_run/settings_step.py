@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -20,8 +21,13 @@ from .draft import Draft
 from .fields import COMMON, Field, fields_of, words_of
 from .messages import Next, Situation, Typed
 
-NAME, VALUE = 22, 13
+NAME, VALUE = 23, 13
 """Columns of a setting's name and value."""
+
+
+OWN_STEPS = ("data.train", "model.name")
+LIVE = ("whole", "number")
+"""Kinds that are planned while they are typed; half a name would send the planner looking for it."""
 
 
 class SettingsStep(Vertical):
@@ -35,7 +41,7 @@ class SettingsStep(Vertical):
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
-        self.fields = [one for one in fields_of(api.schema()) if one.key not in ("data.train", "model.name")]
+        self.fields = [_choosable(one) for one in fields_of(api.schema()) if one.key not in OWN_STEPS]
         self.every = False
         self.values: dict[str, Any] = {}
         self.situation: Situation | None = None
@@ -173,7 +179,7 @@ class SettingsStep(Vertical):
         if event.option_id == "go":
             self.post_message(Next())
         elif one is not None and one.kind in ("choice", "flag"):
-            choices = [(name, "") for name in one.choices or ("on", "off")]
+            choices = [(name, "" if name else "none") for name in one.choices or ("on", "off")]
             card = ChoiceCard(one.key, one.help, choices, words_of(self.value(one)))
             self.app.push_screen(card, lambda words: self._chosen(one, words))
         elif one is not None:
@@ -201,11 +207,13 @@ class SettingsStep(Vertical):
             one, _ = self.editing
             wrong = self.situation.draft.wrong.get(one.key)
             now = words_of(self.value(one)) if wrong is None else wrong.words
-            if event.value != now:
+            if event.value != now and one.kind in LIVE:
                 self.post_message(Typed(one, event.value))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
+        if self.editing is not None and event.value != self.editing[1]:
+            self.post_message(Typed(self.editing[0], event.value))
         self.leave_field()
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
@@ -218,12 +226,19 @@ class SettingsStep(Vertical):
             return False
         one, words = self.editing
         self.editing = None
-        if take_back:
+        if take_back and one.kind in LIVE:
             self.post_message(Typed(one, words))
         self.query_one("#field-edit").display = False
         self.query_one("#field-list").focus()
         self._help()
         return True
+
+
+def _choosable(one: Field) -> Field:
+    """Templates are chosen among the known ones."""
+    if one.key != "data.template":
+        return one
+    return replace(one, kind="choice", choices=("", *api.chat_templates()))
 
 
 def origin(one: Field, draft: Draft, plan: Any) -> str:
