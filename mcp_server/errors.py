@@ -16,6 +16,13 @@ NEXT = {
     "model.not_found": "model_list()",
     "template.unknown": "template_preview(...) without template",
     "hub.unproven": "gguf_smoke_test(run_id=...)",
+    "run.not_running": "run_get(run_id=...)",
+    "run.no_plan": "job_list()",
+    "lock.held": "the same call again in a minute; job_list() says who works",
+    "recipe.invalid": "whet://recipe-schema says what each key takes",
+    "chat.load": "model_inspect(model=...)",
+    "gguf.unreadable": "export_start(run_id=...)",
+    "tool.failed": "env_inspect()",
     "data.format": 'dataset_inspect(data=..., format="alpaca", columns={"instruction": "question", ...})',
 }
 """Code -> the call that leads on, where the hint is for people at a shell."""

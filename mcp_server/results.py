@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -19,6 +20,8 @@ FEWEST = 3
 """A list that is too long for the result keeps at least so many entries."""
 LONGEST_VALUE = 200
 """Characters as JSON of one value in a fix; a longer one stays here, and its finding's id goes out."""
+REMEMBERED = 100
+"""Characters of a string whose cleaned form is kept for the next result."""
 EXACT = ("next", "fix", "changes")
 """What goes into a later call as it stands: it is cleaned, and never cut."""
 
@@ -99,13 +102,18 @@ class Cleaner:
 
     def __init__(self) -> None:
         self._redactor = api.Redactor(hide_paths=False)
+        # Names of fields and the like come again with every result, and each takes a dozen searches.
+        self._known = lru_cache(maxsize=4096)(self._shown)
 
     def text(self, text: str, limit: int | None = LONGEST_TEXT) -> str:
         """One string without control characters and secrets, cut to ``limit``."""
-        shown = self._redactor.text(api.printable(text))
+        shown = self._known(text) if len(text) <= REMEMBERED else self._shown(text)
         if limit is None or len(shown) <= limit:
             return shown
         return f"{shown[:limit]}… [{len(shown) - limit} more characters]"
+
+    def _shown(self, text: str) -> str:
+        return self._redactor.text(api.printable(text))
 
     def result(self, values: dict[str, Any], limit: int = LARGEST) -> dict[str, Any]:
         """A whole result; its longest lists are halved until it fits, and ``warnings`` says so."""

@@ -122,7 +122,10 @@ def conformance(clients: Clients, results: Path, full: bool) -> None:
         for revision in FIXTURE_FREE if full else ():
             words = ["server", "--url", url, "--requirements", revision, "-o", str(results)]
             out = clients.node(f"conformance {revision}, all it requires", [CONFORMANCE, *words])
-            print(*(f"     {line}" for line in out.splitlines() if line.startswith("Total:")), sep="\n")
+            print(
+                *(f"     {line}" for line in out.splitlines() if line.startswith(("Total:", "Not scored"))),
+                sep="\n",
+            )
 
 
 def inspector(clients: Clients, root: Path, full: bool) -> None:

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from whet import engine
+from whet import engine, mcp_server
 from whet.engine.api import WhetError
-from whet.mcp_server.errors import words
+from whet.mcp_server.errors import NEXT, words
+from whet.mcp_server.options import TOOLSETS, Options
+from whet.mcp_server.server import Server
 from whet.tui.cli import VERBS
+
+PYTHON = ("save_pretrained", "from_pretrained", "get_peft_model", "push_to_hub", "train_on", "get_chat")
+"""How functions begin that hints of the Python API name; no tool raises those."""
 
 
 @pytest.mark.parametrize(
@@ -63,3 +68,30 @@ def test_no_hint_of_the_engine_sends_an_agent_to_the_shell() -> None:
     left = {place: words(WhetError("a.b", "", hint)) for place, hint in shell.items()}
     assert len(shell) >= 15
     assert {place: text for place, text in left.items() if command.search(text)} == {}
+
+
+def raised() -> list[tuple[str, str, bool]]:
+    """Code, hint and whether a hint is given, of every error that is written down in whet."""
+    found = []
+    folders = [Path(package.__file__).parent for package in (engine, mcp_server)]
+    for file in (file for folder in folders for file in sorted(folder.rglob("*.py"))):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Constant):
+                continue
+            if "WhetError" in (getattr(node.func, "id", ""), getattr(node.func, "attr", "")):
+                hint = "".join(_texts(node.args[2])) if len(node.args) > 2 else ""
+                found.append((str(node.args[0].value), hint, len(node.args) > 2))
+    return found
+
+
+def test_every_error_says_what_comes_next_and_names_only_tools_there_are(tmp_path: Path) -> None:
+    every = raised()
+    tools = set(Server(Options(root=tmp_path, toolsets=frozenset(TOOLSETS)))._tools)
+    assert len(every) > 200
+    for code, hint, given in every:
+        said = words(WhetError(code, "Fact.", hint))
+        assert said.startswith(f"[{code}] Fact.")
+        assert given or "Next: " in said, f"{code} has neither a hint nor an entry in NEXT"
+        named = set(re.findall(r"\b([a-z]+(?:_[a-z]+)+)\((?=\w+=|\.\.\.|\))", said))
+        assert {name for name in named if not name.startswith(PYTHON)} <= tools, (code, said)
+    assert {call.partition("(")[0] for call in NEXT.values() if call[0] != "w" and " " not in call} <= tools

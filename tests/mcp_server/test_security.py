@@ -169,24 +169,20 @@ def test_no_secret_leaves_in_a_result_a_log_or_the_audit(
         )
     )
     call = Caller(root, era, toolsets=frozenset(TOOLSETS))
-    said = [
-        text_of(call.result(tool, **arguments))
-        for tool, arguments in (
-            ("env_inspect", {}),
-            ("dataset_inspect", {"data": "rows.jsonl", "rows": 5}),
-            ("plan_create", {"data": "rows.jsonl", "model": "demo"}),
-            ("template_preview", {"data": "rows.jsonl", "model": "demo"}),
-            *(
-                ("run_get", {"run_id": run.id, "view": view})
-                for view in ("summary", "samples", "logs", "config")
-            ),
-            ("run_diagnose", {"run_id": run.id}),
-            ("job_list", {}),
-            ("model_inspect", {"model": f"no-such/{PLANTED['SOME_API_KEY']}"}),
-            ("run_start", {"plan_id": planted, "idempotency_key": PLANTED["DB_PASSWORD"]}),
-            (f"no_such_tool_{PLANTED['SOME_API_KEY']}", {}),
-        )
+    views = ("summary", "samples", "logs", "config")
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("env_inspect", {}),
+        ("dataset_inspect", {"data": "rows.jsonl", "rows": 5}),
+        ("plan_create", {"data": "rows.jsonl", "model": "demo"}),
+        ("template_preview", {"data": "rows.jsonl", "model": "demo"}),
+        *[("run_get", {"run_id": run.id, "view": view}) for view in views],
+        ("run_diagnose", {"run_id": run.id}),
+        ("job_list", {}),
+        ("model_inspect", {"model": f"no-such/{PLANTED['SOME_API_KEY']}"}),
+        ("run_start", {"plan_id": planted, "idempotency_key": PLANTED["DB_PASSWORD"]}),
+        (f"no_such_tool_{PLANTED['SOME_API_KEY']}", {}),
     ]
+    said = [text_of(call.result(tool, **arguments)) for tool, arguments in asked]
     out, err = capfd.readouterr()
     audit = (home / "audit.jsonl").read_text(encoding="utf-8")
     assert "plan.unknown" in audit and sum("[redacted]" in text for text in said) >= 5
