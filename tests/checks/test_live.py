@@ -88,6 +88,18 @@ def test_a_climbing_loss_diverges(run: Watched) -> None:
     assert 105 < found[0].evidence["step"] < 120
 
 
+def test_a_loss_that_climbs_from_the_first_update_on_diverges_and_does_not_overfit(run: Watched) -> None:
+    losses = [0.9, 2.5, 4.5, *noisy([6.9] * 60)]
+    watch = Watch(run)
+    found = watch.evaluated(evaluation(0, 0.75)) + see(watch, losses, {8: 6.8, 16: 6.9, 24: 6.9, 32: 6.95})
+    assert [(f.id, f.severity) for f in found] == [("T07", "error")]
+    assert found[0].evidence["step"] == 10 and found[0].evidence["best_median"] == 0.9
+
+
+def test_a_first_batch_that_was_easy_is_no_divergence(run: Watched) -> None:
+    assert see(Watch(run), [0.4, *falling(200, start=1.9, end=0.9)]) == []
+
+
 @pytest.mark.parametrize(("loss", "said"), [(1.9, True), (0.8, False)])
 def test_a_plateau_is_one_above_the_healthy_band(run: Watched, loss: float, said: bool) -> None:
     found = see(Watch(run), noisy([loss] * 200, 0.01))

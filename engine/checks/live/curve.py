@@ -27,6 +27,8 @@ QUIET_STEPS = 100
 SHORT = 10
 RISE, RISE_SHARE = 0.5, 1.3
 """Divergence: the median of ten steps is so many nats, and so many times, above the lowest such median."""
+FIRST_RISE, FIRST_SHARE = 2.0, 2.0
+"""The same against the loss before the first update, which is one batch's alone."""
 PLATEAU_STEPS, PLATEAU_SHARE, PLATEAU_LOSS = 60, 0.01, 1.0
 PLATEAU_NOISE = 0.03
 """Differences up to here are none where two standard errors of uneven batches are as large."""
@@ -92,14 +94,18 @@ class Diverging:
     def __init__(self, run: Watched) -> None:
         self.run = run
         self.losses: deque[float] = deque(maxlen=SHORT)
-        self.best, self.said = math.inf, False
+        self.first, self.best, self.said = math.inf, math.inf, False
 
     def step(self, event: StepEvent, pace: Pace) -> Iterator[Finding]:
         self.losses.append(event.loss)
+        if event.step == 1:
+            self.first = event.loss
         if len(self.losses) < SHORT or self.said:
             return
         now = median(self.losses)
         self.best = min(self.best, now)
+        if now > max(self.first + FIRST_RISE, FIRST_SHARE * self.first):
+            self.best = min(self.best, self.first)
         if now > max(self.best + RISE, RISE_SHARE * self.best):
             self.said = True
             yield Finding(
@@ -177,9 +183,12 @@ class Overfitting:
         self.best: EvalEvent | None = None
         self.worse = 0
         self.at_best = math.inf
+        """Training loss when the held-out one was lowest; before the first step, the first step's."""
         self.said = False
 
     def step(self, event: StepEvent, pace: Pace) -> Iterator[Finding]:
+        if not self.losses and math.isinf(self.at_best):
+            self.at_best = event.loss
         self.losses.append(event.loss)
         held_out = self.run.resolved.eval_every is not None
         recited = len(self.losses) == WINDOW and fmean(self.losses) < RECITED
