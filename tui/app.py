@@ -96,6 +96,12 @@ class WhetApp(App[None]):
         if len(self.screen_stack) > 1:
             await self.pop_screen()
 
+    def action_jump(self) -> None:
+        """Put a letter on everything that can be gone to; pressing it goes there."""
+        from .screens.jump import JumpScreen
+
+        self.push_screen(JumpScreen(self.screen))
+
     def action_help(self) -> None:
         """The guide, at what this screen is about."""
         self.open("help", self.screen.topic if isinstance(self.screen, WhetScreen) else "keys")

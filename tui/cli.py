@@ -109,8 +109,14 @@ def cli(context: click.Context) -> None:
     Every verb takes --json. Completion for bash (zsh_source, fish_source too):
     eval "$(_WHET_COMPLETE=bash_source whet)"
     """
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is not None:
+        return
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
         click.echo(context.get_help())
+        return
+    from .app import main as open_app
+
+    open_app()
 
 
 def main(args: Sequence[str] | None = None) -> None:

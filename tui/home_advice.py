@@ -48,7 +48,9 @@ def home_advice(
         advice.append(Advice("No run yet. The demo goes from data to a proven GGUF in about a minute.", "x"))
         advice.append(Advice("Have a file of chats? whet finds the settings and says why.", "n"))
     elif not advice:
-        advice.append(Advice(f"{runs[0].id} is done: talk to it (c), export it (e), or begin anew.", "n"))
+        done = next((run.id for run in runs if not run.state.is_job), runs[0].id)
+        advice.append(Advice(f"{done} is done: talk to it, base beside tuned.", "c"))
+        advice.append(Advice("Or export it.", "e"))
     return advice
 
 

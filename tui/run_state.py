@@ -93,12 +93,15 @@ class Curves:
         self.seconds = array("d")
         self.not_finite: list[int] = []
         """Steps whose loss is no number."""
+        self.version = 0
+        """Another one after each change."""
 
     def __len__(self) -> int:
         return len(self.step)
 
     def add(self, step: StepEvent) -> None:
         """Take a step; those that it repeats or comes before are void."""
+        self.version += 1
         if self.step and step.step <= self.step[-1]:
             self.cut(step.step)
         tokens = self.tokens[-1] if self.tokens else 0.0
@@ -115,6 +118,7 @@ class Curves:
 
     def cut(self, first: int) -> None:
         """Forget the steps from ``first`` on."""
+        self.version += 1
         place = bisect_left(self.step, first)
         for name in self.COLUMNS:
             del self.values(name)[place:]

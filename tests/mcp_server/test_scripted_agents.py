@@ -44,6 +44,6 @@ def test_a_broken_data_set_is_read_mended_trained_and_shipped(root: Path) -> Non
     assert found.get("D15")
     mended = {**found["D15"], "training.max_steps": 8}
     first = tools("plan_create", data="chats.jsonl", model="demo", changes=mended)
-    assert first["blocked"] == [] and "D15" not in {one["id"] for one in first["findings"]}
+    assert first["blocked"] == [] and all(one["severity"] != "error" for one in first["findings"])
     path, proven = walk(tools, first)
     assert "run_start" in path and proven["verdict"] in ("pass", "warn")

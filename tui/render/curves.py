@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -81,13 +81,13 @@ def round_ticks(low: float, high: float, most: int, least: float = 0.0) -> list[
 
 
 class Ticks(NumericAxisFormatter):
-    """Round numbers in few characters, at most ``most``."""
+    """Round numbers in few characters; ``most`` says, whenever they are drawn, how many there is room for."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: Callable[[], int]) -> None:
         self.most = most
 
     def get_ticks(self, min_: float, max_: float, max_ticks: int = 8) -> list[float]:
-        return round_ticks(min_, max_, self.most)
+        return round_ticks(min_, max_, self.most())
 
     def get_labels_for_ticks(self, ticks: Sequence[float]) -> list[str]:
         return [tick(value) for value in ticks]
@@ -97,7 +97,7 @@ class WholeTicks(Ticks):
     """Whole numbers: steps, tokens, seconds."""
 
     def get_ticks(self, min_: float, max_: float, max_ticks: int = 8) -> list[float]:
-        return round_ticks(min_, max_, self.most, least=1.0)
+        return round_ticks(min_, max_, self.most(), least=1.0)
 
 
 class PowerTicks(Ticks):
@@ -105,7 +105,7 @@ class PowerTicks(Ticks):
 
     def get_ticks(self, min_: float, max_: float, max_ticks: int = 8) -> list[float]:
         whole = [float(power) for power in range(math.ceil(min_), math.floor(max_) + 1)]
-        return whole if 1 < len(whole) <= self.most else super().get_ticks(min_, max_, max_ticks)
+        return whole if 1 < len(whole) <= self.most() else super().get_ticks(min_, max_, max_ticks)
 
     def get_labels_for_ticks(self, ticks: Sequence[float]) -> list[str]:
         return [f"{10.0**power:.2g}" for power in ticks]

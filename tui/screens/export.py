@@ -184,6 +184,8 @@ class ExportScreen(WhetScreen):
     def advice(self) -> Sequence[Advice]:
         if self.job is not None and self.status in ACTIVE:
             return (Advice("You can leave: the export is a job of its own and goes on."),)
+        if needed(self._wanted(), self.choices) > self.free:
+            return (Advice("Too little room on the disk: choose fewer files.", "space", "warning"),)
         verdicts = [one.verdict for one in self.files if one.verdict is not None]
         if any(verdict.status == "fail" for verdict in verdicts):
             return (

@@ -71,7 +71,7 @@ class HomeScreen(WhetScreen):
         self.set_interval(self.whet.seconds_between_looks, self._look)
 
     def _look(self) -> None:
-        if self.is_current:
+        if self.is_active:  # Textual calls the screen below another one current, too
             self.in_background(_runs, self._show_runs, group="runs")
 
     def _show_machine(self, machine: Machine) -> None:

@@ -19,6 +19,7 @@ from .. import kept
 from ..app import SCREENS_BY_NAME, WhetApp
 from ..widgets.assistant_bar import Advice
 from .base import WhetScreen
+from .home import HomeScreen
 
 
 class SettingsScreen(WhetScreen):
@@ -78,7 +79,7 @@ SWITCHES = {
 
 def all_bindings() -> Iterator[Binding]:
     """Those of the app and of every screen, each id once."""
-    classes: list[type] = [WhetApp]
+    classes: list[type] = [WhetApp, HomeScreen]
     for module, name in SCREENS_BY_NAME.values():
         classes.append(getattr(import_module(f".{module}", __package__), name))
     seen = set()

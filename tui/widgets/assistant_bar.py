@@ -42,4 +42,4 @@ class AssistantBar(Static):
                 text.append(f" {one.key} ", "reverse")
                 text.append(" ")
             text.append(plain(one.text))
-        self.update(text)
+        self.update(text, layout=False)  # its height is fixed, and a new layout redraws the whole screen

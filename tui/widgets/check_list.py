@@ -40,6 +40,7 @@ class CheckList(OptionList):
         self._labels, self._ticks = dict(entries), set(ticked)
         self.clear_options()
         self.add_options(Option(self._prompt(name), name) for name in self._labels)
+        self.highlighted = 0 if self._labels else None
 
     def _prompt(self, name: str) -> Text:
         box = Text("[x] ", "bold green") if name in self._ticks else Text("[ ] ", "dim")

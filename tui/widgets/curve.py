@@ -58,6 +58,7 @@ class Curve(Vertical):
     def on_mount(self) -> None:
         plot = self.query_one(PlotWidget)
         plot.margin_left, plot.margin_top, plot.margin_bottom = MARGIN, 0, 1
+        plot.set_x_formatter(WholeTicks(lambda: max(2, self.size.width // COLUMNS_A_TICK)))
 
     def on_resize(self) -> None:
         if self.plain and self._lines:
@@ -69,7 +70,8 @@ class Curve(Vertical):
         plot.set_xlimits(None, None)
         plot.set_ylimits(None, None)
         self._limits, self._single = None, False
-        self.show(self._lines, log=self._log)
+        if self._lines:
+            self._keep_flat_lines_in_view(plot)
 
     def show(
         self,
@@ -81,9 +83,8 @@ class Curve(Vertical):
     ) -> None:
         """Draw; ``upright`` are places of vertical lines, ``log`` makes the axis of values logarithmic."""
         if title is not None:
-            self.query_one(".curve-title", Static).update(
-                Text(title, "bold", no_wrap=True, overflow="ellipsis")
-            )
+            words = Text(title, "bold", no_wrap=True, overflow="ellipsis")
+            self.query_one(".curve-title", Static).update(words, layout=False)
         scaled = [logarithmic(one.x, one.y) for one in lines] if log else [(one.x, one.y) for one in lines]
         self._lines = [
             Line(*(points if one.mark else thin(*points)), one.look, one.mark)
@@ -91,11 +92,11 @@ class Curve(Vertical):
             if len(points[0])
         ]
         self._log = log
-        words, plot = self.query_one(".curve-words", Static), self.query_one(PlotWidget)
+        nothing, plot = self.query_one(".curve-words", Static), self.query_one(PlotWidget)
         plot.display = bool(self._lines) and not self.plain
-        words.display = not plot.display
+        nothing.display = not plot.display
         if not self._lines:
-            words.update(Text(self.nothing, "dim"))
+            nothing.update(Text(self.nothing, "dim"), layout=False)
         elif self.plain:
             self._draw_plain()
         else:
@@ -103,8 +104,7 @@ class Curve(Vertical):
 
     def _draw(self, plot: PlotWidget, upright: Sequence[float]) -> None:
         plot.clear()
-        plot.set_x_formatter(WholeTicks(max(2, self.size.width // COLUMNS_A_TICK)))
-        plot.set_y_formatter((PowerTicks if self._log else Ticks)(max(2, self.size.height // ROWS_A_TICK)))
+        plot.set_y_formatter((PowerTicks if self._log else Ticks)(self._rows))
         self._keep_flat_lines_in_view(plot)
         for place in upright:
             plot.add_v_line(place, self._style("resumed"))
@@ -138,7 +138,11 @@ class Curve(Vertical):
         ]
         label = (lambda power: f"{10.0**power:.2g}") if self._log else tick
         drawn = ascii_plot(dots, self.size.width - PADDING, self.size.height - 1, label)
-        words.update(Text(drawn, no_wrap=True))
+        words.update(Text(drawn, no_wrap=True), layout=False)
+
+    def _rows(self) -> int:
+        """How many numbers there is room for beside the axis."""
+        return max(2, self.size.height // ROWS_A_TICK)
 
     def _style(self, look: str) -> str:
         return str(self.get_component_rich_style(f"curve--{look}"))

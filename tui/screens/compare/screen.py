@@ -88,7 +88,7 @@ class CompareScreen(WhetScreen):
 
     def look_again(self) -> None:
         """Read what is new of each run."""
-        if self._looking or not self.is_current:
+        if self._looking or not self.is_active:
             return
         self._looking = True
         wanted = [(run.run_id, run.offset) for run in self.runs]
@@ -115,7 +115,7 @@ class CompareScreen(WhetScreen):
 
     def _draw(self) -> None:
         ascii = self.whet.kept.ascii
-        self.query_one("#compare-legend", Static).update(legend(self.runs, self.size.width - 2))
+        self.query_one("#compare-legend", Static).update(legend(self.runs, self.size.width - 2), layout=False)
         self._show_tabs()
         self._draw_curves(ascii)
         width = self.query_one("#compare-panels").size.width or self.size.width
@@ -164,7 +164,7 @@ class CompareScreen(WhetScreen):
             click = {"@click": f"screen.tab('{name}')"}
             text.append(f" {number_} ", Style(meta=click, dim=True))
             text.append(name, Style(meta=click, reverse=name in shown, bold=True))
-        self.query_one("#compare-tabs", Static).update(text)
+        self.query_one("#compare-tabs", Static).update(text, layout=False)
 
     def _shown(self) -> set[str]:
         if self.room == "large":

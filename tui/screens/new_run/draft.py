@@ -129,10 +129,14 @@ class Draft:
         except api.WhetError:
             self.rejected = text
             raise
+        before = _flat(self.recipe)
+        after = _flat(recipe)
         self._remember(what)
         self.text, self.own_text, self.rejected, self.goal_met = text, True, None, None
-        self.reasons.clear()
-        self.edited.clear()
+        if before:
+            self.edited = {key: value for key, value in after.items() if value != before[key]}
+        same = {key: reason for key, reason in self.reasons.items() if before.get(key) == after.get(key)}
+        self.reasons = same | dict.fromkeys(self.edited, BY_YOU)
         self.wrong.clear()
         self._data_of_text()
         self.model = recipe.model.name
@@ -245,6 +249,15 @@ def free_name(wanted: str, taken: list[str]) -> str:
     while f"{wanted}-{number}" in taken:
         number += 1
     return f"{wanted}-{number}"
+
+
+def _flat(recipe: api.Recipe | None) -> dict[str, Any]:
+    """Every setting's value by its dotted key."""
+    found: dict[str, Any] = {}
+    for name, value in (recipe.model_dump(mode="json") if recipe is not None else {}).items():
+        section = isinstance(value, dict)
+        found |= {f"{name}.{key}": one for key, one in value.items()} if section else {name: value}
+    return found
 
 
 def _at(values: Any, key: str) -> Any:

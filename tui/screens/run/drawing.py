@@ -9,6 +9,8 @@ from ...run_state import RunProgress
 from ...widgets.curve import Line
 
 EVAL, EVAL_ASCII = "◆", "E"
+MOST_MARKS = 20
+"""More held-out losses than that are a line with some marks."""
 
 
 @dataclass(frozen=True)
@@ -42,4 +44,6 @@ def _of_loss(progress: RunProgress, mark: str) -> tuple[list[Line], str]:
         words += f"   | resumed at {', '.join(map(str, progress.resumed_at))}"
     if progress.curves.not_finite:
         words += f"   no number at step {progress.curves.not_finite[0]}"
-    return [Line(x, y, "eval", mark)] if len(y) else [], words
+    every = max(1, len(x) // MOST_MARKS)
+    lines = [Line(x[::-every][::-1], y[::-every][::-1], "eval", mark)] if len(y) else []
+    return ([Line(x, y, "eval"), *lines] if every > 1 else lines), words

@@ -23,7 +23,7 @@ GAP = 5
 """Columns between the words and the bar, and at the edges."""
 AFTERWARDS = ("merge", "export", "smoke")
 """Phases that follow training."""
-Rows = list[tuple[str, str | Text]]
+Rows = list[tuple[str, Text]]
 
 
 def bar(share: float, width: int, *, ascii: bool = False) -> str:
@@ -77,20 +77,25 @@ def status_line(look: Look, progress: RunProgress, width: int, *, ascii: bool = 
     return text
 
 
-def figures(look: Look, progress: RunProgress, plan: api.Plan | None, *, ascii: bool = False) -> Table:
-    """Names on the left, values on the right; only what is known."""
-    table = Table.grid(padding=(0, 1))
-    table.add_column(style="dim", no_wrap=True, min_width=8)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+def figure_rows(look: Look, progress: RunProgress, plan: api.Plan | None, *, ascii: bool = False) -> Rows:
+    """Names and values; only what is known, the phases last."""
     rows = [*_training(progress), *_memory(look, progress, plan, ascii), *_state(look, progress)]
-    for name, value in rows:
-        table.add_row(Text(name), value if isinstance(value, Text) else Text(value))
     for phase, span in progress.phases.items():
         going = phase == progress.phase and look.active
         mark = "●" if going else "✓"
         share = "" if span.share is None or not going else f" {span.share:.0%}"
         spent = clock(progress.spent(phase, look.now if look.active else progress.newest))
-        table.add_row(Text(phase), Text(f"{mark} {spent}{share}", "green" if going else ""))
+        rows.append((phase, Text(f"{mark} {spent}{share}", "green" if going else "")))
+    return rows
+
+
+def columns(rows: Rows) -> Table:
+    """Names on the left, values on the right."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(style="dim", no_wrap=True, min_width=8)
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for name, value in rows:
+        table.add_row(Text(name), value)
     return table
 
 
@@ -100,16 +105,16 @@ def _training(progress: RunProgress) -> Rows:
     if last is not None:
         rows += [
             ("step", Text(f"{last.step}/{last.total_steps}", "bold")),
-            ("epoch", f"{last.epoch:.2f}"),
+            ("epoch", Text(f"{last.epoch:.2f}")),
             ("loss", Text(number(pace.loss), "bold" if math.isfinite(pace.loss) else "bold red")),
         ]
     rows += _held_out(progress)
     if last is not None:
         rows += [
-            ("rate", f"{last.learning_rate:.3g}"),
-            ("gradient", number(last.grad_norm)),
-            ("speed", f"{amount(pace.tokens_per_second)} tok/s"),
-            ("a step", f"{pace.seconds_per_step:.2f} s"),
+            ("rate", Text(f"{last.learning_rate:.3g}")),
+            ("gradient", Text(number(last.grad_norm))),
+            ("speed", Text(f"{amount(pace.tokens_per_second)} tok/s")),
+            ("a step", Text(f"{pace.seconds_per_step:.2f} s")),
         ]
     return rows
 
@@ -120,24 +125,24 @@ def _held_out(progress: RunProgress) -> Rows:
     newest, best = progress.evals[max(progress.evals)], progress.best_eval
     rows: Rows = [("held out", Text(number(newest.loss), "bold"))]
     if best is not None and best is not newest:
-        rows.append(("best", f"{number(best.loss)} at {best.step}"))
+        rows.append(("best", Text(f"{number(best.loss)} at {best.step}")))
     return rows
 
 
 def _memory(look: Look, progress: RunProgress, plan: api.Plan | None, ascii: bool) -> Rows:
     rows: Rows = []
     if progress.peak_memory:
-        rows.append(("memory", f"{size(progress.peak_memory)} peak"))
+        rows.append(("memory", Text(f"{size(progress.peak_memory)} peak")))
         if plan is not None:
-            rows.append(("planned", size(plan.memory.peak)))
+            rows.append(("planned", Text(size(plan.memory.peak))))
     gpu = look.gpu
     if gpu is not None:
         used = gpu.memory_total - gpu.memory_free
         busy = "" if gpu.utilization is None else f"{gpu.utilization}% busy"
         heat = "" if gpu.temperature is None else f"{gpu.temperature} °C"
-        rows.append(("GPU", " ".join(filter(None, (busy, heat)))))
+        rows.append(("GPU", Text(" ".join(filter(None, (busy, heat))))))
         full = bar(used / gpu.memory_total, 6, ascii=ascii)
-        rows.append(("", f"{full} {used / GIB:.0f}/{gpu.memory_total / GIB:.0f} GiB"))
+        rows.append(("", Text(f"{full} {used / GIB:.0f}/{gpu.memory_total / GIB:.0f} GiB")))
         rows += [("slowed", Text(why, "yellow")) for why in gpu.slowed_by]
     return rows
 
@@ -146,13 +151,13 @@ def _state(look: Look, progress: RunProgress) -> Rows:
     state, rows = look.summary.state, Rows()
     if progress.began is not None:
         until = look.now if look.active else progress.newest
-        rows.append(("time", clock(max(0.0, until - progress.began))))
+        rows.append(("time", Text(clock(max(0.0, until - progress.began)))))
     left = seconds_left(look, progress)
     if left is not None:
         rows.append(("left", Text(clock(left), "bold")))
     if progress.checkpoints:
         newest = max(progress.checkpoints)
-        rows.append(("saved", f"step {newest}"))
+        rows.append(("saved", Text(f"step {newest}")))
     if state.attempt > 1:
-        rows.append(("attempt", str(state.attempt)))
+        rows.append(("attempt", Text(str(state.attempt))))
     return rows

@@ -112,7 +112,7 @@ class LogScreen(WhetScreen):
         return api.log(self.run_id, lines, before)
 
     def _look(self) -> None:
-        if self.following and self.is_current and not self._reading:
+        if self.following and self.is_active and not self._reading:
             self.in_background(lambda: log_window.newest(self._read), self._show_newest, group="log")
 
     def _show_newest(self, page: api.LogPage) -> None:
@@ -258,7 +258,7 @@ class LogScreen(WhetScreen):
             text.append(f" · {len(window.lines):,} lines, {above}, {size(window.size)} in all")
         if view.search:
             text.append(f" · / {plain(view.search, 30)}: n older, N newer", "dim")
-        self.query_one("#log-status", Static).update(text)
+        self.query_one("#log-status", Static).update(text, layout=False)
 
     def advice(self) -> Sequence[Advice]:
         return (

@@ -143,6 +143,13 @@ def files(look: Look, progress: RunProgress) -> RenderableType:
     return Group(*parts, Text(plain(look.summary.path), "dim"))
 
 
+def files_key(look: Look, progress: RunProgress) -> object:
+    """What :func:`files` shows, to compare."""
+    jobs = [(job.id, job.status) for job in look.jobs]
+    newest = look.summary.state.last_checkpoint
+    return jobs, newest, list(progress.checkpoints), list(progress.exports.items()), progress.fast_path
+
+
 def _jobs(jobs: list[api.RunSummary]) -> Table:
     table = Table.grid(padding=(0, 2))
     for job in jobs:

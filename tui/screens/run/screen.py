@@ -6,6 +6,7 @@ It only looks. Quitting, a lost connection or a closed laptop end nothing, and o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import ClassVar
 
 from rich.style import Style
@@ -27,9 +28,9 @@ from ..room import mark_room
 from .asking import run_actions
 from .controls import Controls
 from .drawing import curve_of
-from .figures import figures, status_line
+from .figures import columns, figure_rows, status_line
 from .look import Look, look
-from .panels import Findings, Page, files, samples
+from .panels import Findings, Page, files, files_key, samples
 from .words import Notice, notice, run_advice
 
 CURVES = {
@@ -40,6 +41,8 @@ CURVES = {
 }
 PANELS = ("samples", "findings", "files")
 TABS = (*CURVES, *PANELS)
+DOTS = 160
+"""Across a plot, more or less."""
 TAB_WORDS = ("loss", "rate", "gradient", "speed", "answers", "findings", "files")
 
 
@@ -86,7 +89,8 @@ class RunScreen(Controls):
         self.room = "small"
         self._looking = False
         self._offset = 0
-        self._drawn: tuple[int, bool] | None = None
+        self._drawn: dict[str, object] = {}
+        """What each part of the screen shows."""
 
     def body(self) -> ComposeResult:
         self.heading = self.run_id
@@ -120,10 +124,13 @@ class RunScreen(Controls):
         if self.seen is not None:
             self.call_after_refresh(self._draw)
 
+    def on_screen_resume(self) -> None:
+        self.look_again()
+
     # --- looking
 
     def look_again(self) -> None:
-        if self._looking or not self.is_current:
+        if self._looking or not self.is_active:
             return
         self._looking = True
         self.in_background(lambda: _look(self.run_id, self._offset), self._take, group="look")
@@ -175,29 +182,51 @@ class RunScreen(Controls):
     # --- drawing
 
     def _draw(self) -> None:
-        """Show what changed since it was drawn."""
-        seen = self.seen
+        """Show what changed: what is drawn goes over somebody's connection, a new layout costs all of it."""
+        seen, progress = self.seen, self.progress
         if seen is None:
             return
         ascii = self.whet.kept.ascii
         findings = self.findings
-        status = status_line(seen, self.progress, self.size.width, ascii=ascii)
-        self.query_one("#run-status", Static).update(status)
-        self._show_notice(notice(seen, self.progress, findings))
-        self._show_tabs()
-        self.query_one("#figures", Static).update(figures(seen, self.progress, self.plan, ascii=ascii))
+        status = status_line(seen, progress, self.size.width, ascii=ascii)
+        rows = figure_rows(seen, progress, self.plan, ascii=ascii)
+        if self._changed("status", status.markup):
+            self.query_one("#run-status", Static).update(status, layout=False)
+        if self._changed("notice", said := notice(seen, progress, findings)):
+            self._show_notice(said)
+        if self._changed("tabs", (self._shown(), len(findings))):
+            self._show_tabs()
+        if self._changed("figures", [(name, value.markup) for name, value in rows]):
+            grown = self._changed("figures' height", len(rows))
+            self.query_one("#figures", Static).update(columns(rows), layout=grown)
         for name in CURVES:
             self._draw_curve(name)
         self.query_one(Findings).show(findings)
-        self.query_one("#panel-samples", Page).show(samples(self.progress, self.sample_step))
-        self.query_one("#panel-files", Page).show(files(seen, self.progress))
-        self.say()
+        if self._changed("samples", (self.sample_step, progress.samples, progress.evals)):
+            self.query_one("#panel-samples", Page).show(samples(progress, self.sample_step))
+        if self._changed("files", files_key(seen, progress)):
+            self.query_one("#panel-files", Page).show(files(seen, progress))
+        if self._changed("advice", self.advice()):
+            self.say()
+
+    def _changed(self, part: str, state: object) -> bool:
+        """Whether a part shows another state than when it was drawn; it is drawn now, then."""
+        if self._drawn.get(part) == state:
+            return False
+        self._drawn[part] = copy(state)
+        return True
 
     def _draw_curve(self, name: str) -> None:
         curve = self.query_one(f"#curve-{name}", Curve)
         if not curve.display:
             return
         log = name in self.log_scale
+        evals = len(self.progress.evals) if name == "loss" else 0
+        version = self.progress.curves.version
+        if self.seen is not None and self.seen.active:  # a step that moves no dot is not worth a redraw
+            version //= max(1, len(self.progress.curves) // DOTS)
+        if not self._changed(name, (version, evals, log, self.smoothed, curve.size)):
+            return
         drawn = curve_of(self.progress, name, smoothed=self.smoothed, ascii=self.whet.kept.ascii)
         title = f"{CURVES[name][0]}{' (log)' if log else ''}{drawn.title}"
         curve.show(drawn.lines, title, log=log, upright=self.progress.resumed_at)
@@ -222,7 +251,7 @@ class RunScreen(Controls):
             style = Style(meta={"@click": f"screen.tab('{name}')"}, reverse=name in self._shown(), bold=True)
             text.append(f" {number} ", Style(meta={"@click": f"screen.tab('{name}')"}, dim=True))
             text.append(f"{word}{count}", style)
-        self.query_one("#run-tabs", Static).update(text)
+        self.query_one("#run-tabs", Static).update(text, layout=False)
 
     def _shown(self) -> set[str]:
         """Tabs whose content is on the screen."""
@@ -270,7 +299,6 @@ class RunScreen(Controls):
         """After zooming with the mouse wheel."""
         for curve in self.query(Curve):
             curve.reset()
-        self._draw()
 
     def action_sample(self, by: int) -> None:
         """Show the answers of the evaluation before or after."""
