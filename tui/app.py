@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import ClassVar
 
 from textual.app import App
@@ -45,7 +46,7 @@ class WhetApp(App[None]):
     """Opens on Home. Runs live in their own processes: quitting, or losing the terminal, ends none."""
 
     TITLE = "whet"
-    CSS_PATH = "styles.tcss"
+    CSS_PATH = Path(__file__).with_name("styles.tcss")
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("question_mark,f1", "help", "help", key_display="?", id="app.help"),
         Binding("slash", "ask", "ask", key_display="/", id="app.ask"),

@@ -18,8 +18,7 @@ import json, sys, time
 from whet.tui.app import WhetApp
 
 class Timed(WhetApp):
-    def on_mount(self):
-        super().on_mount()
+    def on_ready(self):
         self.screen.call_after_refresh(self.painted)
 
     def painted(self):
