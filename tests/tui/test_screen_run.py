@@ -239,6 +239,52 @@ def test_only_what_is_new_is_read(run: RunDir, held: Any, monkeypatch: pytest.Mo
     opened(run, do)
 
 
+def test_what_did_not_change_is_not_drawn_again(
+    run: RunDir, held: Any, frozen: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told(run, monkeypatch)
+    held(run, step=60)
+    drawn: list[str] = []
+    monkeypatch.setattr(Curve, "show", lambda curve, *_, **__: drawn.append(str(curve.id)))
+    update = Static.update
+
+    def updated(widget: Static, *content: Any, **options: Any) -> None:
+        drawn.append(str(widget.id))
+        update(widget, *content, **options)
+
+    async def do(pilot: Pilot[None], opened: RunScreen) -> None:
+        monkeypatch.setattr(Static, "update", updated)
+        drawn.clear()
+        opened.look_again()
+        await settle(pilot)
+        assert drawn == []
+        record(run, [step(61)], monkeypatch)
+        opened.look_again()
+        await settle(pilot)
+        assert {"curve-loss", "run-status", "figures"} <= set(drawn)
+        assert "curve-speed" not in drawn and "run-tabs" not in drawn
+
+    opened(run, do)
+
+
+def test_below_another_screen_it_does_not_look(
+    run: RunDir, held: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told(run, monkeypatch)
+    held(run, step=60)
+
+    async def do(pilot: Pilot[None], opened: RunScreen) -> None:
+        await pressed(pilot, "l")
+        record(run, [step(61)], monkeypatch)
+        opened.look_again()
+        await settle(pilot)
+        assert len(opened.progress.curves) == 60
+        await pressed(pilot, "escape")
+        assert len(opened.progress.curves) == 61
+
+    opened(run, do)
+
+
 def test_each_tab_by_key_and_by_click(run: RunDir, held: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     told(run, monkeypatch)
     held(run, step=60)
