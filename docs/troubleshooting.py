@@ -27,7 +27,8 @@ Every finding has an id, a severity, evidence and a fix. `whet plan` shows those
 doctor` those of the machine, `whet show RUN` all of a run with what was seen while it ran and exported. An
 **error** blocks the start unless the recipe accepts its id (`accept: [D16]`); a **warning** asks you to
 act; a **note** informs. `whet explain D01` prints an entry, and `whet fix RECIPE` applies the patches of
-what was found to a copy of the recipe, shows the difference and plans it again.
+what was found to a copy of the recipe, shows the difference and plans it again. How many broken set-ups
+of each id are caught, and that healthy ones raise nothing: [faults](faults.md).
 """
 
 # What people of other trainers look for -> the id that catches it, and whet's way.

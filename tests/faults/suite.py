@@ -40,7 +40,7 @@ FAULTS: tuple[Fault, ...] = (
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 HEAD = """# What the checks catch
 
-Made by `python -P tests/faults/suite.py --write`. Each broken set-up must raise its own id and no other
+Made by `make faults` (`python -P tests/faults/suite.py --write`). Each broken set-up must raise its own id and no other
 warning, with the right fix, and the fix must end it; healthy set-ups must raise nothing.
 
 """
