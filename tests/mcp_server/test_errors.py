@@ -73,7 +73,7 @@ def test_no_hint_of_the_engine_sends_an_agent_to_the_shell() -> None:
 def raised() -> list[tuple[str, str, bool]]:
     """Code, hint and whether a hint is given, of every error that is written down in whet."""
     found = []
-    folders = [Path(package.__file__).parent for package in (engine, mcp_server)]
+    folders = [Path(str(package.__file__)).parent for package in (engine, mcp_server)]
     for file in (file for folder in folders for file in sorted(folder.rglob("*.py"))):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Constant):
