@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -169,18 +168,19 @@ def test_the_document_lists_every_tool_with_its_set_and_what_it_may_do(tmp_path:
 
 
 def test_the_start_is_quick_and_loads_nothing_heavy(tmp_path: Path) -> None:
+    """CPU seconds of the process, which a busy machine stretches less than time on the clock."""
     code = (
-        "import sys, pathlib; from whet.mcp_server.options import Options; "
+        "import pathlib, sys, time; from whet.mcp_server.options import Options; "
         "from whet.mcp_server.server import Server; import whet.mcp_server.cli, whet.mcp_server.http; "
         f"Server(Options(root=pathlib.Path({str(tmp_path)!r}))); "
-        "print(*{name.partition('.')[0] for name in sys.modules})"
+        "print(time.process_time(), *{name.partition('.')[0] for name in sys.modules})"
     )
     times = []
     for _ in range(3):
-        started_at = time.perf_counter()
         done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-        times.append(time.perf_counter() - started_at)
-        assert not set(done.stdout.split()) & HEAVY
+        seconds, *loaded = done.stdout.split()
+        times.append(float(seconds))
+        assert not set(loaded) & HEAVY
     assert min(times) < 1.5, f"{times} s"
 
 
