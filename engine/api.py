@@ -490,9 +490,12 @@ def follow(run_id: str, offset: int = 0) -> Iterator[Event]:
     return supervisor.follow(find(run_id), offset)
 
 
-def events(run_id: str, offset: int = 0) -> tuple[list[Event], int]:
-    """Events of a run so far from byte ``offset`` on, and the offset to go on from; does not wait."""
-    return read_events(find(run_id).events, offset)
+def events(run_id: str, offset: int = 0, most: int = -1) -> tuple[list[Event], int]:
+    """Events of a run so far from byte ``offset`` on, and the offset to go on from; does not wait.
+
+    ``most`` are the bytes to read at once, by default all there are; a begun line is read to its end.
+    """
+    return read_events(find(run_id).events, offset, most)
 
 
 def stop(run_id: str, now: bool = False) -> StopRequest:

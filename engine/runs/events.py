@@ -188,8 +188,8 @@ class EventLog:
             os.close(self._fd)
 
 
-def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
-    """Events from byte ``offset`` on, and the offset to continue from.
+def read_events(path: Path, offset: int = 0, most: int = -1) -> tuple[list[Event], int]:
+    """Events from byte ``offset`` on, and the offset to continue from; with ``most``, so many bytes at once.
 
     A torn end (half a line, or the zeros a power cut leaves) is left for later: the next writer cuts it off.
     Raises WhetError ``run.event_unknown`` for a whole line that is not an event this version knows.
@@ -198,7 +198,8 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
         return [], offset
     with open(path, "rb") as file:
         file.seek(offset)
-        data = file.read()
+        data = file.read(most)
+        data += b"" if data.endswith(b"\n") else file.readline()
     events: list[Event] = []
     for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
         try:

@@ -200,3 +200,20 @@ def test_last_attempt_has_one_value_a_step() -> None:
     events = list(last_attempt([*killed_at_4, *resumed_from_2]))
     assert [(e.step, e.attempt) for e in events if isinstance(e, StepEvent)] == [(1, 1), (2, 1), (3, 2)]
     assert [(e.step, e.attempt) for e in events if isinstance(e, EvalEvent)] == [(2, 2)]
+
+
+@pytest.mark.parametrize("most", [1, 300, 1 << 20])
+def test_events_read_in_pages_are_the_same_events(tmp_path: Path, most: int) -> None:
+    path = tmp_path / "events.jsonl"
+    log = EventLog(path, attempt=1)
+    for number in range(7):
+        log.append(PhaseEvent(phase="load", detail="x" * 50 * number))
+    with open(path, "ab") as file:
+        file.write(b'{"type": "ph')  # torn
+    whole, end = read_events(path)
+    pages, offset = read_events(path, 0, most)
+    assert pages and (most > 300 or len(pages) < len(whole))
+    while more := read_events(path, offset, most)[0]:
+        pages += more
+        offset = read_events(path, offset, most)[1]
+    assert (pages, offset) == (whole, end)

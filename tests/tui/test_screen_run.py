@@ -225,9 +225,9 @@ def test_only_what_is_new_is_read(run: RunDir, held: Any, monkeypatch: pytest.Mo
     asked: list[int] = []
     real = api.events
 
-    def events(run_id: str, offset: int = 0) -> tuple[list[Event], int]:
+    def events(run_id: str, offset: int = 0, most: int = -1) -> tuple[list[Event], int]:
         asked.append(offset)
-        return real(run_id, offset)
+        return real(run_id, offset, most)
 
     monkeypatch.setattr(api, "events", events)
 

@@ -37,6 +37,7 @@ class Compared:
     def take(self, seen: Look) -> None:
         """Take the newest look."""
         self.seen = seen
+        self.progress = seen.progress or self.progress
         self.progress.take(seen.events)
 
 

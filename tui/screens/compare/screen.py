@@ -103,7 +103,7 @@ class CompareScreen(WhetScreen):
         first = self.runs[0].seen is None
         for run, one in zip(self.runs, seen, strict=True):
             run.take(one)
-        if first or any(one.events for one in seen):
+        if first or any(one.events or one.progress for one in seen):
             self._draw()
 
     def _show_settings(self, settings: list[dict[str, object]]) -> None:

@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 
 from whet.engine import api
 
+from ...run_state import RunProgress
+
 ACTIVE = ("queued", "waiting", "running")
 RESUMABLE = ("stopped", "interrupted", "failed")
+PAGE = 1 << 20
+"""Bytes of events read at once: a long run's are many, and the screen is to stay quick meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +22,10 @@ class Look:
     summary: api.RunSummary
     now: float
     """Seconds since the epoch."""
+    progress: RunProgress | None = None
+    """Of a first look: what all events add up to."""
     events: list[api.Event] = field(default_factory=list)
-    """Those since the look before."""
+    """Of a later look: those since the one before."""
     offset: int = 0
     """Byte of the events to go on from."""
     asked: api.StopRequest | None = None
@@ -39,14 +45,18 @@ class Look:
 
 
 def look(run_id: str, offset: int) -> Look:
-    """Read what is new from byte ``offset`` of the events on. Raises WhetError ``run.*``."""
+    """Read what is new from byte ``offset`` of the events on, 0 at first. Raises WhetError ``run.*``."""
     run = api.find(run_id)
     summary = run.summary()  # before the events: a run seen ended then shows its last event
-    events, offset = api.events(run.id, offset)
+    first = RunProgress() if offset == 0 else None
+    events, offset = api.events(run.id, offset, PAGE)
+    while first is not None and first.take(events):
+        events, offset = api.events(run.id, offset, PAGE)
     active = summary.status in ACTIVE
     return Look(
         summary=summary,
         now=time.time(),
+        progress=first,
         events=events,
         offset=offset,
         asked=run.control.stop_requested() if active else None,

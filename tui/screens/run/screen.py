@@ -144,6 +144,7 @@ class RunScreen(Controls):
         self._looking = False
         before = self.seen
         self.seen, self._offset = seen, seen.offset
+        self.progress = seen.progress or self.progress
         self.progress.take(seen.events)
         if seen.summary.status == "failed" and (before is None or before.summary.status != "failed"):
             self.in_background(lambda: api.run(self.run_id).findings, self._show_failures, group="failures")
