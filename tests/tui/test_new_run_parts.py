@@ -144,8 +144,13 @@ def test_a_text_that_is_no_recipe_is_kept_aside() -> None:
         draft.read(OWN.replace("  # because\n  rank", "  rnak"))
     assert "adapter.rank" in error.value.hint
     assert draft.text == OWN and draft.rejected is not None and "rnak" in draft.rejected
+    draft.reasons = {"model.name": "asked for", "adapter.rank": "because"}
     draft.read(OWN.replace("16", "8"))
     assert draft.rejected is None and draft.own_text and draft.changed
+    assert draft.edited == {"adapter.rank": 8}
+    assert draft.reasons == {"model.name": "asked for", "adapter.rank": BY_YOU}, (
+        "what stayed keeps its reason"
+    )
 
 
 def test_proposals_keep_what_was_set_by_hand(tmp_path: Path) -> None:

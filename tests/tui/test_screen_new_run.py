@@ -18,11 +18,11 @@ from whet.engine.goals import proposing
 from whet.engine.models import listing
 from whet.engine.plan import make_plan
 from whet.engine.surroundings import Surroundings
-from whet.tui import app as app_module
 from whet.tui import drafts
 from whet.tui.app import WhetApp
-from whet.tui.screens.cards import ErrorCard
+from whet.tui.screens.cards import ErrorCard, Question
 from whet.tui.screens.new_run import NewRunScreen, asking, data_step, screen
+from whet.tui.screens.new_run.advice import STEPS
 from whet.tui.screens.new_run.data_step import RowCard
 from whet.tui.widgets.choice_card import ChoiceCard
 from whet.tui.widgets.finding_card import FindingCard
@@ -35,14 +35,11 @@ adapter:
   rank: 16
 """
 
-STYLES = Path(str(app_module.__file__)).with_name("styles.tcss")
 FEW, LONG = (80, 24), 200
 
 
 class App(WhetApp):
     """Notes what else it is asked to open."""
-
-    CSS_PATH = str(STYLES)
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +131,8 @@ def test_enter_alone_leads_from_the_demo_to_a_started_run(
 ) -> None:
     started: list[tuple[str, str]] = []
 
-    def start(plan: api.Plan, started_by: str) -> str:
+    def start(plan: api.Plan, started_by: str, remote_code: frozenset[str]) -> str:
+        assert not remote_code
         started.append((plan.id, started_by))
         return "run-1"
 
@@ -187,6 +185,22 @@ def test_a_path_can_be_typed_and_a_wrong_one_says_what_is_near(here: Path) -> No
         assert new.situation.problem is None and new.situation.plan is not None
 
     flow(steps)
+
+
+@pytest.mark.parametrize(("keys", "read"), [(["enter"], "alpaca"), (["end", "enter"], "text")])
+def test_unknown_columns_are_asked_for(here: Path, keys: list[str], read: str) -> None:
+    rows = "".join(f"What is {number}?,It is {2 * number}.\n" for number in range(150))
+    (here / "faq.csv").write_text("frage,antwort_text\n" + rows)
+
+    async def steps(app: App, pilot: Pilot[Any]) -> None:
+        assert "which columns" in shown(app)
+        await press(pilot, "enter", "enter")
+        assert "Which column holds the answer?" in shown(app) and "It is" in shown(app)
+        new = await press(pilot, *keys)
+        assert new.situation.plan is not None and new.situation.problem is None
+        assert new.situation.plan.data.report.format.format == read
+
+    flow(steps, {"data": str(here / "faq.csv")})
 
 
 def test_one_key_makes_the_finding_vanish_and_undo_brings_it_back(here: Path) -> None:
@@ -326,7 +340,7 @@ def test_the_editor_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_leaving_keeps_edits_as_a_draft_and_starting_discards_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "start", lambda plan, by: "run-2")
+    monkeypatch.setattr(api, "start", lambda plan, by, remote_code: "run-2")
 
     async def leave(app: App, pilot: Pilot[Any]) -> None:
         await press(pilot, "5", *["down"] * 8, "right")
@@ -352,6 +366,42 @@ def test_leaving_keeps_edits_as_a_draft_and_starting_discards_it(monkeypatch: py
     flow(look, {"data": "demo"})
 
 
+def test_code_that_a_model_brings_runs_by_a_persons_word_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed: list[frozenset[str]] = []
+
+    def start(plan: api.Plan, started_by: str, remote_code: frozenset[str]) -> str:
+        allowed.append(remote_code)
+        return "run-3"
+
+    monkeypatch.setattr(api, "start", start)
+    monkeypatch.setattr(api, "model_code", lambda plan: "org/model@0123")
+
+    async def steps(app: App, pilot: Pilot[Any]) -> None:
+        await press(pilot, "s")
+        assert isinstance(app.screen, Question) and "org/model@0123" in shown(app)
+        await press(pilot, "n")
+        assert allowed == []
+        await press(pilot, "s")
+        await pilot.press("y")
+        await app.workers.wait_for_complete()
+        await pilot.pause()
+        assert allowed == [frozenset({"org/model@0123"})] and app.opened == [("run", ("run-3",))]
+
+    flow(steps, OWN.format(data="demo"))
+
+
+def test_what_does_not_fit_is_made_to_fit_by_one_key() -> None:
+    async def steps(app: App, pilot: Pilot[Any]) -> None:
+        new = await settle(pilot)
+        assert new.situation.plan is not None and not new.situation.plan.memory.fits
+        assert "too much" in shown(app)
+        new = await press(pilot, "m")
+        assert new.situation.plan is not None and new.situation.plan.memory.fits
+        assert "to fit" in next(iter(new.situation.draft.reasons.values()))
+
+    flow(steps, OWN.format(data="demo").replace("16", "1024") + "training:\n  max_memory_gib: 0.9\n")
+
+
 def test_mouse_alone_reaches_every_step() -> None:
     async def steps(app: App, pilot: Pilot[Any]) -> None:
         for step in ("model", "template", "goal", "settings", "review", "recipe", "data"):
@@ -366,17 +416,17 @@ def test_mouse_alone_reaches_every_step() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("step", ["empty", "data", "model", "template", "goal", "settings", "review"])
-def test_looks(step: str, size: tuple[int, int], here: Path) -> None:
-    async def steps(app: App, pilot: Pilot[Any]) -> None:
-        if step != "empty":
-            await press(
-                pilot,
-                {"data": "1", "model": "2", "template": "3", "goal": "4", "settings": "5"}.get(step, "6"),
-            )
-        same_as_committed(app, f"new-run-{step}")
+def test_looks(size: tuple[int, int], here: Path) -> None:
+    async def empty(app: App, pilot: Pilot[Any]) -> None:
+        same_as_committed(app, "new-run-empty")
 
-    flow(steps, None if step == "empty" else {"data": "demo", "model": "demo"}, size)
+    async def steps(app: App, pilot: Pilot[Any]) -> None:
+        for number, step in enumerate(STEPS, 1):
+            await press(pilot, str(number))
+            same_as_committed(app, f"new-run-{step}")
+
+    flow(empty, None, size)
+    flow(steps, {"data": "demo", "model": "demo"}, size)
 
 
 def test_colours_are_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:

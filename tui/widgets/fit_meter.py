@@ -149,7 +149,7 @@ class FitMeter(Static):
         elif self.tall:
             self.update(self._tall(self.plan, width))
         else:
-            self.update(self._line(self.plan, width))
+            self.update(self._line(self.plan, width), layout=False)
 
     def _line(self, plan: Plan, width: int) -> Text:
         said = verdict(plan)

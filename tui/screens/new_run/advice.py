@@ -15,6 +15,9 @@ from ...widgets.finding_card import fixable
 from ...widgets.fit_meter import time_and_steps, way_out
 from .messages import Situation
 
+UNKNOWN_LAYOUT = "data.format"
+"""Code of the error about rows whose columns have no known names."""
+
 Step = Literal["data", "model", "template", "goal", "settings", "review", "recipe"]
 STEPS: tuple[Step, ...] = ("data", "model", "template", "goal", "settings", "review")
 
@@ -44,9 +47,7 @@ def advice_of(step: Step, situation: Situation) -> list[Advice]:
         keys = ", ".join(draft.wrong)
         said.append(Advice(f"{keys}: not usable as typed; the reason stands beside it.", "5", "error"))
     if problem is not None:
-        said.append(
-            Advice(f"{plain(problem.message, 200)} {plain(problem.hint, 200)}", _way(problem), "error")
-        )
+        said.append(_about(problem, step))
     elif situation.busy:
         rows = f" {situation.rows_read:,} rows so far" if situation.rows_read else ""
         said.append(Advice(f"Reading and planning …{rows}"))
@@ -54,6 +55,15 @@ def advice_of(step: Step, situation: Situation) -> list[Advice]:
         said += _about_plan(step, situation, plan)
     said.append(Advice(ABOUT[step], "" if step == "recipe" else "enter"))
     return said
+
+
+def _about(problem: api.WhetError, step: Step) -> Advice:
+    """Why nothing is planned, and the key that leads to where it is solved."""
+    if problem.code == UNKNOWN_LAYOUT and step == "data":
+        return Advice(
+            "whet cannot tell which column is the question, and which the answer.", "enter", "error"
+        )
+    return Advice(f"{plain(problem.message, 200)} {plain(problem.hint, 200)}", _way(problem), "error")
 
 
 def _way(problem: api.WhetError) -> str:

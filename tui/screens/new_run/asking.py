@@ -16,7 +16,7 @@ from ...render.text import override, plain
 from ...widgets.finding_card import FindingCard
 from ..base import WhetScreen
 from .draft import BY_YOU, Draft
-from .messages import DataChosen, FixWanted, GoalChosen, ModelChosen, Patched, Situation, Typed
+from .messages import ColumnsChosen, DataChosen, FixWanted, GoalChosen, ModelChosen, Patched, Situation, Typed
 from .planning import Answer, Planner, effect_of
 
 DEBOUNCE_SECONDS = 0.2
@@ -120,6 +120,15 @@ class AskingScreen(WhetScreen):
         if draft.own_text:
             self.put({"data.train": draft.data})
         else:
+            self.repropose()
+
+    @on(ColumnsChosen)
+    def _on_columns(self, event: ColumnsChosen) -> None:
+        draft = self.situation.draft
+        if draft.own_text:
+            self.put(event.patch)
+        else:
+            draft.edited |= event.patch
             self.repropose()
 
     @on(ModelChosen)

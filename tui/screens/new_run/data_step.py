@@ -20,15 +20,19 @@ from textual.widgets.option_list import Option
 from whet.engine import api
 
 from ...render.data import data_summary
-from ...render.text import plain
-from ...widgets.choice_card import LineCard
+from ...render.text import plain, printable
+from ...widgets.choice_card import ChoiceCard, LineCard
 from ...widgets.file_browser import Entry, FileBrowser
 from ...widgets.finding_card import StepList, finding_line, hanging, worst_first
-from .messages import DataChosen, EditWanted, FixWanted, Next, Situation
+from .advice import UNKNOWN_LAYOUT
+from .messages import ColumnsChosen, DataChosen, EditWanted, FixWanted, Next, Situation
 
 DEMO = Entry("data", "demo", "demo", "467 questions and answers about fine-tuning, shipped with whet")
 PREVIEWED = 4
 PREVIEW_SECONDS = 0.1
+LOOKED_AT = 20
+"""Rows whose columns are offered."""
+NO_ANSWER = "(none)"
 AROUND = 2
 """Lines before and after a row that are shown with it."""
 LONGEST_LINE = 1200
@@ -61,6 +65,7 @@ class DataStep(Vertical):
         self.rows: list[tuple[str, int, str]] = []
         self.seen: object = None
         self.looked_at: str | None = None
+        self.source = ""
         self._timer: Timer | None = None
 
     def compose(self) -> ComposeResult:
@@ -100,7 +105,7 @@ class DataStep(Vertical):
             words = f"reading {situation.draft.data} … {situation.rows_read:,} rows"
             if situation.problem is not None:
                 words = f"{situation.problem.message}\n{situation.problem.hint}"
-            self.query_one("#report", Static).update(Text(words))
+            self.query_one("#report", Static).update(Text(printable(words)))
             self._list(situation, [], [])
         elif self.seen is not plan:
             self.query_one("#report", Static).update(data_summary(plan.data.report))
@@ -121,7 +126,12 @@ class DataStep(Vertical):
         at = listed.highlighted or 0
         self.findings, self.rows = findings, rows
         listed.clear_options()
-        listed.add_option(Option(Text("▸ go on to the model", "bold"), "go"))
+        unread = situation.problem is not None and situation.problem.code == UNKNOWN_LAYOUT
+        if unread and situation.draft.data is not None:
+            self.source = situation.draft.data
+            listed.add_option(Option(Text("▸ say which columns hold question and answer", "bold"), "columns"))
+        else:
+            listed.add_option(Option(Text("▸ go on to the model", "bold"), "go"))
         listed.add_option(Option(Text("  choose other data (c)", "dim"), "other"))
         listed.add_options(
             [Option(finding_line(one), f"finding-{number}") for number, one in enumerate(findings)]
@@ -194,10 +204,29 @@ class DataStep(Vertical):
             self.post_message(Next())
         elif kind == "other":
             self.action_choose()
+        elif kind == "columns":
+            self._ask_question()
         elif kind == "finding":
             self.post_message(FixWanted(self.findings[int(number)]))
         else:
             self.app.push_screen(RowCard(*self.rows[int(number)]), self._edit)
+
+    def _ask_question(self) -> None:
+        columns = [(name, example) for name, example in columns_of(self.source).items()]
+        help = "What a person asks, or the whole text where there are no answers."
+        card = ChoiceCard("Which column holds the question?", help, columns, "")
+        self.app.push_screen(card, lambda name: self._ask_answer(name, columns) if name else None)
+
+    def _ask_answer(self, question: str, columns: list[tuple[str, str]]) -> None:
+        others = [(name, example) for name, example in columns if name != question]
+        choices = [*others, (NO_ANSWER, f"learn {question} as plain text")]
+        card = ChoiceCard("Which column holds the answer?", "What the model learns to write.", choices, "")
+
+        def chosen(name: str | None) -> None:
+            if name is not None:
+                self.post_message(ColumnsChosen(question, None if name == NO_ANSWER else name))
+
+        self.app.push_screen(card, chosen)
 
     def _edit(self, place: tuple[str, int] | None) -> None:
         if place is not None:
@@ -255,13 +284,20 @@ def lines_around(path: Path, line: int) -> Text:
     return text
 
 
+def columns_of(source: str) -> dict[str, str]:
+    """Names of a source's columns, each with the beginning of its value in the first row that reads."""
+    wanted = api.Recipe.model_validate({"model": {"name": "demo"}, "data": {"train": source}})
+    rows = (row for row in api.first_rows(wanted, LOOKED_AT) if not row.problem)
+    return {name: plain(str(value), 60) for row in rows for name, value in json.loads(row.text).items()}
+
+
 def preview_of(source: str) -> RenderableType:
     """The first rows of a source, or why they cannot be read."""
     wanted = api.Recipe.model_validate({"model": {"name": "demo"}, "data": {"train": source}})
     try:
         rows = api.first_rows(wanted, PREVIEWED)
     except api.WhetError as error:
-        return Text(f"{error.message}\n{error.hint}", "yellow")
+        return Text(printable(f"{error.message}\n{error.hint}"), "yellow")
     if not rows:
         return Text("no rows", "yellow")
     return Group(*(_row(row) for row in rows))

@@ -53,6 +53,7 @@ class GoalStep(Vertical):
         super().__init__(id=id)
         self.situation: Situation | None = None
         self.lines: list[Line] = []
+        self.said = Text()
 
     def compose(self) -> ComposeResult:
         yield StepList(id="goal-list")
@@ -90,7 +91,10 @@ class GoalStep(Vertical):
         at = listed.highlighted
         words = self.lines[at].words if at is not None and at < len(self.lines) else ""
         proposal = self.situation.proposal if self.situation is not None else None
-        self.query_one("#goal-said", Static).update(Text(f"{words}\n").append_text(said(proposal)))
+        text = Text(f"{words}\n").append_text(said(proposal))
+        if text != self.said:
+            self.said = text
+            self.query_one("#goal-said", Static).update(text)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()

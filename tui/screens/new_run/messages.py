@@ -47,6 +47,19 @@ class DataChosen(Message):
         self.source = source
 
 
+class ColumnsChosen(Message):
+    """Read rows of no known layout like this."""
+
+    def __init__(self, question: str, answer: str | None) -> None:
+        super().__init__()
+        self.patch: dict[str, Any] = {
+            "data.format": "text" if answer is None else "alpaca",
+            "data.columns": {"text": question}
+            if answer is None
+            else {"instruction": question, "output": answer},
+        }
+
+
 class ModelChosen(Message):
     """Train this model; None lets whet choose."""
 

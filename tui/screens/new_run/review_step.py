@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.console import RenderableType
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
@@ -11,6 +12,7 @@ from textual.widgets.option_list import Option
 from whet.engine import api
 
 from ...render.plan import plan_facts
+from ...render.text import printable
 from ...widgets.finding_card import StepList, finding_line, worst_first
 from .messages import FixWanted, Situation, StartWanted
 
@@ -21,7 +23,8 @@ class ReviewStep(Vertical):
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
         self.findings: list[api.Finding] = []
-        self.seen: object = None
+        self.told: object = None
+        self.listed: object = None
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="plan-box", can_focus=False):
@@ -39,21 +42,14 @@ class ReviewStep(Vertical):
 
     def show(self, situation: Situation) -> None:
         """The plan as it is now."""
-        plan, problem = situation.plan, situation.problem
-        facts = self.query_one("#plan-facts", Static)
-        if problem is not None:
-            facts.update(Text.assemble((problem.message, "red"), f"\n{problem.hint}"))
-        elif plan is None:
-            facts.update(
-                Text("choose data first (1)" if situation.draft.data is None else "planning …", "dim")
-            )
-        else:
-            facts.update(plan_facts(plan))
-        key = (plan, situation.busy, situation.problem, bool(situation.draft.wrong))
-        if self.seen == key:
-            return
-        self.seen = key
-        self._list(situation)
+        facts = (situation.plan, situation.problem, situation.draft.data)
+        if facts != self.told:
+            self.told = facts
+            self.query_one("#plan-facts", Static).update(facts_of(situation))
+        listed = (situation.plan, why_not(situation))
+        if listed != self.listed:
+            self.listed = listed
+            self._list(situation)
 
     def _list(self, situation: Situation) -> None:
         listed = self.query_one("#review-list", StepList)
@@ -87,6 +83,16 @@ class ReviewStep(Vertical):
             self.post_message(StartWanted())
         elif self.finding is not None:
             self.post_message(FixWanted(self.finding))
+
+
+def facts_of(situation: Situation) -> RenderableType:
+    """What will happen, or why nothing is known of it."""
+    problem = situation.problem
+    if problem is not None:
+        return Text.assemble((printable(problem.message), "red"), f"\n{printable(problem.hint)}")
+    if situation.plan is not None:
+        return plan_facts(situation.plan)
+    return Text("choose data first (1)" if situation.draft.data is None else "planning …", "dim")
 
 
 def why_not(situation: Situation) -> str:

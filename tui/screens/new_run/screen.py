@@ -22,6 +22,7 @@ from ...render.text import plain
 from ...widgets.assistant_bar import Advice
 from ...widgets.finding_card import fixable
 from ...widgets.fit_meter import FitMeter
+from ..cards import Question
 from .advice import STEPS, Step, actions_of, advice_of
 from .asking import AskingScreen
 from .data_step import DataStep
@@ -63,6 +64,7 @@ class NewRunScreen(AskingScreen):
         super().__init__()
         self.source = source
         self.step: Step = "data"
+        self._title = self.heading
         self._starting = False
 
     # --- arranging
@@ -136,14 +138,18 @@ class NewRunScreen(AskingScreen):
             self._now().show(situation)
         for view in self.query(RecipeView):
             view.show(draft)
-        note = "planning …" if situation.busy and (plan is None or situation.rows_read) else ""
+        note = "no plan yet" if plan is None and situation.problem is not None else ""
+        note = "planning …" if situation.busy and (plan is None or situation.rows_read) else note
         note += f" {situation.rows_read:,} rows" if note and situation.rows_read else ""
         for meter in self.query(FitMeter):
             meter.show(plan, note, self.whet.kept.ascii)
         self.query_one(Rail).show(self.step, self._marks())
         where = "" if draft.data is None else f" · {plain(draft.data, 40)}"
         model = draft.recipe.model.name if draft.text and draft.recipe else draft.model
-        self.set_heading(f"New run{where}" + (f" → {plain(model, 40)}" if model else ""))
+        title = f"New run{where}" + (f" → {plain(model, 40)}" if model else "")
+        if title != self._title:
+            self._title = title
+            self.set_heading(title)
         self.say()
 
     def _marks(self) -> dict[str, str]:
@@ -273,9 +279,8 @@ class NewRunScreen(AskingScreen):
         if not before:
             self.notify("There is no recipe yet: choose data first.", timeout=3)
             return
-        text, problem = edit_text(
-            self.app, before, f"{draft.suggested_name() if draft.text else 'recipe'}.yaml"
-        )
+        name = draft.suggested_name() if draft.text else "recipe"
+        text, problem = edit_text(self.app, before, f"{name}.yaml")
         if problem:
             self.notify(problem, severity="warning", markup=False)
         elif text != before:
@@ -307,8 +312,20 @@ class NewRunScreen(AskingScreen):
             return
         plan = self.situation.plan
         assert plan is not None
+        code = api.model_code(plan)
+        if code is None:
+            self._start(plan, frozenset())
+            return
+        words = (
+            f"{plan.recipe.model.name} brings Python code of its own, {code}. It runs with all your rights "
+            "on this machine. Allow exactly this code for this run?"
+        )
+        card = Question(words, "Allow and start", "Do not start")
+        self.app.push_screen(card, lambda yes: self._start(plan, frozenset({code})) if yes else None)
+
+    def _start(self, plan: api.Plan, code: frozenset[str]) -> None:
         self._starting = True
-        self.in_background(lambda: api.start(plan, "tui"), self._started, "start")
+        self.in_background(lambda: api.start(plan, "tui", remote_code=code), self._started, "start")
         self.show_situation()
 
     def _started(self, run_id: str) -> None:

@@ -149,7 +149,7 @@ class SettingsStep(Vertical):
     def _help(self) -> None:
         one = self.editing[0] if self.editing is not None else self.field
         draft = self.situation.draft if self.situation is not None else Draft()
-        self.query_one("#field-help", Static).update(help_of(one, draft))
+        self.query_one("#field-help", Static).update(help_of(one, draft), layout=False)
 
     # --- changing
 

@@ -52,6 +52,7 @@ class TemplateStep(Vertical):
         recipe = situation.draft.recipe
         self.now = recipe.data.template if recipe is not None else None
         tokens = self.query_one(TokenView)
+        self.query_one("#origin-box").display = view is not None
         if view is None:
             problem = situation.problem
             empty = "choose data first (1)" if situation.draft.data is None else "rendering rows …"
