@@ -20,7 +20,7 @@ def usable_optimizer(name: str, device: torch.device) -> tuple[str, Finding | No
         _try_8bit(device)
     except (ImportError, RuntimeError, NotImplementedError) as error:
         return "adamw", Finding(
-            id="E06",
+            id="E02",
             severity="note",
             title="8-bit AdamW does not work here; plain AdamW (fp32 states) is used instead.",
             evidence={"reason": str(error).strip().splitlines()[0], "device": device.type},

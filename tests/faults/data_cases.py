@@ -132,6 +132,17 @@ def texts_without_eos(folder: Path) -> Looked:
     return look(model, texts, give_eos)
 
 
+def padding_is_the_end_of_turn(folder: Path) -> Looked:
+    """No harm here, and D07 with trainers that mask padding by its id."""
+    model = chatml(folder, eos_token="<|im_end|>", pad_token="<|im_end|>")
+
+    def give_pad(finding: Finding, recipe: Recipe) -> Recipe:
+        edit(model / "tokenizer_config.json", pad_token="<|endoftext|>")
+        return recipe
+
+    return look(model, chats(), give_pad)
+
+
 def collator_takes_the_end_for_padding(folder: Path) -> Looked:
     """A script's own collator, with the common `tokenizer.pad_token = tokenizer.eos_token`."""
     from transformers import AutoTokenizer, DataCollatorForLanguageModeling
@@ -215,6 +226,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault("D06", "chosen template without BOS", chosen_template_without_bos, "once, at the beginning"),
     Fault("D07", "template without an end", template_without_an_end, {"data.template": "llama-3.1"}, "error"),
+    Fault("D07", "padding is the end of turn", padding_is_the_end_of_turn, "pad token of its own", "note"),
     Fault("D07", "texts without EOS", texts_without_eos, "eos_token", "error"),
     Fault(
         "D07",

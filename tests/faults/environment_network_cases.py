@@ -158,6 +158,22 @@ def no_room(folder: Path) -> Looked:
     return Looked(look(5 * 2**30), mend)
 
 
+def closed_cache(folder: Path) -> Looked:
+    """The hub's cache belongs to somebody else."""
+    model = model_facts(folder / "8b")
+
+    def look(home: Path, writable: bool) -> list[Finding]:
+        with environ(**NETWORK, HF_HOME=str(home)):
+            hub = read_hub().model_copy(update={"cache_writable": writable, "cache_free": 200 * 2**30})
+        return [f for f in run_checks(plan_facts(model, surroundings=Surroundings(hub=hub))) if f.id == "E03"]
+
+    def mend(finding: Finding) -> Looked:
+        own = Path(after(command_of(finding), {"HOME": str(folder)})["HF_HOME"])
+        return Looked(look(own, writable=folder in own.parents))
+
+    return Looked(look(Path("/somebody/elses"), writable=False), mend)
+
+
 def case(name: str, fix: str, look: Callable[..., Looked], *arguments: Any, severity: str = "error") -> Fault:
     return Fault("E03", name, lambda folder: look(folder, *arguments), fix, severity)
 
@@ -170,4 +186,5 @@ FAULTS: tuple[Fault, ...] = (
     case("offline by whet's flag, weights not here", "unset WHET_OFFLINE", offline, "WHET_OFFLINE"),
     case("offline by the hub's flag, weights not here", "unset HF_HUB_OFFLINE", offline, "HF_HUB_OFFLINE"),
     case("no room for the weights", "HF_HOME", no_room),
+    case("a cache that cannot be written", "HF_HOME", closed_cache),
 )

@@ -18,6 +18,9 @@ from faults import (  # noqa: E402
     data_cases,
     data_row_cases,
     environment_cases,
+    environment_gpu_cases,
+    environment_network_cases,
+    environment_package_cases,
     export_cases,
     load_cases,
     training_cases,
@@ -29,6 +32,9 @@ from faults.healthy_cases import HEALTHY  # noqa: E402
 from whet.engine.checks.catalogue import CATALOGUE  # noqa: E402
 
 FAULTS: tuple[Fault, ...] = (
+    *environment_package_cases.FAULTS,
+    *environment_gpu_cases.FAULTS,
+    *environment_network_cases.FAULTS,
     *environment_cases.FAULTS,
     *data_cases.FAULTS,
     *data_row_cases.FAULTS,
@@ -40,8 +46,8 @@ FAULTS: tuple[Fault, ...] = (
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 HEAD = """# What the checks catch
 
-Made by `make faults` (`python -P tests/faults/suite.py --write`). Each broken set-up must raise its own id and no other
-warning, with the right fix, and the fix must end it; healthy set-ups must raise nothing.
+Made by `make faults` (`python -P tests/faults/suite.py --write`). Each broken set-up must raise its own id
+and no other warning, with the right fix, and the fix must end it; healthy set-ups must raise nothing.
 
 """
 

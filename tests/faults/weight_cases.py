@@ -108,6 +108,30 @@ def trimmed_embedding(folder: Path) -> Looked:
     return planned(recipe, resize)
 
 
+def trimmed_after_the_plan(folder: Path, resized: int = 0) -> Looked:
+    """The weights came with the download, after the rows were tokenised: fewer rows than config.json said."""
+    from whet.engine.checks.loaded import look_at_loaded
+    from whet.engine.methods.sft.first_look import loaded_facts
+    from whet.engine.models.loading import Precision, load_model
+
+    path = folder / "model"
+    if not path.exists():
+        whole_model(path)
+        rows = token_id(path, "<|assistant|>")
+
+        def trim(tensors: dict[str, Any]) -> None:
+            for name in (EMBEDDING, HEAD):
+                tensors[name] = tensors[name][:rows].clone()
+
+        change_weights(path, trim)
+        change_json(path / "config.json", vocab_size=rows)
+    handle = load_model(path, Precision())
+    if resized:
+        handle.model.resize_token_embeddings(resized)
+    findings = look_at_loaded(loaded_facts(handle, tiny_recipe(path, path), largest_id=399))
+    return Looked(findings, lambda finding: trimmed_after_the_plan(folder, finding.evidence["tokenizer"]))
+
+
 # --- L03
 
 
@@ -221,6 +245,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("L01", "role markers share one row", rows_alike, {"adapter.modules_to_save": ["embed_tokens"]}),
     Fault("L02", "words added to the tokenizer", words_added, "own tokenizer", "error"),
     Fault("L02", "embedding with rows cut off", trimmed_embedding, "resize_token_embeddings(400)", "error"),
+    Fault("L02", "rows of the download are fewer", trimmed_after_the_plan, "resize the embedding", "error"),
     Fault("L03", "config of another size", config_of_another_size, '"vocab_size": 400', "error"),
     Fault("L03", "pad token without a row", pad_without_row, "pad_token"),
     Fault("L04", "flag says tied, files hold a head", head_of_its_own, '"tie_word_embeddings": false',
