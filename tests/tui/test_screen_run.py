@@ -198,6 +198,27 @@ def test_in_ascii_no_other_character_is_drawn(
     opened(run, do, ascii=True)
 
 
+@pytest.mark.parametrize("theme", ["ansi-dark", "whet"])
+def test_without_colour_and_in_the_terminal_s_own(
+    run: RunDir, held: Any, monkeypatch: pytest.MonkeyPatch, theme: str
+) -> None:
+    if theme == "whet":
+        monkeypatch.setenv("NO_COLOR", "1")
+    told(run, monkeypatch)
+    held(run, step=60)
+
+    async def do(pilot: Pilot[None], opened: RunScreen) -> None:
+        pilot.app.theme = theme
+        for key in "1234567":
+            assert "60/120" in await pressed(pilot, key)
+        pilot.app.export_screenshot()  # draws the whole screen through the filters
+        await pilot.resize_terminal(200, 50)
+        await settle(pilot)
+        assert "learning rate" in shown(pilot.app)
+
+    opened(run, do)
+
+
 def test_before_the_first_step_words_stand_where_the_curve_will(
     run: RunDir, held: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

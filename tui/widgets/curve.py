@@ -8,9 +8,12 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.containers import Vertical
+from textual.containers import Grid, Vertical
+from textual.strip import Strip
 from textual.widgets import Static
+from textual_hires_canvas import Canvas
 from textual_plot import HiResMode, PlotWidget
+from textual_plot.plot_widget import Legend
 
 from ..render.ascii_plot import Dots, ascii_plot
 from ..render.curves import PowerTicks, Ticks, Values, WholeTicks, logarithmic, thin, tick
@@ -32,6 +35,24 @@ class Line:
     """A character at each point, instead of a line."""
 
 
+class FullCanvas(Canvas):
+    """Draws something on every line: an empty one without a style ends Textual where NO_COLOR is set."""
+
+    def render_line(self, y: int) -> Strip:
+        strip = super().render_line(y)
+        return strip if strip.cell_length else Strip.blank(self.size.width, self.rich_style)
+
+
+class Plot(PlotWidget, can_focus=False):
+    """On full canvases, and without keys of its own: they would hide the screen's."""
+
+    def compose(self) -> ComposeResult:
+        with Grid():
+            for part in ("margin-top", "margin-left", "plot", "margin-bottom"):
+                yield FullCanvas(1, 1, id=part)
+        yield Legend(id="legend")
+
+
 class Curve(Vertical):
     """Redrawn by :meth:`show`; zooms with the mouse wheel, :meth:`reset` shows all again."""
 
@@ -50,8 +71,7 @@ class Curve(Vertical):
     def compose(self) -> ComposeResult:
         yield Static(Text(self.heading, "bold"), classes="curve-title", markup=False)
         yield Static(Text(self.nothing, "dim"), classes="curve-words", markup=False)
-        plot = PlotWidget(classes="curve-plot")
-        plot.can_focus = False
+        plot = Plot(classes="curve-plot")
         plot.display = False
         yield plot
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -14,7 +14,10 @@ from textual.widgets import Button, Static
 
 from whet.engine import api
 
-from ...render.fixes import entry_details, fixed_details
+from ...render.findings import findings_block
+from ...render.fixes import entry_details
+from ...render.text import plain
+from ...widgets.finding_card import diff_text
 
 
 class PageCard(ModalScreen[bool]):
@@ -47,10 +50,18 @@ class PageCard(ModalScreen[bool]):
         self.dismiss(yes and bool(self.yes))
 
 
-def fix_card(fixed: api.Fixed) -> PageCard:
+def fix_card(finding: api.Finding, fixed: api.Fixed) -> PageCard:
     """The diff of a fix and what its plan finds; goes on only when something changes."""
-    yes = "Open as a new run" if fixed.proposal.diff else ""
-    return PageCard("A fix, as a new plan", fixed_details(fixed, None), yes)
+    diff = fixed.proposal.diff
+    left = [one for one in fixed.left if one.severity != "note"]
+    parts: list[RenderableType] = [
+        Text(plain(finding.fix.text) if finding.fix else ""),
+        Text(),
+        diff_text(diff) if diff else Text("The recipe says so already: nothing changes."),
+        Text("\nleft in the new plan" if left else "\nThe new plan has no error and no warning.", "bold"),
+        *([findings_block(left)] if left else []),
+    ]
+    return PageCard(f"{finding.id}, as a new plan", Group(*parts), "Open as a new run" if diff else "")
 
 
 def entry_card(entry: api.Entry) -> PageCard:

@@ -104,7 +104,7 @@ class Controls(WhetScreen):
         target = Path.cwd() / "whet-bundle.tar.gz"
         self.in_background(
             lambda: api.bundle(api.doctor(), target),
-            lambda _: self.notify(f"Written: {target}"),
+            lambda _: self.notify(f"Written: {target}", markup=False),
             group="bundle",
         )
         self.notify("Collecting facts, without secrets …", timeout=4)
@@ -126,14 +126,15 @@ class Controls(WhetScreen):
             )
             return
         self.notify(f"Planning the recipe with the fix of {chosen.id} …", timeout=3)
-        self.in_background(lambda: api.fix(self.run_id, [chosen.id]), self._show_fix, group="fix")
 
-    def _show_fix(self, fixed: api.Fixed) -> None:
-        def answered(agreed: bool | None) -> None:
-            if agreed:
-                self.whet.open("new", drafts.save(f"{self.run_id}-fixed", fixed.proposal.text))
+        def show(fixed: api.Fixed) -> None:
+            self.app.push_screen(fix_card(chosen, fixed), lambda agreed: self._open_fixed(fixed, agreed))
 
-        self.app.push_screen(fix_card(fixed), answered)
+        self.in_background(lambda: api.fix(self.run_id, [chosen.id]), show, group="fix")
+
+    def _open_fixed(self, fixed: api.Fixed, agreed: bool | None) -> None:
+        if agreed:
+            self.whet.open("new", drafts.save(f"{self.run_id}-fixed", fixed.proposal.text))
 
     def action_explain(self) -> None:
         """What the chosen finding means."""
