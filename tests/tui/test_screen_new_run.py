@@ -302,6 +302,22 @@ def test_a_limit_and_a_model_are_wishes_too() -> None:
     flow(steps, {"data": "demo"})
 
 
+def test_the_hub_is_searched_and_offline_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = api.HubModel(
+        name="org/Found-1B", parameters=1_000_000_000, downloads=5000, gated=True, licence="apache-2.0"
+    )
+
+    async def steps(app: App, pilot: Pilot[Any]) -> None:
+        await press(pilot, "2", "i", *"qwen3-0.6", "enter")
+        assert "Qwen/Qwen3-0.6B-Base" in shown(app) and "SmolLM" not in shown(app)
+        assert "whet is offline" in shown(app), "the list here is searched all the same"
+        monkeypatch.setattr(api, "search_models", lambda words: [found])
+        await press(pilot, "i", *"found", "enter")
+        assert "org/Found-1B" in shown(app) and "5k downloads in" in shown(app)
+
+    flow(steps, {"data": "demo"}, (120, 36))
+
+
 def test_the_xray_turns_rows_and_takes_another_template() -> None:
     async def steps(app: App, pilot: Pilot[Any]) -> None:
         await press(pilot, "3")

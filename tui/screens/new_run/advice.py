@@ -15,6 +15,8 @@ from ...widgets.finding_card import fixable
 from ...widgets.fit_meter import time_and_steps, way_out
 from .messages import Situation
 
+TOO_BIG = "L11"
+"""The finding that says what the fit meter says."""
 UNKNOWN_LAYOUT = "data.format"
 """Code of the error about rows whose columns have no known names."""
 
@@ -77,7 +79,8 @@ def _about_plan(step: Step, situation: Situation, plan: api.Plan) -> list[Advice
     if not plan.memory.fits:
         short = f"Needs {size(plan.memory.needed)} of {size(plan.memory.capacity)}. {way_out(plan)}"
         said.append(Advice(short, "m" if _fitting(plan) is not None else "2", "error"))
-    blocked = [one for one in plan.blocked() if step not in ("review", "data") or one.fix is not None]
+    others = [one for one in plan.blocked() if plan.memory.fits or one.id != TOO_BIG]
+    blocked = [one for one in others if step not in ("review", "data") or one.fix is not None]
     fixes = fixable(blocked) or fixable([one for one in plan.findings if one.severity == "warning"])
     if fixes:
         worst = fixes[0]

@@ -104,7 +104,9 @@ class ModelStep(Vertical):
         if self.situation is not None and name == self.chosen:
             reason = self.situation.draft.reasons.get("model.name", "")
         passed = self.situation.proposal.passed_over if self.situation and self.situation.proposal else []
-        self.query_one("#model-about", Static).update(about(entry, name, reason, passed))
+        on_hub = next((one for one in self.found if one.name == name), None)
+        told = hub_words(on_hub) if on_hub is not None else about(entry, name, reason, passed)
+        self.query_one("#model-about", Static).update(told)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()
@@ -172,7 +174,18 @@ def _hub_line(found: api.HubModel) -> Text:
     text.append(f"{amount(found.parameters) if found.parameters else '?':>6}")
     text.append(f"{'':>7}      hub", "dim")
     text.append(" gated" if found.gated else "", "yellow")
-    text.append(f" {plain(found.licence or '')}, {amount(found.downloads)} downloads a month", "dim")
+    text.append(f" {plain(found.licence or '')}", "dim")
+    return text
+
+
+def hub_words(found: api.HubModel) -> Text:
+    """What the hub tells of it."""
+    text = Text(plain(found.name), "bold")
+    text.append(f"\non the hub, licence {plain(found.licence or 'unknown')}, ", "")
+    text.append(f"{amount(found.downloads)} downloads in the last month")
+    text.append("\nits small files are read when it is taken, its weights when training starts", "dim")
+    if found.gated:
+        text.append("\ngated: log in and accept the licence on its page first", "yellow")
     return text
 
 
