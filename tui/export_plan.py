@@ -13,7 +13,7 @@ WORDS = {
     "q5_k_m": "a little better than q4_k_m",
     "q6_k": "between q5_k_m and q8_0",
     "q2_k": "smallest, clearly worse",
-    MERGED: "for vLLM, SGLang, transformers",
+    MERGED: "for vLLM and transformers",
 }
 
 

@@ -77,6 +77,7 @@ class ExportScreen(WhetScreen):
         view, self.files, machine = seen
         self.run_id, self.free = view.id, machine.disk_free
         assert view.plan is not None, "an export is of a run that trained"
+        self.set_heading(f"whet · export · {plain(view.id, 60)}")
         self.choices = choices(view.plan.model.parameters.total, api.gguf_types())
         there = {one.path.name for one in self.files}
         self.query_one(CheckList).offer(
@@ -194,7 +195,7 @@ class ExportScreen(WhetScreen):
         if any(one.kind == "gguf" for one in self.files):
             return (
                 Advice("Proven. Talk to base, tuned and GGUF side by side.", "c"),
-                Advice("Or serve it: ollama create NAME -f Modelfile, in the folder below."),
+                Advice("Or serve it: ollama create NAME -f Modelfile, in the folder shown."),
             )
         return (Advice("q4_k_m is right for most; space chooses, g begins.", "g"),)
 

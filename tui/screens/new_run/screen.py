@@ -333,7 +333,7 @@ class NewRunScreen(AskingScreen):
         if name is not None:
             drafts.discard(name)
         app = self.whet
-        if self.is_current:
+        if self.is_active:
             self.dismiss()
         app.open("run", run_id)
 
