@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..data.inspection import SplitReport
 from ..data.languages import UNSURE
+from ..data.rows import REFUSES
 from ..findings import Finding, Fix
 from .registry import PlanFacts, check, share
 from .supervision import dropping, grade
@@ -143,9 +144,7 @@ def unreadable_rows(facts: PlanFacts) -> Iterator[Finding]:
                 "bad_rows": bad,
                 "examples": [f"{row.file}:{row.line}: {row.reason}" for row in report.bad[:5]],
             },
-            fix=Fix(text="Repair these rows, or skip and report them.", patch={"data.bad_rows": "skip"})
-            if stop
-            else Fix(text="Repair the rows named here."),
+            fix=_taking(facts) or _leaving_out(stop),
         )
     for source, guess in mixed.items():
         yield Finding(
@@ -155,6 +154,22 @@ def unreadable_rows(facts: PlanFacts) -> Iterator[Finding]:
             evidence={"confidence": guess.confidence, "reason": guess.reason},
             fix=Fix(text="Say how they are laid out.", patch={"data.format": guess.format}),
         )
+
+
+def _taking(facts: PlanFacts) -> Fix | None:
+    """Where most bad rows are those that the model's own template refuses: whet's of the same format."""
+    report, known = facts.report, facts.report.template_facts
+    refused = sum(REFUSES in row.reason for row in report.bad)
+    if report.template != "model" or known is None or known.family is None or 2 * refused <= len(report.bad):
+        return None
+    text = f"Use whet's template {known.nearest}: the same format, and it takes such conversations."
+    return Fix(text=text, patch={"data.template": known.nearest})
+
+
+def _leaving_out(stop: bool) -> Fix:
+    if stop:
+        return Fix(text="Repair these rows, or skip and report them.", patch={"data.bad_rows": "skip"})
+    return Fix(text="Repair the rows named here.")
 
 
 @check("data", "D16")

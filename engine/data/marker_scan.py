@@ -16,6 +16,8 @@ _BRACKETS = ("<", "[", "{", "### ")
 _PLACEHOLDERS = ("{instruction}", "{input}", "{output}", "{response}", "{prompt}", "{question}", "{answer}")
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|^[^\n]*(?:\b[fF][\"']|\.format\()[^\n]*$", re.S | re.M)
 """Fenced and quoted code, and lines of Python that fill in their own names."""
+_THOUGHTS = {"<think>", "</think>"}
+"""Written into answers on purpose; some vocabularies call them special."""
 _PLAIN_TEXT_MARKERS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "### Instruction:", "### Response:")
 
 
@@ -28,7 +30,7 @@ class MarkerScan:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         added = tokenizer.get_added_tokens_decoder().values()
-        self._special = frozenset(token.content for token in added if token.special)
+        self._special = frozenset(token.content for token in added if token.special) - _THOUGHTS
         self._known = {marker for info in TEMPLATES.values() for marker in info.markers}
         single = self._special.union(token.content for token in added)
         self._foreign = self._known.union(_PLAIN_TEXT_MARKERS, _PLACEHOLDERS) - single

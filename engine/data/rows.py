@@ -8,6 +8,10 @@ from typing import Any
 PREVIEW = 120
 
 
+REFUSES = "The chat template refuses a conversation"
+"""How the reason begins of rows that a template cannot write, say for their system message."""
+
+
 @dataclass(frozen=True, slots=True)
 class RawRow:
     """A row as it stands in the file; ``line`` counts from 1 (row number where a file has no lines)."""

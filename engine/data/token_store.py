@@ -21,7 +21,7 @@ from .batches import BatchTokenizer, RowBatch, TokenBatch, batches_of
 from .formats import FormatGuess, sniff
 from .inspection import KEPT_BAD_ROWS, KEPT_EXAMPLES, BadRowRecord, DataReport, rows_also_in
 from .mapping import find_mapping
-from .rows import BadRow, RawRow
+from .rows import REFUSES, BadRow, RawRow
 from .sources import Role, iter_rows, source_digest
 from .split_writer import SplitWriter
 from .template_facts import template_facts
@@ -228,12 +228,16 @@ class _Builder:
         renderer, tokenizer = self.tokenizer.renderer, self.tokenizer
         origin = self.section.template or ("model" if renderer is not None else None)
         end = renderer.end_of_turn if renderer else tokenizer.eos_token
+        known = template_facts(tokenizer)
         if train.counter.counts["rows"] == 0:
             first = "; ".join(f", the first: {one.file}:{one.line}: {one.reason}" for one in self.bad[:1])
+            refused = origin == "model" and REFUSES in first and known is not None and known.family
             raise WhetError(
                 "data.empty",
                 f"No usable training row among {self.read:,} ({self.bad_count:,} bad{first}).",
-                "Check data.train, data.format and data.eval_fraction.",
+                f"whet's own template of this format takes more: data.template={known.nearest}"
+                if known and refused
+                else "Check data.train, data.format and data.eval_fraction.",
             )
         return DataReport(
             formats=dict(sorted(self.formats.items(), key=lambda one: one[0].endswith(EVAL_MARK))),
@@ -252,7 +256,7 @@ class _Builder:
             end_of_turn=end,
             end_id=tokenizer.tokenizer.token_to_id(end) if end else None,
             eos_id=tokenizer.eos_id,
-            template_facts=template_facts(tokenizer),
+            template_facts=known,
             seconds=round(seconds, 3),
         )
 

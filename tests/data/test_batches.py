@@ -85,6 +85,12 @@ def test_flags(model: Path, value: dict[str, Any], odd: Odd) -> None:
     assert seen(model, value) == odd
 
 
+def test_thoughts_are_written_on_purpose_whatever_the_vocabulary_calls_them(tmp_path: Path) -> None:
+    tokenizer = byte_level(("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<think>", "</think>"))
+    model = model_dir(tmp_path / "thinks", tokenizer, chat_template=BODY + ASKS)
+    assert seen(model, chat("What?", "<think>\nHm.\n</think>\nThis.")) == Odd(0)
+
+
 def test_an_answer_that_is_short_and_stands_earlier_is_no_copy() -> None:
     assert not is_in_prompt("red", "Is it red or blue?")
     assert is_in_prompt("red", "Is it blue or red")

@@ -9,6 +9,7 @@ from typing import Any
 
 from faults.data_set_ups import (
     CHATML_TEMPLATE,
+    LLAMA_3_TEMPLATE,
     Row,
     chat,
     chatml,
@@ -167,6 +168,14 @@ def quote_never_closed(folder: Path) -> Looked:
     return look(llama(folder), [], data__train=str(folder / "rows.csv"))
 
 
+def instructions_that_the_template_refuses(folder: Path) -> Looked:
+    """As the templates do that Gemma's first models ship."""
+    refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role') }}{% endif %}"
+    system = {"role": "system", "content": "Be brief."}
+    rows = every(3, chats(), lambda row: {"messages": [system, *row["messages"]]})
+    return look(llama(folder, refuses + LLAMA_3_TEMPLATE), rows)
+
+
 def two_layouts_in_one_file(folder: Path) -> Looked:
     rows = every(3, chats(), lambda row: {"instruction": "Say it.", "output": row["messages"][1]["content"]})
     return look(llama(folder), [*rows, *chats(220)[150:]])
@@ -231,6 +240,13 @@ FAULTS: tuple[Fault, ...] = (
         "model ships a foreign template",
         model_ships_a_foreign_template,
         {"data.template": "llama-3.1"},
+    ),
+    Fault(
+        "D15",
+        "instructions that the template refuses",
+        instructions_that_the_template_refuses,
+        {"data.template": "llama-3"},
+        "error",
     ),
     Fault("D15", "an array cut off", array_cut_off, {"data.bad_rows": "skip"}, "error"),
     Fault("D15", "a quote never closed", quote_never_closed, {"data.bad_rows": "skip"}, "error"),

@@ -8,7 +8,8 @@ from typing import Any
 
 from faults.harness import Healthy, Looked
 from faults.healthy_machines import MACHINES
-from faults.healthy_rows import ROWS
+from faults.healthy_published import AS_PUBLISHED
+from faults.healthy_rows import ROWS, family
 from support import healthy_models as make
 from support.plan_inputs import chat_recipe, gpu, machine
 from support.tiny_runs import next_attempt, tiny_recipe
@@ -27,16 +28,6 @@ HALF_B = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24
           "num_attention_heads": 14, "num_key_value_heads": 2}  # fmt: skip
 ONE_B = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
          "num_attention_heads": 32, "num_key_value_heads": 8}  # fmt: skip
-
-
-def family(name: str, template: str | None, data: make.Data, **patch: Any) -> Look:
-    """A tiny model of a family that ships ``template``, planned on a CPU."""
-
-    def look(folder: Path) -> Looked:
-        model = make.family_model(folder / "model", name, template)
-        return Looked(make_plan(chat_recipe(model, data(folder), **patch), machine=machine()).findings)
-
-    return look
 
 
 def sized(
@@ -285,4 +276,6 @@ REALLY = (
         really(lambda folder: trained(folder, make.demo_texts, method={"packing": True})),
     ),
 )
-HEALTHY: tuple[Healthy, ...] = (*FAMILIES, *TEMPLATES, *FORMATS, *ROWS, *METHODS, *MACHINES, *REALLY)
+HEALTHY: tuple[Healthy, ...] = (
+    *FAMILIES, *TEMPLATES, *AS_PUBLISHED, *FORMATS, *ROWS, *METHODS, *MACHINES, *REALLY,
+)  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from whet.engine.plan import make_plan
 PAIRS = make.turns(300, seed=11)
 
 
-def rows_of(family: str, template: str | None, data: make.Data, **patch: Any) -> Any:
-    """These rows on a tiny model of a family, planned on a CPU."""
+def family(name: str, template: str | None, data: make.Data, **patch: Any) -> Callable[[Path], Looked]:
+    """A tiny model of a family that ships ``template``, planned with these rows on a CPU."""
 
     def look(folder: Path) -> Looked:
-        model = make.family_model(folder / "model", family, template)
+        model = make.family_model(folder / "model", name, template)
         return Looked(make_plan(chat_recipe(model, data(folder), **patch), machine=machine()).findings)
 
     return look
@@ -112,42 +113,42 @@ LONG_TEXTS = jsonl(
     lambda number, question, answer: {"text": " ".join(a for _, a in (2 * PAIRS)[number : number + 40])}
 )
 ROWS = (
-    Healthy("thoughts in two turns, qwen3", rows_of("qwen3", "qwen-3", jsonl(
+    Healthy("thoughts in two turns, qwen3", family("qwen3", "qwen-3", jsonl(
         lambda n, q, a: chat(q, thought(n, a), f"And {n}?", thought(n, a.upper()))))),
-    Healthy("code that fills in names", rows_of("qwen2", "chatml", jsonl(code))),
-    Healthy("a choice whose last word is the usual answer", rows_of("llama", "llama-3.1", jsonl(
+    Healthy("code that fills in names", family("qwen2", "chatml", jsonl(code))),
+    Healthy("a choice whose last word is the usual answer", family("llama", "llama-3.1", jsonl(
         lambda n, q, a: chat(f"{q} Is this spam or ham", "ham" if n % 7 else "spam")))),
-    Healthy("one question, many answers", rows_of("gemma", "gemma", jsonl(
+    Healthy("one question, many answers", family("gemma", "gemma", jsonl(
         lambda n, q, a: chat("Tell me something.", a)))),
-    Healthy("many questions, some with the same answer", rows_of("mistral", "mistral", jsonl(
+    Healthy("many questions, some with the same answer", family("mistral", "mistral", jsonl(
         lambda n, q, a: chat(q, "I cannot help with that." if n % 3 == 0 else a)))),
-    Healthy("numbers", rows_of("llama", "llama-3", jsonl(
+    Healthy("numbers", family("llama", "llama-3", jsonl(
         lambda n, q, a: chat(f"What is {n} plus {n}? As a number, such as {2 * n + 1}.", str(2 * n))))),
-    Healthy("Japanese, packed", rows_of("mistral", "mistral", jsonl(
+    Healthy("Japanese, packed", family("mistral", "mistral", jsonl(
         lambda n, q, a: chat(f"{n}番の答えは何ですか。", f"答えは{3 * n}です。説明書も見てください。")),
         method__packing=True)),
-    Healthy("white space around everything", rows_of("gemma2", "gemma-2", jsonl(
+    Healthy("white space around everything", family("gemma2", "gemma-2", jsonl(
         lambda n, q, a: chat(f"{q} \n", f"  {a}\n\n")))),
-    Healthy("six exchanges, packed", rows_of("gemma3", "gemma-3", jsonl(
+    Healthy("six exchanges, packed", family("gemma3", "gemma-3", jsonl(
         lambda n, q, a: chat(*(text for pair in (2 * PAIRS)[n : n + 6] for text in pair))),
         method__packing=True)),
-    Healthy("instructions for a family without a system role", rows_of("gemma2", "gemma-2", jsonl(
+    Healthy("instructions for a family without a system role", family("gemma2", "gemma-2", jsonl(
         lambda n, q, a: chat(q, a, system="Be brief.")))),
-    Healthy("columns beside the messages", rows_of("smollm3", "chatml", jsonl(
+    Healthy("columns beside the messages", family("smollm3", "chatml", jsonl(
         lambda n, q, a: {"id": n, "source": "web", "score": 0.5, "prompt": q} | chat(q, a)))),
-    Healthy("alpaca beside its rendered text", rows_of("llama", "llama-3.1", jsonl(
+    Healthy("alpaca beside its rendered text", family("llama", "llama-3.1", jsonl(
         lambda n, q, a: {"instruction": q, "input": "", "output": a, "text": f"### Instruction:\n{q}"}))),
-    Healthy("contents in parts", rows_of("qwen2", "qwen-2.5", PARTS)),
-    Healthy("texts longer than max_length", rows_of("llama", None, LONG_TEXTS, model__max_length=512)),
-    Healthy("texts longer than max_length, packed", rows_of(
+    Healthy("contents in parts", family("qwen2", "qwen-2.5", PARTS)),
+    Healthy("texts longer than max_length", family("llama", None, LONG_TEXTS, model__max_length=512)),
+    Healthy("texts longer than max_length, packed", family(
         "qwen2", None, LONG_TEXTS, model__max_length=512, method__packing=True)),
-    Healthy("a file with a byte order mark", rows_of("llama", "llama-3.1", with_byte_order_mark)),
-    Healthy("an object a line, named .json", rows_of("phi3-partial", "phi-4", lines_named_json,
+    Healthy("a file with a byte order mark", family("llama", "llama-3.1", with_byte_order_mark)),
+    Healthy("an object a line, named .json", family("phi3-partial", "phi-4", lines_named_json,
                                                      adapter__target_modules="all-linear")),
-    Healthy("a folder of files", rows_of("granite", "chatml", folder_of_files)),
-    Healthy("tabs, a tenth held out", rows_of("qwen3", "qwen-3", sheet("rows.tsv", "\t"),
+    Healthy("a folder of files", family("granite", "chatml", folder_of_files)),
+    Healthy("tabs, a tenth held out", family("qwen3", "qwen-3", sheet("rows.tsv", "\t"),
                                               data__eval_fraction=0.1)),
-    Healthy("semicolons", rows_of("llama", "llama-3", sheet("rows.csv", ";"))),
-    Healthy("ShareGPT in Parquet, with instructions", rows_of("qwen2-window", "qwen-2.5", sharegpt_parquet,
+    Healthy("semicolons", family("llama", "llama-3", sheet("rows.csv", ";"))),
+    Healthy("ShareGPT in Parquet, with instructions", family("qwen2-window", "qwen-2.5", sharegpt_parquet,
                                                               data__eval_fraction=0.05)),
 )  # fmt: skip

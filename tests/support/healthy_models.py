@@ -9,6 +9,7 @@ import csv
 import json
 import math
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from support.tiny_families import DECODER_CONFIGS
 from support.tiny_models import LLAMA3_SPLIT, TEXT
 
 from whet.engine.data.chat_templates import find
-from whet.engine.data.chat_templates.renderer import strip_generation_tags
+from whet.engine.data.chat_templates.renderer import Renderer, strip_generation_tags
 from whet.engine.demo import TRAIN_FILE
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+MARKER = re.compile(r"<\|[\w.-]+\|>|<(?:start|end)_of_turn>|<\|?turn\|?>|</?think>")
 ENTRIES = 420
 
 # --- models
@@ -32,8 +34,8 @@ def family_model(path: Path, family: str, template: str | None) -> Path:
     Args:
         path: folder to create.
         family: key of ``DECODER_CONFIGS``.
-        template: one of whet's by name, shipped in the tokenizer as instruct models do; None for a base
-            model.
+        template: one of whet's by name, or a Jinja text, shipped in the tokenizer as instruct models do;
+            None for a base model.
     """
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
@@ -119,9 +121,7 @@ def write_tokenizer(path: Path, template: str | None, bos: bool = True) -> dict[
     )
 
     path.mkdir(parents=True, exist_ok=True)
-    found = find(template) if template else None
-    markers = list(found.info.markers) if found else []
-    end = found.end_of_turn if found else None
+    source, markers, end = parts_of(template) if template else (None, [], None)
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(LLAMA3_SPLIT), behavior="isolated")
     spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -136,7 +136,6 @@ def write_tokenizer(path: Path, template: str | None, bos: bool = True) -> dict[
     tokenizer.train_from_iterator(TEXT.read_text(encoding="utf-8").splitlines(), trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
     vocabulary = tokenizer.get_vocab()
-    source = strip_generation_tags(found.source) if found else None
     adds_bos = bos if source is None else "bos_token" in source
     if adds_bos:
         single = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, vocabulary[BOS])])
@@ -156,6 +155,17 @@ def write_tokenizer(path: Path, template: str | None, bos: bool = True) -> dict[
     (path / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     ids = {token: vocabulary[token] for token in specials}
     return {**ids, "turn": vocabulary[end or EOS], "rows": tokenizer.get_vocab_size()}
+
+
+def parts_of(template: str) -> tuple[str, list[str], str | None]:
+    """A template's text, its markers, and what ends a turn; None where that is the tokenizer's EOS."""
+    if "{" not in template:
+        found = find(template)
+        return strip_generation_tags(found.source), list(found.info.markers), found.end_of_turn
+    turns = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "answer"}]
+    rendered = Renderer(template, BOS, EOS).render(turns)
+    behind = MARKER.match(rendered.rpartition("answer")[2].lstrip())
+    return template, sorted(set(MARKER.findall(template))), behind[0] if behind else None
 
 
 # --- data

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from ...errors import WhetError
+from ..rows import REFUSES
 from .environment import CLOSE, OPEN, template_environment
 from .stripping import strip_generation_tags
 
@@ -92,7 +93,7 @@ class Renderer:
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, RecursionError) as error:
             raise WhetError(
                 "template.render",
-                f"The chat template refuses a conversation: {error}",
+                f"{REFUSES}: {error}",
                 "Check the roles and contents of the row, or choose another template with data.template.",
             ) from error
 
