@@ -168,7 +168,10 @@ def load_tokenizer(
             path, local_files_only=True, trust_remote_code=trust_remote_code
         )
     except ValueError as error:
-        raise refused_code(path, error) or error
+        refusal = refused_code(path, error)
+        if refusal is None:
+            raise
+        raise refusal from error
     if template is not None:
         tokenizer.chat_template = template
     return tokenizer
