@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import psutil
 import torch
@@ -46,7 +47,11 @@ class GpuLoad:
         known = [process.pid for process in running if psutil.pid_exists(process.pid)]
         if os.getpid() not in known:
             return ()
-        return tuple(f"{psutil.Process(pid).name()} ({pid})" for pid in known if pid not in mine)
+        found = []
+        for pid in (one for one in known if one not in mine):
+            with suppress(psutil.NoSuchProcess):  # just ended
+                found.append(f"{psutil.Process(pid).name()} ({pid})")
+        return tuple(found)
 
 
 def _handle(device: torch.device) -> object | None:
