@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from .facts import ModelFacts, read_model_facts
 from .families import Experimental, Unsupported, family_of
 from .known import KNOWN, KnownModel, known_facts, known_model
 from .locate import missing_weights, resolve_model
-from .needs import held, held_choices, least_memory
+from .needs import held_choices, lasting, least_held
 
 GIB = 2**30
 Source = Literal["demo", "cache", "folder", "run", "known"]
@@ -83,15 +84,10 @@ def list_models(
     here = sorted((entry for entry in found if entry is not None), key=lambda entry: entry.parameters)
     names = {entry.name.lower() for entry in here if entry.here}
     here = [entry for entry in here if entry.here or known_model(entry.name) is None]
-    with tempfile.TemporaryDirectory(prefix="whet-known-") as scratch:
-        known = [
-            _entry_known(one, known_facts(one, Path(scratch)), machine)
-            for one in sorted(KNOWN, key=lambda one: one.parameters)
-            if one.name.lower() not in names
-        ]
+    known = _known(lasting(machine).model_dump_json(), settings().offline)
     return [
         entry
-        for entry in [*here, *known]
+        for entry in [*here, *(one for one in known if one.name.lower() not in names)]
         if _asked_for(entry, query) and (fits_gib is None or any(entry.fits.values()))
     ]
 
@@ -144,6 +140,20 @@ def _entry_here(place: Place, machine: Machine) -> ModelEntry | None:
     )
 
 
+@lru_cache(maxsize=16)
+def _known(machine_json: str, offline: bool) -> list[ModelEntry]:
+    """Entries of the known models, the smallest first: arithmetic on a table, done once for each machine.
+
+    The machine comes as JSON because that can be a key; ``offline`` is the setting that entries tell of.
+    """
+    machine = Machine.model_validate_json(machine_json)
+    with tempfile.TemporaryDirectory(prefix="whet-known-") as scratch:
+        return [
+            _entry_known(one, known_facts(one, Path(scratch)), machine)
+            for one in sorted(KNOWN, key=lambda one: one.parameters)
+        ]
+
+
 def _entry_known(known: KnownModel, facts: ModelFacts, machine: Machine) -> ModelEntry:
     size = 2 * known.parameters / 1e9
     note = _absent(f"A download of about {size:.1f} GB")
@@ -163,8 +173,7 @@ def entry_of(
     capabilities = family_of(facts.model_type).capabilities
     needs, fits = {}, {}
     for precision in held_choices(facts, machine):
-        name = held(facts, machine, precision).base_precision
-        memory = least_memory(facts, machine, precision)
+        name, memory = least_held(facts, machine, precision)
         needs[name], fits[name] = round(memory.needed / GIB, 1), memory.fits
     return ModelEntry(
         name=facts.name,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ..data.formats import FormatGuess
 from ..data.inspection import DataReport, Lengths, SplitReport
 from ..fitting import capacity_of, fit, room_of
@@ -13,6 +15,7 @@ from .facts import ModelFacts
 from .families import Supported, Unsupported, family_of
 from .memory import Memory
 
+GIB = 1 << 30
 USUAL_LENGTH = 2048
 """Tokens of a row where nothing is known of the data: the recipe's default."""
 ROWS = 1000
@@ -85,13 +88,45 @@ def least_memory(
         precision: how the base is held; auto is the compute type.
         tokens: of the longest row; at most the model's positions.
     """
+    return least_held(facts, machine, precision, tokens)[1]
+
+
+def least_held(
+    facts: ModelFacts, machine: Machine, precision: BasePrecision = "auto", tokens: int = USUAL_LENGTH
+) -> tuple[str, Memory]:
+    """How the base is held then, and :func:`least_memory`."""
+    config = facts.path / "config.json"
+    nowhere = lasting(with_memory(machine, 0))  # nothing fits, so the planner takes the smallest there is
+    name, memory = _least(
+        facts.model_dump_json(), config.stat().st_mtime_ns, nowhere.model_dump_json(), precision, tokens
+    )
+    free = max((gpu.memory_free for gpu in machine.gpus), default=machine.ram_available)
+    return name, memory.model_copy(update={"capacity": capacity_of(machine), "available": free})
+
+
+def lasting(machine: Machine) -> Machine:
+    """The machine without what changes by the minute: free memory in whole GiB, no free disk."""
+    gpus = [gpu.model_copy(update={"memory_free": gpu.memory_free // GIB * GIB}) for gpu in machine.gpus]
+    ram = machine.ram_available // GIB * GIB
+    return machine.model_copy(update={"gpus": gpus, "ram_available": ram, "disk_free": 0, "disks": []})
+
+
+@lru_cache(maxsize=256)
+def _least(
+    facts_json: str, changed_ns: int, machine_json: str, precision: BasePrecision, tokens: int
+) -> tuple[str, Memory]:
+    """Arithmetic that lists of models ask for again and again, done once for each model and machine.
+
+    Facts and machine come as JSON because that can be a key; ``changed_ns`` is the time of the model's
+    config.json, which the shape is read from.
+    """
+    facts = ModelFacts.model_validate_json(facts_json)
+    machine = Machine.model_validate_json(machine_json)
     recipe = lora_recipe(facts, tokens, precision)
     report = equal_rows(recipe.model.max_length)
-    nowhere = with_memory(machine, 0)  # nothing fits, so the planner takes the smallest there is
-    resolved, _ = resolve(recipe, facts, nowhere, report, ROWS)
-    _, memory, _ = fit(recipe, resolved, facts, report, nowhere)
-    free = max((gpu.memory_free for gpu in machine.gpus), default=machine.ram_available)
-    return memory.model_copy(update={"capacity": capacity_of(machine), "available": free})
+    resolved, _ = resolve(recipe, facts, machine, report, ROWS)
+    _, memory, _ = fit(recipe, resolved, facts, report, machine)
+    return resolved.base_precision, memory
 
 
 def longest_row(facts: ModelFacts, machine: Machine, precision: BasePrecision) -> int | None:
