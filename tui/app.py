@@ -68,6 +68,7 @@ class WhetApp(App[None]):
         self.register_theme(THEME)
         self.theme = self.kept.theme if self.kept.theme in self.available_themes else THEME.name
         self.set_keymap(self.kept.keymap)
+        self.theme_changed_signal.subscribe(self, self._keep_theme)  # the palette changes it, too
 
     def get_default_screen(self) -> Screen[None]:
         return HomeScreen()
@@ -89,8 +90,23 @@ class WhetApp(App[None]):
         return 5.0 if self.kept.low_bandwidth or settings().low_bandwidth else 1.0
 
     def keep(self) -> None:
-        """Write what is kept between starts."""
-        kept.save(self.kept)
+        """Write what is kept between starts; a disk that takes nothing stops nobody."""
+        try:
+            kept.save(self.kept)
+        except OSError as error:
+            self.notify(f"Not kept for the next start: {error}", severity="warning", markup=False)
+
+    def _keep_theme(self, theme: Theme) -> None:
+        if theme.name != self.kept.theme:
+            self.kept.theme = theme.name
+            self.keep()
+
+    async def action_quit(self) -> None:
+        """End the app, not the runs; what was begun is kept."""
+        for screen in self.screen_stack:
+            if isinstance(screen, WhetScreen):
+                screen.leaving()
+        self.exit()
 
     async def action_back(self) -> None:
         """Leave the screen for the one below; Home stays."""

@@ -26,9 +26,20 @@ def path(name: str) -> Path:
 
 
 def save(name: str, text: str) -> Path:
-    """Write a draft, replacing one of the same name."""
-    folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-    path(name).write_text(text, encoding="utf-8")
+    """Write a draft, replacing one of the same name. Raises WhetError ``draft.not_written``."""
+    new = path(name).with_suffix(".new")
+    try:
+        folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        new.write_text(text, encoding="utf-8")
+        new.replace(path(name))
+    except OSError as error:
+        from whet.engine.api import WhetError
+
+        raise WhetError(
+            "draft.not_written",
+            f"The draft {name} was not written: {error}.",
+            "Make room there, or name a folder that can be written in WHET_HOME; y copies the recipe.",
+        ) from error
     return path(name)
 
 

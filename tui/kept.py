@@ -39,17 +39,27 @@ def kept_file() -> Path:
 
 
 def load() -> Kept:
-    """What was kept; the defaults where there is nothing readable."""
+    """What was kept; the default of all that cannot be read or is of another kind."""
     try:
         values = json.loads(kept_file().read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return Kept()
-    known = {one.name: one.default for one in fields(Kept)}
-    return Kept(**{name: value for name, value in values.items() if name in known})
+    kept = Kept()
+    for one in fields(Kept) if isinstance(values, dict) else ():
+        value = values.get(one.name)
+        if _alike(value, getattr(kept, one.name)):
+            setattr(kept, one.name, value)
+    return kept
+
+
+def _alike(value: object, default: object) -> bool:
+    """Whether a value from the file, which people edit, can stand where the default does."""
+    inside = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return type(value) is type(default) and all(isinstance(one, str) for one in inside)
 
 
 def save(kept: Kept) -> None:
-    """Write it whole or not at all."""
+    """Write it whole or not at all. Raises OSError."""
     path = kept_file()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_suffix(".new")

@@ -56,6 +56,13 @@ class WhetScreen(Screen[None]):
         """The app, typed."""
         return cast("WhetApp", self.app)
 
+    def leaving(self) -> None:
+        """Called before the app ends: what was begun here is to be kept."""
+
+    def focus_finding(self, id: str) -> bool:
+        """Go to a finding that is listed here; False where it is not."""
+        return False
+
     def focus_setting(self, key: str) -> bool:
         """Go to a recipe key's field; False where this screen has none."""
         return False

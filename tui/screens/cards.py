@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from typing import ClassVar
 
@@ -17,6 +18,8 @@ from ..actions import Action
 from ..render.text import plain, printable
 
 LONGEST_TRACE = 4000
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
+"""Errors that are the machine's, not a fault of whet: a trace would tell nobody anything."""
 
 
 class ErrorCard(ModalScreen[None]):
@@ -40,6 +43,12 @@ class ErrorCard(ModalScreen[None]):
                 yield Static(Text(printable(self.error.message)))
                 yield Static(Text(printable(self.error.hint), "bold"))
                 yield Static(Text("esc closes", "dim"))
+                return
+            if isinstance(self.error, OSError) and self.error.errno in OF_THE_DISK:
+                yield Static(Text("The disk refused", "bold red"), classes="card-title")
+                yield Static(Text(plain(str(self.error), 400)))
+                yield Static(Text("Make room, or name a folder that can be written in WHET_HOME.", "bold"))
+                yield Static(Text("esc closes; runs go on", "dim"))
                 return
             lines = "".join(traceback.format_exception(self.error))[-LONGEST_TRACE:]
             yield Static(Text("This should not have happened", "bold red"), classes="card-title")

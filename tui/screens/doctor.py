@@ -55,7 +55,7 @@ class DoctorScreen(WhetScreen):
                     "k checks parity and speed of every kernel on this machine: a minute or two.",
                 ),
             ):
-                with TabPane(title, id=id), VerticalScroll():
+                with TabPane(title, id=f"tab-{id}"), VerticalScroll():
                     yield Static(words, id=f"{id}-report", markup=False)
 
     def on_mount(self) -> None:
@@ -78,7 +78,7 @@ class DoctorScreen(WhetScreen):
 
     def action_tab(self, name: str) -> None:
         """Turn to a tab."""
-        self.query_one(TabbedContent).active = name
+        self.query_one(TabbedContent).active = f"tab-{name}"
 
     def action_bundle(self) -> None:
         """Write an archive without secrets into the current folder."""

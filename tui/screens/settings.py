@@ -52,8 +52,7 @@ class SettingsScreen(WhetScreen):
 
     @on(OptionList.OptionSelected, "#theme")
     def _theme_chosen(self, event: OptionList.OptionSelected) -> None:
-        self.app.theme = self.whet.kept.theme = str(event.option_id)
-        self.whet.keep()
+        self.app.theme = str(event.option_id)  # the app keeps it
 
     @on(Switch.Changed)
     def _switched(self, event: Switch.Changed) -> None:

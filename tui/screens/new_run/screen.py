@@ -301,8 +301,22 @@ class NewRunScreen(AskingScreen):
         if not draft.text:
             self.notify("There is no recipe to keep yet: choose data first.", timeout=3)
             return
-        name = draft.keep()
-        self.notify(f"Kept as the draft {name}; Home lists it.", timeout=4, markup=False)
+        name = self._kept()
+        if name is not None:
+            self.notify(f"Kept as the draft {name}; Home lists it.", timeout=4, markup=False)
+
+    def _kept(self) -> str | None:
+        """The draft's name once it is written; None, with a card, where it cannot be."""
+        try:
+            return self.situation.draft.keep()
+        except api.WhetError as error:
+            self.failed(error)
+            return None
+
+    def leaving(self) -> None:
+        """Edits that were not started become a draft."""
+        if self.situation.draft.changed:
+            self._kept()
 
     def action_start(self) -> None:
         """Start the run of the plan that is shown, and watch it."""
@@ -345,7 +359,6 @@ class NewRunScreen(AskingScreen):
         if focused is self.query_one("#recipe-side"):
             self.show_step(self.step)
             return
-        draft = self.situation.draft
-        if draft.changed:
-            self.notify(f"Kept as the draft {draft.keep()}.", timeout=4, markup=False)
-        self.app.pop_screen()
+        self.dismiss()
+        if self.situation.draft.changed and (name := self._kept()) is not None:
+            self.app.notify(f"Kept as the draft {name}.", timeout=4, markup=False)

@@ -133,8 +133,14 @@ class Controls(WhetScreen):
         self.in_background(lambda: api.fix(self.run_id, [chosen.id]), show, group="fix")
 
     def _open_fixed(self, fixed: api.Fixed, agreed: bool | None) -> None:
-        if agreed:
-            self.whet.open("new", drafts.save(f"{self.run_id}-fixed", fixed.proposal.text))
+        if not agreed:
+            return
+        try:
+            draft = drafts.save(f"{self.run_id}-fixed", fixed.proposal.text)
+        except api.WhetError as error:
+            self.failed(error)
+            return
+        self.whet.open("new", draft)
 
     def action_explain(self) -> None:
         """What the chosen finding means."""
