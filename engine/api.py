@@ -691,6 +691,13 @@ def smoke(gguf: Path, reference: Path) -> Iterator[Event]:
     return export_events(request)
 
 
+def adapter_base(folder: Path) -> str:
+    """The base model that an adapter's folder names. Raises WhetError ``model.no_base``."""
+    from .models.locate import adapter_base as base
+
+    return base(folder)
+
+
 def chat_target(target: str) -> ChatTarget:
     """What ``whet chat TARGET`` means: a GGUF file, a model folder, an adapter folder, or a run."""
     from .chat.session import ChatTarget
@@ -716,8 +723,9 @@ def chat_target(target: str) -> ChatTarget:
 
 def _adapter_target(path: Path, weights: bool = True) -> ChatTarget:
     from .chat.session import ChatTarget
-    from .models.locate import resolve_model
+    from .models.locate import adapter_base, resolve_model
 
+    base = adapter_base(path)
     config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-    base = resolve_model(config["base_model_name_or_path"], config.get("revision"), weights=weights)
-    return ChatTarget(model=base, adapter=path.absolute())
+    model = resolve_model(base, config.get("revision"), weights=weights)
+    return ChatTarget(model=model, adapter=path.absolute())

@@ -28,6 +28,7 @@ NEXT = {
 """Code -> the call that leads on, where the hint is for people at a shell."""
 
 SHELL = (
+    ("unset WHET_OFFLINE", "ask the operator to unset WHET_OFFLINE"),
     (r"whet attach (\S+?)", r'job_wait(run_id="\1")'),
     (r"whet show (\S+?)(?: --log \d+)?", r'run_get(run_id="\1", view="logs")'),
     (r"whet resume (\S+?) \S+=\S+", r'plan_create(base_plan_id=..., changes=...) for run "\1"'),

@@ -28,12 +28,12 @@ class Root:
     def path(self, text: str, writing: bool = False) -> Path:
         """The path that ``text`` means, relative ones from the root.
 
-        Raises WhetError ``path.outside`` or ``path.odd`` (NUL or control characters, very long).
+        Raises WhetError ``path.outside`` or ``path.odd`` (empty, control characters, very long).
         """
-        if len(text) > LONGEST or any(ord(char) < 32 or ord(char) == 127 for char in text):
+        if not 0 < len(text) <= LONGEST or any(ord(char) < 32 or ord(char) == 127 for char in text):
             raise api.WhetError(
                 "path.odd",
-                f"A path has at most {LONGEST} characters and none that control; this has {len(text)}.",
+                f"A path has 1 to {LONGEST} characters and none that control; this has {len(text)}.",
                 f"Name a file inside of {self.folder}.",
             )
         try:

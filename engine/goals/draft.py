@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from ..data.formats import FormatName, sniff, to_example
 from ..data.rows import BadRow, RawRow, RowError
 from ..data.sources import iter_rows
+from ..errors import WhetError
 from ..plan import Plan
 from ..recipe import DataSection, Recipe
 from ..recipe_files import apply, build
@@ -100,9 +101,13 @@ def look_at(section: DataSection, progress: Callable[[int], None] | None) -> Loo
     """Count the readable rows of the training sources and keep the first ones.
 
     Raises:
-        WhetError: ``data.not_found``, ``data.suffix``, ``data.empty_folder``, ``data.hub``.
+        WhetError: ``data.not_found``, ``data.suffix``, ``data.empty``, ``data.empty_folder``, ``data.hub``.
     """
     sources = [section.train] if isinstance(section.train, str) else section.train
+    if not sources:
+        raise WhetError(
+            "data.empty", "No source of rows is named.", "Name a file, a folder, a hub id or demo."
+        )
     head = list(islice((row for row in iter_rows(sources[0], section) if isinstance(row, RawRow)), HEAD))
     rows = 0
     for source in sources:

@@ -64,6 +64,23 @@ def _checked(path: Path, name: str, weights: bool) -> Path:
     return path
 
 
+def adapter_base(folder: Path) -> str:
+    """The base model that an adapter names. Raises WhetError ``model.no_base`` where that cannot be read."""
+    file = folder / "adapter_config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WhetError("model.no_base", f"{file} is not JSON: {error}", "Save the adapter again.") from error
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not isinstance(base, str) or not base:
+        raise WhetError(
+            "model.no_base",
+            f"{file} does not name its base model.",
+            "Set base_model_name_or_path there to the base's folder or hub id.",
+        )
+    return base
+
+
 def missing_weights(path: Path) -> list[str]:
     """Names of weight files that should be in ``path`` and are not; empty when complete."""
     index = path / "model.safetensors.index.json"

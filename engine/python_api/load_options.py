@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..errors import WhetError
 from ..models.families.descriptor import LINEAR_NAMES
-from ..models.locate import resolve_model
+from ..models.locate import adapter_base, resolve_model
 from .notes import say
 from .spellings import refuse_unknown
 
@@ -59,14 +59,7 @@ def locate(model_name: str, revision: str | None, code: bool = False) -> tuple[P
     local = Path(model_name).expanduser()
     if not (local / "adapter_config.json").is_file() or (local / "config.json").is_file():
         return resolve_model(model_name, revision, weights=True, code=code), None
-    base = json.loads((local / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    if not base:
-        raise WhetError(
-            "model.no_base",
-            f"{local / 'adapter_config.json'} does not name its base model.",
-            "Set base_model_name_or_path there to the base's folder or hub id.",
-        )
-    return resolve_model(base, revision, weights=True, code=code), local.absolute()
+    return resolve_model(adapter_base(local), revision, weights=True, code=code), local.absolute()
 
 
 def stored_quantisation(folder: Path) -> str | None:

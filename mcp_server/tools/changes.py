@@ -70,6 +70,17 @@ def _sources(value: Any, root: Root) -> Any:
     return value
 
 
+def check_sources(plan: api.Plan, root: Root, except_for: Iterable[str] = ()) -> None:
+    """What a kept plan reads must lie inside of the root still. Raises WhetError ``path.*``."""
+    recipe = plan.recipe
+    sources = {
+        "model.name": recipe.model.name,
+        "data.train": recipe.data.train,
+        "data.eval": recipe.data.eval,
+    }
+    confined({key: value for key, value in sources.items() if key not in except_for}, root)
+
+
 def restored(changes: Changes, found: Callable[[], Sequence[api.Finding]]) -> Changes:
     """``changes`` with the value behind each ``@ID``, as :class:`FoundOut` put it there.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -119,20 +118,15 @@ class EvalTools(Toolset):
             gguf = next((one.path for one in api.artifacts(run.id) if one.kind == "gguf"), None)
             return run.id, api.chat_target(run.id).model_copy(update={"gguf": gguf})
         path = Path(self.root.source(str(self.root.path(text))))
-        if not path.exists():
+        if (path / "adapter_config.json").is_file():
+            self.root.source(api.adapter_base(path))  # what it names must be what could be asked for
+        elif not (path / "config.json").is_file() and not (path.suffix == ".gguf" and path.is_file()):
             raise api.WhetError(
                 "model.not_found",
-                f"{api.printable(text[:80])!r} is neither a run nor a file here.",
+                f"{api.printable(text[:80])!r} is no run, no folder of a model or an adapter, no GGUF file.",
                 call("job_list"),
             )
-        self._check_base(path / "adapter_config.json")
         return path.name, api.chat_target(str(path))
-
-    def _check_base(self, config: Path) -> None:
-        """The base that an adapter names must be one that could be asked for."""
-        if config.is_file():
-            base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
-            self.root.source(str(base))
 
 
 def _messages(prompt: str | None, messages: list[dict[str, str]] | None) -> list[dict[str, str]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
+from mcp.server.mcpserver import Context
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
@@ -17,6 +19,7 @@ from ..root import Root
 from . import rows as shown
 from .changes import confined, merged
 from .common import ACTIVE, fitting, place
+from .reading import Progress, read
 from .toolsets import READS, Toolset
 
 GIB = 1 << 30
@@ -152,8 +155,9 @@ class InspectTools(Toolset):
                 self._looked = now, api.doctor()
             return self._looked[1]
 
-    def dataset_inspect(
+    async def dataset_inspect(
         self,
+        context: Context[Any, Any],
         data: Annotated[str, Field(description="Path inside the root, hub id, or demo.")],
         model: Annotated[str | None, Field(description="Whose tokens count.")] = None,
         format: Format = "auto",
@@ -171,8 +175,13 @@ class InspectTools(Toolset):
             )
             if value is not None
         }
+        return await read(partial(self._dataset, data, model, settings, rows), context)
+
+    def _dataset(
+        self, data: str, model: str | None, settings: dict[str, Any], rows: int, progress: Progress
+    ) -> DatasetResult:
         recipe = self._recipe(model or "demo", data, settings)
-        plan = api.plan(recipe)
+        plan = api.plan(recipe, progress=progress)
         report = plan.data.report
         found = [
             FoundOut.of(one)
@@ -186,7 +195,7 @@ class InspectTools(Toolset):
             f"{len(found)} finding(s).",
             next=[
                 call("plan_create", data=data, model=model, changes={**settings, **fixes} or None),
-                call("template_preview", model=model, data=data, template=template)
+                call("template_preview", model=model, data=data, template=settings.get("data.template"))
                 if model
                 else call("model_list"),
             ],
@@ -194,7 +203,7 @@ class InspectTools(Toolset):
             layout={
                 "format": report.format.format,
                 "confidence": round(report.format.confidence, 3),
-                "columns": plan.mapping.columns if plan.mapping else columns or {},
+                "columns": plan.mapping.columns if plan.mapping else settings.get("data.columns", {}),
                 "languages": train.languages,
             },
             counts=_counts(report, with_model=model is not None),
@@ -231,6 +240,7 @@ class InspectTools(Toolset):
             next=[
                 *([call("model_inspect", model=best.name)] if best else []),
                 *([call("model_list", query=query, limit=limit, cursor=after)] if after else []),
+                *([] if every else [call("model_list")]),
             ],
             models=page,
             left=left,
@@ -279,8 +289,9 @@ class InspectTools(Toolset):
             capacity_gib=report.capacity_gib,
         )
 
-    def template_preview(
+    async def template_preview(
         self,
+        context: Context[Any, Any],
         model: str,
         data: str,
         template: Annotated[str | None, Field(description="Name; by default the model's own.")] = None,
@@ -289,12 +300,25 @@ class InspectTools(Toolset):
         modelfile: str | None = None,
     ) -> TemplateResult:
         """Rows as trained on: runs of text with offsets, what is learnt, ⟦special⟧ tokens; whose format."""
+        return await read(partial(self._preview, model, data, template, rows, gguf, modelfile), context)
+
+    def _preview(
+        self,
+        model: str,
+        data: str,
+        template: str | None,
+        rows: int,
+        gguf: str | None,
+        modelfile: str | None,
+        progress: Progress,
+    ) -> TemplateResult:
         recipe = self._recipe(model, data, {"data.template": template, "data.bad_rows": "skip"})
         view = api.template_view(
             recipe.model_dump(include={"model", "data"}, exclude_unset=True),
             rows,
             self.root.path(gguf) if gguf else None,
             self.root.path(modelfile) if modelfile else None,
+            progress,
         )
         found = [FoundOut.of(one) for one in view.findings]
         named = view.template

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
+from mcp.server.mcpserver import Context
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from whet.engine import api
 
 from ..results import FoundOut, Result, call
-from .changes import ACCEPT, SOURCES, TEMPLATE, Changes, check_accepted, confined, merged, restored, unnamed
+from .changes import (
+    ACCEPT,
+    TEMPLATE,
+    Changes,
+    check_accepted,
+    check_sources,
+    confined,
+    merged,
+    restored,
+    unnamed,
+)
+from .reading import Progress, read
 from .toolsets import WRITES, Toolset
 
 GIB = 1 << 30
@@ -59,8 +72,9 @@ class PlanTools(Toolset):
     name: ClassVar[str] = "plan"
     tools: ClassVar[dict[str, ToolAnnotations]] = {"plan_create": WRITES}
 
-    def plan_create(
+    async def plan_create(
         self,
+        context: Context[Any, Any],
         data: Annotated[str | list[str] | None, Field(description="Path, hub id, demo.")] = None,
         model: Annotated[str | None, Field(description="Chosen when left out.")] = None,
         goal: Literal["quality", "speed", "memory"] = "quality",
@@ -77,34 +91,42 @@ class PlanTools(Toolset):
             "data": data,
             "model": model,
             "goal": None if goal == "quality" else goal,
+            "method": None if method == "auto" else method,
             "max_minutes": max_minutes,
             "max_memory_gib": max_memory_gib,
             "eval_data": eval_data,
             "export": export,
         }
-        wanted = confined(changes or {}, self.root)
-        if base_plan_id is not None:
-            return self._changed(base_plan_id, wanted, asked)
-        if data is None:
+        if base_plan_id is None:
+            planned = partial(self._proposed, asked, changes or {})
+        else:
+            planned = partial(self._changed, base_plan_id, changes or {}, asked)
+        return await read(planned, context)
+
+    def _proposed(self, asked: dict[str, Any], changes: Changes, progress: Progress) -> PlanResult:
+        """A new plan, from a goal."""
+        wanted = confined(changes, self.root)
+        if asked["data"] is None:
             raise api.WhetError(
                 "plan.no_data",
                 "A plan needs data, or an earlier plan as base_plan_id.",
                 f"{call('plan_create', data='demo', model='demo')} shows the whole way on small things.",
             )
         here = confined({SAME[name]: asked[name] for name in ("data", "model", "eval_data")}, self.root)
-        wanted = restored(wanted, lambda: self._plain(here, wanted).findings)
+        wanted = restored(wanted, lambda: self._plain(here, wanted, progress).findings)
         proposal = api.propose(
             api.Goal(
                 data=here["data.train"],
                 model=here["model.name"],
                 eval_data=here["data.eval"],
-                priority=goal,
-                method=method,
-                max_minutes=max_minutes,
-                max_memory_gib=max_memory_gib,
-                export=export,
+                priority=asked["goal"] or "quality",
+                method=asked["method"] or "auto",
+                max_minutes=asked["max_minutes"],
+                max_memory_gib=asked["max_memory_gib"],
+                export=asked["export"],
                 overrides=wanted,
-            )
+            ),
+            progress,
         )
         check_accepted(proposal.plan)
         options = [
@@ -120,8 +142,11 @@ class PlanTools(Toolset):
         notes = [*proposal.changed, *proposal.unmet, *proposal.passed_over]
         return _result(proposal.plan, wanted, proposal.reasons, options, notes, len(proposal.unmet))
 
-    def _changed(self, base_plan_id: str, changes: Changes, asked: dict[str, Any]) -> PlanResult:
+    def _changed(
+        self, base_plan_id: str, changes: Changes, asked: dict[str, Any], progress: Progress
+    ) -> PlanResult:
         """An earlier plan's recipe with changes, planned again."""
+        changes = confined(changes, self.root)
         given = {name: value for name, value in asked.items() if value is not None}
         if given:
             same = {SAME[name]: value for name, value in given.items() if name in SAME}
@@ -131,10 +156,9 @@ class PlanTools(Toolset):
                 call("plan_create", base_plan_id=base_plan_id, changes={**same, **changes}),
             )
         base = api.kept_plan(base_plan_id)
-        sources = {key: _value(base, key) for key in SOURCES}
-        confined({key: value for key, value in sources.items() if key not in changes}, self.root)
+        check_sources(base, self.root, except_for=changes)
         changes = restored(changes, lambda: base.findings)
-        plan = api.plan(api.patched(base.recipe, changes), overrides=list(changes))
+        plan = api.plan(api.patched(base.recipe, changes), overrides=list(changes), progress=progress)
         check_accepted(plan, before=base.recipe.accept)
         options = [
             {"what": one.text, "memory_gib": round(one.memory.needed / GIB, 1), "changes": one.patch}
@@ -142,7 +166,7 @@ class PlanTools(Toolset):
         ]
         return _result(plan, changes, {}, options, [], 0)
 
-    def _plain(self, sources: Changes, changes: Changes) -> api.Plan:
+    def _plain(self, sources: Changes, changes: Changes, progress: Progress) -> api.Plan:
         """What dataset_inspect saw: the plan without a goal, and without what is still to be found."""
         if sources["model.name"] is None:
             raise api.WhetError(
@@ -151,7 +175,7 @@ class PlanTools(Toolset):
                 "Name the model as well, or leave the key out.",
             )
         named = {"model": {"name": sources["model.name"]}, "data": {"train": sources["data.train"]}}
-        return api.plan(api.patched(api.Recipe.model_validate(named), unnamed(changes)))
+        return api.plan(api.patched(api.Recipe.model_validate(named), unnamed(changes)), progress=progress)
 
 
 def _result(
@@ -195,24 +219,43 @@ def _summary(plan: api.Plan, minutes: float | None, blocked: Sequence[FoundOut])
 
 
 def _next(plan: api.Plan, blocked: Sequence[FoundOut]) -> list[str]:
-    """Start; or mend what blocks. What can only be accepted comes last: that is for a person to say."""
+    """Start; or mend what blocks, or look at it. To accept comes last: that is for a person to say."""
     if not blocked:
         start = call("run_start", plan_id=plan.id, idempotency_key=f"start-{plan.id}")
         better = merged(FoundOut.of(one) for one in plan.findings if one.severity == "warning")
         return [start, *([call("plan_create", base_plan_id=plan.id, changes=better)] if better else [])]
-    accepted = dict.fromkeys(id for one in blocked for id in one.fix.get(ACCEPT, ()))
-    accept: Changes | None = (
-        {ACCEPT: list(dict.fromkeys([*plan.recipe.accept, *accepted]))} if accepted else None
-    )
-    ways = [way for way in (merged(blocked), accept) if way]
-    return [call("plan_create", base_plan_id=plan.id, changes=way or None) for way in ways or [{}]]
+    fixes = merged(blocked)
+    if not fixes and not plan.memory.fits:
+        fixes = next((one.patch for one in plan.alternatives if one.memory.fits), {})
+    calls = [call("plan_create", base_plan_id=plan.id, changes=fixes)] if fixes else _looks(plan, blocked)
+    if acceptable := _acceptable(blocked):
+        accept = {ACCEPT: list(dict.fromkeys([*plan.recipe.accept, *acceptable]))}
+        calls.append(call("plan_create", base_plan_id=plan.id, changes=accept))
+    return calls
+
+
+def _looks(plan: api.Plan, blocked: Sequence[FoundOut]) -> list[str]:
+    """Calls that show what no fix of whet's mends, by the first letter of a finding's id."""
+    model, data = plan.recipe.model.name, plan.recipe.data.train
+    source = data if isinstance(data, str) else data[0]
+    looks = {
+        "D": call("dataset_inspect", data=source, model=model),
+        "E": call("env_inspect", fresh=True),
+    }
+    of_model = call("model_inspect", model=model)
+    return list(dict.fromkeys(looks.get(one.id[0], of_model) for one in blocked))
+
+
+def _acceptable(blocked: Sequence[FoundOut]) -> list[str]:
+    """Ids that a person may accept."""
+    return list(dict.fromkeys(id for one in blocked for id in one.fix.get(ACCEPT, ())))
 
 
 def _warnings(blocked: Sequence[FoundOut], unmet: int) -> list[str]:
     warnings = [one.warning() for one in blocked]
-    warnings += [
-        f"Accept {one.id} only when the person says so." for one in blocked if list(one.fix) == [ACCEPT]
-    ]
+    if acceptable := _acceptable(blocked):
+        ids = ", ".join(acceptable)
+        warnings.append(f"Accept {ids} (the last call of next) only if the person says so: ask them.")
     if not all(one.fix for one in blocked):
         warnings.append("What has no fix must be mended outside: see the findings' advice, then plan again.")
     if unmet:

@@ -15,9 +15,13 @@ from ..options import Options
 from ..results import FoundOut, Result, call
 from ..root import Root
 from ..server import who
+from .changes import check_sources, merged
 from .common import ACTIVE, known_run, overrides, standing
 from .toolsets import DESTROYS, WRITES, Toolset
-from .waiting import end_of_events
+from .waiting import POLL_SECONDS, end_of_events
+
+SETTLE_SECONDS = 5.0
+"""In which a worker usually says that it runs, or behind whom it waits."""
 
 
 class StartResult(Result):
@@ -38,15 +42,18 @@ class StopResult(Result):
 
 
 def started(run_id: str, begun: float, since: str | None = None) -> StartResult:
-    """The answer to a start at ``begun`` (seconds since the epoch)."""
+    """The answer to a start at ``begun`` (seconds since the epoch), once it is known whether it waits."""
     run = api.find(run_id)
-    status, state = run.status(), run.read_state()
+    until = time.monotonic() + SETTLE_SECONDS
+    while (status := run.status()) == "queued" and time.monotonic() < until:
+        time.sleep(POLL_SECONDS)
+    state = run.read_state()
     known = since is None and state.created < begun
     how = "was already started under this key and is" if known else "is"
-    until = "alert" if status in ACTIVE and not state.is_job else "end"
+    awaited = "alert" if status in ACTIVE and not state.is_job else "end"
     return StartResult(
         summary=f"{run.id} {how} {standing(status, state)}. It outlives this server.",
-        next=[call("job_wait", run_id=run.id, until=until, since=since), call("job_list", status="active")],
+        next=[call("job_wait", run_id=run.id, until=awaited, since=since), call("job_list", status="active")],
         run_id=run.id,
         status=status,
         behind=state.behind,
@@ -71,6 +78,7 @@ class TrainTools(Toolset):
     def run_start(self, plan_id: str, idempotency_key: str, context: Context[Any, Any]) -> StartResult:
         """Start a plan, detached. The same key never starts twice: repeat the call when in doubt."""
         plan = api.kept_plan(plan_id)
+        check_sources(plan, self.root)
         _refuse_blocked(plan)
         self.chats.close()  # a loaded chat model would take memory that the plan counts on
         begun = time.time()
@@ -119,14 +127,9 @@ def _refuse_blocked(plan: api.Plan) -> None:
     if not blocked:
         return
     ids = ", ".join(sorted({finding.id for finding in blocked}))
-    patches = [FoundOut.of(one).fix for one in blocked]
-    calls = [
-        call("plan_create", base_plan_id=plan.id, changes=patch)
-        for patch in patches
-        if set(patch) - {"accept"}
-    ]
+    fixes = merged(FoundOut.of(one) for one in blocked)
     raise api.WhetError(
         "plan.blocked",
         f"{len(blocked)} finding(s) block the start: {ids}.",
-        " or ".join(calls[:3]) or call("plan_create", base_plan_id=plan.id),
+        call("plan_create", base_plan_id=plan.id, changes=fixes or None),
     )
