@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from typing import Any
+
+IMPORT = "from whet.engine import api\n"
+STARTED = '\nrun_start(plan_id="ID", idempotency_key={key})  # ID: of the first answer'
 
 
 @dataclass(frozen=True)
@@ -17,12 +21,14 @@ class Action:
     yaml: str = ""
     """A recipe, or a part of one."""
     python: str = ""
+    """Of the façade ``api``, whose import is put before it."""
     mcp: str = ""
     """A call of whet-mcp's tools."""
 
     def forms(self) -> dict[str, str]:
         """Name of each form there is, and its text."""
-        every = {"CLI": self.cli, "YAML": self.yaml, "Python": self.python, "MCP": self.mcp}
+        python = f"{IMPORT}{self.python}" if self.python else ""
+        every = {"CLI": self.cli, "YAML": self.yaml, "Python": python, "MCP": self.mcp}
         return {name: text for name, text in every.items() if text}
 
 
@@ -30,3 +36,36 @@ def mcp_call(tool: str, **arguments: Any) -> str:
     """A tool call as agents write it: ``run_get(run_id="a1")``."""
     words = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
     return f"{tool}({', '.join(words)})"
+
+
+def mcp_start(key: str, **arguments: Any) -> str:
+    """A plan and its start: two calls, a line each; the same ``key`` never starts twice."""
+    return mcp_call("plan_create", **arguments) + STARTED.format(key=json.dumps(key, ensure_ascii=False))
+
+
+def export_action(run_id: str, types: list[str], merged: bool) -> Action:
+    """An export of a run, with its proofs."""
+    flags = "".join(f" --gguf {name}" for name in types) + (" --merged" if merged else "")
+    return Action(
+        "export",
+        f"whet export {run_id}{flags}",
+        f"export:\n  gguf: [{', '.join(types)}]\n  merged: {str(merged).lower()}\n",
+        f"api.start_export({run_id!r}, {types!r}, merged={merged}, started_by='python')",
+        mcp_call("export_start", run_id=run_id, types=types, merged=merged),
+    )
+
+
+def chat_action(target: str, question: str) -> Action:
+    """A question to a run, a model folder or a GGUF file; every voice answers."""
+    lines = (
+        f"with api.ChatSession(api.chat_target({target!r})) as chat:",
+        "    for who in chat.target.voices:",
+        f"        pieces = chat.ask([{{'role': 'user', 'content': {question!r}}}], who)",
+        "        print(who, ''.join(piece.text for piece in pieces))",
+    )
+    return Action(
+        "talk to it",
+        f"whet chat {shlex.quote(target)} --prompt {shlex.quote(question)}",
+        python="\n".join(lines),
+        mcp=mcp_call("model_chat", target=target, prompt=question),
+    )

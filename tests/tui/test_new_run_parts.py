@@ -311,7 +311,7 @@ def test_the_copied_forms_hold_the_whole_recipe() -> None:
     start, _ = actions_of(Situation(Draft.of(OWN)), "mine.yaml")
     assert "whet train mine.yaml" in start.cli and "rank: 16" in start.cli
     scope: dict[str, Any] = {}
-    exec(start.python.partition("api.start")[0], scope)
+    exec(start.forms()["Python"].partition("api.start")[0], scope)
     assert scope["plan"].recipe.adapter.rank == 16
     assert '"adapter.rank": 16' in start.mcp and "run_start(" in start.mcp
     assert flat({"data": {"columns": {"a": "b"}}}) == {"data.columns": {"a": "b"}}

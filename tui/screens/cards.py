@@ -14,7 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, OptionList, Static
 from textual.widgets.option_list import Option
 
-from ..actions import Action
+from ..actions import IMPORT, Action
 from ..render.text import plain, printable
 
 LONGEST_TRACE = 4000
@@ -106,14 +106,29 @@ class CopyCard(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="card"):
-            yield Static(Text("Copy as", "bold"), classes="card-title")
+            yield Static(Text("Copy as", "bold"))
             yield OptionList(
                 *(
-                    Option(Text.assemble((f"{name:<7}", "bold cyan"), plain(f"{action.label}: {text}", 400)))
+                    Option(
+                        Text.assemble(
+                            (f"{name:<7}", "bold cyan"),
+                            f"{action.label:<23} ",
+                            (plain(text.removeprefix(IMPORT), 200), "dim"),
+                            no_wrap=True,
+                            overflow="ellipsis",
+                        )
+                    )
                     for action, name, text in self.texts
-                )
+                ),
+                id="forms",
             )
+            with VerticalScroll(id="form", can_focus=False):
+                yield Static("", id="form-text", markup=False)
             yield Static(Text("enter copies to the clipboard of your terminal · esc closes", "dim"))
+
+    def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        """The whole text, for terminals that keep their clipboard to themselves."""
+        self.query_one("#form-text", Static).update(Text(printable(self.texts[event.option_index][2])))
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         _, name, text = self.texts[event.option_index]

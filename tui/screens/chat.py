@@ -16,7 +16,7 @@ from textual.widgets import Input, Static
 
 from whet.engine import api
 
-from ..actions import Action, mcp_call
+from ..actions import Action, chat_action
 from ..chat_log import Conversation, Sampling, order, pieces
 from ..render.text import plain, printable
 from ..widgets.assistant_bar import Advice
@@ -209,16 +209,7 @@ class ChatScreen(WhetScreen):
         )
 
     def actions(self) -> Sequence[Action]:
-        question = self.last or "Hello"
-        target = f"api.ChatSession(api.chat_target({self.target!r}))"
-        return (
-            Action(
-                "talk to it",
-                cli=f"whet chat {self.target}",
-                python=f"with {target} as chat: ...",
-                mcp=mcp_call("model_chat", target=self.target, prompt=question),
-            ),
-        )
+        return (chat_action(self.target, self.last or "Hello"),)
 
 
 def _clock() -> Iterator[float]:

@@ -131,8 +131,12 @@ class DoctorScreen(WhetScreen):
                 "look at the machine", cli="whet doctor", python="api.doctor()", mcp=mcp_call("env_inspect")
             ),
             Action("explain the flags", cli="whet doctor --env", python="api.environment_flags()"),
-            Action("check the kernels", cli="whet doctor --kernels"),
-            Action("write a bundle", cli=f"whet doctor --bundle {BUNDLE}"),
+            Action("check the kernels", cli="whet doctor --kernels", python="api.check_kernels()"),
+            Action(
+                "write a bundle",
+                cli=f"whet doctor --bundle {BUNDLE}",
+                python=f"from pathlib import Path\napi.bundle(api.doctor(), Path({BUNDLE!r}))",
+            ),
         )
 
 

@@ -14,7 +14,7 @@ from textual.widgets import ProgressBar, Static
 
 from whet.engine import api
 
-from ..actions import Action, mcp_call
+from ..actions import Action, export_action
 from ..export_plan import MERGED, Choice, choices, needed
 from ..render.text import plain, printable
 from ..render.units import size
@@ -201,18 +201,7 @@ class ExportScreen(WhetScreen):
 
     def actions(self) -> Sequence[Action]:
         wanted = self._wanted()
-        types = [name for name in wanted if name != MERGED]
-        flags = "".join(f" --gguf {name}" for name in types) + (" --merged" if MERGED in wanted else "")
-        arguments = {"run_id": self.run_id, "types": types, "merged": MERGED in wanted}
-        return (
-            Action(
-                "export",
-                cli=f"whet export {self.run_id}{flags}",
-                yaml=f"export:\n  gguf: [{', '.join(types)}]\n  merged: {str(MERGED in wanted).lower()}\n",
-                python=f"api.start_export({self.run_id!r}, {types!r}, started_by='me')",
-                mcp=mcp_call("export_start", **arguments),
-            ),
-        )
+        return (export_action(self.run_id, [one for one in wanted if one != MERGED], MERGED in wanted),)
 
 
 def choice_text(choice: Choice, there: set[str]) -> Text:

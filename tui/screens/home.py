@@ -13,7 +13,7 @@ from textual.widgets import DataTable, OptionList, Static
 from textual.widgets.option_list import Option
 
 from .. import drafts
-from ..actions import Action, mcp_call
+from ..actions import Action, chat_action, export_action, mcp_call, mcp_start
 from ..home_advice import home_advice, machine_line
 from ..render.text import plain
 from ..widgets.assistant_bar import Advice
@@ -111,13 +111,23 @@ class HomeScreen(WhetScreen):
         return home_advice(self.runs, self.machine, drafts.names())
 
     def actions(self) -> Sequence[Action]:
-        demo = Action("run the demo", "whet demo", mcp=mcp_call("plan_create", data="demo", model="demo"))
+        demo = Action(
+            "run the demo",
+            "whet demo",
+            python='plan = api.plan(api.recipe("demo"))\napi.start(plan, started_by="python")',
+            mcp=mcp_start("demo", data="demo", model="demo"),
+        )
         chosen = self.query_one(RunTable).chosen
-        listed = Action("list runs", "whet runs", python="api.runs()", mcp="job_list()")
+        listed = Action("list runs", "whet runs", python="api.runs()", mcp=mcp_call("job_list"))
         if chosen is None:
             return (demo, listed)
-        shown = Action(f"show {chosen}", f"whet show {chosen}", mcp=mcp_call("run_get", run_id=chosen))
-        return (shown, listed, demo)
+        shown = Action(
+            "look at the run",
+            f"whet show {chosen}",
+            python=f"api.run({chosen!r})",
+            mcp=mcp_call("run_get", run_id=chosen),
+        )
+        return (shown, chat_action(chosen, "Hello"), export_action(chosen, ["q4_k_m"], False), listed, demo)
 
     def action_demo(self) -> None:
         """Plan and start the demo, then watch it."""

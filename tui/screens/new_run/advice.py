@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Literal
 
 from whet.engine import api
 
-from ...actions import Action
+from ...actions import Action, mcp_call, mcp_start
 from ...render.text import plain
 from ...render.units import size
 from ...widgets.assistant_bar import Advice
@@ -105,11 +104,11 @@ def actions_of(situation: Situation, file: str) -> list[Action]:
     text = api.to_yaml(recipe)
     values = recipe.model_dump(mode="json", exclude_unset=True)
     written = f"cat > {file} <<'END'\n{text}END\n"
-    made = f"from whet.engine import api\nplan = api.plan(api.Recipe.model_validate({values!r}))\n"
-    asked = json.dumps(flat(values), ensure_ascii=False)
-    data, model = json.dumps(values["data"]["train"]), json.dumps(values["model"]["name"])
-    planned = f"plan_create(data={data}, model={model}, overrides={asked})"
-    started = f'{planned}\nrun_start(plan_id="ID", idempotency_key="{file}")  # ID: of the first answer'
+    made = f"plan = api.plan(api.Recipe.model_validate({values!r}))\n"
+    changes = flat(values)
+    data, model = changes.pop("data.train"), changes.pop("model.name")
+    planned = mcp_call("plan_create", data=data, model=model, changes=changes)
+    started = mcp_start(file, data=data, model=model, changes=changes)
     return [
         Action(
             "start",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from whet.engine import api
 
-from ...actions import Action, mcp_call
+from ...actions import Action, chat_action, export_action, mcp_call
 from ...run_state import RunProgress
 from .look import RESUMABLE, Look
 
@@ -49,18 +49,21 @@ def ask_to_stop(run_id: str, again: bool) -> api.StopRequest:
     return api.stop(run_id, now=again)
 
 
-def run_actions(run_id: str, look: Look | None, finding: api.Finding | None) -> list[Action]:
-    """The likeliest first."""
+def run_actions(
+    run_id: str, look: Look | None, finding: api.Finding | None, recipe: str = ""
+) -> list[Action]:
+    """The likeliest first; ``recipe``: the YAML that the run was planned from."""
     shown = Action(
         "look at the run",
         f"whet show {run_id}",
+        recipe,
         python=f'api.run("{run_id}")',
         mcp=mcp_call("run_get", run_id=run_id),
     )
     followed = Action(
         "follow it",
         f"whet attach {run_id}",
-        python=f'api.follow("{run_id}")',
+        python=f'for event in api.follow("{run_id}"):\n    print(event)',
         mcp=mcp_call("job_wait", run_id=run_id),
     )
     stopped = Action(
@@ -75,12 +78,29 @@ def run_actions(run_id: str, look: Look | None, finding: api.Finding | None) -> 
         python=f'api.resume("{run_id}")',
         mcp=mcp_call("run_resume", run_id=run_id),
     )
+    saved = Action("write a checkpoint", python=f'api.request_checkpoint("{run_id}")')
     said = [shown, followed]
     if look is not None and look.active:
-        said = [followed, stopped, shown]
+        said = [followed, stopped, saved, shown]
     elif look is not None and look.summary.status in RESUMABLE:
         said = [resumed, shown]
+    elif look is not None and not look.summary.state.is_job:
+        said = [
+            shown,
+            chat_action(run_id, "Hello"),
+            export_action(run_id, ["q4_k_m"], False),
+            _measure(run_id),
+        ]
     return [*said, *([_fix(run_id, finding)] if finding is not None else [])]
+
+
+def _measure(run_id: str) -> Action:
+    return Action(
+        "measure base and tuned",
+        f"whet eval {run_id}",
+        python=f'api.start_evaluation("{run_id}", started_by="python")',
+        mcp=mcp_call("eval_run", run_id=run_id),
+    )
 
 
 def _fix(run_id: str, finding: api.Finding) -> Action:

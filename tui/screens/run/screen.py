@@ -319,7 +319,8 @@ class RunScreen(Controls):
         return run_advice(self.seen, self.progress, self.findings)
 
     def actions(self) -> Sequence[Action]:
-        return run_actions(self.run_id, self.seen, self.query_one(Findings).chosen)
+        recipe = api.to_yaml(self.plan.recipe) if self.plan is not None else ""
+        return run_actions(self.run_id, self.seen, self.query_one(Findings).chosen, recipe)
 
 
 def _look(run_id: str, offset: int) -> Look | api.WhetError:
