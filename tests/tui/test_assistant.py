@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import pytest
+from textual.binding import Binding
 
 from whet.engine.api import WhetError, catalogue, schema
+from whet.tui.app import WhetApp
 from whet.tui.assistant import writer
 from whet.tui.assistant.passages import Passage, passages, topics
 from whet.tui.assistant.search import Index
+from whet.tui.screens.chat import ChatScreen
+from whet.tui.screens.compare import CompareScreen
+from whet.tui.screens.doctor import DoctorScreen
+from whet.tui.screens.export import ExportScreen
+from whet.tui.screens.home import HomeScreen
+from whet.tui.screens.new_run import NewRunScreen
+from whet.tui.screens.new_run.data_step import DataStep
+from whet.tui.screens.new_run.model_step import ModelStep
+from whet.tui.screens.new_run.settings_step import SettingsStep
+from whet.tui.screens.new_run.template_step import TemplateStep
+from whet.tui.screens.run import RunScreen
+from whet.tui.screens.run.log import LogScreen
+from whet.tui.widgets.finding_card import StepList
+from whet.tui.widgets.run_table import RunTable
+from whet.tui.widgets.token_view import TokenView
 
 QUESTIONS = {
     "why is my loss zero": "D01",
@@ -109,3 +128,38 @@ def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_nothing_is_asked_of_a_model_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WHET_ASSISTANT", raising=False)
     assert writer.configured() == ""
+
+
+KEYS_OF: dict[str, list[Any]] = {
+    "run": [RunScreen, LogScreen],
+    "settings": [NewRunScreen, SettingsStep],
+    "data": [NewRunScreen, DataStep],
+    "models": [NewRunScreen, ModelStep],
+    "templates": [NewRunScreen, TemplateStep, TokenView],
+    "export": [ExportScreen],
+    "compare": [CompareScreen, HomeScreen, RunTable],
+    "doctor": [DoctorScreen],
+    "chat": [ChatScreen],
+    "first-steps": [HomeScreen],
+    "keys": [HomeScreen, RunTable, StepList],
+    "findings": [],
+    "plan": [],
+    "agents": [],
+}
+NAMES = {"question_mark": "?", "slash": "/", "equals_sign": "=", "comma": ","} | {
+    "left_square_bracket": "[",
+    "right_square_bracket": "]",
+}
+
+
+def test_the_guide_names_keys_that_there_are() -> None:
+    assert set(KEYS_OF) == set(topics())
+    for page, owners in KEYS_OF.items():
+        bound = {
+            NAMES.get(key, key)
+            for owner in (WhetApp, *owners)
+            for binding in Binding.make_bindings(owner.BINDINGS)
+            for key in binding.key.split(",")
+        }
+        told = re.findall(r"`(\S)`|\b(F\d+)\b", topics()[page])
+        assert {(one or two).lower() if two else one for one, two in told} <= bound, page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import anyio
@@ -10,6 +11,7 @@ import pytest
 from support.plan_inputs import gpu, machine
 from support.screens import SIZES, until, until_shown
 
+from whet import tui
 from whet.engine import api
 from whet.engine.doctor import report_of
 from whet.engine.surroundings import Surroundings
@@ -74,6 +76,18 @@ def test_a_key_can_be_changed_in_the_file(home: Path) -> None:
 
 def test_every_binding_of_every_screen_has_an_id() -> None:
     named = {binding.id for binding in all_bindings()}
+    folder = Path(tui.__file__).parent
+    written = {
+        id for file in folder.rglob("*.py") for id in re.findall(r'\bid="(\w+\.\w+)"', file.read_text())
+    }
+    assert written <= named, written - named
+    bare = [
+        f"{file.name}: {line}"
+        for file in folder.rglob("*.py")
+        for line in re.findall(r"^ *Binding\(.*\),?$", file.read_text(), re.MULTILINE)
+        if "id=" not in line
+    ]
+    assert not bare
     assert {"app.help", "home.new", "doctor.bundle", "chat.prompt", "export.begin"} <= named
     assert len(SCREENS_BY_NAME) == 8
     avoided = {"ctrl+a", "ctrl+b", "ctrl+s", "ctrl+j", "ctrl+o"}

@@ -19,10 +19,12 @@ from ..assistant.passages import Passage
 from ..assistant.search import Index
 from ..render.text import plain, printable
 from .base import WhetScreen
+from .help import HelpScreen
 
 if TYPE_CHECKING:
     from ..app import WhetApp
 
+OF_A_RUN = ("run", "chat", "export")
 SHOWN = 240
 """Characters of a passage in the list."""
 
@@ -117,10 +119,25 @@ def go(app: WhetApp, passage: Passage | None) -> None:
     """Open what a passage is about: a setting's field, a finding's page, a screen, a place in the guide."""
     if passage is None:
         return
-    if passage.kind == "screen":
-        app.open(passage.target)
-        return
+    while isinstance(app.screen, HelpScreen):  # what is asked there is meant of the screen it was opened on
+        app.pop_screen()
     screen = app.screen
-    if passage.kind == "setting" and isinstance(screen, WhetScreen) and screen.focus_setting(passage.target):
-        return
-    app.open("help", passage)
+    assert isinstance(screen, WhetScreen)
+    seek = {"setting": screen.focus_setting, "finding": screen.focus_finding}.get(passage.kind)
+    if passage.kind == "screen":
+        _open(app, screen, passage)
+    elif seek is not None and seek(passage.target):
+        screen.say()
+    else:
+        app.open("help", passage)
+
+
+def _open(app: WhetApp, screen: WhetScreen, passage: Passage) -> None:
+    if passage.target == "compare":
+        app.notify("Mark 2 to 6 runs on Home with space, then press =.", timeout=5)
+    elif passage.target not in OF_A_RUN:
+        app.open(passage.target)
+    elif screen.about is None:
+        app.notify("That is about a run: choose one on Home first.", timeout=5)
+    else:
+        app.open(passage.target, screen.about)

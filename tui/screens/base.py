@@ -59,6 +59,11 @@ class WhetScreen(Screen[None]):
     def leaving(self) -> None:
         """Called before the app ends: what was begun here is to be kept."""
 
+    @property
+    def about(self) -> str | None:
+        """The run that this screen is about."""
+        return None
+
     def focus_finding(self, id: str) -> bool:
         """Go to a finding that is listed here; False where it is not."""
         return False

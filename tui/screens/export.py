@@ -182,6 +182,11 @@ class ExportScreen(WhetScreen):
             return
         self.app.push_screen(PushCard(self.run_id))
 
+    @property
+    def about(self) -> str | None:
+        """The run."""
+        return self.run_id
+
     def advice(self) -> Sequence[Advice]:
         if self.job is not None and self.status in ACTIVE:
             return (Advice("You can leave: the export is a job of its own and goes on."),)

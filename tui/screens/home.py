@@ -107,6 +107,11 @@ class HomeScreen(WhetScreen):
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         self.whet.open("run", event.row_key.value)
 
+    @property
+    def about(self) -> str | None:
+        """The run under the cursor."""
+        return self.query_one(RunTable).chosen
+
     def advice(self) -> Sequence[Advice]:
         return home_advice(self.runs, self.machine, drafts.names())
 

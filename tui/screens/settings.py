@@ -17,6 +17,7 @@ from textual.widgets.option_list import Option
 
 from .. import kept
 from ..app import SCREENS_BY_NAME, WhetApp
+from ..render.text import plain
 from ..widgets.assistant_bar import Advice
 from .base import WhetScreen
 from .home import HomeScreen
@@ -76,11 +77,42 @@ SWITCHES = {
 }
 
 
+PARTS = (
+    ("widgets.run_table", "RunTable"),
+    ("screens.new_run.data_step", "DataStep"),
+    ("screens.new_run.data_step", "RowCard"),
+    ("screens.new_run.model_step", "ModelStep"),
+    ("screens.new_run.template_step", "TemplateStep"),
+    ("screens.new_run.settings_step", "SettingsStep"),
+    ("screens.new_run.recipe_view", "RecipeView"),
+    ("widgets.file_browser", "FileBrowser"),
+    ("widgets.token_view", "TokenView"),
+    ("widgets.check_list", "CheckList"),
+    ("widgets.finding_card", "StepList"),
+    ("widgets.finding_card", "FindingCard"),
+    ("widgets.choice_card", "ChoiceCard"),
+    ("widgets.choice_card", "LineCard"),
+    ("screens.run.log", "LogScreen"),
+    ("screens.run.log", "LogView"),
+    ("screens.run.panels", "Page"),
+    ("screens.run.panels", "Findings"),
+    ("screens.run.cards", "PageCard"),
+    ("screens.chat_prompt", "PromptCard"),
+    ("screens.push", "PushCard"),
+    ("screens.ask", "AskCard"),
+    ("screens.cards", "ErrorCard"),
+    ("screens.cards", "Question"),
+    ("screens.cards", "CopyCard"),
+    ("screens.jump", "JumpScreen"),
+)
+"""What has keys of its own besides the screens."""
+
+
 def all_bindings() -> Iterator[Binding]:
-    """Those of the app and of every screen, each id once."""
+    """Those of the app, of every screen and of their parts, each id once."""
     classes: list[type] = [WhetApp, HomeScreen]
-    for module, name in SCREENS_BY_NAME.values():
-        classes.append(getattr(import_module(f".{module}", __package__), name))
+    for module, name in (*((f"screens.{one}", name) for one, name in SCREENS_BY_NAME.values()), *PARTS):
+        classes.append(getattr(import_module(f"..{module}", __package__), name))
     seen = set()
     for owner in classes:
         for binding in Binding.make_bindings(owner.__dict__.get("BINDINGS", ())):
@@ -95,7 +127,6 @@ def keys_table(keymap: dict[str, str]) -> Table:
     for heading in ("id", "key", "does"):
         table.add_column(heading, style="" if heading == "key" else "dim", no_wrap=True)
     for binding in all_bindings():
-        table.add_row(
-            Text(binding.id or ""), Text(keymap.get(binding.id or "", binding.key)), Text(binding.description)
-        )
+        key = keymap.get(binding.id or "", binding.key_display or binding.key)
+        table.add_row(Text(binding.id or ""), Text(plain(key, 24)), Text(binding.description))
     return table

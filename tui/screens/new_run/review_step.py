@@ -77,6 +77,13 @@ class ReviewStep(Vertical):
         at = self.query_one("#review-list", StepList).highlighted
         return self.findings[at - 1] if at and at <= len(self.findings) else None
 
+    def choose(self, id: str) -> bool:
+        """Put the cursor on a finding; False where the plan has none of that id."""
+        place = next((number for number, one in enumerate(self.findings, 1) if one.id == id), None)
+        if place is not None:
+            self.query_one("#review-list", StepList).highlighted = place
+        return place is not None
+
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         if event.option_id == "start":

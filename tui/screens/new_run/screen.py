@@ -174,6 +174,22 @@ class NewRunScreen(AskingScreen):
         draft = self.situation.draft
         return actions_of(self.situation, f"{draft.suggested_name()}.yaml") if draft.text else ()
 
+    def focus_setting(self, key: str) -> bool:
+        """Its line in the form, or the step that is about nothing else."""
+        if self.situation.draft.recipe is None:
+            return False
+        own: dict[str, Step] = {"data.train": "data", "model.name": "model"}
+        self.show_step(own.get(key, "settings"))
+        return key in own or self.query_one(SettingsStep).choose(key)
+
+    def focus_finding(self, id: str) -> bool:
+        """Its line in the review, with its fix."""
+        plan = self.situation.plan
+        if plan is None or id not in {one.id for one in plan.findings}:
+            return False
+        self.show_step("review")
+        return self.query_one(ReviewStep).choose(id)
+
     # --- what the steps say
 
     @on(Next)

@@ -151,6 +151,17 @@ class SettingsStep(Vertical):
         draft = self.situation.draft if self.situation is not None else Draft()
         self.query_one("#field-help", Static).update(help_of(one, draft), layout=False)
 
+    def choose(self, key: str) -> bool:
+        """Put the cursor on a setting, unfolding the others if it is one of them; False: there is none."""
+        if self.situation is None or not self.values or key not in {one.key for one in self.fields}:
+            return False
+        if key not in self.lines:
+            self.every = True
+            self.show(self.situation)
+        listed = self.query_one("#field-list", StepList)
+        listed.highlighted = listed.get_option_index(key)
+        return True
+
     # --- changing
 
     def action_every(self) -> None:

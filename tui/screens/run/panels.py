@@ -74,6 +74,13 @@ class Findings(OptionList):
             return None
         return self.findings[min(self.highlighted or 0, len(self.findings) - 1)]
 
+    def choose(self, id: str) -> bool:
+        """Put the cursor on a finding; False where none has that id."""
+        place = next((number for number, one in enumerate(self.findings or []) if one.id == id), None)
+        if place is not None:
+            self.highlighted = place
+        return place is not None
+
     def show(self, findings: list[api.Finding]) -> None:
         """Replace the list, if it is another one."""
         if findings == self.findings:

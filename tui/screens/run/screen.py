@@ -313,6 +313,18 @@ class RunScreen(Controls):
         self.sample_step = steps[min(len(steps) - 1, max(0, place + by))]
         self._draw()
 
+    def focus_finding(self, id: str) -> bool:
+        """Its place among this run's findings."""
+        here = self.query_one(Findings).choose(id)
+        if here:
+            self.action_tab("findings")
+        return here
+
+    @property
+    def about(self) -> str | None:
+        """The run."""
+        return self.run_id
+
     # --- words
 
     def advice(self) -> Sequence[Advice]:
