@@ -19,6 +19,7 @@ from support.mini_hub import MiniHub, serve
 from support.tiny_runs import create_run, tiny_recipe
 
 from whet.engine import doctor as engine_doctor
+from whet.engine.checks.env_flags import seen_flags
 from whet.engine.hardware import inspect_machine
 from whet.engine.surroundings import inspect_surroundings, probes
 from whet.engine.surroundings.facts import ImportSmoke, LlamaSmoke
@@ -43,6 +44,8 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """
     user = Path(tempfile.mkdtemp(dir="/tmp")) / "anna"
     user.mkdir()
+    for name in seen_flags():  # libraries that other tests import in this process set some
+        monkeypatch.delenv(name, raising=False)
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     for name in ("HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "WHET_KERNELS"):
@@ -106,7 +109,7 @@ def test_one_screen_names_what_matters_and_no_secret() -> None:
         assert any(line.startswith(row) for line in answer.out.splitlines()), row
     assert "0.3.36 on the CPU, ran a quantised model" in answer.out
     assert "token from HF_TOKEN" in answer.out
-    assert len(answer.out.splitlines()) <= 24
+    assert len(answer.out.splitlines()) <= 24, answer.out
     assert not leaked(answer.out + answer.err)
 
 
