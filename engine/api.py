@@ -261,6 +261,15 @@ def models(
     return list_models(query, fits_gib, folders)
 
 
+def hub_login() -> str:
+    """Of the hub: ``offline``, ``logged in`` or ``not logged in``; asks the machine, not the network."""
+    from huggingface_hub import get_token
+
+    if settings().offline:
+        return "offline"
+    return "logged in" if get_token() is not None else "not logged in"
+
+
 def search_models(query: str, limit: int = 20) -> list[HubModel]:
     """Models on the hub by words, the most downloaded first. Raises WhetError ``hub.offline``,
     ``hub.unreachable``."""

@@ -15,16 +15,17 @@ LITTLE_DISK = 10 * GIB
 RESUMABLE = ("interrupted", "stopped")
 
 
-def machine_line(machine: Machine) -> str:
-    """GPUs with what is free, cores, memory, disk."""
+def machine_line(machine: Machine, hub: str) -> str:
+    """GPUs and disk with what is free, whether one is logged in to the hub, memory, cores."""
     gpus = [
         f"{gpu.name} {gpu.memory_free / GIB:.0f}/{gpu.memory_total / GIB:.0f} GiB" for gpu in machine.gpus
     ]
     words = gpus or ["no GPU"]
     words += [
-        f"{machine.cpu_count} cores",
+        f"{machine.disk_free / GIB:.0f} GiB disk free",
+        f"hub: {hub}",
         f"{machine.ram_available / GIB:.0f}/{machine.ram_total / GIB:.0f} GiB memory",
-        f"{machine.disk_free / GIB:.0f} GiB disk",
+        f"{machine.cpu_count} cores",
     ]
     return " · ".join(words)
 

@@ -47,6 +47,7 @@ def runs() -> list[api.RunSummary]:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WHET_HOME", str(tmp_path))
     monkeypatch.setattr(api, "machine", lambda: machine(gpu()))
+    monkeypatch.setattr(api, "hub_login", lambda: "logged in")
     return tmp_path
 
 

@@ -41,6 +41,7 @@ class HomeScreen(WhetScreen):
         Binding("delete", "trash", "trash", show=False, id="home.trash"),
         Binding("u", "undo", "undo", show=False, id="home.undo"),
         Binding("d", "app.open('doctor')", "doctor", id="home.doctor"),
+        Binding("q", "app.quit", "quit", id="home.quit"),
         Binding("comma", "app.open('settings')", "settings", key_display=",", show=False, id="home.settings"),
     ]
 
@@ -74,9 +75,10 @@ class HomeScreen(WhetScreen):
         if self.is_active:  # Textual calls the screen below another one current, too
             self.in_background(_runs, self._show_runs, group="runs")
 
-    def _show_machine(self, machine: Machine) -> None:
-        self.machine = machine
-        self.query_one("#machine", Static).update(Text(machine_line(machine), no_wrap=True))
+    def _show_machine(self, seen: tuple[Machine, str]) -> None:
+        self.machine, hub = seen
+        line = Text(machine_line(self.machine, hub), no_wrap=True, overflow="ellipsis")
+        self.query_one("#machine", Static).update(line)
         self.say()
 
     def _show_runs(self, runs: list[RunSummary]) -> None:
@@ -178,10 +180,10 @@ class HomeScreen(WhetScreen):
 # The façade's functions, imported on the threads that call them.
 
 
-def _machine() -> Machine:
+def _machine() -> tuple[Machine, str]:
     from whet.engine import api
 
-    return api.machine()
+    return api.machine(), api.hub_login()
 
 
 def _runs() -> list[RunSummary]:

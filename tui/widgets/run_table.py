@@ -56,7 +56,10 @@ class RunTable(DataTable[Text]):
         )
 
     def show(self, runs: Sequence[RunSummary]) -> None:
-        """Replace all rows."""
+        """Replace all rows; where they are of the same runs only what changed, so that nothing scrolls."""
+        if [run.id for run in runs] == [run.id for run in self._runs]:
+            self._update(runs)
+            return
         chosen, row = self.chosen, self.cursor_row
         self._runs = runs
         ids = [run.id for run in runs]
@@ -66,6 +69,14 @@ class RunTable(DataTable[Text]):
             self.add_row(*self._cells(run), key=run.id)
         if ids:
             self.move_cursor(row=ids.index(chosen) if chosen in ids else min(row, len(ids) - 1))
+
+    def _update(self, runs: Sequence[RunSummary]) -> None:
+        self._runs = runs
+        for row, run in enumerate(runs):
+            for column, cell in enumerate(self._cells(run)):
+                place = Coordinate(row, column)
+                if cell != self.get_cell_at(place):
+                    self.update_cell_at(place, cell, update_width=True)
 
     def action_mark(self) -> None:
         """Mark the run under the cursor, or unmark it."""
