@@ -12,6 +12,7 @@ from support.tiny_runs import create_run, tiny_recipe, write_chat_rows
 
 from whet.engine import api
 from whet.engine.demo import MODEL_DIR
+from whet.engine.export.verdict import Proof, Verdict
 from whet.engine.runs.events import EventLog
 from whet.engine.runs.store import RunDir
 from whet.tui.app import WhetApp
@@ -96,6 +97,24 @@ def test_a_full_disk_and_nothing_chosen_start_nothing(run: RunDir, monkeypatch: 
             screen.query_one(CheckList).focus()
             await pilot.press("space", "g")
             await until_shown(pilot, "Choose at least one file")
+
+    anyio.run(look)
+
+
+def test_what_was_made_before_shows_its_proofs(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    proofs = [Proof(name="logits", status="fail", summary="Mean KL is 0.9 nat.", fix="Export q8_0.")]
+    made = api.Artifact(
+        kind="gguf", path=Path("/x/a-q4_k_m.gguf"), bytes=9, verdict=Verdict.of(proofs, Path("/x/a.gguf"))
+    )
+    monkeypatch.setattr(api, "artifacts", lambda run_id: [made])
+
+    async def look() -> None:
+        app = WhetApp()
+        async with app.run_test(size=(120, 36)) as pilot:
+            app.open("export", run.id)
+            await until_shown(pilot, "✗ logits     Mean KL is 0.9 nat.")
+            seen = shown(app)
+            assert "fix: Export q8_0." in seen and "do not ship it" in seen and "✓ there" in seen
 
     anyio.run(look)
 

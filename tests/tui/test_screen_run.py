@@ -473,7 +473,7 @@ def test_an_export_shows_its_phase_then_its_proof(
         record(job, written, monkeypatch, began=end)
         job.write_state(status="finished", summary={"verdict": "fail"})
         said = await seen_again(pilot, opened, "1 file(s) written; proof: fail.")
-        assert "9.0 MiB  tiny-q4_k_m.gguf" in said and "tokens: fail  3 of 9 differ" in said
+        assert "9.0 MiB  tiny-q4_k_m.gguf" in said and "✗ tokens     3 of 9 differ" in said
 
     opened(job, do)
 

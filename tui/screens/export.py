@@ -16,6 +16,7 @@ from whet.engine import api
 
 from ..actions import Action, export_action
 from ..export_plan import MERGED, Choice, choices, needed
+from ..render.proofs import proof_steps
 from ..render.text import plain, printable
 from ..render.units import size
 from ..widgets.assistant_bar import Advice
@@ -36,7 +37,7 @@ class ExportScreen(WhetScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("g", "begin", "go", id="export.begin"),
         Binding("s", "stop", "stop", id="export.stop"),
-        Binding("c", "chat", "chat with the GGUF", id="export.chat"),
+        Binding("c", "chat", "chat", id="export.chat"),
         Binding("p", "push", "push", id="export.push"),
     ]
 
@@ -49,6 +50,7 @@ class ExportScreen(WhetScreen):
         self.heard = 0
         self.status = ""
         self.log_of_job = ExportLog()
+        self.shown: dict[str, Text] = {}
         self.files: list[api.Artifact] = []
 
     def body(self) -> ComposeResult:
@@ -59,8 +61,8 @@ class ExportScreen(WhetScreen):
             with VerticalScroll(id="made", can_focus=True):
                 yield Static("Looking at the run …", id="progress", markup=False)
                 yield ProgressBar(id="done", show_eta=True)
-                yield Static("", id="proofs", markup=False)
                 yield Static("", id="files", markup=False)
+                yield Static("", id="proofs", markup=False)
 
     def on_mount(self) -> None:
         super().on_mount()
@@ -101,8 +103,12 @@ class ExportScreen(WhetScreen):
         )
         self.query_one("#files", Static).update(files_text(self.files))
         if self.job is None:
+            steps = [
+                (str(one.path), one.verdict.model_dump(mode="json")) for one in self.files if one.verdict
+            ]
+            self._put("proofs", proof_steps(steps))
             ready = "g begins: merge, convert, quantise, and prove each file with llama.cpp."
-            self.query_one("#progress", Static).update(Text(ready, "dim"))
+            self._put("progress", Text(ready, "dim"))
         self.say()
 
     def _wanted(self) -> list[str]:
@@ -150,11 +156,17 @@ class ExportScreen(WhetScreen):
         bar = self.query_one("#done", ProgressBar)
         bar.display = self.log_of_job.total is not None and self.status in ACTIVE
         bar.update(total=self.log_of_job.total, progress=self.log_of_job.done)
-        self.query_one("#progress", Static).update(self.log_of_job.progress_text(self.status, state))
-        self.query_one("#proofs", Static).update(self.log_of_job.proofs_text())
+        self._put("progress", self.log_of_job.progress_text(self.status, state))
+        self._put("proofs", self.log_of_job.proofs_text())
         if self.status not in ACTIVE:
             self.in_background(lambda: api.artifacts(self.run_id), self._made, group="files")
         self.say()
+
+    def _put(self, part: str, text: Text) -> None:
+        """A new layout costs the whole screen, so only for another text."""
+        if self.shown.get(part) != text:
+            self.shown[part] = text
+            self.query_one(f"#{part}", Static).update(text)
 
     def _made(self, files: list[api.Artifact]) -> None:
         self.files = files
@@ -197,9 +209,11 @@ class ExportScreen(WhetScreen):
             return (
                 Advice("A file failed its proof: do not ship it. The failing step says why.", "", "error"),
             )
-        if any(one.kind == "gguf" for one in self.files):
+        made = [one for one in self.files if one.kind == "gguf"]
+        if made:
+            proven = "Proven." if all(one.verdict is not None for one in made) else "Made, not all proven."
             return (
-                Advice("Proven. Talk to base, tuned and GGUF side by side.", "c"),
+                Advice(f"{proven} Talk to base, tuned and GGUF side by side.", "c"),
                 Advice("Or serve it: ollama create NAME -f Modelfile, in the folder shown."),
             )
         return (Advice("q4_k_m is right for most; space chooses, g begins.", "g"),)
@@ -211,9 +225,9 @@ class ExportScreen(WhetScreen):
 
 def choice_text(choice: Choice, there: set[str]) -> Text:
     """Name, size, what it is good for, and whether it is made already."""
-    text = Text.assemble(f"{choice.name:<8}", (f"{size(choice.bytes):>10}  ", "bold"), (choice.words, "dim"))
     made = any(name == choice.name or name.endswith(f"-{choice.name}.gguf") for name in there)
-    return text.append("  ✓ there" if made else "", "green")
+    words = ("✓ there", "green") if made else (choice.words, "dim")
+    return Text.assemble(f"{choice.name:<8}", (f"{size(choice.bytes):>10}  ", "bold"), words)
 
 
 def files_text(files: Sequence[api.Artifact]) -> Text:

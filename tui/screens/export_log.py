@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from whet.engine import api
 
+from ..render.proofs import proof_steps
 from ..render.text import plain
 
-MARKS = {"pass": ("✓", "green"), "warn": ("!", "bold yellow"), "fail": ("✗", "bold red")}
 PHASES = {"merge": "merging", "export": "writing", "smoke": "proving"}
 
 
@@ -46,21 +45,14 @@ class ExportLog:
             behind = f" behind {', '.join(state.behind)}" if state.behind else ""
             return Text(f"waiting{behind}", "yellow")
         if status == "failed" and state.error is not None:
-            return Text(f"✗ [{state.error.code}] {state.error.message} {state.error.hint}", "red")
+            return Text(plain(f"✗ [{state.error.code}] {state.error.message} {state.error.hint}"), "red")
         if status == "finished":
             return Text("✓ done", "green")
         return Text(f"{self.phase or status} {plain(self.detail, 60)}")
 
     def proofs_text(self) -> Text:
         """Each file's proofs, then what the checks found."""
-        text = Text()
-        for path, verdict in self.proofs.items():
-            text.append(f"\n{plain(Path(path).name, 50)}\n", "bold")
-            for proof in verdict.get("proofs", []):
-                mark, style = MARKS[proof["status"]]
-                text.append(f" {mark} ", style).append(f"{proof['name']:<11}").append(
-                    f"{plain(proof['summary'], 160)}\n"
-                )
+        text = Text("\n" if self.proofs else "").append_text(proof_steps(self.proofs.items()))
         for finding in self.findings:
             if finding.severity != "note":
                 text.append(f"\n{finding.id} {plain(finding.title, 200)}\n", "bold yellow")

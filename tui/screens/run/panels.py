@@ -17,7 +17,7 @@ from textual.widgets.option_list import Option
 from whet.engine import api
 
 from ...render.findings import finding_text
-from ...render.outcome import proof_lines
+from ...render.proofs import proof_steps
 from ...render.text import plain
 from ...render.units import size
 from ...run_state import RunProgress
@@ -138,8 +138,8 @@ def files(look: Look, progress: RunProgress) -> RenderableType:
         parts += [Text("jobs on this run", "bold"), _jobs(look.jobs), Text()]
     if progress.exports:
         parts += [Text("written", "bold"), _written(progress)]
-        proofs = [one for (kind, _), one in progress.exports.items() if kind == "smoke"]
-        parts += [Text("\nproof", "bold"), proof_lines(proofs)] if proofs else []
+        proofs = [(path, one.detail) for (kind, path), one in progress.exports.items() if kind == "smoke"]
+        parts += [Text("\nproof", "bold"), proof_steps(proofs)] if proofs else []
         parts.append(Text())
     if progress.checkpoints:
         parts += [Text("checkpoints", "bold"), _checkpoints(look, progress), Text()]
