@@ -10,6 +10,7 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.theme import Theme
+from textual.widgets import Input
 
 from . import kept
 from .screens.base import WhetScreen
@@ -30,6 +31,9 @@ THEME = Theme(
     dark=True,
 )
 
+TYPED = ("help", "ask", "copy", "jump", "quit")
+"""Actions by a printable key."""
+
 SCREENS_BY_NAME = {
     "new": ("new_run", "NewRunScreen"),
     "run": ("run", "RunScreen"),
@@ -48,12 +52,13 @@ class WhetApp(App[None]):
     TITLE = "whet"
     CSS_PATH = Path(__file__).with_name("styles.tcss")
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("question_mark,f1", "help", "help", key_display="?", id="app.help"),
+        Binding("question_mark", "help", "help", key_display="?", id="app.help"),
+        Binding("f1", "guide", "help", show=False, id="app.guide"),
         Binding("slash", "ask", "ask", key_display="/", id="app.ask"),
-        Binding("y", "copy", "copy as…", id="app.copy"),
+        Binding("y", "copy", "copy", id="app.copy"),
         Binding("f", "jump", "jump", show=False, id="app.jump"),
-        Binding("escape", "back", "back", show=False, id="app.back"),
-        Binding("q", "quit", "quit", id="app.quit"),
+        Binding("escape", "back", "back", key_display="esc", id="app.back"),
+        Binding("q", "quit", "quit", show=False, id="app.quit"),
         Binding("ctrl+q", "quit", "quit", show=False, priority=True, id="app.quit_always"),
     ]
 
@@ -108,6 +113,12 @@ class WhetApp(App[None]):
                 screen.leaving()
         self.exit()
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """No way back from Home; in a field, letters are typed, so none is promised to do anything else."""
+        if action == "back":
+            return len(self.screen_stack) > 1
+        return not (action in TYPED and isinstance(self.focused, Input))
+
     async def action_back(self) -> None:
         """Leave the screen for the one below; Home stays."""
         if len(self.screen_stack) > 1:
@@ -122,6 +133,10 @@ class WhetApp(App[None]):
     def action_help(self) -> None:
         """The guide, at what this screen is about."""
         self.open("help", self.screen.topic if isinstance(self.screen, WhetScreen) else "keys")
+
+    def action_guide(self) -> None:
+        """:meth:`action_help`, by a key that no field takes."""
+        self.action_help()
 
     def action_ask(self) -> None:
         """The question box."""

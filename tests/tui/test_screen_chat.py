@@ -15,9 +15,11 @@ from whet.engine import api
 from whet.engine.demo import MODEL_DIR
 from whet.tui.app import WhetApp
 from whet.tui.chat_log import Conversation, Sampling, order, pieces
-from whet.tui.screens.cards import ErrorCard
+from whet.tui.screens.ask import AskCard
+from whet.tui.screens.cards import CopyCard, ErrorCard
 from whet.tui.screens.chat import ChatScreen
 from whet.tui.screens.chat_prompt import PromptCard
+from whet.tui.screens.help import HelpScreen
 
 ANSWERS = {"base": "I do not know.", "tuned": "Sixteen\x1b[2J is right.", "gguf": "Sixteen is right."}
 
@@ -167,3 +169,23 @@ def test_a_question_without_an_answer_is_taken_back() -> None:
     chat.retract()
     chat.retract()
     assert chat.turns == []
+
+
+def test_in_the_question_letters_are_typed_and_f_keys_help(voices: Voices) -> None:
+    async def look() -> None:
+        app = WhetApp()
+        async with app.run_test(size=(80, 24)) as pilot:
+            app.open("chat", "demo-run")
+            await until(pilot, lambda: isinstance(app.focused, Input), "the question")
+            await until_shown(pilot, "f1 help")
+            await until(pilot, lambda: "? help" not in shown(app), "no key that would be typed")
+            await pilot.press("question_mark", "slash", "y", "q")
+            assert isinstance(app.focused, Input) and app.focused.value == "?/yq"
+            for key, kind in (("f1", HelpScreen), ("f2", AskCard), ("f3", CopyCard)):
+                await pilot.press(key)
+                await until(pilot, lambda kind=kind: isinstance(app.screen, kind), key)
+                await pilot.press("escape")
+                await until(pilot, lambda: isinstance(app.screen, ChatScreen), "the chat again")
+            assert isinstance(app.focused, Input)
+
+    anyio.run(look)

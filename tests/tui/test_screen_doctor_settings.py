@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 from support.plan_inputs import gpu, machine
-from support.screens import SIZES, until, until_shown
+from support.screens import SIZES, same_as_committed, until, until_shown
 
 from whet import tui
 from whet.engine import api
@@ -39,6 +39,7 @@ def test_the_doctor_shows_machine_flags_and_advice(monkeypatch: pytest.MonkeyPat
             app.open("doctor")
             await until_shown(pilot, "Test GPU")
             await until_shown(pilot, "Check the kernels on this GPU")
+            await until_shown(pilot, "nothing wrong found")
             await pilot.press("2")
             await until_shown(pilot, "WHET_LOW_BANDWIDTH")
 
@@ -105,5 +106,30 @@ def test_jump_goes_to_a_part_by_its_letter() -> None:
             await until(
                 pilot, lambda: app.focused is not None and app.focused.id == "before", "the second part"
             )
+
+    anyio.run(look)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_how_the_doctor_and_the_settings_look(
+    size: tuple[int, int], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = {"python": "3.11.7", "home": Path("/home/anna/.whet")}
+    report = report_of(machine(gpu()), Surroundings()).model_copy(update=frozen)
+    monkeypatch.setattr(api, "doctor", lambda progress=None: report)
+    monkeypatch.setattr(api, "environment_flags", list)
+    monkeypatch.setattr(kept, "kept_file", lambda: Path("/home/anna/.whet/tui.json"))
+
+    async def look() -> None:
+        app = WhetApp()
+        async with app.run_test(size=size) as pilot:
+            app.open("doctor")
+            await until_shown(pilot, "nothing wrong found")
+            await until_shown(pilot, "esc back")
+            await until_shown(pilot, "╺")
+            same_as_committed(app, "doctor")
+            app.open("settings")
+            await until_shown(pilot, "a ASCII")
+            same_as_committed(app, "settings")
 
     anyio.run(look)

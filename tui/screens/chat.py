@@ -33,6 +33,9 @@ class ChatScreen(WhetScreen):
     heading = "whet · chat"
     topic = "chat"
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f1", "app.guide", "help", id="chat.help"),
+        Binding("f2", "ask_guide", "ask", show=False, id="chat.ask"),
+        Binding("f3", "copy_forms", "copy", id="chat.copy"),
         Binding("f5", "again", "ask anew", id="chat.again"),
         Binding("f6", "longer(0.5)", "shorter", show=False, id="chat.shorter"),
         Binding("f7", "longer(2)", "longer", id="chat.longer"),
@@ -152,6 +155,14 @@ class ChatScreen(WhetScreen):
         column = self.query_one(f"#voice-{who}", VerticalScroll)
         column.mount(Static(text, classes=kind))
         column.scroll_end(animate=False)
+
+    def action_ask_guide(self) -> None:
+        """As `/`, which is typed into the question here."""
+        self.whet.action_ask()
+
+    def action_copy_forms(self) -> None:
+        """As `y`, likewise."""
+        self.whet.action_copy()
 
     def action_again(self) -> None:
         """The last question once more, in a new conversation."""

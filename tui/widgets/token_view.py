@@ -21,7 +21,7 @@ class TokenView(VerticalScroll):
     """One row at a time; `[` and `]` turn to the row before and the next."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("right_square_bracket,l,right", "turn(1)", "next row", key_display="]", id="tokens.next"),
+        Binding("right_square_bracket,l,right", "turn(1)", "row", key_display="]", id="tokens.next"),
         Binding("left_square_bracket,h,left", "turn(-1)", "row before", show=False, id="tokens.before"),
         Binding("j", "scroll_down", "down", show=False, id="tokens.down"),
         Binding("k", "scroll_up", "up", show=False, id="tokens.up"),

@@ -10,7 +10,7 @@ from ...actions import Action, mcp_call, mcp_start
 from ...render.text import plain
 from ...render.units import size
 from ...widgets.assistant_bar import Advice
-from ...widgets.finding_card import fixable
+from ...widgets.finding_card import fixable, worst_first
 from ...widgets.fit_meter import time_and_steps, way_out
 from .messages import Situation
 
@@ -24,11 +24,11 @@ STEPS: tuple[Step, ...] = ("data", "model", "template", "goal", "settings", "rev
 
 ABOUT = {
     "data": "This is what will be learnt from; rows with problems are listed.",
-    "model": "● is the model that is chosen; enter takes another, enter again goes on.",
-    "template": "Only what is underlined is learnt; ] shows the next row. Look that answers are, and end.",
+    "model": "● is chosen; enter takes another, and enter again goes on.",
+    "template": "Only what is underlined is learnt: the answers, with their end. ] next row",
     "goal": "Say what matters; whet sets everything to it and gives its reasons.",
     "settings": "Each value has its reason; ←→ change one and the memory bar follows.",
-    "review": "All is set. Starting runs apart from this terminal; quitting does not end it.",
+    "review": "The run is a process of its own: quitting does not end it.",
     "recipe": "The whole recipe; e opens it in your editor, w keeps it as a draft.",
 }
 
@@ -87,8 +87,20 @@ def _about_plan(step: Step, situation: Situation, plan: api.Plan) -> list[Advice
         said.append(Advice(f"{worst.id}: {plain(worst.title)} {plain(worst.fix.text)}", "a", worst.severity))
     elif blocked:
         said.append(Advice(f"{blocked[0].id}: {plain(blocked[0].title)}", "6", "error"))
+    if not said and step == "data":
+        said += _about_rows(plan)
     if not said and step == "review":
         said.append(Advice(f"Nothing speaks against it: {time_and_steps(plan)}.", "s"))
+    return said
+
+
+def _about_rows(plan: api.Plan) -> list[Advice]:
+    """The worst that was found about the data, and what one key mends."""
+    found = [one for one in worst_first(plan.findings) if one.id.startswith("D")]
+    said = [Advice(f"{one.id}: {plain(one.title)}", "", one.severity) for one in found[:1]]
+    mends = next((one for one in fixable(found) if one.fix is not None), None)
+    if mends is not None and mends.fix is not None:
+        said.append(Advice(f"{mends.id}: {plain(mends.fix.text)}", "a", mends.severity))
     return said
 
 

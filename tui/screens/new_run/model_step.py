@@ -29,7 +29,7 @@ class ModelStep(Vertical):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("i", "type", "search", id="model.type"),
-        Binding("x", "auto", "whet chooses", id="model.auto"),
+        Binding("x", "auto", "auto", id="model.auto"),
     ]
 
     def __init__(self, id: str) -> None:

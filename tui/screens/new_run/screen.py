@@ -57,7 +57,7 @@ class NewRunScreen(AskingScreen):
         Binding("e", "edit", "edit", show=False, id="new.edit"),
         Binding("w", "keep", "keep", id="new.keep"),
         Binding("s", "start", "start", id="new.start"),
-        Binding("escape", "leave", "back", show=False, id="new.leave"),
+        Binding("escape", "leave", "back", key_display="esc", id="new.leave"),
     ]
 
     def __init__(self, source: object = None) -> None:

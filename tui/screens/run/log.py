@@ -80,11 +80,11 @@ class LogScreen(WhetScreen):
     topic = "run"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "search", key_display="/", id="log.search"),
-        Binding("n", "next(-1)", "older match", id="log.older"),
-        Binding("N", "next(1)", "newer match", id="log.newer"),
+        Binding("n", "next(-1)", "older", id="log.older"),
+        Binding("N", "next(1)", "newer", id="log.newer"),
         Binding("g,home", "top", "top", id="log.top"),
-        Binding("G,end", "end", "end, follow", key_display="G", id="log.end"),
-        Binding("escape", "leave", "back", show=False, id="log.leave"),
+        Binding("G,end", "end", "end", key_display="G", id="log.end"),
+        Binding("escape", "leave", "back", key_display="esc", id="log.leave"),
     ]
 
     def __init__(self, run_id: str) -> None:

@@ -171,6 +171,11 @@ def _state_advice(look: Look, progress: RunProgress, status: str) -> list[Advice
             ]
         said = Advice(f"About {clock(left)} left. Quit any time; it goes on, and opening it again is enough.")
         return [said, *_fresh_answers(progress)]
+    if status in ("queued", "waiting"):
+        return [Advice("It starts by itself as soon as it can: nothing to do, quit any time.")]
+    if status == "finished" and look.summary.state.is_job:
+        talk = [Advice("Talk to it, base beside tuned.", "c")] if look.summary.state.parent else []
+        return [Advice("What it made and proved stands there.", "7"), *talk]
     if status in RESUMABLE:
         return [Advice(f"It can go on {_place(progress)}.", "r", "warning")]
     if status == "finished" and not look.summary.state.is_job:
