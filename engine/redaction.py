@@ -30,15 +30,15 @@ AUTHORISED = re.compile(
 )
 BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
 ASSIGNED = re.compile(
-    r"""(?ix)\b([\w-]*(?:token(?!izer)|api_?key|secret|passw(?:or)?d|credential)[\w-]*)
+    r"""(?ix)\b([\w-]{0,64}(?:token(?!izer)|api_?key|secret|passw(?:or)?d|credential)[\w-]{0,64})
         (["']?\s*[:=]\s*["']?) (?!\s) ([^\s"',;}\]]{6,})"""
 )
 OPTION = re.compile(
-    r"(?i)(--[\w-]*(?:token(?!izer)|api-?key|secret|passw(?:or)?d)[\w-]*\s+)(?!-)[^\s\"',;]{6,}"
+    r"(?i)(--[\w-]{0,64}(?:token(?!izer)|api-?key|secret|passw(?:or)?d)[\w-]{0,64}\s+)(?!-)[^\s\"',;]{6,}"
 )
 VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*\}?")
 """A secret's name in a command is no secret: `export HF_TOKEN="$HF_TOKE"`."""
-IN_URL = re.compile(r"(\w+://)[^/\s:@]+(?::[^/\s@]*)?@")
+IN_URL = re.compile(r"\b(\w{1,32}://)[^/\s:@]+(?::[^/\s@]*)?@")
 LINGER = re.compile(r"(?<=enable-linger )\S+")
 PEOPLE = ("user", "owner")
 NUMBER = re.compile(r"[\d.,e+-]+")

@@ -8,6 +8,8 @@ from typing import Any
 
 from whet.engine.api import WhetError
 
+LONGEST = 4000
+"""Characters of a hint that are looked through; less is shown."""
 NEXT = {
     "run.unknown": "job_list()",
     "run.none": "plan_create(data=...)",
@@ -70,7 +72,7 @@ SETTINGS = re.compile(rf"{SETTING}(?: {SETTING})*")
 def words(error: WhetError) -> str:
     """``[code] fact Next: exact call``, commands of the shell put as calls of tools."""
     lead = NEXT.get(error.code)
-    hint = SETTINGS.sub(_changes, as_calls(error.hint))
+    hint = SETTINGS.sub(_changes, as_calls(error.hint[:LONGEST]))
     following = lead if lead and not hint else f"{hint} {lead or ''}".strip()
     return f"[{error.code}] {as_calls(error.message)}" + (f" Next: {following}" if following else "")
 

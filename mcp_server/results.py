@@ -16,6 +16,10 @@ LONGEST_TEXT = 600
 """Characters of one string in a result; the rest is counted."""
 LARGEST = 7000
 """Characters of a whole result as JSON: below 2,000 tokens, since such JSON has 3.5 or more a token."""
+LONGEST_CALL = 1500
+"""Characters of one call in ``next``; its longest arguments are left open until it fits."""
+MARGIN = 8192
+"""Characters behind a cut that are searched for secrets too: one that the cut goes through is still known."""
 FEWEST = 3
 """A list that is too long for the result keeps at least so many entries."""
 LONGEST_VALUE = 200
@@ -72,13 +76,16 @@ def _short(value: Any, id: str) -> Any:
 
 
 def call(tool: str, **arguments: Any) -> str:
-    """A call as it can be made: ``job_wait(run_id="a1")``; arguments that are None are left out."""
-    words = (
-        f"{name}={json.dumps(value, ensure_ascii=False)}"
-        for name, value in arguments.items()
-        if value is not None
-    )
-    return f"{tool}({', '.join(words)})"
+    """A call as it can be made: ``job_wait(run_id="a1")``; arguments that are None are left out.
+
+    What is too long to be said again is ``...``.
+    """
+    words = {
+        name: json.dumps(value, ensure_ascii=False) for name, value in arguments.items() if value is not None
+    }
+    while sum(map(len, words.values())) > LONGEST_CALL:
+        words[max(words, key=lambda name: len(words[name]))] = "..."
+    return f"{tool}({', '.join(f'{name}={word}' for name, word in words.items())})"
 
 
 def published(schema: dict[str, Any]) -> dict[str, Any]:
@@ -107,10 +114,25 @@ class Cleaner:
 
     def text(self, text: str, limit: int | None = LONGEST_TEXT) -> str:
         """One string without control characters and secrets, cut to ``limit``."""
-        shown = self._known(text) if len(text) <= REMEMBERED else self._shown(text)
+        if limit is None or len(text) <= limit + MARGIN:
+            shown, left = self._known(text) if len(text) <= REMEMBERED else self._shown(text), 0
+        else:
+            shown, left = self._beginning(text, limit)
         if limit is None or len(shown) <= limit:
             return shown
-        return f"{shown[:limit]}… [{len(shown) - limit} more characters]"
+        return f"{shown[:limit]}… [{len(shown) - limit + left} more characters]"
+
+    def _beginning(self, text: str, limit: int) -> tuple[str, int]:
+        """Enough of a long text, cleaned, and the number of characters behind it.
+
+        To search all of it for secrets would take longer than its length: patterns overlap.
+        """
+        size = limit + MARGIN
+        while True:
+            shown = self._shown(text[:size])
+            if size >= len(text) or len(shown) >= limit + MARGIN // 2:
+                return shown, max(0, len(text) - size)
+            size *= 2
 
     def _shown(self, text: str) -> str:
         return self._redactor.text(api.printable(text))

@@ -42,6 +42,8 @@ resource whet://guide teaches the flow."""
 
 
 LOG = logging.getLogger(__name__)
+LONGEST_FACT = 1000
+"""Characters of an error's fact."""
 LONGEST_EXAMPLE = 400
 """Characters of the call that an error proposes; longer arguments are left open in it."""
 
@@ -196,7 +198,8 @@ class Server(MCPServer[Any]):
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None, error: api.WhetError
     ) -> CallToolResult:
         self._record(name, arguments, context, error.code)
-        text = self._cleaner.text(errors.words(error), 2000)
+        fact = self._cleaner.text(error.message, LONGEST_FACT)  # so that the next call is never cut off
+        text = self._cleaner.text(errors.words(api.WhetError(error.code, fact, error.hint)), 2 * LONGEST_FACT)
         return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
 
     def _record(

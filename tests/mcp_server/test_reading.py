@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -80,7 +81,7 @@ async def test_others_find_a_thread_while_many_read(connect: Connect) -> None:
 
     async with anyio.create_task_group() as group:
         for _ in range(50):
-            group.start_soon(reading.read, work, Silent())
+            group.start_soon(partial(reading.read, work, cast(Any, Silent())))
         while len(begun) < reading.AT_ONCE.total_tokens:
             await anyio.sleep(0.01)
         assert await run_sync(lambda: "a thread") == "a thread"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from typing import Any
 
 import pytest
@@ -95,6 +96,28 @@ def test_a_fix_is_never_cut_though_its_value_may_stay_here() -> None:
 def test_a_call_can_be_made_as_it_is_written() -> None:
     assert call("job_wait", run_id="a1", since=None) == 'job_wait(run_id="a1")'
     assert call("plan_create", changes={"a.b": [True, None]}) == 'plan_create(changes={"a.b": [true, null]})'
+
+
+def test_a_call_too_long_to_be_said_again_leaves_its_longest_argument_open() -> None:
+    said = call("plan_create", data="demo", changes={str(number): number for number in range(10_000)})
+    assert said == 'plan_create(data="demo", changes=...)'
+
+
+@pytest.mark.parametrize(
+    "piece", ["x", "a-", "--", "token-", "eyJ-", "basic ", "-----BEGIN PRIVATE KEY-----"]
+)
+def test_long_texts_are_cleaned_quickly(piece: str) -> None:
+    """Searched as a whole, some of these would keep the server busy for minutes."""
+    text, began = piece * (250_000 // len(piece)), time.process_time()
+    shown = Cleaner().text(text, 300)
+    assert time.process_time() - began < 1 and shown.endswith(f"[{len(text) - 300} more characters]")
+
+
+@pytest.mark.parametrize("secrets", [1, 400])
+def test_a_secret_that_the_cut_goes_through_is_known(secrets: int) -> None:
+    key = f"-----BEGIN PRIVATE KEY-----\n{'MIIEvg' * 300}\n-----END PRIVATE KEY-----\n"
+    shown = Cleaner().text("x" * 290 + " " + key * secrets + "end " * 5000, 300)
+    assert shown.startswith("x" * 290) and "MII" not in shown
 
 
 def test_the_published_schema_names_fields_alone() -> None:

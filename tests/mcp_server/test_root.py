@@ -44,7 +44,7 @@ def test_paths_that_lead_out(root: Root, text: str) -> None:
     assert refused(root, text) == "path.outside"
 
 
-@pytest.mark.parametrize("text", ["a\0b", "a\x1b[2Jb", "a" * 5000, f"a/{'b' * 300}\n"])
+@pytest.mark.parametrize("text", ["", "a\0b", "a\x1b[2Jb", "a" * 5000, f"a/{'b' * 300}\n"])
 def test_paths_that_are_none(root: Root, text: str) -> None:
     assert refused(root, text) == "path.odd"
 

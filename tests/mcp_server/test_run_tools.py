@@ -75,12 +75,12 @@ def worker(home: Path, demo_plan: api.Plan) -> Worker:
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
     """Let what the façade starts or resumes be a job with this body instead of a training."""
     monkeypatch.setenv("PYTHONPATH", str(SOURCE))
 
-    def use(body: str) -> None:
-        script = write_job(tmp_path, body)
+    def use(body: str, gpus: tuple[str, ...] = ()) -> None:
+        script = write_job(tmp_path, body, gpus)
         launch = partial(supervisor.launch, worker=script)
         monkeypatch.setattr(api, "start_once", partial(keys.start_once, launch=launch))
         monkeypatch.setattr(api.supervisor, "resume", partial(supervisor.resume, worker=script))
@@ -214,6 +214,24 @@ async def test_a_waiting_run_says_behind_whom(
         for pid in pids:
             if Path(f"/proc/{pid}").exists():
                 os.killpg(pid, signal.SIGKILL)
+
+
+async def test_a_start_says_behind_whom_it_waits(
+    connect: Connect, demo_plan: api.Plan, stand_in: Callable[..., None]
+) -> None:
+    stand_in("step(context, 1)", ("GPU-aaaa",))
+    plan_id = api.keep_plan(demo_plan)
+    async with connect() as client:
+        with locks.hold(locks.gpu_lock("GPU-aaaa")) as taken:
+            taken.write_holder("someone-else")
+            seen = await said(client, "run_start", plan_id=plan_id, idempotency_key="k")
+            assert (seen["status"], seen["behind"]) == ("waiting", ["someone-else"])
+            assert "waiting behind someone-else for GPU-aaaa" in seen["summary"]
+            assert call_to(seen, "job_wait")["run_id"] == seen["run_id"]
+            waited = await said(client, "job_wait", run_id=seen["run_id"], timeout_seconds=0)
+            assert (waited["status"], waited["behind"]) == ("waiting", ["someone-else"])
+        ended = await said(client, "job_wait", run_id=seen["run_id"])
+        assert ended["status"] == "finished"
 
 
 async def test_each_view_of_a_run_fits_and_pages_leave_nothing_out(connect: Connect, worker: Worker) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ PATHS: dict[str, Callable[[Path], str]] = {
     "NUL": lambda root: "a\0b.jsonl",
     "escape": lambda root: "a\x1b[2Jb.jsonl",
     "very long": lambda root: "a/" * 3000,
+    "from the home of root": lambda root: "~root/../etc/passwd",
     "long name": lambda root: "a" * 400 + "/../../secret.jsonl",
 }
 PLACES: dict[str, Callable[[str], tuple[str, dict[str, Any]]]] = {
@@ -89,6 +91,67 @@ def test_no_path_leads_out_of_the_root(tools: Caller, root: Path, place: str) ->
         said = tools.refused(tool, **arguments)
         assert said.startswith(("[path.outside]", "[path.odd]")), (name, said)
         assert SECRET not in said and len(said) < 2500 and "\0" not in said and "\x1b" not in said
+
+
+def test_names_that_only_look_like_ways_out_are_names_inside(tools: Caller, root: Path) -> None:
+    """URLs and dots of other scripts are not normalised: they name files that are not there."""
+    for path in (
+        "file:///etc/passwd",
+        "https://host/secret.jsonl",
+        "\uff0e\uff0e/secret.jsonl",
+        "\u2025/secret",
+    ):
+        said = tools.refused("dataset_inspect", data=path)
+        assert said.startswith("[data.not_found]") and str(root) in said and SECRET not in said
+
+
+def test_a_folder_with_the_name_of_a_hub_id_goes_first_and_is_confined(tools: Caller, root: Path) -> None:
+    (root / "someone").mkdir()
+    (root / "someone" / "rows").symlink_to(root.parent)
+    assert tools.refused("dataset_inspect", data="someone/rows").startswith("[path.outside]")
+
+
+def test_a_plan_is_judged_again_when_it_starts(tools: Caller, root: Path) -> None:
+    """Its data became a link that leads out; and a plan of another root is no way around this one."""
+    rows = write_chat_rows(root / "rows.jsonl", rows=200)
+    plan = tools("plan_create", data="rows.jsonl", model="demo")
+    assert plan["blocked"] == []
+    rows.unlink()
+    rows.symlink_to(root.parent / "secret.jsonl")
+    said = tools.refused("run_start", plan_id=plan["plan_id"], idempotency_key="k")
+    assert said.startswith("[path.outside]")
+    (root / "narrow").mkdir()
+    narrow = Caller(root / "narrow", "auto")
+    said = narrow.refused("run_start", plan_id=plan["plan_id"], idempotency_key="k")
+    assert said.startswith("[path.outside]")
+
+
+def test_arguments_of_any_size_and_depth_are_answered(tools: Caller) -> None:
+    deep: dict[str, Any] = {}
+    inner = deep
+    for _ in range(150):
+        inner["a"] = {}
+        inner = inner["a"]
+    many = {f"key{number}": number for number in range(10_000)}
+    for tool, arguments, code in (
+        ("plan_create", {"data": "demo", "model": "demo", "changes": deep}, "recipe.unknown_key"),
+        ("plan_create", {"data": "demo", "model": "demo", "changes": many}, "recipe.unknown_key"),
+        ("plan_create", {"data": "x" * 300_000}, "call.too_large"),
+        ("plan_create", {"base_plan_id": "x" * 200_000}, "plan.unknown"),
+        ("plan_create", {"data": []}, "data.empty"),
+        ("run_start", many, "argument.unknown"),
+    ):
+        began = time.process_time()
+        said = tools.refused(tool, **arguments)
+        assert said.startswith(f"[{code}]") and "Next: " in said and len(said) < 2500, said
+        assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("text", ["{not json", "[1]", "{}"])
+def test_an_adapter_that_names_no_base_is_told(tools: Caller, root: Path, text: str) -> None:
+    (root / "adapter").mkdir()
+    (root / "adapter" / "adapter_config.json").write_text(text)
+    assert tools.refused("model_chat", target="adapter", prompt="Hi").startswith("[model.no_base]")
 
 
 @pytest.mark.parametrize("id", ["../secret", "/etc/passwd", "..", "a\0b", "link", "~", "x" * 5000])

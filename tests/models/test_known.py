@@ -11,6 +11,7 @@ from support.tiny_models import build_tiny_model
 
 from whet.engine import api
 from whet.engine.errors import WhetError
+from whet.engine.models import needs
 from whet.engine.models.families import FAMILIES
 from whet.engine.models.known import KNOWN, KnownModel, known_facts, known_model
 from whet.engine.models.listing import list_models
@@ -105,6 +106,23 @@ def test_what_fits_follows_the_machine() -> None:
     small = list_models(fits_gib=4, machine=machine(gpu(80)))
     assert small and all(min(entry.needs_gib.values()) <= 4 for entry in small)
     assert "Qwen/Qwen3-8B" not in {entry.name for entry in small}
+
+
+def test_a_list_that_is_asked_for_again_is_not_worked_out_again(tmp_path: Path) -> None:
+    """Free disk and a few bytes of memory change nothing; another model of the same name does."""
+    small = build_tiny_model(tmp_path / "folders" / "small")
+    on = machine(gpu(24))
+    first = list_models(folders=[small.parent], machine=on)
+    planned = needs._least.cache_info().misses
+    later = on.model_copy(update={"disk_free": on.disk_free - 5, "ram_available": on.ram_available + 5})
+    assert list_models(folders=[small.parent], machine=later) == first
+    assert needs._least.cache_info().misses == planned
+    for file in build_tiny_model(tmp_path / "larger", vocab=500).iterdir():
+        file.replace(small / file.name)
+    again = {entry.name: entry for entry in list_models(folders=[small.parent], machine=on)}
+    before = {entry.name: entry for entry in first}
+    assert again[str(small)].parameters > before[str(small)].parameters
+    assert needs._least.cache_info().misses > planned
 
 
 def test_the_list_is_searched_by_name_family_and_licence() -> None:
