@@ -110,6 +110,20 @@ def test_the_cursor_stays_on_its_run_when_others_come(monkeypatch: pytest.Monkey
     see((120, 36), look)
 
 
+def test_chat_and_export_of_a_job_are_about_the_run_it_belongs_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = summary("export-demo-1", "finished", method="export", parent="demo-1", started_by="mcp:agent")
+    monkeypatch.setattr(api, "runs", lambda: [job])
+
+    async def look(app: WhetApp, pilot: Pilot[None]) -> None:
+        opened: list[tuple[object, ...]] = []
+        monkeypatch.setattr(app, "open", lambda *asked: opened.append(asked))
+        await pilot.press("e", "c", "enter")
+        await until(pilot, lambda: len(opened) == 3, "three screens")
+        assert opened == [("export", "demo-1"), ("chat", "demo-1"), ("run", "export-demo-1")]
+
+    see((80, 24), look)
+
+
 def test_a_run_thrown_away_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr(api, "runs", runs)

@@ -61,7 +61,7 @@ class ExportScreen(WhetScreen):
             with VerticalScroll(id="made", can_focus=True):
                 yield Static("Looking at the run …", id="progress", markup=False)
                 yield ProgressBar(id="done", show_eta=True)
-                yield Static("", id="files", markup=False)
+                yield Static("", id="made-files", markup=False)
                 yield Static("", id="proofs", markup=False)
 
     def on_mount(self) -> None:
@@ -101,7 +101,7 @@ class ExportScreen(WhetScreen):
         self.query_one("#room", Static).update(
             Text(words if fits else f"! {words}: too little", "" if fits else "bold red")
         )
-        self.query_one("#files", Static).update(files_text(self.files))
+        self.query_one("#made-files", Static).update(files_text(self.files))
         if self.job is None:
             steps = [
                 (str(one.path), one.verdict.model_dump(mode="json")) for one in self.files if one.verdict
@@ -170,7 +170,7 @@ class ExportScreen(WhetScreen):
 
     def _made(self, files: list[api.Artifact]) -> None:
         self.files = files
-        self.query_one("#files", Static).update(files_text(files))
+        self.query_one("#made-files", Static).update(files_text(files))
         self.say()
 
     def action_stop(self) -> None:

@@ -134,7 +134,9 @@ class HomeScreen(WhetScreen):
             python=f"api.run({chosen!r})",
             mcp=mcp_call("run_get", run_id=chosen),
         )
-        return (shown, chat_action(chosen, "Hello"), export_action(chosen, ["q4_k_m"], False), listed, demo)
+        trained = self.query_one(RunTable).trained or chosen
+        others = chat_action(trained, "Hello"), export_action(trained, ["q4_k_m"], False)
+        return (shown, *others, listed, demo)
 
     def action_demo(self) -> None:
         """Plan and start the demo, then watch it."""
@@ -142,8 +144,8 @@ class HomeScreen(WhetScreen):
         self.notify("Planning the demo …", timeout=3)
 
     def action_with_run(self, screen: str) -> None:
-        """Open a screen about the run under the cursor."""
-        chosen = self.query_one(RunTable).chosen
+        """Open a screen about the weights of the run under the cursor."""
+        chosen = self.query_one(RunTable).trained
         if chosen is None:
             self.notify("There is no run yet: n starts one, x the demo.", timeout=4)
             return

@@ -55,6 +55,13 @@ class RunTable(DataTable[Text]):
             else None
         )
 
+    @property
+    def trained(self) -> str | None:
+        """Id of the run under the cursor; of a job, the run whose weights it is about."""
+        if (chosen := self.chosen) is None:
+            return None
+        return self._runs[self.cursor_row].state.parent or chosen
+
     def show(self, runs: Sequence[RunSummary]) -> None:
         """Replace all rows; where they are of the same runs only what changed, so that nothing scrolls."""
         if [run.id for run in runs] == [run.id for run in self._runs]:
