@@ -114,6 +114,15 @@ def test_two_hundred_runs_with_strange_names_stay_where_one_looks(monkeypatch: p
     see((80, 24), look)
 
 
+def test_a_click_on_the_key_of_an_advice_presses_it() -> None:
+    async def look(app: WhetApp, pilot: Pilot[None]) -> None:
+        await until_shown(pilot, "Have a file of chats?")
+        await pilot.click("#assistant", offset=(4, 1))
+        await until(pilot, lambda: isinstance(app.screen, NewRunScreen), "a new run")
+
+    see((80, 24), look)
+
+
 def test_a_run_whose_directory_goes_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(screen, "_plan", lambda run_id: None)
     run = recorded_run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,10 @@ def test_a_question_without_an_answer_is_taken_back() -> None:
     assert chat.turns == []
 
 
+def shows(app: WhetApp, kind: type) -> bool:
+    return isinstance(app.screen, kind)
+
+
 def test_in_the_question_letters_are_typed_and_f_keys_help(voices: Voices) -> None:
     async def look() -> None:
         app = WhetApp()
@@ -183,7 +188,7 @@ def test_in_the_question_letters_are_typed_and_f_keys_help(voices: Voices) -> No
             assert isinstance(app.focused, Input) and app.focused.value == "?/yq"
             for key, kind in (("f1", HelpScreen), ("f2", AskCard), ("f3", CopyCard)):
                 await pilot.press(key)
-                await until(pilot, lambda kind=kind: isinstance(app.screen, kind), key)
+                await until(pilot, partial(shows, app, kind), key)
                 await pilot.press("escape")
                 await until(pilot, lambda: isinstance(app.screen, ChatScreen), "the chat again")
             assert isinstance(app.focused, Input)

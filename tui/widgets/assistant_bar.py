@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.style import Style
 from rich.text import Text
 from textual.widgets import Static
 
@@ -26,8 +27,12 @@ class Advice:
 MARKS = {"error": ("!", "bold red"), "warning": ("!", "bold yellow"), "note": ("›", "bold cyan")}
 
 
+NAMES = {"esc": "escape", "/": "slash", "?": "question_mark", "]": "right_square_bracket"}
+"""Keys that Textual calls otherwise."""
+
+
 class AssistantBar(Static):
-    """Shows the advice of its screen."""
+    """Shows the advice of its screen; a click on a key presses it."""
 
     DEFAULT_CLASSES = "assistant"
 
@@ -39,7 +44,8 @@ class AssistantBar(Static):
             text.append("\n" if number else "")
             text.append(f"{mark} ", style)
             if one.key:
-                text.append(f" {one.key} ", "reverse")
+                pressed = f"app.simulate_key('{NAMES.get(one.key, one.key)}')"
+                text.append(f" {one.key} ", Style(reverse=True, meta={"@click": pressed}))
                 text.append(" ")
             text.append(plain(one.text))
         self.update(text, layout=False)  # its height is fixed, and a new layout redraws the whole screen

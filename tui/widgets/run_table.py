@@ -72,18 +72,28 @@ class RunTable(DataTable[Text]):
         ids = [run.id for run in runs]
         self.marked = [id for id in self.marked if id in ids]
         self.clear()
-        for run in runs:
-            self.add_row(*self._cells(run), key=run.id)
+        rows = [self._cells(run) for run in runs]
+        self._fit(rows)
+        for run, cells in zip(runs, rows, strict=True):
+            self.add_row(*cells, key=run.id)
         if ids:
             self.move_cursor(row=ids.index(chosen) if chosen in ids else min(row, len(ids) - 1))
 
     def _update(self, runs: Sequence[RunSummary]) -> None:
         self._runs = runs
-        for row, run in enumerate(runs):
-            for column, cell in enumerate(self._cells(run)):
+        rows = [self._cells(run) for run in runs]
+        self._fit(rows)
+        for row, cells in enumerate(rows):
+            for column, cell in enumerate(cells):
                 place = Coordinate(row, column)
                 if cell != self.get_cell_at(place):
                     self.update_cell_at(place, cell, update_width=True)
+
+    def _fit(self, rows: Sequence[tuple[Text, ...]]) -> None:
+        """Widths now: a table that finds them when idle may have been painted before, and keeps that."""
+        for place, column in enumerate(self.ordered_columns):
+            column.auto_width = False
+            column.width = max([column.label.cell_len, *(cells[place].cell_len for cells in rows)])
 
     def action_mark(self) -> None:
         """Mark the run under the cursor, or unmark it."""
