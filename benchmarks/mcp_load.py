@@ -5,7 +5,7 @@
 The server is whet-mcp over HTTP in a process of its own, its limits as shipped; a run of the demo trains in
 its worker, on one thread, for as long as is measured. A round sends fifty calls at the same moment over
 connections that are open already, and the rounds stay under the server's limit of calls a minute. The calls
-are those that look: what plans or reads rows (model_list, dataset_inspect, ...) computes for longer.
+are those that look; what reads rows (dataset_inspect, template_preview) takes as long as its data.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def mix(run: str) -> list[tuple[str, dict[str, Any]]]:
     return [
         ("job_list", {}),
         ("env_inspect", {}),
+        ("model_list", {}),
         ("run_diagnose", {"run_id": run}),
         ("job_wait", {"run_id": run, "until": "step", "timeout_seconds": 0}),
         *looks,
@@ -160,8 +161,8 @@ def report(times: dict[str, list[float]], cpu: float, load: tuple[float, float],
             "",
             f"{platform.processor() or platform.machine()}, {psutil.cpu_count()} cores, Python "
             f"{platform.python_version()}, {packages}.",
-            f"Load average {load[0]:.1f} before, {load[1]:.1f} after. Meanwhile the run took {steps:.1f} "
-            f"steps a second, the server {cpu:.1f} ms of CPU a call.",
+            f"Load average {load[0]:.1f} before, {load[1]:.1f} after, nice {os.nice(0)}. Meanwhile the run "
+            f"took {steps:.1f} steps a second, the server {cpu:.1f} ms of CPU a call.",
             f"`python -P benchmarks/mcp_load.py`: {ROUNDS} rounds of {CALLS_AT_ONCE} calls at once, HTTP, "
             f"revision {REVISION}.",
             "",

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -203,7 +204,7 @@ def read_events(path: Path, offset: int = 0, most: int = -1) -> tuple[list[Event
     events: list[Event] = []
     for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
         try:
-            events.append(EVENT.validate_json(line))
+            events.append(_event(line))
         except ValidationError as error:
             if not _is_json_object(line):
                 break
@@ -214,6 +215,12 @@ def read_events(path: Path, offset: int = 0, most: int = -1) -> tuple[list[Event
             ) from error
         offset += len(line)
     return events, offset
+
+
+@lru_cache(maxsize=8192)
+def _event(line: bytes) -> Event:
+    """One line as the event it is; who looks at a run again and again reads only what is new to it."""
+    return EVENT.validate_json(line)
 
 
 def _last_whole_event(fd: int) -> tuple[int, int]:

@@ -102,14 +102,14 @@ class InspectTools(Toolset):
     def __init__(self, options: Options, root: Root) -> None:
         super().__init__(options, root)
         self._lock = threading.Lock()
-        self._looked: tuple[float, api.DoctorReport] | None = None
+        self._looked: tuple[float, api.DoctorReport, list[dict[str, str]]] | None = None
 
     def env_inspect(self, fresh: bool = False) -> EnvResult:
         """GPUs, memory, disk, versions, hub login, active runs, and what is wrong. Call it first.
 
         fresh: look again at what was seen in the last minute.
         """
-        report = self._machine(fresh)
+        report, flags = self._machine(fresh)
         machine = report.machine
         active = [run.id for run in api.runs() if run.status in ACTIVE]
         gpus = [
@@ -138,22 +138,23 @@ class InspectTools(Toolset):
             disk_free_gib=round(machine.disk_free / GIB, 1),
             versions=machine.versions,
             hub=_hub(report),
-            flags=[
-                {"name": one.name, "value": one.value, "conflict": one.conflict, "advice": one.advice}
-                for one in api.environment_flags()
-                if one.conflict
-            ],
+            flags=flags,
             active_runs=active,
             findings=found,
         )
 
-    def _machine(self, fresh: bool) -> api.DoctorReport:
-        """One look serves all who ask within a minute."""
+    def _machine(self, fresh: bool) -> tuple[api.DoctorReport, list[dict[str, str]]]:
+        """The machine, and flags that contradict; one look serves all who ask within a minute."""
         with self._lock:
             now = time.monotonic()
             if fresh or self._looked is None or now - self._looked[0] > FRESH:
-                self._looked = now, api.doctor()
-            return self._looked[1]
+                flags = [
+                    {"name": one.name, "value": one.value, "conflict": one.conflict, "advice": one.advice}
+                    for one in api.environment_flags()
+                    if one.conflict
+                ]
+                self._looked = now, api.doctor(), flags
+            return self._looked[1:]
 
     async def dataset_inspect(
         self,
