@@ -68,10 +68,12 @@ def test_a_question_opens_the_findings_page() -> None:
 def test_without_a_model_the_box_says_how_to_name_one() -> None:
     async def look() -> None:
         app = WhetApp()
-        async with app.run_test(size=(100, 30)) as pilot:
+        async with app.run_test(size=(80, 24)) as pilot:
             await pilot.press("slash")
             await pilot.pause()
-            await pilot.press("x", "f2")
+            await pilot.press(*"loss")
+            await until_shown(pilot, "enter goes there")
+            await pilot.press("f2")
             await pilot.pause()
             assert "WHET_ASSISTANT" in shown(app)
 
