@@ -19,6 +19,7 @@ from support.fake_runs import SOURCE, until, write_job
 from support.tool_calls import parsed
 
 from whet.engine import api
+from whet.engine.facade import running
 from whet.engine.findings import Finding, Fix
 from whet.engine.runs import keys, locks, supervisor
 from whet.engine.runs.context import RunContext
@@ -82,7 +83,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., N
     def use(body: str, gpus: tuple[str, ...] = ()) -> None:
         script = write_job(tmp_path, body, gpus)
         launch = partial(supervisor.launch, worker=script)
-        monkeypatch.setattr(api, "start_once", partial(keys.start_once, launch=launch))
+        monkeypatch.setattr(running, "start_once", partial(keys.start_once, launch=launch))
         monkeypatch.setattr(api.supervisor, "resume", partial(supervisor.resume, worker=script))
 
     return use
