@@ -84,7 +84,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., N
         script = write_job(tmp_path, body, gpus)
         launch = partial(supervisor.launch, worker=script)
         monkeypatch.setattr(running, "start_once", partial(keys.start_once, launch=launch))
-        monkeypatch.setattr(api.supervisor, "resume", partial(supervisor.resume, worker=script))
+        monkeypatch.setattr(running.supervisor, "resume", partial(supervisor.resume, worker=script))
 
     return use
 
