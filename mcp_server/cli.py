@@ -7,6 +7,7 @@ Exit codes: 0 done · 1 failed, with the reason · 2 wrong usage · 130 Ctrl-C.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from whet.engine.api import WhetError
 from .configurations import CLIENTS, called, started
 from .options import BY_DEFAULT, TOOLSETS, Options
 from .remote_code import read_remote_code
+
+OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 Value = TypeVar("Value")
 
@@ -128,10 +131,22 @@ def _usage(read: Callable[[], Value]) -> Value:
         raise click.UsageError(str(error)) from error
 
 
+def _settle() -> None:
+    """What start-up made stays, so the collector need not walk it at every few hundred objects of a call.
+
+    A call under load took 2.1 ms of CPU with this where it took 2.9 (benchmarks/mcp_load.py).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+
+
 def _serve_stdio(options: Options) -> None:
     from .server import Server
 
-    Server(options).run("stdio")
+    server = Server(options)
+    _settle()
+    server.run("stdio")
 
 
 def _serve_http(options: Options, text: str, names: tuple[str, ...], token_env: str) -> None:
@@ -147,6 +162,7 @@ def _serve_http(options: Options, text: str, names: tuple[str, ...], token_env: 
         click.echo(f"whet-mcp: http://{shown}:{port}{PATH}, root {options.root}", err=True)
         if names:
             click.echo("The token travels unencrypted: put a proxy with TLS in front.", err=True)
+        _settle()
         server.run(sockets=[listening])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +64,13 @@ def fingerprint(path: Path) -> str:
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         return hashlib.sha256("".join(map(fingerprint, files)).encode()).hexdigest()
-    size = path.stat().st_size
+    stat = path.stat()
+    return _of_bytes(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@lru_cache(maxsize=256)
+def _of_bytes(path: Path, inode: int, size: int, modified: int, changed: int) -> str:
+    """Read once as long as the filesystem says that nothing changed: lists of files ask again and again."""
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
         digest.update(file.read(SAMPLE_BYTES))
