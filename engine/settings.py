@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 TRUE_WORDS = {"1", "true", "yes", "on"}
@@ -19,7 +19,7 @@ class OwnFlag:
     name: str
     default: str
     choices: tuple[str, ...]
-    """Empty where anything goes; ``("switch",)`` for on and off."""
+    """Empty where anything goes; ``("switch",)`` for on and off, ``("secret",)`` for what is never shown."""
     meaning: str
     otherwise: str = ""
     """What a value that is none of the choices counts as."""
@@ -37,6 +37,14 @@ OWN_FLAGS = (
     ),
     OwnFlag("WHET_OFFLINE", "", ("switch",), "never reach for the network"),
     OwnFlag("WHET_LOW_BANDWIDTH", "", ("switch",), "fewer redraws, for slow links"),
+    OwnFlag(
+        "WHET_ASSISTANT",
+        "",
+        (),
+        "the GGUF file, or the OpenAI-compatible server, that may write the TUI's answers",
+    ),
+    OwnFlag("WHET_ASSISTANT_MODEL", "", (), "which model that server is asked for"),
+    OwnFlag("WHET_ASSISTANT_KEY", "", ("secret",), "the key of that server"),
 )
 
 
@@ -54,6 +62,12 @@ class Settings:
     """``WHET_OFFLINE``, or the hub's own ``HF_HUB_OFFLINE``: never reach for the network."""
     low_bandwidth: bool
     """``WHET_LOW_BANDWIDTH``: fewer redraws on slow links."""
+    assistant: str
+    """``WHET_ASSISTANT``: a GGUF file or a server's address; empty (default): no model writes answers."""
+    assistant_model: str
+    """``WHET_ASSISTANT_MODEL``: the server's model; empty: it chooses."""
+    assistant_key: str = field(repr=False)
+    """``WHET_ASSISTANT_KEY``: the server's key; empty: it wants none."""
 
     @property
     def runs(self) -> Path:
@@ -73,6 +87,9 @@ def settings() -> Settings:
         kernels=kernels if kernels in KERNEL_BACKENDS else "reference",
         offline=_flag("WHET_OFFLINE") or _flag("HF_HUB_OFFLINE"),
         low_bandwidth=_flag("WHET_LOW_BANDWIDTH"),
+        assistant=os.environ.get("WHET_ASSISTANT", ""),
+        assistant_model=os.environ.get("WHET_ASSISTANT_MODEL", ""),
+        assistant_key=os.environ.get("WHET_ASSISTANT_KEY", ""),
     )
 
 

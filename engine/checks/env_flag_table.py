@@ -152,6 +152,8 @@ UNSLOTH = tuple(
 def _own(flag: OwnFlag) -> Flag:
     if flag.choices == ("switch",):
         return Flag(flag.name, "whet", flag.meaning, kind="switch")
+    if flag.choices == ("secret",):
+        return Flag(flag.name, "whet", flag.meaning, kind="secret")
     return Flag(flag.name, "whet", f"{flag.meaning}: {{value}}")
 
 

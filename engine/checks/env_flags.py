@@ -286,6 +286,6 @@ def _wrong_value(name: str, value: str) -> str:
     own = next((own for own in OWN_FLAGS if own.name == name), None)
     if flag is not None and flag.kind == "switch" and value.lower() not in TRUE_WORDS | FALSE_WORDS:
         return "neither on (1, true, yes) nor off (0, false, no); it counts as off"
-    if own is not None and own.choices not in ((), ("switch",)) and value not in own.choices:
+    if own is not None and own.choices not in ((), ("switch",), ("secret",)) and value not in own.choices:
         return f"must be one of {', '.join(own.choices)}; it counts as {own.otherwise}"
     return ""

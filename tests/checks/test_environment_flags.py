@@ -19,6 +19,7 @@ from whet.engine.checks.env_flags import (
     right_name,
     seen_flags,
 )
+from whet.engine.redaction import Redactor
 from whet.engine.settings import OWN_FLAGS, settings
 from whet.engine.surroundings.facts import Surroundings
 
@@ -59,6 +60,9 @@ NAMED = [
     "WHET_KERNELS",
     "WHET_OFFLINE",
     "WHET_LOW_BANDWIDTH",
+    "WHET_ASSISTANT",
+    "WHET_ASSISTANT_MODEL",
+    "WHET_ASSISTANT_KEY",
 ]
 
 UNSLOTH = [
@@ -138,9 +142,15 @@ def test_a_value_that_means_nothing_does_not_stop_the_doctor(monkeypatch: pytest
 def test_whets_own_flags_are_the_settings() -> None:
     assert {flag.name for flag in OWN_FLAGS} == {name for name in EXACT_NAMES if name.startswith("WHET_")}
     assert {flag.name.removeprefix("WHET_").lower() for flag in OWN_FLAGS} == {
-        "home", "log", "kernels", "offline", "low_bandwidth",
+        "home", "log", "kernels", "offline", "low_bandwidth", "assistant", "assistant_model", "assistant_key",
     }  # fmt: skip
     assert len(vars(settings())) == len(OWN_FLAGS)
+
+
+def test_the_assistants_key_is_a_secret() -> None:
+    key = "c0ffee00c0ffee00"
+    assert key not in str(seen_flags({"WHET_ASSISTANT_KEY": key, "WHET_ASSISTENT_KEY": key}))
+    assert key not in Redactor({"WHET_ASSISTANT_KEY": key}).text(f"401 for {key}")
 
 
 @pytest.mark.parametrize(

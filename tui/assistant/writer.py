@@ -8,7 +8,6 @@ nothing without it. ``WHET_ASSISTANT_MODEL`` names the server's model, ``WHET_AS
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.error import URLError
@@ -26,7 +25,9 @@ TOLD = (
 
 def configured() -> str:
     """The file or address that was named; empty when there is none."""
-    return os.environ.get("WHET_ASSISTANT", "")
+    from whet.engine.api import settings
+
+    return settings().assistant
 
 
 def write(question: str, found: Sequence[Passage]) -> str:
@@ -48,11 +49,12 @@ def _from_server(address: str, messages: list[dict[str, str]]) -> str:
     from whet.engine import api
 
     body = {"messages": messages, "max_tokens": LONGEST, "temperature": 0}
-    if model := os.environ.get("WHET_ASSISTANT_MODEL"):
-        body["model"] = model
+    settings = api.settings()
+    if settings.assistant_model:
+        body["model"] = settings.assistant_model
     headers = {"Content-Type": "application/json"}
-    if key := os.environ.get("WHET_ASSISTANT_KEY"):
-        headers["Authorization"] = f"Bearer {key}"
+    if settings.assistant_key:
+        headers["Authorization"] = f"Bearer {settings.assistant_key}"
     request = Request(f"{address.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
     try:
         with urlopen(request, timeout=SECONDS) as answer:
