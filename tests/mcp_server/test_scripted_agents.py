@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support.tiny_runs import write_chat_rows
 from support.tool_calls import Caller, parsed
 
@@ -25,6 +26,7 @@ def walk(tools: Caller, facts: dict[str, Any]) -> tuple[list[str], dict[str, Any
     raise AssertionError(f"{MOST} calls led to no verdict: {path[-10:]}")
 
 
+@pytest.mark.slow  # two to three minutes: `make mcp-agents`; the other agent goes the same way on fewer rows
 def test_the_demo_from_a_look_at_the_machine_to_a_proven_file(root: Path) -> None:
     path, proven = walk(Caller(root, "auto"), Caller(root, "auto")("env_inspect"))
     order = ["dataset_inspect", "plan_create", "run_start", "job_wait", "gguf_smoke_test"]

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 from support.recorded_runs import recorded_run, write_log
-from support.screens import SIZES, same_as_committed, shown
+from support.screens import SIZES, same_as_committed, shown, until_shown
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -105,6 +105,7 @@ def test_it_opens_at_the_end_and_obeys_no_control_character(run: RunDir, size: t
     write_log(run.log, [*many(40), *noisy, " 10%\r 20%\r 30%", "the last line"])
 
     async def do(pilot: Pilot[None], screen: LogScreen) -> None:
+        await until_shown(pilot, "the last line")
         same_as_committed(pilot.app, "log")
 
     opened(run, do, size)

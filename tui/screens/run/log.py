@@ -116,11 +116,19 @@ class LogScreen(WhetScreen):
             self.in_background(lambda: log_window.newest(self._read), self._show_newest, group="log")
 
     def _show_newest(self, page: api.LogPage) -> None:
-        if self.following and self.window.show_newest(page):
-            view = self.query_one(LogView)
-            view.show(self.window.lines)
-            view.scroll_end(animate=False)
+        if self.following:
+            if self.window.show_newest(page):
+                self.query_one(LogView).show(self.window.lines)
+            self.call_after_refresh(self._to_end)  # the end is known when the lines are laid out
         self._say_where()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._to_end)
+
+    def _to_end(self) -> None:
+        view = self.query_one(LogView)
+        if self.following:
+            view.scroll_to(y=view.max_scroll_y, animate=False, immediate=True)
 
     def _scrolled(self) -> None:
         view = self.query_one(LogView)
