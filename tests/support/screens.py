@@ -5,6 +5,7 @@ Text rather than pictures: a change can be read in a diff. WHET_SNAPSHOTS=write 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -37,12 +38,20 @@ async def until_shown(pilot: Pilot[Any], words: str) -> None:
     await until(pilot, lambda: words in shown(pilot.app), repr(words))
 
 
-def same_as_committed(app: App[Any], name: str) -> None:
-    """Compare with ``tests/tui/snapshots/NAME-WIDTHxHEIGHT.txt``."""
+async def same_as_committed(app: App[Any], name: str, seconds: float = 30.0) -> None:
+    """Compare with ``tests/tui/snapshots/NAME-WIDTHxHEIGHT.txt``, once the screen has come to rest.
+
+    A screen is laid out in several passes, and its figures come from threads: the app works until both are
+    the same, or the time is over.
+    """
     path = SNAPSHOTS / f"{name}-{app.size.width}x{app.size.height}.txt"
-    seen = shown(app)
     if os.environ.get("WHET_SNAPSHOTS") == "write":
+        await asyncio.sleep(1)
         path.parent.mkdir(exist_ok=True)
-        path.write_text(seen, encoding="utf-8")
+        path.write_text(shown(app), encoding="utf-8")
     assert path.exists(), f"{path} is missing: run with WHET_SNAPSHOTS=write, look at it, commit it"
-    assert seen == path.read_text(encoding="utf-8"), f"{path.name} differs:\n{seen}"
+    wanted = path.read_text(encoding="utf-8")
+    deadline = time.monotonic() + seconds
+    while (seen := shown(app)) != wanted and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+    assert seen == wanted, f"{path.name} differs:\n{seen}"

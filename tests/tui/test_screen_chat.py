@@ -78,7 +78,7 @@ def test_three_voices_side_by_side(voices: Voices, size: tuple[int, int]) -> Non
             await say(pilot, "How high a rank?")
             await until(pilot, lambda: len(voices.asked) == 3 and screen.answering is None, "three answers")
             await until_shown(pilot, "I do not know.")
-            same_as_committed(app, "chat")
+            await same_as_committed(app, "chat")
             assert "\x1b" not in shown(app)
             await say(pilot, "Why?")
             await until(pilot, lambda: len(voices.asked) == 6 and screen.answering is None, "three more")

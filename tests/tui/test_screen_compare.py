@@ -142,7 +142,7 @@ async def pressed(pilot: Pilot[None], *keys: str) -> str:
 @pytest.mark.parametrize("size", SIZES)
 def test_three_runs_beside_each_other(runs: list[RunDir], size: tuple[int, int]) -> None:
     async def do(pilot: Pilot[None], opened: CompareScreen) -> None:
-        same_as_committed(pilot.app, "compare")
+        await same_as_committed(pilot.app, "compare")
 
     opened(runs, do, size)
 

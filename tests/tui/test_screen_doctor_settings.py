@@ -127,9 +127,9 @@ def test_how_the_doctor_and_the_settings_look(
             await until_shown(pilot, "nothing wrong found")
             await until_shown(pilot, "esc back")
             await until_shown(pilot, "╺")
-            same_as_committed(app, "doctor")
+            await same_as_committed(app, "doctor")
             app.open("settings")
             await until_shown(pilot, "a ASCII")
-            same_as_committed(app, "settings")
+            await same_as_committed(app, "settings")
 
     anyio.run(look)

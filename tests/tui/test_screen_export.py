@@ -62,7 +62,7 @@ def test_files_are_chosen_made_and_proven(
             screen.query_one(CheckList).focus()
             screen.set_heading("whet · export")  # a run's id is another one each time
             await until_shown(pilot, "[x] q4_k_m")
-            same_as_committed(app, "export")
+            await same_as_committed(app, "export")
             await pilot.press("j", "space", "j", "j", "space", "g")
             await until(pilot, lambda: asked, "the start")
             assert asked == [(run.id, ["q4_k_m", "q8_0"], True, "tui")]

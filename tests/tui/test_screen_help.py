@@ -37,7 +37,7 @@ def test_the_guide_is_read_with_keys_alone(size: tuple[int, int]) -> None:
             await pilot.press("question_mark")
             await pilot.pause()
             assert isinstance(app.screen, HelpScreen)
-            same_as_committed(app, "help")
+            await same_as_committed(app, "help")
             await pilot.press("j")
             await pilot.pause()
             assert "A row is a conversation" in shown(app)

@@ -73,7 +73,7 @@ def test_a_full_home(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> 
 
     async def look(app: WhetApp, pilot: Pilot[None]) -> None:
         await until_shown(pilot, "mcp:claude-code")  # columns find their widths when the app is idle
-        same_as_committed(app, "home")
+        await same_as_committed(app, "home")
         await pilot.press("j", "space", "j", "space")
         assert app.screen.query_one(RunTable).marked == [RUNS[1][0], RUNS[2][0]]
         await pilot.press("y")
@@ -87,7 +87,7 @@ def test_a_full_home(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("size", SIZES)
 def test_an_empty_home_says_where_to_begin(size: tuple[int, int]) -> None:
     async def look(app: WhetApp, pilot: Pilot[None]) -> None:
-        same_as_committed(app, "home-empty")
+        await same_as_committed(app, "home-empty")
         await pilot.press("c")
         await until_shown(pilot, "There is no run yet")
 

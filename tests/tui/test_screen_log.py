@@ -106,7 +106,7 @@ def test_it_opens_at_the_end_and_obeys_no_control_character(run: RunDir, size: t
 
     async def do(pilot: Pilot[None], screen: LogScreen) -> None:
         await until_shown(pilot, "the last line")
-        same_as_committed(pilot.app, "log")
+        await same_as_committed(pilot.app, "log")
 
     opened(run, do, size)
 

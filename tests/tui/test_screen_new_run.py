@@ -434,12 +434,12 @@ def test_mouse_alone_reaches_every_step() -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_looks(size: tuple[int, int], here: Path) -> None:
     async def empty(app: App, pilot: Pilot[Any]) -> None:
-        same_as_committed(app, "new-run-empty")
+        await same_as_committed(app, "new-run-empty")
 
     async def steps(app: App, pilot: Pilot[Any]) -> None:
         for number, step in enumerate(STEPS, 1):
             await press(pilot, str(number))
-            same_as_committed(app, f"new-run-{step}")
+            await same_as_committed(app, f"new-run-{step}")
 
     flow(empty, None, size)
     flow(steps, {"data": "demo", "model": "demo"}, size)

@@ -161,7 +161,7 @@ def test_a_running_run(
     held(run, step=60, total_steps=120, gpu="GPU-1")
 
     async def do(pilot: Pilot[None], opened: RunScreen) -> None:
-        same_as_committed(pilot.app, "run")
+        await same_as_committed(pilot.app, "run")
 
     opened(run, do, size)
 
@@ -177,7 +177,7 @@ def test_a_failed_run_is_a_card_with_the_keys_that_help(
     monkeypatch.setattr(api, "run", lambda run_id: SimpleNamespace(findings=[SPIKE]))
 
     async def do(pilot: Pilot[None], opened: RunScreen) -> None:
-        same_as_committed(pilot.app, "run-failed")
+        await same_as_committed(pilot.app, "run-failed")
 
     opened(run, do, size)
 
@@ -193,7 +193,7 @@ def test_in_ascii_no_other_character_is_drawn(
         assert any("**" in line for line in body) and any(" E" in line for line in body)
         plots = [line[:50] for line in body]
         assert "".join(plots).isascii()
-        same_as_committed(pilot.app, "run-ascii")
+        await same_as_committed(pilot.app, "run-ascii")
 
     opened(run, do, ascii=True)
 
