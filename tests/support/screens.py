@@ -38,6 +38,21 @@ async def until_shown(pilot: Pilot[Any], words: str) -> None:
     await until(pilot, lambda: words in shown(pilot.app), repr(words))
 
 
+async def settle(pilot: Pilot[Any]) -> None:
+    """Let the work that is under way end, and that which it starts."""
+    for _ in range(2):
+        await pilot.pause()
+        await pilot.app.workers.wait_for_complete()
+        await pilot.pause()
+
+
+async def pressed(pilot: Pilot[Any], *keys: str) -> str:
+    """The screen after some keys."""
+    await pilot.press(*keys)
+    await settle(pilot)
+    return shown(pilot.app)
+
+
 async def same_as_committed(app: App[Any], name: str, seconds: float = 30.0) -> None:
     """Compare with ``tests/tui/snapshots/NAME-WIDTHxHEIGHT.txt``, once the screen has come to rest.
 

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from rich.console import Console
 from support.recorded_runs import answers, held_out, record, recorded_run, step
-from support.screens import SIZES, same_as_committed, shown
+from support.screens import SIZES, pressed, same_as_committed, settle, shown
 from textual.pilot import Pilot
 
 from whet.engine import api
@@ -124,19 +124,6 @@ def opened(runs: list[RunDir], do: Do, size: tuple[int, int] = (80, 24), ascii: 
             await do(pilot, next(one for one in app.screen_stack if isinstance(one, CompareScreen)))
 
     anyio.run(look)
-
-
-async def settle(pilot: Pilot[None]) -> None:
-    for _ in range(2):
-        await pilot.pause()
-        await pilot.app.workers.wait_for_complete()
-        await pilot.pause()
-
-
-async def pressed(pilot: Pilot[None], *keys: str) -> str:
-    await pilot.press(*keys)
-    await settle(pilot)
-    return shown(pilot.app)
 
 
 @pytest.mark.parametrize("size", SIZES)

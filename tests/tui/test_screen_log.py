@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 from support.recorded_runs import recorded_run, write_log
-from support.screens import SIZES, same_as_committed, shown, until_shown
+from support.screens import SIZES, pressed, same_as_committed, settle, shown, until_shown
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -84,19 +84,6 @@ def opened(run: RunDir, do: Do, size: tuple[int, int] = (80, 24)) -> None:
             await do(pilot, screen)
 
     anyio.run(look)
-
-
-async def settle(pilot: Pilot[None]) -> None:
-    for _ in range(2):
-        await pilot.pause()
-        await pilot.app.workers.wait_for_complete()
-        await pilot.pause()
-
-
-async def pressed(pilot: Pilot[None], *keys: str) -> str:
-    await pilot.press(*keys)
-    await settle(pilot)
-    return shown(pilot.app)
 
 
 @pytest.mark.parametrize("size", SIZES)
