@@ -91,7 +91,7 @@ class Machine(BaseModel):
 def inspect_machine() -> Machine:
     """Look at this machine now. Works without a GPU, without NVML and without nvidia-ml-py."""
     gpus, note = _gpus()
-    total, available = _memory()
+    total, available = host_memory()
     return Machine(
         gpus=gpus,
         gpu_note=note,
@@ -172,7 +172,7 @@ def _cpu_quota() -> float | None:
     return int(quota) / int(period) if quota and period and int(quota) > 0 else None
 
 
-def _memory() -> tuple[int, int]:
+def host_memory() -> tuple[int, int]:
     """Total and available bytes; a container's limit counts where it is lower."""
     import psutil
 

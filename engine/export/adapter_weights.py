@@ -110,42 +110,66 @@ class Adapter:
         alpha = _patterned(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
 
-    def apply(self, name: str, base: torch.Tensor) -> torch.Tensor:
-        """The tensor after training, float32, from the base's tensor of that name; untouched ones come back
-        as is."""
-        if name in self.replaced:
-            base = self.tensor(self.replaced[name])
+    def replaced_shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor that was trained whole."""
+        return tuple(self._file.get_slice(self.replaced[name]).get_shape())
+
+    def replaced_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows of a tensor that was trained whole."""
+        part: torch.Tensor = self._file.get_slice(self.replaced[name])[start:stop]
+        return part
+
+    def in_blocks(self, name: str) -> bool:
+        """Whether :meth:`apply` takes rows apart: not where DoRA's lengths run down the columns."""
+        keys = self.factors.get(name, {})
+        return "lora_magnitude_vector" not in keys or not self._transposed(keys)
+
+    def apply(self, name: str, base: torch.Tensor, start: int = 0) -> torch.Tensor:
+        """Rows of a tensor with its update, float32; without one they come back as they are.
+
+        Args:
+            name: of the base's tensor.
+            base: its rows from ``start`` on, all or, where :meth:`in_blocks`, some; of one that was trained
+                whole, :meth:`replaced_rows`.
+        """
         if name not in self.factors:
             return base
-        keys = self.factors[name]
-        if "lora_embedding_A" in keys:
-            a_RV = self.tensor(keys["lora_embedding_A"]).float()
-            b_DR = self.tensor(keys["lora_embedding_B"]).float()
-            delta = (b_DR @ a_RV).T
-        else:
-            a_RI = self.tensor(keys["lora_A.weight"]).float()
-            b_OR = self.tensor(keys["lora_B.weight"]).float()
-            delta = b_OR @ a_RI
-            if self.config.get("fan_in_fan_out"):
-                delta = delta.T
+        keys, stop = self.factors[name], start + base.shape[0]
+        delta = self._update(keys, start, stop)
         if delta.shape != base.shape:
             raise WhetError(
                 "merge.shape",
                 f"{name}: the adapter's update has shape {list(delta.shape)}, the base {list(base.shape)}.",
                 "The adapter was trained on another base model; name that one.",
             )
-        merged = base.float() + self.scale(name) * delta
+        merged = base.float().add(delta, alpha=self.scale(name))
         if "lora_magnitude_vector" in keys:
-            merged = self._with_magnitude(merged, self.tensor(keys["lora_magnitude_vector"]).float(), keys)
+            magnitude = self.tensor(keys["lora_magnitude_vector"]).float()
+            merged = self._with_magnitude(merged, magnitude, keys, start, stop)
         return merged
 
+    def _transposed(self, keys: dict[str, str]) -> bool:
+        """Whether the stored factors' product is the weight's transpose."""
+        return "lora_embedding_A" in keys or bool(self.config.get("fan_in_fan_out"))
+
+    def _update(self, keys: dict[str, str], start: int, stop: int) -> torch.Tensor:
+        """B A, or its transpose, rows ``start`` to ``stop``, unscaled."""
+        embedding = "lora_embedding_A" in keys
+        a_RI = self.tensor(keys["lora_embedding_A" if embedding else "lora_A.weight"]).float()
+        b_OR = self.tensor(keys["lora_embedding_B" if embedding else "lora_B.weight"]).float()
+        if self._transposed(keys):
+            return a_RI[:, start:stop].T @ b_OR.T
+        return b_OR[start:stop] @ a_RI
+
     def _with_magnitude(
-        self, merged: torch.Tensor, magnitude: torch.Tensor, keys: dict[str, str]
+        self, merged: torch.Tensor, magnitude: torch.Tensor, keys: dict[str, str], start: int, stop: int
     ) -> torch.Tensor:
         """DoRA: rows (columns of an embedding or of a transposed layer) rescaled to the trained length."""
-        along = 0 if "lora_embedding_A" in keys or self.config.get("fan_in_fan_out") else 1
-        norm = torch.linalg.norm(merged, dim=along, keepdim=True)
-        return merged * (magnitude.reshape(norm.shape) / norm)
+        if self._transposed(keys):
+            norm = torch.linalg.norm(merged, dim=0, keepdim=True)
+            return merged * (magnitude.reshape(norm.shape) / norm)
+        norm = torch.linalg.norm(merged, dim=1, keepdim=True)
+        return merged * (magnitude.reshape(-1, 1)[start:stop] / norm)
 
 
 def _patterned(pattern: dict[str, Any] | None, module: str, default: float) -> float:

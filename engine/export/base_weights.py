@@ -63,20 +63,55 @@ class BaseWeights:
         ]
 
     def raw(self, name: str) -> torch.Tensor:
+        """As stored."""
+        return self._file_with(name).get_tensor(name)
+
+    def _slice(self, name: str) -> Any:
+        return self._file_with(name).get_slice(name)
+
+    def _file_with(self, name: str) -> Any:
         file = self.file_of[name]
         if self._open is None or self._open[0] != file:
             self._open = (file, safe_open(self.dir / file, framework="pt", device="cpu"))
-        return self._open[1].get_tensor(name)
+        return self._open[1]
+
+    def is_rounded(self, name: str) -> bool:
+        """Whether this very weight is stored in fewer bits."""
+        if self.rounding == "int8":
+            return name.removesuffix("weight") + "SCB" in self.file_of
+        return self.rounding is not None and f"{name}.absmax" in self.file_of
 
     def tensor(self, name: str) -> torch.Tensor:
         """The weight as the model computes with it: rounded ones dequantised to float32, others as stored."""
+        if not self.is_rounded(name):
+            return self.raw(name)
         if self.rounding == "int8":
             scale = name.removesuffix("weight") + "SCB"
-            if scale in self.file_of:
-                return self.raw(name).float() * (self.raw(scale).float() / 127.0)[:, None]
-        elif self.rounding is not None and f"{name}.absmax" in self.file_of:
-            return self._from_four_bits(name)
-        return self.raw(name)
+            return self.raw(name).float() * (self.raw(scale).float() / 127.0)[:, None]
+        return self._from_four_bits(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of the weight as the model computes with it."""
+        if self.is_rounded(name) and self.rounding != "int8":
+            return tuple(self._four_bit_state(name)["shape"])
+        return tuple(self._slice(name).get_shape())
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Of :meth:`tensor`."""
+        return torch.float32 if self.is_rounded(name) else self.rows(name, 0, 1).dtype
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """A part of :meth:`tensor` along its first dimension; a rounded one is dequantised as a whole."""
+        if self.is_rounded(name):
+            return self.tensor(name)[start:stop]
+        part = self._slice(name)
+        return part[start:stop] if part.get_shape() else self.raw(name)
+
+    def _four_bit_state(self, name: str) -> dict[str, Any]:
+        """What bitsandbytes noted of one weight: shape, type, block sizes."""
+        key = next(other for other in self.file_of if other.startswith(f"{name}.quant_state."))
+        state: dict[str, Any] = json.loads(bytes(self.raw(key).tolist()))
+        return state
 
     def _from_four_bits(self, name: str) -> torch.Tensor:
         from bitsandbytes.functional import QuantState, dequantize_4bit

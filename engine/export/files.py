@@ -50,6 +50,25 @@ def atomic_file(out: Path, needed: int) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill; it takes ``out``'s place, replacing a folder there, when the block ends well, else it
+    vanishes."""
+    partial = out.with_name(f".{out.name}{PARTIAL}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in [*partial.iterdir(), partial]:
+            sync_path(path)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(partial, out)
+        sync_path(out.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def write_text(out: Path, text: str) -> Path:
     """``out`` with this text, whole or as it was before. Raises as :func:`atomic_file`."""
     data = text.encode()

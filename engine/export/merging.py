@@ -1,7 +1,7 @@
 """Merge an adapter into its base model, tensor by tensor, into a folder that is whole or absent. Needs torch.
 
-Sums are float32, the result is cast to 16 bits once. Memory holds one output shard and one tensor, whatever
-the model's size. The base is the 16-bit checkpoint, also when training held it rounded (QLoRA): the rounding
+Sums are float32, the result is cast to 16 bits once. Memory holds one block of one tensor, whatever the
+model's size. The base is the 16-bit checkpoint, also when training held it rounded (QLoRA): the rounding
 error would otherwise stay in the weights for ever. Only a checkpoint that exists in rounded form alone is
 dequantised, and the report says so.
 """
@@ -9,26 +9,25 @@ dequantised, and the report says so.
 from __future__ import annotations
 
 import json
-import os
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 
 from ..errors import WhetError
-from ..runs.files import sync_path
 from .adapter_weights import Adapter
 from .base_weights import BaseWeights
-from .files import require_space
+from .files import new_folder, require_space
 from .merge_report import MergeReport
+from .targets.memory import BLOCK_BYTES, block_rows
+from .targets.shards import SHARD_BYTES, ShardWriter
 from .verdict import DIGEST_FILE
 
 MergeDtype = Literal["auto", "bfloat16", "float16", "float32"]
-SHARD_BYTES = 2 << 30
 REPORT = "whet_merge.json"
 """Written last into a merged folder; also the sign that the folder is ours to replace."""
 
@@ -54,6 +53,7 @@ def merge(
     progress: Callable[[float, float], None] | None = None,
     *,
     trained_precision: str | None = None,
+    memory: int = BLOCK_BYTES,
     shard_bytes: int = SHARD_BYTES,
 ) -> MergeReport:
     """Write base + adapter as a plain transformers model folder with tokenizer, template and generation
@@ -67,7 +67,10 @@ def merge(
         progress: called with (tensors done, tensors in all).
         trained_precision: ``nf4``, ``int8`` or ``fp8`` when training held the base rounded: the report then
             measures how far the 16-bit weights are from the ones trained over.
-        shard_bytes: most bytes of one output file, and so of memory.
+        memory: most bytes for a block of a tensor with all that its merge needs, see
+            :func:`.targets.memory.block_bytes`; a single row, a rounded or a DoRA-trained tensor may take
+            more.
+        shard_bytes: most bytes of one output file.
 
     Raises:
         WhetError: ``merge.*`` (missing or unknown files, shapes or names that do not fit), ``export.exists``,
@@ -76,34 +79,24 @@ def merge(
     base, adapter = BaseWeights(base_dir), Adapter(adapter_dir)
     target = _target_dtype(base, dtype)
     _check_place(out_dir)
-    plan = _Plan(base, adapter)
+    plan = _Plan(base, adapter, target, memory)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
-    require_space(out_dir.parent, plan.bytes(target) + (64 << 20))
+    require_space(out_dir.parent, plan.bytes + (64 << 20))
     report = MergeReport(
         str(out_dir), str(target).removeprefix("torch."), len(adapter.targets), len(plan.names)
     )
     report.dequantised = base.rounding is not None
     report.notes += _notes(base, adapter, trained_precision)
-    partial = out_dir.with_name(f".{out_dir.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        writer = _ShardWriter(partial, shard_bytes)
+    with new_folder(out_dir) as partial:
+        writer = ShardWriter(partial, plan.names, shard_bytes)
         for done, name in enumerate(plan.names, 1):
-            writer.add(name, plan.tensor(name).to(target).contiguous())
+            writer.stream(name, plan.dtype(name), plan.shape(name), plan.blocks(name))
             if progress is not None:
                 progress(done, len(plan.names))
         report.bytes, report.untied = writer.finish(), plan.untied
-        _write_config(partial, plan, target, writer.rows)
+        _write_config(partial, plan, target)
         copy_tokenizer(base_dir, adapter_dir, partial)
         (partial / REPORT).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-        for path in [*partial.iterdir(), partial]:
-            sync_path(path)
-        if out_dir.exists():
-            shutil.rmtree(out_dir)
-        os.replace(partial, out_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return report
 
 
@@ -111,8 +104,8 @@ class _Plan:
     """Which tensors the result has and how each comes about, with tied embeddings untied where training split
     them."""
 
-    def __init__(self, base: BaseWeights, adapter: Adapter) -> None:
-        self.base, self.adapter = base, adapter
+    def __init__(self, base: BaseWeights, adapter: Adapter, target: torch.dtype, memory: int) -> None:
+        self.base, self.adapter, self.target, self.memory = base, adapter, target, memory
         self.names = base.names()
         self.embedding = next((n for n in self.names if n.endswith("embed_tokens.weight")), None)
         self.head = "lm_head.weight"
@@ -136,63 +129,47 @@ class _Plan:
             "ensure_weight_tying"
         ):
             return False
-        head, embedding = self.tensor(self.head), self.tensor(self.embedding)
-        return head.shape != embedding.shape or not torch.equal(head, embedding)
+        if self.shape(self.head) != self.shape(self.embedding):
+            return True
+        pairs = zip(self.blocks(self.head), self.blocks(self.embedding), strict=True)
+        return not all(torch.equal(head, embedding) for head, embedding in pairs)
 
-    def tensor(self, name: str) -> torch.Tensor:
+    def shape(self, name: str) -> tuple[int, ...]:
+        if name in self.adapter.replaced:
+            return self.adapter.replaced_shape(name)
+        return self.base.shape(self._source(name))
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Numbers that are not floating point (indices, masks) stay what they are."""
+        if name in self.adapter.targets:
+            return self.target
+        own = self.base.dtype_of(self._source(name))
+        return self.target if own.is_floating_point else own
+
+    def blocks(self, name: str) -> Iterator[torch.Tensor]:
+        """The tensor in its final type, in blocks of rows that fit into memory."""
+        shape, dtype = self.shape(name), self.dtype(name)
+        rows = shape[0] if shape else 1
+        whole = not shape or self.base.is_rounded(self._source(name)) or not self.adapter.in_blocks(name)
+        step = rows if whole else min(rows, block_rows(shape, self.memory))
+        for start in range(0, rows, max(1, step)):
+            yield self.adapter.apply(name, self._before(name, start, start + step), start).to(dtype)
+
+    def _before(self, name: str, start: int, stop: int) -> torch.Tensor:
+        if name in self.adapter.replaced:
+            return self.adapter.replaced_rows(name, start, stop)
+        return self.base.rows(self._source(name), start, stop)
+
+    def _source(self, name: str) -> str:
+        """The base's tensor it comes from: a tied head's is the embedding."""
         source = self.embedding if name == self.head and self.head not in self.base.file_of else name
         assert source is not None
-        return self.adapter.apply(name, self.base.tensor(source))
+        return source
 
-    def bytes(self, target: torch.dtype) -> int:
-        """Upper estimate of the result's size."""
-        width = (
-            1 if self.base.rounding == "int8" else 0.5 if self.base.rounding else self.base.dtype().itemsize
-        )
-        extra = self.base.bytes if self.untied else 0
-        return int((self.base.bytes + extra) * target.itemsize / width)
-
-
-class _ShardWriter:
-    """Collects tensors and writes a file whenever ``shard_bytes`` are full."""
-
-    def __init__(self, out_dir: Path, shard_bytes: int) -> None:
-        self.dir, self.limit = out_dir, shard_bytes
-        self.buffer: dict[str, torch.Tensor] = {}
-        self.shards: list[list[str]] = []
-        self.held = self.total = 0
-        self.rows: int | None = None
-
-    def add(self, name: str, tensor: torch.Tensor) -> None:
-        size = tensor.nbytes
-        if self.buffer and self.held + size > self.limit:
-            self._write()
-        self.buffer[name] = tensor
-        self.held += size
-        if name.endswith("embed_tokens.weight"):
-            self.rows = tensor.shape[0]
-
-    def _write(self) -> None:
-        save_file(self.buffer, self.dir / f"shard-{len(self.shards)}", metadata={"format": "pt"})
-        self.shards.append(list(self.buffer))
-        self.total += self.held
-        self.buffer, self.held = {}, 0
-
-    def finish(self) -> int:
-        """Give the shards their final names and write the index; returns the weights' bytes."""
-        self._write()
-        count = len(self.shards)
-        if count == 1:
-            os.replace(self.dir / "shard-0", self.dir / "model.safetensors")
-            return self.total
-        weight_map = {}
-        for number, names in enumerate(self.shards):
-            file = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
-            os.replace(self.dir / f"shard-{number}", self.dir / file)
-            weight_map.update(dict.fromkeys(names, file))
-        index = {"metadata": {"total_size": self.total}, "weight_map": weight_map}
-        (self.dir / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
-        return self.total
+    @property
+    def bytes(self) -> int:
+        """Of all tensors of the result."""
+        return sum(math.prod(self.shape(name)) * self.dtype(name).itemsize for name in self.names)
 
 
 def _target_dtype(base: BaseWeights, dtype: MergeDtype) -> torch.dtype:
@@ -248,15 +225,15 @@ def _rounding_difference(weight: torch.Tensor, precision: str) -> float:
     return float(torch.linalg.norm(weight - rounded) / torch.linalg.norm(weight))
 
 
-def _write_config(out_dir: Path, plan: _Plan, target: torch.dtype, rows: int | None) -> None:
+def _write_config(out_dir: Path, plan: _Plan, target: torch.dtype) -> None:
     config: dict[str, Any] = dict(plan.base.config)
     for key in ("quantization_config", "torch_dtype", "_name_or_path"):
         config.pop(key, None)
     config["dtype"] = str(target).removeprefix("torch.")
     if plan.untied:
         config["tie_word_embeddings"] = False
-    if rows is not None and "vocab_size" in config:
-        config["vocab_size"] = rows
+    if plan.embedding is not None and "vocab_size" in config:
+        config["vocab_size"] = plan.shape(plan.embedding)[0]
     (out_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

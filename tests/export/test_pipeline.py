@@ -78,7 +78,7 @@ def test_nothing_is_made_of_a_wrong_merge(tmp_path: Path, monkeypatch: pytest.Mo
     """The merge forgets the adapter: no GGUF, no Modelfile, a failed verdict, and no upload."""
     base = build_tiny_model(tmp_path / "base")
     adapter = write_adapter(base, tmp_path / "adapter")
-    monkeypatch.setattr(Adapter, "apply", lambda self, name, weight: weight)
+    monkeypatch.setattr(Adapter, "apply", lambda self, name, rows, start=0: rows)
     events: list[Event] = []
     result = export_model(
         adapter, base, tmp_path / "out", ExportSection(merged=True, gguf=["f16"]), events.append
