@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from .gguf.native import Progress, serve
+from .reference_device import place
 from .smoke_cases import Limits
-from .smoke_reference import place
 
 ROW_TOKENS = 96
 """Of each text: many short beginnings see more of the vocabulary than few long texts."""

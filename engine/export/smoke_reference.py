@@ -7,7 +7,6 @@ Request: model_dir, work (folder), texts, held_out (rows), limits. Writes ``refe
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from .gguf.native import Progress, serve
 from .gguf.trial import composed
 from .probe_corpus import with_special_tokens
+from .reference_device import place
 from .smoke_cases import ASK, CASES, MARKER, Limits, cases_for
-
-FULL_PRECISION_SHARE = 0.6
-"""float32 weights may take this share of the free memory; otherwise the reference is bfloat16, and says
-so."""
 
 
 def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -243,19 +239,6 @@ class Reference:
     def tokenizer_ends(self) -> list[int]:
         generation = self.model.generation_config.eos_token_id
         return generation if isinstance(generation, list) else [generation]
-
-
-def place(float32_bytes: int) -> tuple[torch.device, torch.dtype]:
-    """Where the reference runs: a GPU with room for float32, else the CPU, in bfloat16 when memory is
-    short."""
-    if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
-        if float32_bytes < FULL_PRECISION_SHARE * free:
-            torch.backends.cuda.matmul.allow_tf32 = False
-            return torch.device("cuda"), torch.float32
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    fits = float32_bytes < FULL_PRECISION_SHARE * free
-    return torch.device("cpu"), torch.float32 if fits else torch.bfloat16
 
 
 if __name__ == "__main__":
