@@ -1,112 +1,72 @@
-"""Which models the converter knows: one descriptor a family. Light: plan asks it before anything is loaded.
-
-To add a family, add a descriptor; `convert.py` needs no change as long as its differences are a matter of
-names, permutation, keys and extra tensors.
-"""
+"""Which models the converter knows, and why not the others. Light: plan asks it before anything is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ...errors import WhetError
+from .descriptor import Architecture
+from .families import ARCHITECTURES
+from .model_config import ModelConfig
 from .rope import rope_reason
 
-Config = Mapping[str, Any]
-"""A model's config.json."""
 
-LLAMA_LAYER = (
-    "input_layernorm",
-    "post_attention_layernorm",
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """How one family's checkpoint becomes a GGUF.
-
-    Args:
-        model_types: values of ``model_type`` in config.json.
-        name: llama.cpp's architecture, one of ``gguf.MODEL_ARCH_NAMES``, e.g. ``llama``.
-        layer_modules: modules whose ``.weight`` every layer must have, below ``model.layers.N.``.
-        permute_qk: q and k rows are reordered from rotate-half to interleaved pairs, as llama.cpp's rope
-            wants them for this architecture.
-        biases: modules of a layer that may carry a ``.bias``; llama.cpp drops any other silently.
-        activation: the only ``hidden_act`` llama.cpp computes for this architecture.
-        windowed: a ``sliding_window`` in config.json is in force unless ``use_sliding_window`` denies it.
-        default_head_dim: where config.json has none; None is hidden size / heads.
-        default_norm_epsilon, default_rope_theta: the class's values where config.json is silent.
-    """
-
-    model_types: tuple[str, ...]
-    name: str
-    layer_modules: tuple[str, ...] = LLAMA_LAYER
-    permute_qk: bool = False
-    biases: tuple[str, ...] = ()
-    activation: str = "silu"
-    windowed: bool = False
-    default_head_dim: int | None = None
-    default_norm_epsilon: float = 1e-6
-    default_rope_theta: float = 10000.0
-
-    def head_dim(self, config: Config) -> int:
-        """Width of one attention head."""
-        explicit = config.get("head_dim") or self.default_head_dim
-        return int(explicit or config["hidden_size"] // config["num_attention_heads"])
-
-    def kv_heads(self, config: Config) -> int:
-        return int(config.get("num_key_value_heads") or config["num_attention_heads"])
-
-
-_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-_MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-_QK_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
-
-ARCHITECTURES: tuple[Architecture, ...] = (
-    Architecture(("llama",), "llama", permute_qk=True, biases=_ATTENTION + _MLP),
-    # Mistral computes what Llama does; only its window differs, see context_length in metadata.py.
-    Architecture(("mistral",), "llama", permute_qk=True, windowed=True),
-    Architecture(("qwen2",), "qwen2", biases=_ATTENTION[:3]),
-    Architecture(("qwen3",), "qwen3", layer_modules=LLAMA_LAYER + _QK_NORMS, default_head_dim=128),
-)
-
-_BY_MODEL_TYPE = {model_type: one for one in ARCHITECTURES for model_type in one.model_types}
-
-
-def supported_architecture(model_type: str, config: Config) -> str | None:
+def supported_architecture(model_type: str, config: Mapping[str, Any]) -> str | None:
     """None when a model of this config can be converted, otherwise the reason why not, as one sentence.
 
     Args:
         model_type: ``model_type`` of config.json.
         config: the whole config.json.
     """
-    architecture = _BY_MODEL_TYPE.get(model_type)
-    if architecture is None:
-        known = ", ".join(_BY_MODEL_TYPE)
+    found = _find(model_type, config, None)
+    if found is None:
+        known = ", ".join(dict.fromkeys(name for one in ARCHITECTURES for name in one.model_types))
         return f"The GGUF writer does not know model_type {model_type!r} yet (it knows {known})."
-    activation = config.get("hidden_act") or config.get("hidden_activation") or architecture.activation
-    if activation != architecture.activation:
-        return f"llama.cpp computes {architecture.activation} for {model_type}, this model uses {activation}."
-    return rope_reason(config)
+    return _reason(model_type, *found)
 
 
-def find_architecture(config: Config) -> Architecture:
-    """The descriptor of a config.json. Raises WhetError ``gguf.unsupported`` with the reason."""
+def find_architecture(
+    config: Mapping[str, Any], folder: Path | None = None
+) -> tuple[Architecture, ModelConfig]:
+    """The descriptor of a config.json, and the config as that family's class reads it.
+
+    Raises:
+        WhetError: ``gguf.unsupported`` with the reason.
+    """
     model_type = str(config.get("model_type", ""))
     reason = supported_architecture(model_type, config)
-    if reason is not None:
+    found = _find(model_type, config, folder)
+    if reason is not None or found is None:
         raise WhetError(
             "gguf.unsupported",
-            reason,
+            str(reason),
             "Export the adapter or the merged weights instead, or convert the merged folder "
             "with another tool.",
         )
-    return _BY_MODEL_TYPE[model_type]
+    return found
+
+
+def _find(
+    model_type: str, config: Mapping[str, Any], folder: Path | None
+) -> tuple[Architecture, ModelConfig] | None:
+    for architecture in ARCHITECTURES:
+        if model_type in architecture.model_types:
+            read = ModelConfig.read(config, architecture.defaults, folder)
+            if architecture.applies(read):
+                return architecture, read
+    return None
+
+
+def _reason(model_type: str, architecture: Architecture, config: ModelConfig) -> str | None:
+    activation = config.activation or architecture.activations[0]
+    if activation not in architecture.activations:
+        computed = architecture.activations[0]
+        return f"llama.cpp computes {computed} for {model_type}, this model uses {activation}."
+    if architecture.head == "shared" and config.tied is False:
+        return f"llama.cpp has no output layer of its own for {model_type}, and this model does not share it."
+    if architecture.ropes and (reason := rope_reason(config.rope, architecture.ropes, config.head_dim)):
+        return reason
+    reasons = (refusal(config) for refusal in architecture.refusals)
+    return next((one for one in reasons if one is not None), None)

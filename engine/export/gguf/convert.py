@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...data.tokenizer_files import TokenizerFiles
 from ...errors import WhetError
 from ..files import atomic_file
-from .architectures import Architecture, Config, find_architecture
+from .architectures import find_architecture
 from .checkpoint import Checkpoint
-from .metadata import write_general, write_hyperparameters
+from .metadata import write_general
+from .model_config import ModelConfig
 from .native import Progress
-from .rope import llama3_factors, read_rope
+from .tensors import DType, PlannedTensor, plan_tensors
 from .trial import choose_pretokenizer
 from .vocabulary import read_vocabulary
 
@@ -26,13 +26,10 @@ if TYPE_CHECKING:
     import torch
     from gguf import GGUFWriter
 
-DType = Literal["f32", "f16", "bf16"]
 Array = np.ndarray[Any, Any]
 
 METADATA_BYTES = 64 << 20
 """Room for keys, tokens and merges when the disk is checked; a vocabulary of 250,000 needs about 15 MB."""
-EMBEDDING = "model.embed_tokens.weight"
-HEAD = "lm_head.weight"
 
 
 def convert(
@@ -58,13 +55,15 @@ def convert(
     """
     from gguf import GGUFWriter
 
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
-    architecture = find_architecture(config)
+    raw = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    architecture, config = find_architecture(raw, model_dir)
     checkpoint = Checkpoint(model_dir)
     plan = plan_tensors(architecture, config, checkpoint, dtype)
     files = TokenizerFiles.read(model_dir)
-    rows = checkpoint.shapes[EMBEDDING][0]
+    rows = next(one.shape[0] for one in plan if one.name == "token_embd.weight")
     vocabulary = read_vocabulary(files, rows)
+    if architecture.vocabulary is not None:
+        vocabulary = architecture.vocabulary(vocabulary, config)
     pre = choose_pretokenizer(files, vocabulary)
 
     total = sum(tensor.bytes for tensor in plan)
@@ -72,85 +71,19 @@ def convert(
         writer = GGUFWriter(partial, architecture.name)
         try:
             write_general(writer, name or model_dir.resolve().name, dtype)
-            write_hyperparameters(writer, architecture, config, rows)
+            writer.add_vocab_size(rows)
+            for write_keys in architecture.keys:
+                write_keys(writer, config)
             vocabulary.write(writer, pre)
-            _write_tensors(writer, architecture, config, checkpoint, plan, progress)
+            _write_tensors(writer, config, checkpoint, plan, progress)
         finally:
             writer.close()
     return out
 
 
-@dataclass(frozen=True)
-class PlannedTensor:
-    """One tensor of the file: where it comes from (None: computed), its name there, shape and type."""
-
-    source: str | None
-    name: str
-    shape: tuple[int, ...]
-    dtype: DType
-
-    @property
-    def bytes(self) -> int:
-        return math.prod(self.shape) * (4 if self.dtype == "f32" else 2)
-
-
-def plan_tensors(
-    architecture: Architecture, config: Config, checkpoint: Checkpoint, dtype: DType
-) -> list[PlannedTensor]:
-    """Every tensor of the file in its order: the checkpoint's, shard by shard, then the computed ones.
-
-    Raises:
-        WhetError: ``gguf.missing_tensor`` or ``gguf.unknown_tensor``, naming it.
-    """
-    import gguf
-
-    layers = int(config["num_hidden_layers"])
-    _check_complete(architecture, config, checkpoint)
-    arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture.name)
-    names = gguf.get_tensor_name_map(arch, layers)
-    plan = []
-    if read_rope(config, architecture.default_rope_theta).kind == "llama3":
-        half = architecture.head_dim(config) // 2
-        plan.append(PlannedTensor(None, "rope_freqs.weight", (half,), "f32"))
-    for source, shape in checkpoint.shapes.items():
-        if source.endswith(".inv_freq") or (source == HEAD and config.get("tie_word_embeddings")):
-            continue
-        name = names.get_name(source, try_suffixes=(".weight", ".bias"))
-        if name is None or (source.endswith(".bias") and not _bias_known(architecture, source)):
-            raise WhetError(
-                "gguf.unknown_tensor",
-                f"{source} {list(shape)} has no place in a GGUF of architecture {architecture.name!r}.",
-                "The model differs from its family; llama.cpp would compute something else "
-                "without this tensor.",
-            )
-        plan.append(PlannedTensor(source, name, shape, dtype if len(shape) > 1 else "f32"))
-    return plan
-
-
-def _check_complete(architecture: Architecture, config: Config, checkpoint: Checkpoint) -> None:
-    wanted = [EMBEDDING, "model.norm.weight"]
-    if not config.get("tie_word_embeddings", HEAD not in checkpoint.shapes):
-        wanted.append(HEAD)
-    for layer in range(int(config["num_hidden_layers"])):
-        wanted += [f"model.layers.{layer}.{module}.weight" for module in architecture.layer_modules]
-    missing = [name for name in wanted if name not in checkpoint.shapes]
-    if missing:
-        raise WhetError(
-            "gguf.missing_tensor",
-            f"{checkpoint.folder} lacks {len(missing)} tensors that its config.json asks for: "
-            f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}.",
-            "The folder is incomplete or belongs to another config.json.",
-        )
-
-
-def _bias_known(architecture: Architecture, source: str) -> bool:
-    return any(source.endswith(f".{module}.bias") for module in architecture.biases)
-
-
 def _write_tensors(
     writer: GGUFWriter,
-    architecture: Architecture,
-    config: Config,
+    config: ModelConfig,
     checkpoint: Checkpoint,
     plan: list[PlannedTensor],
     progress: Progress | None,
@@ -164,48 +97,26 @@ def _write_tensors(
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     done, total = 0, sum(tensor.bytes for tensor in plan)
-    for tensor, data in zip(plan, _values(architecture, config, checkpoint, plan), strict=True):
+    for tensor, data in zip(plan, _values(config, checkpoint, plan), strict=True):
         writer.write_tensor_data(data)
         done += tensor.bytes
         if progress is not None:
             progress(done, total)
 
 
-def _values(
-    architecture: Architecture, config: Config, checkpoint: Checkpoint, plan: list[PlannedTensor]
-) -> Iterator[Array]:
+def _values(config: ModelConfig, checkpoint: Checkpoint, plan: list[PlannedTensor]) -> Iterator[Array]:
     """The planned tensors' bytes, in order."""
-    computed = [tensor for tensor in plan if tensor.source is None]
-    if computed:
-        rope = read_rope(config, architecture.default_rope_theta)
-        yield np.asarray(llama3_factors(rope, architecture.head_dim(config)), dtype=np.float32)
-    sources = [tensor.source for tensor in plan if tensor.source is not None]
-    for tensor, (source, value) in zip(plan[len(computed) :], checkpoint.read(sources), strict=True):
-        if architecture.permute_qk and (heads := _rotary_heads(architecture, config, source)):
-            value = interleave_pairs(value, heads)
-        yield encode(value, tensor)
+    import torch
 
-
-def _rotary_heads(architecture: Architecture, config: Config, source: str) -> int | None:
-    """How many heads ``source`` projects onto when it is a q or k projection, otherwise None."""
-    if ".self_attn.q_proj." in source:
-        return int(config["num_attention_heads"])
-    if ".self_attn.k_proj." in source:
-        return architecture.kv_heads(config)
-    return None
-
-
-def interleave_pairs(value: torch.Tensor, heads: int) -> torch.Tensor:
-    """Reorder the rows of each head from (x_0 .. x_half, y_0 .. y_half) to (x_0, y_0, x_1, y_1, ..).
-
-    transformers rotates row i with row i + half, llama.cpp's rope for this architecture row 2i with row
-    2i + 1.
-
-    Args:
-        value: [heads * head_dim, ...], a weight or a bias.
-    """
-    split = value.reshape(heads, 2, -1, *value.shape[1:])
-    return split.transpose(1, 2).reshape(value.shape)
+    # One generator over all sources, so that consecutive tensors of a shard share one opening of it.
+    stored = checkpoint.read([name for tensor in plan for name in tensor.sources])
+    for tensor in plan:
+        if tensor.values is not None:
+            yield np.asarray(tensor.values, dtype=np.float32)
+            continue
+        parts = [value for _, value in islice(stored, len(tensor.sources))]
+        value = torch.stack(parts) if tensor.stacked else parts[0]
+        yield encode(value if tensor.transform is None else tensor.transform(value, config), tensor)
 
 
 def encode(value: torch.Tensor, tensor: PlannedTensor) -> Array:
@@ -219,7 +130,7 @@ def encode(value: torch.Tensor, tensor: PlannedTensor) -> Array:
     if not torch.isfinite(value).all():
         raise WhetError(
             "gguf.not_finite",
-            f"{tensor.source} contains NaN or infinite values.",
+            f"{tensor.sources[0]} contains NaN or infinite values.",
             "The training diverged or the file is damaged; export an earlier checkpoint.",
         )
     if tensor.dtype == "bf16":
@@ -229,7 +140,7 @@ def encode(value: torch.Tensor, tensor: PlannedTensor) -> Array:
     if not torch.isfinite(result).all():
         raise WhetError(
             "gguf.f16_overflow",
-            f"{tensor.source} reaches {value.abs().max().item():.3g}, and float16 ends at 65504.",
+            f"{tensor.sources[0]} reaches {value.abs().max().item():.3g}, and float16 ends at 65504.",
             "Convert to bf16 or f32 instead.",
         )
     array: Array = result.contiguous().numpy()

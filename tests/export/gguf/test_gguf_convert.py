@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -24,6 +25,7 @@ from whet.engine.export.gguf import convert as convert_module
 from whet.engine.export.gguf.architectures import supported_architecture
 from whet.engine.export.gguf.convert import convert
 from whet.engine.export.gguf.metadata import clean_name
+from whet.engine.export.gguf.tensors import DType, PlannedTensor
 
 IDS = np.random.default_rng(0).integers(0, 390, 96).tolist()
 SAME = 1e-9
@@ -101,7 +103,7 @@ def test_biases_of_llama(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "gate"), [("f16", 1e-5), ("bf16", 1e-3)])
-def test_sixteen_bits(tmp_path: Path, llama: Path, dtype: convert_module.DType, gate: float) -> None:
+def test_sixteen_bits(tmp_path: Path, llama: Path, dtype: DType, gate: float) -> None:
     assert 0 < divergence(llama, convert(llama, tmp_path / "half.gguf", dtype)) < gate
 
 
@@ -136,29 +138,24 @@ def test_the_oracle_sees_mistakes(
 ) -> None:
     """A converter with one mistake must miss the gate, or the tests above prove nothing."""
     source = llama
-    if mutation == "permutation":
-        monkeypatch.setattr(convert_module, "interleave_pairs", lambda value, heads: value)
-    elif mutation == "epsilon":
+    if mutation == "epsilon":
         source = edit_config(llama, tmp_path / "wrong", rms_norm_eps=1e-5)
     elif mutation == "theta":
-        source = edit_config(
-            llama, tmp_path / "wrong", rope_parameters={"rope_type": "default", "rope_theta": 11000.0}
-        )
+        rope = {"rope_type": "default", "rope_theta": 11000.0}
+        source = edit_config(llama, tmp_path / "wrong", rope_parameters=rope)
     else:
         plan = convert_module.plan_tensors
+        names = {
+            "blk.0.ffn_up.weight": "blk.0.ffn_gate.weight",
+            "blk.0.ffn_gate.weight": "blk.0.ffn_up.weight",
+        }
 
-        def swapped(*args: Any) -> list[convert_module.PlannedTensor]:
-            tensors = plan(*args)
-            names = {
-                "blk.0.ffn_up.weight": "blk.0.ffn_gate.weight",
-                "blk.0.ffn_gate.weight": "blk.0.ffn_up.weight",
-            }
-            return [
-                convert_module.PlannedTensor(one.source, names.get(one.name, one.name), one.shape, one.dtype)
-                for one in tensors
-            ]
+        def mistaken(*args: Any) -> list[PlannedTensor]:
+            if mutation == "swapped":
+                return [replace(one, name=names.get(one.name, one.name)) for one in plan(*args)]
+            return [replace(one, transform=None) for one in plan(*args)]
 
-        monkeypatch.setattr(convert_module, "plan_tensors", swapped)
+        monkeypatch.setattr(convert_module, "plan_tensors", mistaken)
     assert divergence(llama, convert(source, tmp_path / "wrong.gguf", "f32")) > 2 * SAME
 
 
@@ -176,7 +173,8 @@ def test_progress_counts_bytes(tmp_path: Path, llama: Path) -> None:
     ("model_type", "changes", "words"),
     [
         ("gemma9", {}, "gemma9"),
-        ("llama", {"rope_parameters": {"rope_type": "longrope"}}, "longrope"),
+        ("qwen2", {"rope_parameters": {"rope_type": "longrope"}}, "longrope"),
+        ("qwen3", {"rope_parameters": LLAMA_3_ROPE}, "llama3"),
         ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
         ("qwen2", {"hidden_act": "gelu"}, "gelu"),
         ("llama", {"partial_rotary_factor": 0.5}, "0.5"),
@@ -184,13 +182,9 @@ def test_progress_counts_bytes(tmp_path: Path, llama: Path) -> None:
     ],
 )
 def test_unsupported_models_are_told_apart(model_type: str, changes: dict[str, Any], words: str) -> None:
-    reason = supported_architecture(model_type, changes)
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
+    reason = supported_architecture(model_type, sizes | changes)
     assert reason is not None and words in reason
-
-
-@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
-def test_supported_models(model_type: str) -> None:
-    assert supported_architecture(model_type, {"hidden_act": "silu", "rope_parameters": LLAMA_3_ROPE}) is None
 
 
 def rewrite(source: Path, target: Path, change: Any) -> Path:

@@ -1,0 +1,96 @@
+"""A config.json as its model class reads it: silent keys filled in, derived sizes worked out. Light."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .rope import Rope, read_rope
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a descriptor's functions are given.
+
+    Args:
+        values: config.json over the defaults of the model class; a multimodal model's text section is laid
+            over the rest.
+        folder: where the model lies, for what is said outside of config.json; None where only the
+            config.json is known.
+    """
+
+    values: Mapping[str, Any]
+    folder: Path | None = None
+
+    @classmethod
+    def read(
+        cls, config: Mapping[str, Any], defaults: Mapping[str, Any], folder: Path | None = None
+    ) -> ModelConfig:
+        return cls({**defaults, **config, **(config.get("text_config") or {})}, folder)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.values.get(key, default)
+
+    @property
+    def layers(self) -> int:
+        return int(self.values["num_hidden_layers"])
+
+    @property
+    def heads(self) -> int:
+        return int(self.values["num_attention_heads"])
+
+    @property
+    def kv_heads(self) -> int:
+        return int(self.get("num_key_value_heads") or self.heads)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return int(self.get("head_dim") or self.values["hidden_size"] // self.heads)
+
+    @property
+    def experts(self) -> int:
+        """Experts of a layer; 0 in a model without."""
+        return int(self.get("num_local_experts") or self.get("num_experts") or 0)
+
+    @property
+    def tied(self) -> bool | None:
+        """Whether the head shares the embedding; None where config.json does not say."""
+        said = self.get("tie_word_embeddings")
+        return None if said is None else bool(said)
+
+    @property
+    def activation(self) -> str | None:
+        return self.get("hidden_activation") or self.get("hidden_act")
+
+    @property
+    def positions(self) -> int:
+        return int(self.get("max_position_embeddings") or 2048)
+
+    @property
+    def rope(self) -> Rope:
+        """Of the layers that see the whole text, where there are two kinds."""
+        return read_rope(self.values)
+
+    @property
+    def rotary_dim(self) -> int:
+        """How many numbers of a head are rotated."""
+        return int(self.head_dim * self.rope.partial)
+
+    @property
+    def window(self) -> int | None:
+        """Positions a token of a windowed layer sees, itself included; None where no layer is windowed."""
+        if not self.get("use_sliding_window", True):
+            return None
+        kinds = self.get("layer_types")
+        if kinds is not None and "sliding_attention" not in kinds:
+            return None
+        if kinds is None and int(self.get("max_window_layers") or 0) >= self.layers:
+            return None
+        window = self.get("sliding_window")
+        return int(window) if window else None
