@@ -1,18 +1,28 @@
-"""README.md of an export: where the weights come from, how they were made, and the proof. Light."""
+"""README.md of an export: where the weights come from, how they were made, and the proof. Light.
+
+Names of models and data sets, templates and what a proof saw are foreign text: in the card they are text and
+nothing else, neither Markdown nor HTML nor YAML.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from ..redaction import Redactor
 from .files import write_text
-from .verdict import Verdict
+from .verdict import DIGEST_FILE, Verdict
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+    from ..runs.store import RunDir
 
 MEASURES = {
     "steps": "optimizer steps",
@@ -22,6 +32,12 @@ MEASURES = {
     "best_step": "step of the lowest held-out loss",
 }
 PACKAGES = ("whet", "torch", "transformers", "trl", "peft", "gguf", "llama-cpp-python")
+LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+MARKS = re.compile(r"[\\`*\[\]<|~&$@]|(?<![^\W_])_|_(?![^\W_])|(?<=:)/(?=/)|(?<=www)\.|^(?:[-+#=>]|\d+[.)])")
+"""What Markdown or the hub's reader would take for more than text; the last at a line's beginning only."""
+
+Part = Literal["adapter", "merged", "gguf"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,29 @@ class CardFacts:
     run: str | None = None
 
 
+def run_facts(run_id: str, plan: Plan, summary: Mapping[str, Any], trained: Path) -> CardFacts:
+    """The facts of a run: its plan, what it measured, and the template's digest beside its weights."""
+    recipe, report, digest = plan.recipe, plan.data.report, trained / DIGEST_FILE
+    return CardFacts(
+        base_model=recipe.model.name,
+        revision=recipe.model.revision,
+        recipe=recipe.model_dump(mode="json", exclude_defaults=True),
+        data_digest=plan.data.digest,
+        rows=report.train.token_rows,
+        held_out_rows=report.eval.token_rows if report.eval else 0,
+        template_digest=digest.read_text(encoding="utf-8").strip() if digest.is_file() else None,
+        metrics={name: value for name, value in summary.items() if isinstance(value, int | float)},
+        run=run_id,
+    )
+
+
+def facts_of(run: RunDir) -> CardFacts:
+    """:func:`run_facts` of a run that has ended. Raises WhetError ``run.no_plan``, ``run.unreadable``."""
+    from ..runs.store import trained_weights
+
+    return run_facts(run.id, run.load_plan(), run.read_state().summary, trained_weights(run))
+
+
 def write_card(
     folder: Path,
     facts: CardFacts,
@@ -46,70 +85,115 @@ def write_card(
     notes: Sequence[str] = (),
     files: Mapping[str, int] | None = None,
 ) -> Path:
-    """Write ``folder/README.md``.
+    """Write ``folder/README.md``, see :func:`card_text`."""
+    title = folder.resolve().name if facts.run is None else facts.run
+    return write_text(folder / "README.md", card_text(title, facts, verdicts, notes, files))
+
+
+def card_text(
+    title: str,
+    facts: CardFacts,
+    verdicts: Sequence[Verdict] = (),
+    notes: Sequence[str] = (),
+    files: Mapping[str, int] | None = None,
+    part: Part | None = None,
+) -> str:
+    """The card, with metadata as the hub reads them.
 
     Args:
-        folder: the export's folder.
+        title: its heading.
         facts: of the run.
-        verdicts: of the GGUF files in it.
+        verdicts: of the GGUF files and merged weights it is about.
         notes: sentences of the merge and the Modelfile.
         files: name -> bytes of what was exported.
+        part: which part of an export; by default a GGUF where one was proven.
     """
-    front: dict[str, Any] = {"tags": ["whet", "fine-tuned"], "pipeline_tag": "text-generation"}
-    if facts.base_model and _on_hub(facts.base_model):
-        front["base_model"] = facts.base_model
-    if any(verdict.file_type != "merged" for verdict in verdicts):
-        front["library_name"] = "gguf"
     parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {folder.resolve().name if facts.run is None else facts.run}",
+        f"---\n{yaml.safe_dump(_metadata(facts, verdicts, part), sort_keys=False)}---",
+        f"# {text(title)}",
         _origin(facts),
     ]
     if files:
-        rows = "\n".join(f"| `{name}` | {_size(size)} |" for name, size in files.items())
+        rows = "\n".join(f"| {code(name)} | {_size(size)} |" for name, size in files.items())
         parts.append(f"## Files\n\n| file | size |\n|---|---:|\n{rows}")
-    parts += _proof(verdicts)
+    parts += _proof(verdicts, part)
     if facts.metrics:
         measured = {MEASURES.get(name, name): value for name, value in facts.metrics.items()}
-        rows = "\n".join(f"| {name} | {_number(value)} |" for name, value in measured.items())
+        rows = "\n".join(f"| {text(name)} | {text(_number(value))} |" for name, value in measured.items())
         parts.append(f"## Training\n\n| measure | value |\n|---|---:|\n{rows}")
     if notes:
-        parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in notes))
+        parts.append("## Notes\n\n" + "\n".join(f"- {text(note)}" for note in notes))
     if facts.recipe is not None:
-        text = yaml.safe_dump(_without_paths(dict(facts.recipe)), sort_keys=False, allow_unicode=True)
-        parts.append(f"## Recipe\n\n```yaml\n{text}```")
+        public = Redactor().value(_without_paths(dict(facts.recipe)))
+        written = yaml.safe_dump(public, sort_keys=False, allow_unicode=True)
+        fence = "`" * (1 + _longest_run(written, at_least=2))
+        parts.append(f"## Recipe\n\n{fence}yaml\n{written}{fence}")
     parts.append("## Made with\n\n" + "\n".join(f"- {line}" for line in _provenance(facts)))
-    return write_text(folder / "README.md", "\n\n".join(parts) + "\n")
+    return "\n\n".join(parts) + "\n"
+
+
+def text(words: str) -> str:
+    """Foreign words on one line, so that Markdown and HTML show them as they are."""
+    return MARKS.sub(lambda found: found[0][:-1] + "\\" + found[0][-1], _line(words))
+
+
+def code(words: str) -> str:
+    """Foreign words as code that fits into a table's cell too."""
+    fence = "`" * (1 + _longest_run(words))
+    pad = " " if words.startswith("`") or words.endswith("`") else ""
+    return f"{fence}{pad}{_line(words).replace('|', chr(92) + '|')}{pad}{fence}"
+
+
+def is_local(name: str) -> bool:
+    """Whether a model's name is a place on this machine, which says nothing to others, or too much."""
+    path = Path(name).expanduser()
+    return name != "demo" and (path.is_absolute() or path.exists())
+
+
+def _metadata(facts: CardFacts, verdicts: Sequence[Verdict], part: Part | None) -> dict[str, Any]:
+    proven = any(verdict.file_type != "merged" for verdict in verdicts)
+    library = LIBRARIES["gguf"] if part is None and proven else LIBRARIES.get(part or "")
+    front: dict[str, Any] = {"tags": ["whet", "fine-tuned"], "pipeline_tag": "text-generation"}
+    if facts.base_model and not is_local(facts.base_model) and HUB_ID.fullmatch(facts.base_model):
+        front["base_model"] = facts.base_model
+    if library:
+        front["library_name"] = library
+    return front
 
 
 def _origin(facts: CardFacts) -> str:
     """One or two sentences: from which model, on how much data."""
     if facts.base_model is None:
         return "Exported with whet."
-    revision = f" (revision `{facts.revision}`)" if facts.revision else ""
-    text = f"Fine-tuned from `{_public(facts.base_model)}`{revision} with whet."
+    base = Path(facts.base_model).name if is_local(facts.base_model) else facts.base_model
+    revision = f" (revision {code(facts.revision)})" if facts.revision else ""
+    words = f"Fine-tuned from {code(base)}{revision} with whet."
     if facts.rows is not None:
         held = f"; {facts.held_out_rows:,} were held out to measure it" if facts.held_out_rows else ""
-        text += f" It was trained on {facts.rows:,} rows{held}."
-    return text
+        words += f" It was trained on {facts.rows:,} rows{held}."
+    return words
 
 
-def _proof(verdicts: Sequence[Verdict]) -> list[str]:
+def _proof(verdicts: Sequence[Verdict], part: Part | None) -> list[str]:
     if not verdicts:
-        return ["## Proof\n\nNo GGUF file of this export was proven."]
+        if part == "adapter":
+            return []
+        what = "merged weights" if part == "merged" else "GGUF file"
+        return [f"## Proof\n\nNo {what} of this export was proven."]
     how = (
         "Merged weights were compared with base and adapter, GGUF files with the trained model by llama.cpp."
     )
     lines = ["## Proof", "", how]
     for verdict in verdicts:
+        name = code(Path(verdict.gguf).name)
         lines += [
             "",
-            f"**`{Path(verdict.gguf).name}`: {verdict.status}**",
+            f"**{name}: {verdict.status}**",
             "",
             "| proof | status | what was seen |",
+            "|---|---|---|",
         ]
-        lines.append("|---|---|---|")
-        lines += [f"| {p.name} | {p.status} | {_cell(p.summary)} |" for p in verdict.proofs]
+        lines += [f"| {text(p.name)} | {p.status} | {text(p.summary)} |" for p in verdict.proofs]
     return ["\n".join(lines)]
 
 
@@ -121,20 +205,10 @@ def _provenance(facts: CardFacts) -> list[str]:
         except PackageNotFoundError:
             continue
     if facts.data_digest:
-        lines.append(f"data digest `{facts.data_digest}`")
+        lines.append(f"data digest {code(facts.data_digest)}")
     if facts.template_digest:
-        lines.append(f"chat template digest `{facts.template_digest}`")
+        lines.append(f"chat template digest {code(facts.template_digest)}")
     return lines
-
-
-def _public(name: str) -> str:
-    """A local path says nothing to others, and may say too much: only its last part is written."""
-    return name if name == "demo" or _on_hub(name) else Path(name).name
-
-
-def _on_hub(name: str) -> bool:
-    path = Path(name).expanduser()
-    return name != "demo" and not path.is_absolute() and not path.exists()
 
 
 def _without_paths(value: Any) -> Any:
@@ -142,14 +216,17 @@ def _without_paths(value: Any) -> Any:
         return {key: _without_paths(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_without_paths(one) for one in value]
-    if isinstance(value, str) and Path(value).is_absolute():
+    if isinstance(value, str) and Path(value).expanduser().is_absolute():
         return Path(value).name
     return value
 
 
-def _cell(text: str) -> str:
-    """Text that cannot break out of its table cell."""
-    return text.replace("|", "\\|").replace("\n", " ")
+def _line(words: str) -> str:
+    return " ".join(words.split())
+
+
+def _longest_run(words: str, at_least: int = 0) -> int:
+    return max([at_least, *(len(run) for run in re.findall("`+", words))])
 
 
 def _size(count: int) -> str:

@@ -27,10 +27,10 @@ from .artifacts import list_artifacts
 from .gguf.types import GGUFType, check_types
 from .merge_proof import prove_merge
 from .merge_report import MergeReport
-from .model_card import CardFacts, write_card
+from .model_card import CardFacts, run_facts, write_card
 from .modelfile_check import ModelfileFacts, write_checked_modelfile
 from .smoke import SCRATCH, HeldOut, prove, reference_of
-from .verdict import DIGEST_FILE, RANK, Status, Verdict, verdict_path
+from .verdict import RANK, Status, Verdict, verdict_path
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -322,18 +322,7 @@ def export_finished(
     full = recipe.adapter.kind == "none"
     trained = trained_weights(run)
     base = resolve_model(recipe.model.name, recipe.model.revision, weights=not full)
-    digest = trained / DIGEST_FILE
-    facts = CardFacts(
-        base_model=recipe.model.name,
-        revision=recipe.model.revision,
-        recipe=recipe.model_dump(mode="json", exclude_defaults=True),
-        data_digest=plan.data.digest,
-        rows=plan.data.report.train.token_rows,
-        held_out_rows=plan.data.report.eval.token_rows if plan.data.report.eval else 0,
-        template_digest=digest.read_text(encoding="utf-8").strip() if digest.is_file() else None,
-        metrics={name: value for name, value in summary.items() if isinstance(value, int | float)},
-        run=run.id,
-    )
+    facts = run_facts(run.id, plan, summary, trained)
     with _alone(run, emit, leave):
         return export_model(
             trained,
