@@ -20,6 +20,8 @@ from typing import Any
 from ..data.chat_templates import TEMPLATES, find
 from ..data.chat_templates.renderer import strip_generation_tags
 from ..errors import WhetError
+from ..models.sentence_folder import is_embedding_model
+from .embedding_judge import judge_embedding
 from .gguf.native import run_native
 from .probe_corpus import probe_texts
 from .smoke_cases import Limits
@@ -74,7 +76,8 @@ def reference_of(
             "limits": asdict(limits),
         }
         try:
-            run_native("whet.engine.export.smoke_reference", request)
+            side = "embedding" if is_embedding_model(model_dir) else "smoke"
+            run_native(f"whet.engine.export.{side}_reference", request)
         except WhetError as error:
             raise WhetError(
                 "smoke.reference",
@@ -82,7 +85,7 @@ def reference_of(
                 "Does it load with transformers? Is there memory for it?",
             ) from error
         facts = json.loads((Path(folder) / "reference.json").read_text(encoding="utf-8"))
-        facts["template_as_trained"] = template_as_trained(model_dir, facts["template"])
+        facts |= {"side": side, "template_as_trained": template_as_trained(model_dir, facts.get("template"))}
         yield Baseline(Path(folder), facts, limits)
 
 
@@ -143,14 +146,19 @@ def prove(
         "new_tokens": baseline.limits.new_tokens,
     }
     failure: WhetError | None = None
+    side = baseline.facts["side"]
     try:
-        run_native("whet.engine.export.smoke_process", request, progress)
+        run_native(f"whet.engine.export.{side}_process", request, progress)
     except WhetError as error:
         failure = error
     measured, reached = _stages(out)
-    proofs = judge(baseline.facts, measured, kind, against="f16" if against_f16 else "transformers")
+    if side == "embedding":
+        proofs = judge_embedding(baseline.facts, measured, kind)
+    else:
+        proofs = judge(baseline.facts, measured, kind, against="f16" if against_f16 else "transformers")
     if request["save"]:
-        baseline.facts["f16_logits"] = next((p.model_dump() for p in proofs if p.name == "logits"), None)
+        step = "vectors" if side == "embedding" else "logits"
+        baseline.facts[f"f16_{step}"] = next((p.model_dump() for p in proofs if p.name == step), None)
     if failure is not None:
         proofs.append(_crash(failure, reached))
     verdict = Verdict.of(
