@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .keys import sizes, window_ends_context, write_rope
 from .model_config import ModelConfig
+from .transforms import Weights
 
 if TYPE_CHECKING:
-    import torch
     from gguf import GGUFWriter
 
     from .vocabulary import Vocabulary
 
-Transform = Callable[["torch.Tensor", ModelConfig], "torch.Tensor"]
+Transform = Callable[[Weights, ModelConfig], Weights]
 """The GGUF's tensor out of the checkpoint's; tensor methods only, as it is tried on shapes first."""
 
 WriteKeys = Callable[["GGUFWriter", ModelConfig], None]
