@@ -26,6 +26,7 @@ class TokenizerFiles:
     eos_token: str | None = None
     pad_token: str | None = None
     unk_token: str | None = None
+    mask_token: str | None = None
     chat_template: str | None = None
     model_max_length: int | None = None
     add_bos_token: bool | None = None
@@ -57,6 +58,7 @@ class TokenizerFiles:
             eos_token=_token(names.get("eos_token")),
             pad_token=_token(names.get("pad_token")),
             unk_token=_token(names.get("unk_token")),
+            mask_token=_token(names.get("mask_token")),
             chat_template=_template(model_dir, config),
             model_max_length=int(limit) if limit is not None and limit < NO_LIMIT else None,
             add_bos_token=bool(config.get("add_bos_token")) if explicit else None,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from statistics import fmean
 from typing import Any
 
-from .probe_corpus import TOLERATED, probe_texts
+from .gguf.known_differences import explain
+from .probe_corpus import probe_texts
 from .smoke_metadata import differences
 from .verdict import Proof, Status
 
@@ -59,19 +61,19 @@ def judge(reference: Measured, measured: Measured, file_type: str, *, against: s
 
 
 def vocabulary(reference: Measured, measured: Measured) -> Proof:
-    everything = list(zip(reference["texts"], measured["vocabulary"], strict=True))
-    # llama.cpp composes no characters; odd texts on which only that shows are left out, the user's own never.
+    pairs = list(zip(reference["texts"], measured["vocabulary"], strict=True))
+    differing = [(r, m) for r, m in pairs if r["ids"] != m["ids"]]
+    # The corpus' odd texts may show what llama.cpp is known to do otherwise; the user's own are told.
     corpus = set(probe_texts())
-    pairs = [(r, m) for r, m in everything if not (r["composed"] and r["text"] in corpus)]
-    left_out = len(everything) - len(pairs)
-    differing = [(r["text"], r["ids"], m["ids"]) for r, m in pairs if r["ids"] != m["ids"]]
-    plain = sum(r["ids"] != m["ids"] and not r["composed"] for r, m in pairs)
+    known = Counter(r["known"] for r, _ in differing if r["known"] and r["text"] in corpus)
+    own = [(r, m) for r, m in differing if r["known"] and r["text"] not in corpus]
+    unknown = [(r, m) for r, m in differing if not r["known"]]
     n_vocab, rows = measured["load"]["n_vocab"], reference["vocabulary_size"]
     evidence: dict[str, Any] = {
         "texts": len(pairs),
-        "differing": len(differing),
+        "differing": len(unknown) + len(own),
+        "known_differences": dict(known),
         "tokens": [n_vocab, rows],
-        "left_out_not_composed": left_out,
     }
     if n_vocab != rows:
         return Proof(
@@ -81,24 +83,26 @@ def vocabulary(reference: Measured, measured: Measured) -> Proof:
             evidence=evidence,
             fix="Convert again: the token list must be padded to the model's rows.",
         )
-    if not differing:
-        note = f" Left out: {left_out} that are not in NFC form, which llama.cpp does not make."
-        same = f"{len(pairs)} of {len(pairs)} texts give the same ids."
-        return _pass("vocabulary", same + (note if left_out else ""), evidence)
-    text, wanted, given = min(differing, key=lambda item: len(item[0]))
-    evidence["example"] = {"text": text[:200], "transformers": wanted[:40], "llama.cpp": given[:40]}
-    if not plain:
+    if not unknown and not own:
+        parts = ", ".join(f"{count} {name}" for name, count in known.items())
+        note = f" Known to differ in llama.cpp, none of them yours: {parts}." if known else ""
+        same = f"{len(pairs) - known.total()} of {len(pairs)} texts give the same ids."
+        return _pass("vocabulary", same + note, evidence)
+    r, m = min(unknown or own, key=lambda pair: len(pair[0]["text"]))
+    text = r["text"]
+    evidence["example"] = {"text": text[:200], "transformers": r["ids"][:40], "llama.cpp": m["ids"][:40]}
+    if not unknown:
         return Proof(
             name="vocabulary",
             status="warn",
-            summary=f"{len(differing)} of your own texts differ: they are not in NFC form.",
+            summary=f"{len(own)} of your own texts differ: {explain(r['known'])}.",
             evidence=evidence,
-            fix="llama.cpp does not normalise: send it text in Unicode's NFC form.",
+            fix="llama.cpp cannot tokenise these as in training; docs/gguf.md says what it does to them.",
         )
     return Proof(
         name="vocabulary",
-        status="warn" if len(differing) <= TOLERATED * len(pairs) else "fail",
-        summary=f"{len(differing)} of {len(pairs)} texts give other ids than in training: {text[:40]!r}.",
+        status="fail",
+        summary=f"{len(unknown)} of {len(pairs)} texts give other ids than in training: {text[:40]!r}.",
         evidence=evidence,
         fix="The pre-tokenizer or the merges in the file are wrong: convert again, and report the tokenizer.",
     )

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from .gguf.known_differences import KnownDifferences
 from .gguf.native import Progress, serve
-from .gguf.trial import composed
 from .probe_corpus import with_special_tokens
 from .reference_device import place
 from .smoke_cases import ASK, CASES, MARKER, Limits, cases_for
@@ -78,13 +78,14 @@ class Reference:
 
     def tokenizer_facts(self, texts: list[str]) -> dict[str, Any]:
         generation = self.model.generation_config.eos_token_id
+        known = KnownDifferences(self.tokenizer.backend_tokenizer)
         return {
             "texts": [
                 {
                     "text": text,
                     "ids": self.encode(text),
                     "special": self.encode(text, True),
-                    "composed": composed(self.tokenizer.backend_tokenizer, text),
+                    "known": known.cause(text),
                 }
                 for text in texts
             ],

@@ -1,18 +1,19 @@
-"""The pre-tokenizer's name by trial: llama.cpp's ids against the tokenizer's own, on the probe corpus."""
+"""A vocabulary by trial: llama.cpp's ids against the tokenizer's own, on the probe corpus, name by name."""
 
 from __future__ import annotations
 
 import json
 import logging
 import tempfile
-import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...data.tokenizer_files import TokenizerFiles
 from ...errors import WhetError
-from ..probe_corpus import TOLERATED, probe_texts, with_special_tokens
+from ..probe_corpus import probe_texts, with_special_tokens
+from .known_differences import KnownDifferences
 from .native import run_native
 from .pretokenizer import likely_names, other_names
 from .vocabulary import Vocabulary
@@ -25,59 +26,75 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one name did: the texts on which llama.cpp's ids differ."""
+    """How one name did on the probe texts."""
 
     pre: str
-    differing: list[str]
+    unexplained: list[str]
+    """Texts on which llama.cpp's ids differ, and no known difference says why."""
+    explained: Counter[str]
+    """How many texts each known difference covers."""
 
 
 def choose_pretokenizer(files: TokenizerFiles, vocabulary: Vocabulary) -> str:
-    """The name under which llama.cpp tokenises as tokenizer.json does.
+    """The name under which llama.cpp tokenises as tokenizer.json does, on every probe text.
+
+    Kinds without named rules are tried the same way, under "default". Texts that a known difference covers
+    (known_differences.py) are logged with their number.
 
     Raises:
-        WhetError: ``gguf.unsupported`` when every name differs on more than one probe text in two hundred.
+        WhetError: ``gguf.unsupported`` when every name differs on a text without a known cause.
     """
-    texts, expected = expected_ids(files)
-    with tempfile.TemporaryDirectory() as folder:
-        path = write_vocabulary_file(Path(folder) / "vocabulary.gguf", vocabulary)
-        if vocabulary.model == "gpt2":
-            spec = json.loads(files.tokenizer_json.read_text(encoding="utf-8"))
-            names = likely_names(spec)
-            outcomes = _try(path, names, texts, expected)
-            if all(one.differing for one in outcomes):
-                outcomes += _try(path, other_names(spec, names), texts, expected)
-        else:
-            outcomes = _try(path, ("default",), texts, expected)
-    best = min(outcomes, key=lambda one: len(one.differing))
-    if len(best.differing) > TOLERATED * len(texts):
+    best = try_names(files, vocabulary)
+    if best.unexplained:
+        count = len(best.unexplained)
         raise WhetError(
             "gguf.unsupported",
             f"No pre-tokenizer of llama.cpp splits text as this tokenizer does: the nearest, {best.pre!r}, "
-            f"differs on {len(best.differing)} of {len(texts)} probe texts, e.g. {best.differing[0]!r}.",
+            f"differs on {count} probe texts, e.g. {min(best.unexplained, key=len)!r}.",
             "Export the merged weights instead; models keep their tokenizer there.",
         )
-    if best.differing:
-        logger.warning("Pre-tokenizer %s differs on %r.", best.pre, best.differing)
+    if best.explained:
+        logger.warning("llama.cpp is known to tokenise these probe texts otherwise: %s", dict(best.explained))
     return best.pre
 
 
-def expected_ids(files: TokenizerFiles) -> tuple[list[str], list[list[int]]]:
-    """The probe texts and their ids, without those the tokenizer composes (NFC): llama.cpp composes none."""
+def try_names(files: TokenizerFiles, vocabulary: Vocabulary) -> Outcome:
+    """The best name's outcome: the likely names one by one, and only then all the others."""
     tokenizer = files.load()
+    texts, expected = expected_ids(tokenizer)
+    known = KnownDifferences(tokenizer)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_vocabulary_file(Path(folder) / "vocabulary.gguf", vocabulary)
+
+        def outcomes(names: tuple[str, ...]) -> list[Outcome]:
+            answers = _ids_by_name(path, names, texts)
+            return [
+                Outcome(pre, *known.split(_differing(texts, expected, ids))) for pre, ids in answers.items()
+            ]
+
+        if vocabulary.model != "gpt2":
+            return outcomes(("default",))[0]
+        spec = json.loads(files.tokenizer_json.read_text(encoding="utf-8"))
+        likely = likely_names(spec)
+        tried: list[Outcome] = []
+        for name in likely:
+            tried += outcomes((name,))
+            if tried and not tried[-1].unexplained:
+                return tried[-1]
+        tried += outcomes(other_names(spec, likely))
+    return min(tried, key=lambda one: (len(one.unexplained), one.explained.total()))
+
+
+def _differing(texts: list[str], expected: list[list[int]], ids: list[list[int]]) -> list[str]:
+    return [text for text, wanted, given in zip(texts, expected, ids, strict=True) if wanted != given]
+
+
+def expected_ids(tokenizer: Tokenizer) -> tuple[list[str], list[list[int]]]:
+    """The probe texts and the ids that the tokenizer gives them."""
     added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
-    texts = [text for text in with_special_tokens(probe_texts(), added) if not composed(tokenizer, text)]
+    texts = with_special_tokens(probe_texts(), added)
     return texts, [one.ids for one in tokenizer.encode_batch(texts, add_special_tokens=False)]
-
-
-def composed(tokenizer: Tokenizer, text: str) -> bool:
-    """Whether the normalizer brings ``text`` into Unicode's composed form (NFC) and does nothing else."""
-    whole = unicodedata.normalize("NFC", text)
-    normalizer = tokenizer.normalizer
-    if whole == text or normalizer is None:
-        return False
-    # SentencePiece writes spaces as ▁ and puts one in front.
-    seen, wanted = (one.replace(" ", "▁") for one in (normalizer.normalize_str(text), whole))
-    return bool(seen.removeprefix("▁") == wanted.removeprefix("▁"))
 
 
 def write_vocabulary_file(path: Path, vocabulary: Vocabulary) -> Path:
@@ -92,14 +109,11 @@ def write_vocabulary_file(path: Path, vocabulary: Vocabulary) -> Path:
     return path
 
 
-def _try(path: Path, names: tuple[str, ...], texts: list[str], expected: list[list[int]]) -> list[Outcome]:
+def _ids_by_name(path: Path, names: tuple[str, ...], texts: list[str]) -> dict[str, list[list[int]]]:
+    """llama.cpp's ids under each name that it knows."""
     if not names:
-        return []
+        return {}
     answer = run_native(
         "whet.engine.export.gguf.vocab_process", {"path": str(path), "texts": texts, "pre": list(names)}
     )
-    return [
-        Outcome(run["pre"], [t for t, ids, e in zip(texts, run["ids"], expected, strict=True) if ids != e])
-        for run in answer["runs"]
-        if "ids" in run
-    ]
+    return {run["pre"]: run["ids"] for run in answer["runs"] if "ids" in run}

@@ -1,0 +1,113 @@
+"""Tiny tokenizers of each kind that models use, encoders' with their frames, trained on committed text."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+from whet.engine.data.tokenizer_files import TokenizerFiles
+from whet.engine.export.gguf.sentencepiece_model import SentencePieceModel
+from whet.engine.export.probe_corpus import probe_texts
+
+from .tiny_models import TEXT
+
+BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+XLMR_SPECIALS = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
+
+
+def save(folder: Path, tokenizer: Tokenizer, **settings: Any) -> TokenizerFiles:
+    """Write the tokenizer and its configuration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return TokenizerFiles.read(folder)
+
+
+def lines() -> list[str]:
+    """Texts to train on: the probe corpus too, so that its odd characters are tokens and not all unknown."""
+    plain = TEXT.read_text(encoding="utf-8").splitlines()
+    return [*plain, *(line for text in probe_texts() for line in text.splitlines() if "\0" not in line)]
+
+
+def wordpiece(lowercase: bool = True, size: int = 2500) -> Tokenizer:
+    """BERT's: normalizer, splitting on spaces and punctuation, [CLS] text [SEP]."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = list(BERT_SPECIALS.values())
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(lines(), trainer)
+    ids = tokenizer.get_vocab()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    return tokenizer
+
+
+def sentencepiece_model(kind: str, size: int = 1500, **settings: Any) -> SentencePieceModel:
+    """A SentencePiece model trained by the real library, with its real rules of normalisation (nmt_nfkc)."""
+    return SentencePieceModel.parse(sentencepiece_bytes(kind, size, **settings))
+
+
+@functools.cache
+def sentencepiece_bytes(kind: str, size: int = 1500, **settings: Any) -> bytes:
+    """The ``tokenizer.model`` of ``sentencepiece_model``."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines()),
+        model_writer=model,
+        model_type=kind,
+        vocab_size=size,
+        hard_vocab_limit=False,
+        character_coverage=0.99,
+        minloglevel=2,
+        num_threads=1,
+        **settings,
+    )
+    return model.getvalue()
+
+
+def unigram(frame: str = "xlm-r") -> Tokenizer:
+    """XLM-R's or T5's, from a real SentencePiece model: same normalisation, scores and layout of ids."""
+    model = sentencepiece_model("unigram")
+    pieces = [(piece.text, piece.score) for piece in model.pieces]
+    if frame == "xlm-r":
+        special = list(XLMR_SPECIALS.values())
+        vocabulary = [*((token, 0.0) for token in special[:4]), *pieces[3:], (special[4], 0.0)]
+    else:
+        special = ["<pad>", "</s>", "<unk>"]
+        vocabulary = [*((token, 0.0) for token in special), *pieces[3:], ("<extra_id_0>", 0.0)]
+        special.append("<extra_id_0>")
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=special.index("<unk>"), byte_fallback=False))
+    tokenizer.normalizer = normalizers.Precompiled(model.charsmap)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
+    tokenizer.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False, lstrip=t == "<mask>") for t in special]
+    )
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>") if token in special]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>" if frame == "xlm-r" else "$A </s>", special_tokens=ends
+    )
+    return tokenizer
+
+
+def charsmap(tokenizer: Tokenizer) -> bytes:
+    """The compiled rules in a tokenizer's Precompiled normalizer."""
+    state = json.loads(tokenizer.normalizer.__getstate__())
+    return base64.b64decode(state["precompiled_charsmap"])
