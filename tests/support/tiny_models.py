@@ -12,7 +12,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-FamilyName = Literal["llama", "mistral", "qwen2", "qwen3"]
+FamilyName = Literal[
+    "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "phi3",
+    "smollm3", "granite",
+]  # fmt: skip
 
 TEXT = Path(__file__).with_name("tiny_text.txt")
 
@@ -44,6 +47,28 @@ LLAMA3_SPLIT = (
 QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
+MOE = {"num_experts_per_tok": 2, "norm_topk_prob": True, "moe_intermediate_size": 32}
+WINDOW = 16
+GEMMA_HEADS = {"head_dim": 24, "query_pre_attn_scalar": 24, "sliding_window": WINDOW}
+
+FAMILY_SETTINGS: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": MOE | {"num_experts": 4},
+    "gemma": {"head_dim": 24},
+    "gemma2": GEMMA_HEADS | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
+    "gemma3_text": GEMMA_HEADS | {"num_hidden_layers": 7},
+    "phi3": {"original_max_position_embeddings": 512},
+    "smollm3": {"num_hidden_layers": 5},
+    "granite": {
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.22,
+        "attention_multiplier": 0.03,
+        "logits_scaling": 0.5,
+    },
+}
+"""What a family's class needs beyond the common sizes; depths that show each kind of layer."""
+
+
 def build_tiny_model(
     path: Path | str,
     family: FamilyName = "llama",
@@ -54,8 +79,12 @@ def build_tiny_model(
     wide: bool = False,
     dtype: str = "float32",
     chat: bool = True,
+    **changes: Any,
 ) -> Path:
     """Write a two-layer causal language model and its tokenizer; returns ``path``.
+
+    Norm weights and biases of the families beyond the first four are moved off their ones and zeros, so that
+    a forgotten one is seen.
 
     Args:
         path: folder to create.
@@ -66,6 +95,7 @@ def build_tiny_model(
         wide: hidden and intermediate size 256 (k-quants need rows that divide by 256) instead of 64 and 128.
         dtype: of the weights, e.g. ``float32`` or ``bfloat16``.
         chat: write a chat template.
+        changes: other values of the configuration.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -73,10 +103,12 @@ def build_tiny_model(
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     ids = write_tokenizer(path, family, vocab=vocab, chat=chat)
-    config = _config(family, rows=ids["rows"], ids=ids, tied=tied, wide=wide)
+    config = _config(family, rows=ids["rows"], ids=ids, tied=tied, wide=wide, changes=changes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        if family in FAMILY_SETTINGS or changes:
+            _move_vectors(model)
     model.generation_config.eos_token_id = [ids[TURN_END], ids[EOS]]
     model.generation_config.bos_token_id = ids[BOS]
     model.generation_config.pad_token_id = ids[PAD]
@@ -84,7 +116,18 @@ def build_tiny_model(
     return path
 
 
-def _config(family: FamilyName, rows: int, ids: dict[str, int], tied: bool, wide: bool) -> Any:
+def _move_vectors(model: Any) -> None:
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+
+
+def _config(
+    family: FamilyName, rows: int, ids: dict[str, int], tied: bool, wide: bool, changes: dict[str, Any]
+) -> Any:
     from transformers import CONFIG_MAPPING
 
     hidden, intermediate, heads, kv_heads = (256, 512, 4, 2) if wide else (64, 128, 4, 2)
@@ -103,11 +146,11 @@ def _config(family: FamilyName, rows: int, ids: dict[str, int], tied: bool, wide
         "pad_token_id": ids[PAD],
         "initializer_range": 0.08,
     }
-    if family == "qwen2":
+    if family in ("qwen2", "phi3", "granite", "smollm3"):
         del settings["head_dim"]
     if family == "mistral":
         settings["sliding_window"] = None
-    return CONFIG_MAPPING[family](**settings)
+    return CONFIG_MAPPING[family](**settings | FAMILY_SETTINGS.get(family, {}) | changes)
 
 
 def write_tokenizer(

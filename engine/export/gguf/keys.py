@@ -55,3 +55,8 @@ def write_rope(writer: GGUFWriter, config: ModelConfig) -> None:
         writer.add_rope_scaling_type(RopeScalingType.LONGROPE)
         writer.add_rope_scaling_orig_ctx_len(rope.original)
         writer.add_rope_scaling_attn_factors(longrope_attention_factor(rope))
+
+
+def expert_counts(writer: GGUFWriter, config: ModelConfig) -> None:
+    writer.add_expert_count(config.experts)
+    writer.add_expert_used_count(config["num_experts_per_tok"])

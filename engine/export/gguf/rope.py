@@ -32,6 +32,7 @@ def read_rope(config: Mapping[str, Any]) -> Rope:
     # One set for each kind of layer (Gemma 3): the layers that see the whole text.
     scaling = scaling.get("full_attention") or scaling
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    kind = "longrope" if kind == "su" else kind
     theta = scaling.get("rope_theta") or config.get("rope_theta") or 10000.0
     partial = scaling.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
     positions = int(config.get("max_position_embeddings") or 2048)
@@ -121,10 +122,9 @@ def llama3_factors(rope: Rope, head_dim: int) -> list[float]:
     """
     factor = float(rope.scaling["factor"])
     low, high = float(rope.scaling["low_freq_factor"]), float(rope.scaling["high_freq_factor"])
-    context = float(rope.scaling["original_max_position_embeddings"])
     factors = []
     for i in range(0, head_dim, 2):
         wavelength = 2 * math.pi * rope.theta ** (i / head_dim)
-        smooth = min(1.0, max(0.0, (context / wavelength - low) / (high - low)))
+        smooth = min(1.0, max(0.0, (rope.original / wavelength - low) / (high - low)))
         factors.append(1 / ((1 - smooth) / factor + smooth))
     return factors

@@ -38,9 +38,9 @@ def plus_one(value: Weights, config: ModelConfig) -> Weights:
 
 def first_half(value: Weights, config: ModelConfig) -> Weights:
     """Gate out of experts' fused gate and up: [experts, 2 * width, hidden]."""
-    return value[:, : value.shape[1] // 2]
+    return value.chunk(2, dim=1)[0]
 
 
 def second_half(value: Weights, config: ModelConfig) -> Weights:
     """Up out of the same."""
-    return value[:, value.shape[1] // 2 :]
+    return value.chunk(2, dim=1)[1]

@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def divergence(model: Path, gguf: Path, ids: list[int] = IDS) -> float:
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("family", get_args(FamilyName))
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
 def test_same_distribution(tmp_path: Path, family: FamilyName, tied: bool) -> None:
     model = build_tiny_model(tmp_path / "model", family, tied=tied)
     gguf = convert(model, tmp_path / "model.gguf", "f32")

@@ -4,7 +4,22 @@ applies to the config is taken."""
 from __future__ import annotations
 
 from ..descriptor import Architecture
-from .llama import LLAMA, MISTRAL
-from .qwen import QWEN2, QWEN3
+from .gemma import GEMMA, GEMMA2, GEMMA3
+from .llama import GRANITE, LLAMA, MISTRAL, MIXTRAL, SMOLLM3
+from .phi import PHI3
+from .qwen import QWEN2, QWEN3, QWEN3_MOE
 
-ARCHITECTURES: tuple[Architecture, ...] = (LLAMA, MISTRAL, QWEN2, QWEN3)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    LLAMA,
+    MISTRAL,
+    MIXTRAL,
+    QWEN2,
+    QWEN3,
+    QWEN3_MOE,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    PHI3,
+    SMOLLM3,
+    GRANITE,
+)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..descriptor import Spelling, Tensor, Transform, module
+from ..descriptor import Refusal, Spelling, Tensor, Transform, module
+from ..model_config import ModelConfig
+from ..transforms import first_half, second_half
 
 LAYER = "model.layers.{layer}"
 BLOCK = "blk.{layer}"
@@ -41,7 +43,30 @@ def gated_mlp(*, bias: bool = False) -> tuple[Tensor, ...]:
     )
 
 
-def stacked(target: str, *spellings: Spelling) -> tuple[Tensor, ...]:
-    """All experts of a layer in one tensor; spellings below the layer."""
-    below = tuple(Spelling(f"{LAYER}.{one.source}", one.transform) for one in spellings)
-    return (Tensor(f"{BLOCK}.{target}.weight", below),)
+def experts(one: str, fused: str, gate: str, up: str, down: str) -> tuple[Tensor, ...]:
+    """All experts of a layer in three tensors.
+
+    Args:
+        one: module of a single expert, with ``{expert}``, as published checkpoints have it.
+        fused: module of them all, with gate and up in one parameter, as transformers 5 holds them.
+        gate, up, down: names of the projections of a single expert.
+    """
+    spellings = {
+        "ffn_gate_exps": (Spelling(f"{one}.{gate}.weight"), Spelling(f"{fused}.gate_up_proj", first_half)),
+        "ffn_up_exps": (Spelling(f"{one}.{up}.weight"), Spelling(f"{fused}.gate_up_proj", second_half)),
+        "ffn_down_exps": (Spelling(f"{one}.{down}.weight"), Spelling(f"{fused}.down_proj")),
+    }
+    return tuple(
+        Tensor(f"{BLOCK}.{name}.weight", tuple(Spelling(f"{LAYER}.{s.source}", s.transform) for s in both))
+        for name, both in spellings.items()
+    )
+
+
+def no_biases(*switches: str) -> Refusal:
+    """Refuses a config that turns on one of these: llama.cpp would drop the biases."""
+
+    def refusal(config: ModelConfig) -> str | None:
+        on = [switch for switch in switches if config.get(switch)]
+        return f"llama.cpp reads not all the biases that {' and '.join(on)} adds to it." if on else None
+
+    return refusal
