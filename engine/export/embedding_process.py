@@ -7,6 +7,7 @@ Request: gguf, work (folder with the reference), out (JSON lines), threads. Each
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     reference = json.loads((Path(request["work"]) / "reference.json").read_text(encoding="utf-8"))
     measurement = EmbeddingMeasurement(request["gguf"], reference, request["threads"])
     vectors_ND = np.load(Path(request["work"]) / "vectors.npy")
-    stages = {
+    stages: dict[str, Callable[[], Any]] = {
         "metadata": partial(read_metadata, Path(request["gguf"])),
         "load": measurement.load,
         "vocabulary": measurement.vocabulary,

@@ -39,12 +39,12 @@ class EmbeddingReference:
 
     def __init__(self, sentence: SentenceFolder) -> None:
         self.sentence = sentence
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(sentence.model)
-        self.config: Any = AutoConfig.from_pretrained(sentence.model)
-        weights = sum(file.stat().st_size for file in sentence.model.glob("*.safetensors"))
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(sentence.folder)
+        self.config: Any = AutoConfig.from_pretrained(sentence.folder)
+        weights = sum(file.stat().st_size for file in sentence.folder.glob("*.safetensors"))
         self.device, dtype = place(weights * 2)
         self.dtype = str(dtype).removeprefix("torch.")
-        self.model: Any = AutoModel.from_pretrained(sentence.model, dtype=dtype).to(self.device).eval()
+        self.model: Any = AutoModel.from_pretrained(sentence.folder, dtype=dtype).to(self.device).eval()
         self.dense = [_matrix(one).to(self.device) for one in sentence.dense]
 
     @property

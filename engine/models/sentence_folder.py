@@ -48,8 +48,7 @@ class SentenceFolder:
     """How an embedding model makes one vector of a text.
 
     Args:
-        folder: the whole model.
-        model: where config.json, weights and tokenizer of the encoder lie; often the same folder.
+        folder: the whole model; config.json, weights and tokenizer of the encoder lie in it.
         pooling: of the last hidden states, special tokens included.
         dense: applied to the pooled vector, in this order.
         normalize: the vector is divided by its length at the end.
@@ -61,7 +60,6 @@ class SentenceFolder:
     """
 
     folder: Path
-    model: Path
     pooling: Pooling
     dense: tuple[Dense, ...] = ()
     normalize: bool = False
@@ -95,7 +93,7 @@ def read_sentence_folder(folder: Path) -> SentenceFolder:
             "The folder does not say how hidden states become one vector (no modules.json, which "
             "sentence-transformers writes): mean pooling and vectors of length 1 are assumed."
         )
-        return SentenceFolder(folder, folder, "mean", normalize=True, notes=(note,))
+        return SentenceFolder(folder, "mean", normalize=True, notes=(note,))
     modules = [_module(folder, one) for one in json.loads(listed.read_text(encoding="utf-8"))]
     kinds = [kind for kind, _ in modules]
     order = [kind for kind in kinds if kind != "Dense"]
@@ -106,13 +104,17 @@ def read_sentence_folder(folder: Path) -> SentenceFolder:
             f"{listed} lists {', '.join(kinds)}; whet computes Transformer, Pooling, any Dense, Normalize."
         )
     paths = {kind: path for kind, path in modules if kind != "Dense"}
+    if paths["Transformer"] != folder.resolve():
+        raise _unsupported(
+            f"The encoder lies in {paths['Transformer'].name}, where older versions of sentence-transformers "
+            "put it: load the model and save it once with today's."
+        )
     settings = _json(folder / "config_sentence_transformers.json")
     prompts = {name: text for name, text in (settings.get("prompts") or {}).items() if text}
-    transformer = _json(paths["Transformer"] / "sentence_bert_config.json")
-    tokenizer = _json(paths["Transformer"] / "tokenizer_config.json")
+    transformer = _json(folder / "sentence_bert_config.json")
+    tokenizer = _json(folder / "tokenizer_config.json")
     return SentenceFolder(
         folder,
-        paths["Transformer"],
         _pooling(paths["Pooling"], bool(prompts)),
         dense=tuple(_dense(path) for kind, path in modules if kind == "Dense"),
         normalize="Normalize" in kinds,

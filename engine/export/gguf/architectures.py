@@ -9,18 +9,24 @@ from typing import Any
 from ...errors import WhetError
 from .descriptor import Architecture
 from .families import ARCHITECTURES
+from .families.encoders import NOT_COMPUTED
 from .model_config import ModelConfig
 from .rope import rope_reason
 
 
-def supported_architecture(model_type: str, config: Mapping[str, Any]) -> str | None:
+def supported_architecture(
+    model_type: str, config: Mapping[str, Any], folder: Path | None = None
+) -> str | None:
     """None when a model of this config can be converted, otherwise the reason why not, as one sentence.
 
     Args:
         model_type: ``model_type`` of config.json.
         config: the whole config.json.
+        folder: where it lies; an embedding model says there how it pools.
     """
-    found = _find(model_type, config, None)
+    if model_type in NOT_COMPUTED:
+        return NOT_COMPUTED[model_type]
+    found = _find(model_type, config, folder)
     if found is None:
         known = ", ".join(dict.fromkeys(name for one in ARCHITECTURES for name in one.model_types))
         return f"The GGUF writer does not know model_type {model_type!r} yet (it knows {known})."
@@ -36,7 +42,7 @@ def find_architecture(
         WhetError: ``gguf.unsupported`` with the reason.
     """
     model_type = str(config.get("model_type", ""))
-    reason = supported_architecture(model_type, config)
+    reason = supported_architecture(model_type, config, folder)
     found = _find(model_type, config, folder)
     if reason is not None or found is None:
         raise WhetError(

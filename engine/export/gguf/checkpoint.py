@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+COUNTERS = (".inv_freq", ".position_ids")
+"""Ends of names that old checkpoints hold beside the weights."""
 
 
 class Checkpoint:
@@ -27,15 +29,21 @@ class Checkpoint:
         self.folder = folder
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.files: dict[str, Path] = {}
+        self.prefixes: dict[Path, str] = {}
         for path in _weight_files(folder):
             self._index(path)
+        # The layers behind an embedding model's pooling lie in folders of their own.
+        for path in sorted(folder.glob("*_Dense/model.safetensors")):
+            self._index(path, f"{path.parent.name}.")
 
-    def _index(self, path: Path) -> None:
+    def _index(self, path: Path, prefix: str = "") -> None:
+        """``prefix`` tells the tensors of one file apart from those of another."""
+        self.prefixes[path] = prefix
         with _open(path) as shard:
-            for name in shard.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
-                part = shard.get_slice(name)
+            for stored in shard.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
+                part, name = shard.get_slice(stored), prefix + stored
                 kind = part.get_dtype()
-                if kind not in FLOATS and not name.endswith(".inv_freq"):
+                if kind not in FLOATS and not name.endswith(COUNTERS):
                     raise WhetError(
                         "gguf.quantized_source",
                         f"{name} in {path} is stored as {kind}: the weights are quantised already.",
@@ -51,7 +59,8 @@ class Checkpoint:
             path = self.files[names[position]]
             with _open(path) as shard:
                 while position < len(names) and self.files[names[position]] == path:
-                    yield names[position], shard.get_tensor(names[position])
+                    stored = names[position].removeprefix(self.prefixes[path])
+                    yield names[position], shard.get_tensor(stored)
                     position += 1
 
 

@@ -29,9 +29,9 @@ def conversion_refusal(folder: Path, rows: int | None) -> WhetError | None:
         rows: of its embedding; None where llama.cpp is not there to be asked.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    reason = supported_architecture(str(config.get("model_type", "")), config) or unsupported_tokenizer(
-        folder
-    )
+    reason = supported_architecture(
+        str(config.get("model_type", "")), config, folder
+    ) or unsupported_tokenizer(folder)
     if reason is not None:
         return WhetError("gguf.unsupported", reason, "Export the adapter or the merged weights instead.")
     if rows is None:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 GELU = ("gelu", *gemma.TANH_GELU)
 NOT_COMPUTED = {
-    "mpnet": "llama.cpp has no architecture that adds MPNet's learned bias of relative positions to attention "
-    "(relative_attention_bias); without it the vectors would be others."
+    "mpnet": "llama.cpp has no architecture that adds MPNet's learned bias of relative positions to "
+    "attention (relative_attention_bias); without it the vectors would be others."
 }
 """model_type -> why no GGUF can be written for it."""
 
@@ -129,7 +129,7 @@ XLM_ROBERTA = replace(
     BERT,
     model_types=("xlm-roberta",),
     tensors=bert_tensors(Spelling(POSITIONS, without_unused)),
-    defaults=BERT.defaults | {"pad_token_id": 1},
+    defaults={**BERT.defaults, "pad_token_id": 1},
     keys=(encoder_sizes, shorter_context, bert_keys, bidirectional, write_pooling),
 )
 
@@ -140,17 +140,15 @@ def modern_keys(writer: GGUFWriter, config: ModelConfig) -> None:
     writer.add_sliding_window(config["local_attention"])
     writer.add_sliding_window_pattern(windowed_layers(config))
     writer.add_rope_dimension_count(config.head_dim)
-    for (kind, old, default), write in zip(
-        (
-            ("full_attention", "global_rope_theta", 160000.0),
-            ("sliding_attention", "local_rope_theta", 10000.0),
-        ),
-        (writer.add_rope_freq_base, writer.add_rope_freq_base_swa),
-        strict=True,
-    ):
-        rope = (config.get("rope_parameters") or {}).get(kind) or {}
-        write(float(rope.get("rope_theta") or config.get(old) or default))
+    writer.add_rope_freq_base(rope_base(config, "full_attention", "global_rope_theta", 160000.0))
+    writer.add_rope_freq_base_swa(rope_base(config, "sliding_attention", "local_rope_theta", 10000.0))
     writer.add_string("modern-bert.hidden_activation", config.activation or "gelu")
+
+
+def rope_base(config: ModelConfig, kind: str, old: str, default: float) -> float:
+    """Of one kind of layer; ``old`` is its key before transformers 5."""
+    rope = (config.get("rope_parameters") or {}).get(kind) or {}
+    return float(rope.get("rope_theta") or config.get(old) or default)
 
 
 def windowed_layers(config: ModelConfig) -> list[bool]:

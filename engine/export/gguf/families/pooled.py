@@ -6,9 +6,9 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ....data.tokenizer_files import TokenizerFiles
 from ....errors import WhetError
 from ....models.sentence_folder import SentenceFolder, is_embedding_model, read_sentence_folder
-from ....data.tokenizer_files import TokenizerFiles
 from ..descriptor import Architecture, Spelling, Tensor
 from ..model_config import ModelConfig
 from ..special_roles import added_around_text
