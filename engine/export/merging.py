@@ -77,8 +77,8 @@ def merge(
             ``export.disk_full``.
     """
     base, adapter = BaseWeights(base_dir), Adapter(adapter_dir)
-    target = _target_dtype(base, dtype)
-    _check_place(out_dir)
+    target = target_dtype(base, dtype)
+    check_place(out_dir)
     plan = _Plan(base, adapter, target, memory)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     require_space(out_dir.parent, plan.bytes + (64 << 20))
@@ -172,7 +172,8 @@ class _Plan:
         return sum(math.prod(self.shape(name)) * self.dtype(name).itemsize for name in self.names)
 
 
-def _target_dtype(base: BaseWeights, dtype: MergeDtype) -> torch.dtype:
+def target_dtype(base: BaseWeights, dtype: MergeDtype) -> torch.dtype:
+    """Of the result; auto is the base's own 16-bit type, else bfloat16."""
     if dtype != "auto":
         chosen: torch.dtype = getattr(torch, dtype)
         return chosen
@@ -180,7 +181,8 @@ def _target_dtype(base: BaseWeights, dtype: MergeDtype) -> torch.dtype:
     return own if base.rounding is None and own in (torch.bfloat16, torch.float16) else torch.bfloat16
 
 
-def _check_place(out_dir: Path) -> None:
+def check_place(out_dir: Path) -> None:
+    """Raise WhetError ``export.exists`` unless the folder is new, empty, or of an earlier export."""
     if not out_dir.exists() or (out_dir / REPORT).is_file():
         return
     if not out_dir.is_dir() or any(out_dir.iterdir()):

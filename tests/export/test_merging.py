@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import load_file, save_file
+from support.tiny_adapters import adapter_logits, folder_logits, logits, train_at_random
 from support.tiny_models import build_tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -20,41 +21,14 @@ from whet.engine.export.base_weights import BaseWeights
 from whet.engine.export.merging import REPORT, merge
 
 IDS = torch.arange(3, 43).reshape(2, 20)
-LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def train_at_random(base: Path, out: Path, **config: Any) -> Path:
-    """An adapter whose every trained tensor is far from its initial value."""
-    torch.manual_seed(7)
-    settings: dict[str, Any] = {"r": 4, "lora_alpha": 16, "target_modules": LINEAR, **config}
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(**settings)
-    )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            if "magnitude" in name:
-                parameter.mul_(1 + 0.2 * torch.rand_like(parameter))
-            else:
-                parameter.add_(0.05 * torch.randn_like(parameter))
-    model.save_pretrained(str(out))
-    return out
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return model.eval()(input_ids=IDS).logits
-
-
-def adapter_logits(base: Path, adapter: Path) -> torch.Tensor:
-    return logits(
-        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter)
-    )
+def expected_logits(base: Path, adapter: Path) -> torch.Tensor:
+    return adapter_logits(base, adapter, IDS)
 
 
 def merged_logits(folder: Path) -> torch.Tensor:
-    return logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+    return folder_logits(folder, IDS)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +56,7 @@ def test_merged_logits_are_the_adapters(
     adapter = train_at_random(base, tmp_path / "adapter", **config)
     in_blocks = 20 * 64 * 7  # seven rows of the embedding at a time
     report = merge(base, adapter, tmp_path / "merged", dtype="float32", memory=in_blocks)
-    expected = adapter_logits(base, adapter)
+    expected = expected_logits(base, adapter)
     torch.testing.assert_close(merged_logits(tmp_path / "merged"), expected, rtol=1e-4, atol=2e-5)
     assert (expected - merged_logits(base)).abs().max() > 0.05
     assert report.changed > 0 and report.dtype == "float32"
@@ -91,7 +65,7 @@ def test_merged_logits_are_the_adapters(
 def test_a_wrong_scale_is_seen(tmp_path: Path) -> None:
     base = build_tiny_model(tmp_path / "base")
     adapter = train_at_random(base, tmp_path / "adapter")
-    expected = adapter_logits(base, adapter)
+    expected = expected_logits(base, adapter)
     file = adapter / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"use_rslora": True}))
     merge(base, adapter, tmp_path / "merged", dtype="float32")
@@ -117,7 +91,7 @@ def test_sixteen_bit_shards_tokenizer_and_config(tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", REPORT):
         assert (merged / name).is_file(), name
     assert seen[-1][0] == seen[-1][1] == report.tensors
-    torch.testing.assert_close(merged_logits(merged), adapter_logits(base, adapter), rtol=0.1, atol=0.05)
+    torch.testing.assert_close(merged_logits(merged), expected_logits(base, adapter), rtol=0.1, atol=0.05)
     merge(base, adapter, merged)
     assert (merged / "model.safetensors").is_file() and not list(merged.glob("model-*"))
     assert not list(tmp_path.glob(".merged*"))
@@ -197,7 +171,7 @@ def test_a_rounded_checkpoint_is_dequantised_and_says_so(tmp_path: Path, bits: d
             library = dequantize_module_weight(module).float()
             torch.testing.assert_close(weights.tensor(f"{name}.weight"), library, rtol=1e-2, atol=1e-4)
     # bitsandbytes' CPU kernels round activations too, so the logits agree less closely than the weights.
-    expected = logits(PeftModel.from_pretrained(model, adapter)).float()
+    expected = logits(PeftModel.from_pretrained(model, adapter), IDS)
     assert (merged_logits(tmp_path / "merged") - expected).abs().mean() < 0.03
     assert (merged_logits(base) - expected).abs().mean() > 0.1
 
@@ -208,5 +182,5 @@ def test_training_over_rounded_weights_merges_onto_the_original(tmp_path: Path) 
     report = merge(base, adapter, tmp_path / "merged", dtype="float32", trained_precision="nf4")
     assert any("nf4" in note and "%" in note for note in report.notes)
     torch.testing.assert_close(
-        merged_logits(tmp_path / "merged"), adapter_logits(base, adapter), rtol=1e-4, atol=2e-5
+        merged_logits(tmp_path / "merged"), expected_logits(base, adapter), rtol=1e-4, atol=2e-5
     )

@@ -17,11 +17,13 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 
-def llama_log_probs(path: Path, ids: list[int]) -> Array:
-    """[tokens, vocabulary] float64 of the GGUF at ``path``, with a float32 cache and no flash attention."""
+def llama_log_probs(path: Path, ids: list[int], adapter: Path | None = None) -> Array:
+    """[tokens, vocabulary] float64 of the GGUF at ``path``, with a float32 cache and no flash attention;
+    ``adapter`` is a GGUF laid over it."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "log_probs.npy"
         command = [sys.executable, "-P", __file__, str(path), str(out), json.dumps(ids)]
+        command += [str(adapter)] if adapter else []
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, f"llama.cpp ended with {done.returncode}: {done.stderr[-2000:]}"
         result: Array = np.load(out)
@@ -50,7 +52,7 @@ def kl(p: Array, q: Array) -> float:
     return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
 
 
-def main(path: str, out: str, ids: list[int]) -> None:
+def main(path: str, out: str, ids: list[int], adapter: str | None = None) -> None:
     import llama_cpp
 
     llama = llama_cpp.Llama(
@@ -62,6 +64,7 @@ def main(path: str, out: str, ids: list[int]) -> None:
         flash_attn=False,
         n_threads=1,
         verbose=True,
+        lora_path=adapter,
     )
     llama.eval(ids)
     np.save(out, log_softmax(np.array(llama.scores[: len(ids)])))
@@ -69,4 +72,4 @@ def main(path: str, out: str, ids: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), *sys.argv[4:])

@@ -1,9 +1,9 @@
 """Safetensors files written as a stream: only the block that is being written is held. Needs torch.
 
 A file begins with a header that says where each tensor lies, and tensors may have no gaps between them. The
-header's place is reserved with the bytes it can need at most and filled at the end (the format allows trailing
-spaces). A tensor whose bytes do not fill words of eight would leave the next one misaligned: such tensors, all
-small, are kept and come last.
+header's place is reserved with the bytes it can need at most and filled at the end (the format allows
+trailing spaces). A tensor whose bytes do not fill words of eight would leave the next one misaligned: such
+tensors, all small, are kept and come last.
 """
 
 from __future__ import annotations
