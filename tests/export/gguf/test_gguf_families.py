@@ -1,0 +1,338 @@
+"""Every family and its variants: llama.cpp's distribution of the f32 file against transformers'."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from gguf import GGUFReader
+from support.gguf_logits import kl, llama_log_probs, model_log_probs
+from support.tiny_models import FamilyName, build_tiny_model
+
+from whet.engine.errors import WhetError
+from whet.engine.export.gguf.architectures import find_architecture, supported_architecture
+from whet.engine.export.gguf.convert import convert
+from whet.engine.export.gguf.tensors import places
+
+IDS = np.random.default_rng(0).integers(0, 390, 96).tolist()
+LONG = np.random.default_rng(1).integers(0, 390, 300).tolist()
+"""Beyond llama.cpp's smallest context, 256: that is where it takes the long factors."""
+
+SAME = 1e-9
+ROUNDED_GELU = 1e-7
+"""Gemma's activation: ggml reads GELU from a table of half-precision numbers."""
+
+SHARED_HEAD = ("gemma", "gemma2")
+
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+}  # fmt: skip
+
+
+def longrope(pairs: int, **more: Any) -> dict[str, Any]:
+    draw = np.random.default_rng(2)
+    return {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": 256,
+        "short_factor": draw.uniform(1.0, 2.0, pairs).tolist(),
+        "long_factor": draw.uniform(2.0, 9.0, pairs).tolist(),
+        **more,
+    }
+
+
+def gate(family: str) -> float:
+    return ROUNDED_GELU if family.startswith("gemma") else SAME
+
+
+def check(folder: Path, family: FamilyName, ids: list[int] = IDS, **changes: Any) -> Path:
+    """Build, convert, compare; the GGUF."""
+    model = build_tiny_model(folder / "model", family, **{"tied": family in SHARED_HEAD, **changes})
+    return compare(model, folder / "model.gguf", gate(family), ids)
+
+
+def compare(model: Path, out: Path, limit: float, ids: list[int] = IDS) -> Path:
+    gguf = convert(model, out, "f32")
+    assert kl(model_log_probs(model, ids), llama_log_probs(gguf, ids)) < limit
+    return gguf
+
+
+def field(path: Path, key: str) -> Any:
+    return GGUFReader(path).fields[key].contents()
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("family", get_args(FamilyName))
+def test_same_distribution(tmp_path: Path, family: FamilyName, tied: bool) -> None:
+    if family in SHARED_HEAD and not tied:
+        with pytest.raises(WhetError, match="no output layer of its own"):
+            check(tmp_path, family, tied=False)
+        return
+    names = {tensor.name for tensor in GGUFReader(check(tmp_path, family, tied=tied)).tensors}
+    assert ("output.weight" in names) is not tied
+
+
+VARIANTS: dict[str, tuple[FamilyName, dict[str, Any]]] = {
+    "llama-head-dim": ("llama", {"head_dim": 24}),
+    "llama-biased": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama-longrope": ("llama", {"rope_parameters": longrope(8)}),
+    "mistral-llama3": ("mistral", {"rope_parameters": LLAMA3}),
+    "mistral-heads": ("mistral", {"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 8}),
+    "mixtral-llama3": ("mixtral", {"rope_parameters": LLAMA3}),
+    "mixtral-head-dim": ("mixtral", {"head_dim": 24, "num_experts_per_tok": 3}),
+    "qwen2-biased": ("qwen2", {"rms_norm_eps": 1e-5}),
+    "qwen2-yarn": ("qwen2", {"rope_parameters": YARN}),
+    "qwen3-linear": ("qwen3", {"rope_parameters": LINEAR}),
+    "qwen3-yarn": ("qwen3", {"rope_parameters": YARN}),
+    "qwen3-yarn-attention-factor": ("qwen3", {"rope_parameters": {**YARN, "attention_factor": 1.4}}),
+    "qwen3-yarn-mscale": ("qwen3", {"rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5}}),
+    "qwen3-moe-yarn": ("qwen3_moe", {"rope_parameters": YARN, "head_dim": 24}),
+    "gemma-linear": ("gemma", {"rope_parameters": LINEAR}),
+    "gemma2-linear": ("gemma2", {"rope_parameters": LINEAR}),
+    "gemma2-yarn": ("gemma2", {"rope_parameters": YARN}),
+    "gemma2-other-windows": ("gemma2", {"layer_types": ["full_attention", "sliding_attention"]}),
+    "gemma3-scaled": ("gemma3_text", {"rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+    }}),
+    "gemma3-other-windows": ("gemma3_text", {
+        "num_hidden_layers": 3,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    }),
+    "gemma3-capped": ("gemma3_text", {"final_logit_softcapping": 3.0}),
+    "phi3-partial": ("phi3", {"rope_parameters": {
+        "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+    }}),
+    "phi3-short": ("phi3", {"rope_parameters": longrope(8), "original_max_position_embeddings": 256}),
+    "phi3-wide-window": ("phi3", {"sliding_window": 400}),
+    "phi4-mini": ("phi3", {
+        "tied": True,
+        "original_max_position_embeddings": 256,
+        "rope_parameters": longrope(6, partial_rotary_factor=0.75),
+    }),
+    "smollm3-yarn": ("smollm3", {"rope_parameters": YARN}),
+    "granite-biased": ("granite", {"attention_bias": True, "mlp_bias": True}),
+    "granite-llama3": ("granite", {"rope_parameters": LLAMA3}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants(tmp_path: Path, variant: str) -> None:
+    family, changes = VARIANTS[variant]
+    check(tmp_path, family, **changes)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+def test_long_factors_beyond_the_original_context(tmp_path: Path, family: FamilyName) -> None:
+    changes = {"original_max_position_embeddings": 256} if family == "phi3" else {}
+    check(tmp_path, family, LONG, rope_parameters=longrope(8), **changes)
+
+
+def test_a_window_ends_the_context(tmp_path: Path) -> None:
+    """llama.cpp has no window for Mistral, and up to the window both compute the same."""
+    path = check(tmp_path, "mistral", IDS, sliding_window=100)
+    assert field(path, "llama.context_length") == 100
+    model = tmp_path / "model"
+    assert kl(model_log_probs(model, LONG), llama_log_probs(path, LONG)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "context"),
+    [
+        ({"sliding_window": 100}, 512),
+        ({"use_sliding_window": True, "sliding_window": 100, "max_window_layers": 1}, 100),
+        ({"use_sliding_window": True, "sliding_window": 100, "max_window_layers": 2}, 512),
+    ],
+)
+def test_windows_that_are_in_force(tmp_path: Path, changes: dict[str, Any], context: int) -> None:
+    assert field(check(tmp_path, "qwen2", **changes), "qwen2.context_length") == context
+
+
+MISTAKES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma2-capped": ("gemma2-linear", {"attn_logit_softcapping": 5.5}),
+    "gemma2-window": ("gemma2-linear", {"sliding_window": 17}),
+    "gemma2-windows": ("gemma2-other-windows", {"layer_types": ["sliding_attention", "full_attention"]}),
+    "gemma2-epsilon": ("gemma2-linear", {"rms_norm_eps": 1e-4}),
+    "gemma3-windows": ("gemma3-other-windows", {"layer_types": ["sliding_attention"] * 3}),
+    "gemma3-local-base": ("gemma3-scaled", {"rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+    }}),
+    "gemma3-scaling": ("gemma3-scaled", {"rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+        "full_attention": {"rope_type": "default", "rope_theta": 1000000.0},
+    }}),
+    "phi3-factors": ("phi3-short", {"rope_parameters": longrope(8, attention_factor=1.1)}),
+    "phi3-original": ("phi3-short", {"original_max_position_embeddings": 128}),
+    "granite-residual": ("granite-biased", {"residual_multiplier": 0.2201}),
+    "granite-attention": ("granite-biased", {"attention_multiplier": 0.033}),
+    "granite-embedding": ("granite-biased", {"embedding_multiplier": 12.01}),
+    "mixtral-experts-used": ("mixtral-head-dim", {"num_experts_per_tok": 2}),
+    "qwen3-attention-factor": ("qwen3-yarn-attention-factor", {"rope_parameters": YARN}),
+}  # fmt: skip
+"""Variants, converted as if the config said something else: the gates must see it, or they prove nothing."""
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_gates_see_mistakes(tmp_path: Path, mistake: str) -> None:
+    variant, wrong = MISTAKES[mistake]
+    family, changes = VARIANTS[variant]
+    model = build_tiny_model(tmp_path / "model", family, **{"tied": family in SHARED_HEAD, **changes})
+    right = model_log_probs(model, IDS)
+    gguf = convert(rewrite(model, dict, **wrong), tmp_path / "model.gguf", "f32")
+    assert kl(right, llama_log_probs(gguf, IDS)) > gate(family)
+
+
+# What checkpoints call things
+
+
+def rewrite(model: Path, rename: Any, **config: Any) -> Path:
+    """Write the model's tensors anew through ``rename``, and lay values over its config.json."""
+    from safetensors.torch import load_file, save_file
+
+    weights = rename(load_file(model / "model.safetensors"))
+    save_file({name: value.contiguous() for name, value in weights.items()}, model / "model.safetensors")
+    path = model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    return model
+
+
+def fuse_experts(weights: dict[str, Any]) -> dict[str, Any]:
+    """As transformers 5 holds them in memory, out of one tensor an expert."""
+    import torch
+
+    fused = {
+        name.replace(".block_sparse_moe.gate.", ".mlp.gate."): value
+        for name, value in weights.items()
+        if ".experts." not in name
+    }
+    for layer in range(2):
+        parts: dict[str, list[Any]] = {}
+        for name in sorted(weights):
+            if name.startswith(f"model.layers.{layer}.") and ".experts." in name:
+                parts.setdefault(name.split(".")[-2], []).append(weights[name])
+        gate, up, down = (
+            torch.stack(parts[one] if one in parts else parts[other])
+            for one, other in (("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2"))
+        )
+        fused[f"model.layers.{layer}.mlp.experts.gate_up_proj"] = torch.cat([gate, up], dim=1)
+        fused[f"model.layers.{layer}.mlp.experts.down_proj"] = down
+    return fused
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_experts_in_both_spellings(tmp_path: Path, family: FamilyName) -> None:
+    model = build_tiny_model(tmp_path / "model", family)
+    published = tensors(convert(model, tmp_path / "published.gguf", "f32"))
+    fused = tensors(convert(rewrite(model, fuse_experts), tmp_path / "fused.gguf", "f32"))
+    assert published.keys() == fused.keys()
+    assert all((published[name] == fused[name]).all() for name in published)
+    assert published["blk.1.ffn_gate_exps.weight"].shape[0] == 4
+
+
+def tensors(path: Path) -> dict[str, Any]:
+    return {tensor.name: tensor.data for tensor in GGUFReader(path).tensors}
+
+
+def test_routers_stay_exact(tmp_path: Path) -> None:
+    path = convert(build_tiny_model(tmp_path / "model", "qwen3_moe"), tmp_path / "model.gguf", "f16")
+    types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(path).tensors}
+    assert types["blk.0.ffn_gate_inp.weight"] == "F32" and types["blk.0.ffn_up_exps.weight"] == "F16"
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_the_text_part_of_a_multimodal_gemma(tmp_path: Path, prefix: str) -> None:
+    import torch
+
+    model = build_tiny_model(tmp_path / "model", "gemma3_text", tied=True)
+    text = tensors(convert(model, tmp_path / "text.gguf", "f32"))
+    raw = json.loads((model / "config.json").read_text())
+
+    def multimodal(weights: dict[str, Any]) -> dict[str, Any]:
+        renamed = {name.replace("model.", prefix, 1): value for name, value in weights.items()}
+        return renamed | {"vision_tower.vision_model.post_layernorm.weight": torch.ones(4)}
+
+    rewrite(model, multimodal, model_type="gemma3", text_config=raw, vision_config={})
+    found = tensors(convert(model, tmp_path / "multimodal.gguf", "f32"))
+    assert found.keys() == text.keys() and all((found[name] == text[name]).all() for name in text)
+
+
+OLD_SPELLINGS: dict[str, tuple[FamilyName, dict[str, Any], dict[str, Any]]] = {
+    "gemma": ("gemma", {}, {"hidden_act": "gelu", "rope_parameters": None, "rope_theta": 10000.0}),
+    "gemma3": ("gemma3_text", {}, {
+        "rope_parameters": None, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "layer_types": None,
+        "sliding_window_pattern": 3,
+    }),
+    "phi3": ("phi3", {"original_max_position_embeddings": 256}, {
+        "rope_parameters": None, "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+        "rope_scaling": {"type": "su"} | {
+            key: value for key, value in longrope(6).items() if key != "rope_type"
+        },
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", OLD_SPELLINGS)
+def test_configs_of_before(tmp_path: Path, family: str) -> None:
+    name, changes, old = OLD_SPELLINGS[family]
+    model = build_tiny_model(tmp_path / "model", name, tied=True, **changes)
+    rewrite(model, dict, **old)
+    compare(model, tmp_path / "model.gguf", gate(name))
+
+
+# Refusals, from the config alone
+
+SIZES = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 8, "max_position_embeddings": 512}
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "qwen2-llama3": ("qwen2", {"rope_parameters": LLAMA3}, "llama3"),
+    "smollm3-llama3": ("smollm3", {"rope_parameters": LLAMA3}, "llama3"),
+    "gemma3-yarn": ("gemma3_text", {"rope_scaling": YARN}, "yarn"),
+    "gemma3-windows-scaled": ("gemma3_text", {"rope_parameters": {"sliding_attention": LINEAR}}, "linear"),
+    "gemma3-both-ways": ("gemma3_text", {"use_bidirectional_attention": True}, "causal"),
+    "gemma2-scale": ("gemma2", {"query_pre_attn_scalar": 20}, "query_pre_attn_scalar=20"),
+    "gemma2-uncapped": ("gemma2", {"attn_logit_softcapping": None}, "attn_logit_softcapping"),
+    "gemma-exact-gelu": ("gemma2", {"hidden_activation": "gelu"}, "gelu"),
+    "gemma-untied": ("gemma", {"tie_word_embeddings": False}, "output layer"),
+    "qwen3-biased": ("qwen3", {"attention_bias": True}, "attention_bias"),
+    "smollm3-biased": ("smollm3", {"mlp_bias": True}, "mlp_bias"),
+    "smollm3-rotation": ("smollm3", {"no_rope_layers": [1, 0] * 4}, "no_rope_layers"),
+    "smollm3-interval": ("smollm3", {"no_rope_layer_interval": 2}, "unrotated"),
+    "moe-dense-layers": ("qwen3_moe", {"mlp_only_layers": [1], "norm_topk_prob": True}, "mlp_only_layers"),
+    "moe-unnormed": ("qwen3_moe", {}, "norm_topk_prob"),
+    "phi3-factors": ("phi3", {"rope_parameters": longrope(5)}, "5 short"),
+    "llama-partial": ("llama", {"partial_rotary_factor": 0.5}, "0.5"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_with_the_reason(case: str) -> None:
+    model_type, changes, words = REFUSED[case]
+    reason = supported_architecture(model_type, SIZES | changes)
+    assert reason is not None and words in reason
+
+
+def test_an_unknown_family_is_told_all_that_is_known() -> None:
+    reason = supported_architecture("deepseek_v3", SIZES)
+    assert reason is not None and "deepseek_v3" in reason
+    assert all(family in reason for family in get_args(FamilyName))
+
+
+# What adapters and importance matrices ask
+
+
+def test_places_of_modules() -> None:
+    config = {"model_type": "mixtral", **SIZES, "num_local_experts": 4}
+    found = places(*find_architecture(config))
+    assert found["model.layers.7.self_attn.q_proj.weight"].name == "blk.7.attn_q.weight"
+    expert = found["model.layers.0.block_sparse_moe.experts.3.w2.weight"]
+    assert expert.stacked and expert.name == "blk.0.ffn_down_exps.weight"
+    assert not found["model.layers.0.mlp.experts.down_proj"].stacked
+    assert found["lm_head.weight"].name == "output.weight"
