@@ -296,7 +296,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "smollm3-llama3": ("smollm3", {"rope_parameters": LLAMA3}, "llama3"),
     "gemma3-yarn": ("gemma3_text", {"rope_scaling": YARN}, "yarn"),
     "gemma3-windows-scaled": ("gemma3_text", {"rope_parameters": {"sliding_attention": LINEAR}}, "linear"),
-    "gemma3-both-ways": ("gemma3_text", {"use_bidirectional_attention": True}, "causal"),
+    "gemma2-both-ways": ("gemma2", {"use_bidirectional_attention": True}, "causal"),
     "gemma2-scale": ("gemma2", {"query_pre_attn_scalar": 20}, "query_pre_attn_scalar=20"),
     "gemma2-uncapped": ("gemma2", {"attn_logit_softcapping": None}, "attn_logit_softcapping"),
     "gemma-exact-gelu": ("gemma2", {"hidden_activation": "gelu"}, "gelu"),
