@@ -45,6 +45,7 @@ GROUPS = {
         "export": ("ship", "Merge, convert to GGUF, quantise, and prove the files."),
         "smoke": ("ship", "Prove a GGUF against the model it came from."),
         "chat": ("ship", "Talk to a run, a model folder or a GGUF file."),
+        "push": ("push", "Upload a part of a run's export, with its model card."),
     },
 }
 VERBS = {verb: module for group in GROUPS.values() for verb, (module, _) in group.items()}

@@ -40,6 +40,7 @@ PHASES = {
     "merge": "merging",
     "export": "writing",
     "smoke": "proving",
+    "push": "uploading",
 }
 
 

@@ -1,34 +1,31 @@
-"""Upload an export through huggingface_hub: private by default, and no GGUF without its proof. Light.
+"""Push an export to the hub: private by default, with its card, and no GGUF without its proof. Light.
 
 The token is the hub's own: HF_TOKEN or the cache of `hf auth login`. None is taken as an argument or stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 from ..errors import WhetError
+from ..redaction import Redactor
+from ..runs.store import RunDir
 from ..settings import settings
 from .artifacts import Artifact, list_artifacts
-from .verdict import load_verdict
+from .model_card import card_text, check_card, facts_of, is_local
+from .upload import Item, Tell, ignore_event, upload
+from .verdict import Verdict, load_verdict
 
-IGNORED = [".*", "**/.*", "*.partial", "optimizer.pt", "checkpoints/**"]
+IGNORED = ("*.partial", "optimizer.pt", "checkpoints/*")
+CARD = "README.md"
 
 Part = Literal["adapter", "merged", "gguf"]
 FOLDERS = {"adapter": ("adapter",), "merged": ("merged", "model"), "gguf": ("gguf", "modelfile", "card")}
 """Part of a run's export -> the kinds of its artefacts; GGUF files go with what lies beside them."""
-
-
-class HubApi(Protocol):
-    """The two calls used of :class:`huggingface_hub.HfApi`."""
-
-    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any: ...
-
-    def upload_folder(
-        self, *, repo_id: str, folder_path: str, commit_message: str, ignore_patterns: list[str]
-    ) -> Any: ...
 
 
 def push_folder(
@@ -38,43 +35,50 @@ def push_folder(
     private: bool = True,
     force: bool = False,
     message: str | None = None,
-    ignore: Sequence[str] = (),
-    api: HubApi | None = None,
+    card: str | None = None,
+    leave_out: Sequence[str] = (),
+    tell: Tell = ignore_event,
 ) -> str:
     """Upload everything in ``folder`` to the model repository ``repo_id``, which is created if need be.
+
+    Hidden and half-written files stay. Local paths in verdicts and in the adapter's configuration are cut to
+    their last part. An interrupted upload goes on when it is called again.
 
     Args:
         folder: an export.
         repo_id: ``owner/name``.
-        private: of a repository that does not exist yet; an existing one keeps its visibility.
+        private: the repository is created private, and one that exists must be; False: as it is, or public.
         force: upload GGUF files without a passing verdict.
-        message: commit message.
-        ignore: patterns of files to leave out, beside hidden and half-written ones.
-        api: something like HfApi; by default the real one with the hub's own token.
+        message: of the commits.
+        card: text of the README.md there, in place of the folder's own.
+        leave_out: folders in it that stay.
+        tell: takes what happens, see :func:`.upload.upload`.
 
     Returns:
         The repository's address.
 
     Raises:
-        WhetError: ``hub.unproven`` naming the files, ``hub.offline``, ``hub.no_token``, ``hub.refused``,
-            ``hub.no_folder``.
+        WhetError: ``hub.unproven`` naming the files, ``hub.no_folder``, ``hub.card``, ``hub.offline``, and
+            those of :func:`.upload.upload`.
     """
-    if not folder.is_dir() or not any(folder.iterdir()):
+    items = _items(folder, leave_out, card) if folder.is_dir() else []
+    if not any(item.name != CARD for item in items):
         raise WhetError(
             "hub.no_folder", f"{folder} holds nothing to upload.", "Export first with `whet export`."
         )
     if not force:
-        _refuse_unproven(unproven(folder))
+        _refuse_unproven(unproven(folder, leave_out))
+    for item in items:
+        if item.name == CARD:
+            check_card(item.source.decode() if isinstance(item.source, bytes) else item.source.read_text())
     if settings().offline:
         raise WhetError(
             "hub.offline",
             f"Uploading {repo_id} needs the network, and WHET_OFFLINE or HF_HUB_OFFLINE is set.",
             "Unset it, or copy the folder by other means.",
         )
-    if api is None:
-        api = _real_api()
     words = message or f"Upload {folder.name} with whet"
-    return _upload(api, folder, repo_id, private, words, [*IGNORED, *ignore])
+    return upload(repo_id, items, private=private, message=words, tell=tell)
 
 
 def list_part(export: Path, part: Part, *, force: bool = False) -> list[Artifact]:
@@ -86,41 +90,54 @@ def list_part(export: Path, part: Part, *, force: bool = False) -> list[Artifact
             "hub.nothing", f"{export} holds no {part} to upload.", "Export it first with `whet export`."
         )
     if not force:
-        _refuse_unproven(unproven(export if part == "gguf" else found[0].path))
+        folder, others = (export, _folders(export)) if part == "gguf" else (found[0].path, [])
+        _refuse_unproven(unproven(folder, others))
     return found
 
 
 def push_part(
-    export: Path,
+    run: RunDir,
     part: Part,
     repo_id: str,
     *,
     private: bool = True,
     force: bool = False,
-    api: HubApi | None = None,
+    tell: Tell = ignore_event,
 ) -> str:
-    """Upload one part of a run's ``export/`` as :func:`push_folder` does; returns the same."""
-    found = list_part(export, part, force=force)
-    words = f"Upload {part} of {export.parent.name} with whet"
-    if part != "gguf":
-        return push_folder(found[0].path, repo_id, private=private, force=force, message=words, api=api)
-    folders = [f"{name}/**" for name in ("adapter", "merged", "model")]
-    return push_folder(export, repo_id, private=private, force=force, message=words, ignore=folders, api=api)
+    """Upload one part of a run's ``export/`` with a model card of its own, else as :func:`push_folder` does.
+
+    All GGUF files go into one repository; their card is the export's README.md as long as it tells the truth.
+    """
+    found = list_part(run.export, part, force=force)
+    words = f"Upload {part} of {run.id} with whet"
+    folder, others = (run.export, _folders(run.export)) if part == "gguf" else (found[0].path, [])
+    card = None if _has_true_card(folder, found) else _card(run, part, found)
+    return push_folder(
+        folder,
+        repo_id,
+        private=private,
+        force=force,
+        message=words,
+        card=card,
+        leave_out=others,
+        tell=tell,
+    )
 
 
-def unproven(folder: Path) -> list[tuple[str, str]]:
+def unproven(folder: Path, leave_out: Sequence[str] = ()) -> list[tuple[str, str]]:
     """GGUF files and merged weights in ``folder`` that may not be pushed, each with the reason."""
     found = []
-    for gguf in sorted(folder.rglob("*.gguf")):
-        verdict = load_verdict(gguf)
-        if verdict is None:
-            found.append((gguf.name, "no verdict of exactly this file"))
-        elif verdict.status == "fail":
-            found.append((gguf.name, f"failed: {verdict.failures()[0].summary}"))
-    for weights in sorted(folder.rglob("config.json")):
-        verdict = load_verdict(weights.parent)
-        if verdict is not None and verdict.status == "fail":
-            found.append((weights.parent.name, f"failed: {verdict.failures()[0].summary}"))
+    for path in _files(folder, leave_out):
+        if path.suffix == ".gguf":
+            verdict = load_verdict(path)
+            if verdict is None:
+                found.append((path.name, "no verdict of exactly this file"))
+            elif verdict.status == "fail":
+                found.append((path.name, f"failed: {verdict.failures()[0].summary}"))
+        elif path.name == "config.json":
+            verdict = load_verdict(path.parent)
+            if verdict is not None and verdict.status == "fail":
+                found.append((path.parent.name, f"failed: {verdict.failures()[0].summary}"))
     return found
 
 
@@ -130,40 +147,76 @@ def _refuse_unproven(found: Sequence[tuple[str, str]]) -> None:
         raise WhetError(
             "hub.unproven",
             f"Not uploaded, since {len(found)} file(s) are unproven: {named}.",
-            "Prove them with `whet smoke FILE --reference MODEL`, or upload anyway with force=True.",
+            "Prove them with `whet smoke FILE --reference MODEL`. To upload them all the same: "
+            "`whet push --unproven`, or force=True in Python.",
         )
 
 
-def _real_api() -> HubApi:
-    from huggingface_hub import HfApi, get_token
-
-    if get_token() is None:
-        raise WhetError(
-            "hub.no_token",
-            "There is no Hugging Face token.",
-            "Set HF_TOKEN to one with write access, or run `hf auth login`.",
-        )
-    api: HubApi = HfApi(library_name="whet")
-    return api
+def _folders(export: Path) -> list[str]:
+    """The parts of an export that do not go with its GGUF files."""
+    return sorted(path.name for path in export.iterdir() if path.is_dir())
 
 
-def _upload(api: HubApi, folder: Path, repo_id: str, private: bool, message: str, ignored: list[str]) -> str:
-    # HTTPError is that of whichever HTTP client this version of huggingface_hub uses.
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+def _has_true_card(folder: Path, found: Sequence[Artifact]) -> bool:
+    """Whether the card on disk, written at the export, still tells of these files: each is proven, or was
+    never tried, and none is older or newer than what it says."""
+    card = folder / CARD
+    if not card.is_file():
+        return False
+    text = card.read_text(encoding="utf-8")
+    ggufs = [one for one in found if one.kind == "gguf"]
+    return all(
+        one.verdict is not None and f"`{one.path.name}`: {one.verdict.status}" in text for one in ggufs
+    )
 
-    try:
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo_id, folder_path=str(folder), commit_message=message, ignore_patterns=ignored
-        )
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise WhetError(
-            "hub.refused",
-            f"The hub refused {repo_id}: {str(error).strip().splitlines()[0]}",
-            "Does the token have write access to that owner, and is the name owner/name?",
-        ) from error
-    except (HTTPError, ConnectionError, TimeoutError) as error:
-        raise WhetError(
-            "hub.offline", f"The hub cannot be reached: {error}.", "Check the network and try again."
-        ) from error
-    return str(url)
+
+def _card(run: RunDir, part: Part, found: Sequence[Artifact]) -> str:
+    files = {one.path.name: one.bytes for one in found if one.kind != "card"}
+    verdicts = [one.verdict for one in found if one.verdict is not None]
+    return card_text(run.id, facts_of(run), verdicts, files=files, part=part)
+
+
+def _files(folder: Path, leave_out: Sequence[str]) -> list[Path]:
+    found = []
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        ignored = any(fnmatch(inside.as_posix(), one) or fnmatch(path.name, one) for one in IGNORED)
+        if path.is_file() and not hidden and not ignored and inside.parts[0] not in leave_out:
+            found.append(path)
+    return found
+
+
+def _items(folder: Path, leave_out: Sequence[str], card: str | None) -> list[Item]:
+    items = [_item(path, path.relative_to(folder).as_posix()) for path in _files(folder, leave_out)]
+    if card is None:
+        return items
+    return [*(item for item in items if item.name != CARD), Item(CARD, card.encode())]
+
+
+def _item(path: Path, name: str) -> Item:
+    for pattern, publish in REWRITTEN.items():
+        if fnmatch(path.name, pattern):
+            return Item(name, publish(path.read_text(encoding="utf-8")).encode())
+    return Item(name, path)
+
+
+def _public_verdict(text: str) -> str:
+    verdict = Verdict.model_validate_json(text)
+    public = Redactor().value(verdict.model_dump(mode="json") | {"gguf": Path(verdict.gguf).name})
+    return json.dumps(public, indent=2, ensure_ascii=False) + "\n"
+
+
+def _public_adapter(text: str) -> str:
+    config = json.loads(text)
+    base = config.get("base_model_name_or_path")
+    if isinstance(base, str) and is_local(base):
+        config["base_model_name_or_path"] = Path(base).name
+    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+
+
+REWRITTEN: dict[str, Callable[[str], str]] = {
+    "*.verdict.json": _public_verdict,
+    "adapter_config.json": _public_adapter,
+}
+"""Files that name places on this machine, and how they are published."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from ..errors import WhetError
 from ..redaction import Redactor
 from .files import write_text
 from .verdict import DIGEST_FILE, Verdict
@@ -34,7 +35,7 @@ MEASURES = {
 PACKAGES = ("whet", "torch", "transformers", "trl", "peft", "gguf", "llama-cpp-python")
 LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-MARKS = re.compile(r"[\\`*\[\]<|~&$@]|(?<![^\W_])_|_(?![^\W_])|(?<=:)/(?=/)|(?<=www)\.|^(?:[-+#=>]|\d+[.)])")
+MARKS = re.compile(r"[\\`*\[\]<|~&$@]|(?<![^\W_])_|_(?![^\W_])|(?<=:)/(?=/)|(?<=www)\.|^(?:[-+#=>]|\d+[.)](?=\s))")
 """What Markdown or the hub's reader would take for more than text; the last at a line's beginning only."""
 
 Part = Literal["adapter", "merged", "gguf"]
@@ -130,6 +131,22 @@ def card_text(
         parts.append(f"## Recipe\n\n{fence}yaml\n{written}{fence}")
     parts.append("## Made with\n\n" + "\n".join(f"- {line}" for line in _provenance(facts)))
     return "\n\n".join(parts) + "\n"
+
+
+def check_card(card: str) -> None:
+    """Raise WhetError ``hub.card`` for a card whose metadata the hub would refuse after hours."""
+    block = re.match(r"---\r?\n(.*?)\r?\n---\s*(?:\n|$)", card, re.S)
+    try:
+        front = yaml.safe_load(block[1]) if block else {}
+        wrong = None if isinstance(front, dict) else "they are no mapping of names to values"
+    except yaml.YAMLError as error:
+        wrong = _line(str(error))
+    if wrong:
+        raise WhetError(
+            "hub.card",
+            f"The metadata of README.md are not what the hub reads: {wrong}.",
+            "Mend the block between the two --- lines, or remove the file.",
+        )
 
 
 def text(words: str) -> str:

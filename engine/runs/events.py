@@ -25,7 +25,7 @@ from .files import private_file
 
 EVENT_VERSION = 1
 
-Phase = Literal["wait", "load", "data", "train", "eval", "sample", "merge", "export", "smoke"]
+Phase = Literal["wait", "load", "data", "train", "eval", "sample", "merge", "export", "smoke", "push"]
 
 
 class EventBase(BaseModel):
@@ -107,7 +107,8 @@ class CheckpointEvent(EventBase):
 
 
 class ExportEvent(EventBase):
-    """An artefact was written: ``kind`` adapter, merged, gguf, modelfile, card; or proven: ``smoke``."""
+    """An artefact was written: ``kind`` adapter, merged, gguf, modelfile, card; or proven: ``smoke``; or a
+    file of it is in a repository: ``push``."""
 
     type: Literal["export"] = "export"
     kind: str

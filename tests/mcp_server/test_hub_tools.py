@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +10,16 @@ import pytest
 from mcp import Client
 from mcp.types import ElicitRequestFormParams, ElicitResult
 from support.client_calls import refused, said
+from support.hub_standin import StandIn, in_place_of_the_hub
 from support.tool_calls import parsed
 
 from whet.engine import api
-from whet.engine.export import hub as engine_hub
 from whet.engine.export.verdict import Proof, Verdict, fingerprint, save_verdict
 from whet.engine.runs.store import RunDir, RunStore
 from whet.mcp_server.tools import hub
 
 pytestmark = pytest.mark.anyio
 Connect = Callable[..., Client]
-
-
-class FakeApi:
-    """Records calls as HfApi would get them."""
-
-    def __init__(self) -> None:
-        self.calls: list[dict[str, Any]] = []
-
-    def create_repo(self, repo_id: str, **rest: Any) -> str:
-        self.calls.append({"repo_id": repo_id, **rest})
-        return f"https://hub/{repo_id}"
-
-    def upload_folder(self, **rest: Any) -> None:
-        self.calls.append(rest)
 
 
 class Person:
@@ -50,12 +36,10 @@ class Person:
 
 
 @pytest.fixture
-def uploaded(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What reached the hub."""
-    fake = FakeApi()
-    monkeypatch.setattr(engine_hub, "_real_api", lambda: fake)
-    monkeypatch.delenv("WHET_OFFLINE")
-    return fake.calls
+def uploaded(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """A hub, and what reached it."""
+    with in_place_of_the_hub(StandIn(), monkeypatch) as standin:
+        yield standin
 
 
 @pytest.fixture
@@ -76,15 +60,14 @@ def proven(run: RunDir, status: Any = "pass") -> Path:
     return gguf
 
 
-async def test_who_is_asked_and_agrees_uploads(
-    connect: Connect, uploaded: list[dict[str, Any]], trained: RunDir
-) -> None:
+async def test_who_is_asked_and_agrees_uploads(connect: Connect, uploaded: StandIn, trained: RunDir) -> None:
     person = Person("accept")
     async with connect(elicitation_callback=person) as client:
         result = await said(client, "hub_push", run_id=trained.id, repo="me/model")
-    assert result["address"] == "https://hub/me/model" and result["bytes"] == 2_000_000
-    assert uploaded[0] == {"repo_id": "me/model", "private": True, "exist_ok": True}
-    assert uploaded[1]["folder_path"] == str(trained.export / "adapter")
+    assert result["address"] == f"{uploaded.url}/me/model" and result["bytes"] == 2_000_000
+    assert uploaded.repositories["me/model"].private
+    assert uploaded.names("me/model") == ["README.md", "weights.safetensors"]
+    assert b"library_name: peft" in uploaded.content("me/model", "README.md")
     (question,) = person.asked
     assert all(word in question for word in ("adapter", trained.id, "2.0 MB", "me/model", "private"))
 
@@ -95,26 +78,26 @@ async def test_who_is_asked_and_agrees_uploads(
     ids=lambda p: p.answer.action,
 )
 async def test_who_does_not_agree_uploads_nothing(
-    connect: Connect, uploaded: list[dict[str, Any]], trained: RunDir, person: Person, home: Path
+    connect: Connect, uploaded: StandIn, trained: RunDir, person: Person, home: Path
 ) -> None:
     async with connect(elicitation_callback=person) as client:
         words = await refused(client, "hub_push", run_id=trained.id, repo="me/model", private=False)
     assert words.startswith("[hub.declined]") and "PUBLIC" in person.asked[-1]
-    assert uploaded == [] and '"outcome": "hub.declined"' in (home / "audit.jsonl").read_text()
+    assert uploaded.seen == [] and '"outcome": "hub.declined"' in (home / "audit.jsonl").read_text()
 
 
 async def test_where_nobody_can_be_asked_the_operator_decides(
-    connect: Connect, uploaded: list[dict[str, Any]], trained: RunDir
+    connect: Connect, uploaded: StandIn, trained: RunDir
 ) -> None:
     proven(trained)
     async with connect() as client:
         words = await refused(client, "hub_push", run_id=trained.id, repo="me/model")
         assert words.startswith("[hub.unasked]") and "--allow-push" in words
-    assert uploaded == []
+    assert uploaded.seen == []
     async with connect(options={"push_unasked": True}) as client:
         await said(client, "hub_push", run_id=trained.id, repo="me/model", what="gguf")
-    ignored = uploaded[1]["ignore_patterns"]
-    assert uploaded[1]["folder_path"] == str(trained.export) and "merged/**" in ignored
+    names = ["README.md", "m-q4_k_m.gguf", "m-q4_k_m.verdict.json"]
+    assert uploaded.names("me/model") == names
     async with connect(options={"toolsets": frozenset({"inspect"})}) as client:
         assert "[tool.off]" in await refused(client, "hub_push", run_id=trained.id, repo="me/model")
     async with connect(options={"push_unasked": True, "read_only": True}) as client:
@@ -122,7 +105,7 @@ async def test_where_nobody_can_be_asked_the_operator_decides(
 
 
 async def test_what_is_unproven_is_refused_before_anybody_is_asked(
-    connect: Connect, uploaded: list[dict[str, Any]], trained: RunDir
+    connect: Connect, uploaded: StandIn, trained: RunDir
 ) -> None:
     person = Person("accept")
     async with connect(elicitation_callback=person) as client:
@@ -139,7 +122,7 @@ async def test_what_is_unproven_is_refused_before_anybody_is_asked(
             assert "[hub.repo]" in await push(repo=repo)
         assert "[run.unknown]" in await push(run_id="../../x")
         assert "[argument.unknown]" in await push(token="hf_abcdefghijklmnop")
-        assert not person.asked and uploaded == []
+        assert not person.asked and uploaded.seen == []
         forced = await said(
             client, "hub_push", run_id=trained.id, repo="me/model", what="gguf", force_unproven=True
         )
@@ -147,7 +130,7 @@ async def test_what_is_unproven_is_refused_before_anybody_is_asked(
 
 
 async def test_a_long_upload_goes_on_and_is_joined_unasked(
-    connect: Connect, uploaded: list[dict[str, Any]], trained: RunDir, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, uploaded: StandIn, trained: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import threading
 
@@ -168,7 +151,8 @@ async def test_a_long_upload_goes_on_and_is_joined_unasked(
         monkeypatch.setattr(hub, "PUSH_SECONDS", 20.0)
         tool, arguments = parsed(first["next"][0])
         joined = await said(client, tool, **arguments)
-    assert joined["address"] == "https://hub/me/model" and len(person.asked) == 1 and len(uploaded) == 2
+    assert joined["address"] == f"{uploaded.url}/me/model" and len(person.asked) == 1
+    assert sum("repos/create" in line for line in uploaded.seen) == 1
 
 
 async def test_the_hubs_own_refusal_is_told_and_no_token_is_shown(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -122,8 +123,9 @@ def test_what_was_made_before_shows_its_proofs(run: RunDir, monkeypatch: pytest.
 def test_push_asks_for_an_address_and_says_what_the_hub_said(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def push(run_id: str, repo: str, part: str, private: bool = True) -> str:
+    def push(run_id: str, repo: str, part: str, private: bool = True, tell: Any = None) -> str:
         assert (run_id, part, private) == (run.id, "gguf", True)
+        tell(api.PhaseEvent(phase="push", detail="demo.gguf", done=1, total=4))
         if repo == "me/unproven":
             raise api.WhetError("hub.unproven", "demo.gguf has no verdict.", "Prove it first.")
         return f"https://hub/{repo}"

@@ -152,6 +152,10 @@ class Follower:
             self._line(proof_lines([event]))
             return
         name = event.path.rsplit("/", 1)[-1]
+        if event.kind == "push":
+            how = "uploaded " if event.detail["how"] == "uploaded" else "is there already: "
+            self._line((how, "green"), plain(event.path), f"  {size(event.bytes)}")
+            return
         self._line(("wrote ", "green"), plain(name), f"  {size(event.bytes)}" if event.bytes else "")
 
     def _bar(self, words: str, done: float, total: float | None, facts: list[str]) -> None:

@@ -57,7 +57,7 @@ class PushCard(ModalScreen[None]):
             return
         self._say("Pushing …", "dim")
         self.run_worker(
-            lambda: api.push(self.run_id, repo, part, private=private),  # type: ignore[arg-type]
+            lambda: api.push(self.run_id, repo, part, private=private, tell=self._tell),  # type: ignore[arg-type]
             thread=True,
             exclusive=True,
             exit_on_error=False,
@@ -70,5 +70,13 @@ class PushCard(ModalScreen[None]):
         elif event.state is WorkerState.ERROR:
             self._say(str(event.worker.error), "bold red")
 
+    def _tell(self, event: api.Event) -> None:
+        """From the upload's thread; an upload goes on when the card is closed."""
+        if isinstance(event, api.PhaseEvent) and event.total:
+            share = (event.done or 0) / event.total
+            self.app.call_from_thread(self._say, f"Uploading {event.detail} … {share:.0%} are there", "dim")
+
     def _say(self, words: str, style: str) -> None:
+        if not self.is_attached:
+            return
         self.query_one("#said", Static).update(Text(printable(words), style))
