@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,14 +128,22 @@ def pushable(run_id: str, part: Part, force: bool = False) -> list[Artifact]:
     return list_part(find_trained(run_id).export, part, force=force)
 
 
-def push(run_id: str, repo: str, part: Part, private: bool = True, force: bool = False) -> str:
+def push(
+    run_id: str,
+    repo: str,
+    part: Part,
+    private: bool = True,
+    force: bool = False,
+    tell: Callable[[Event], None] = lambda event: None,
+) -> str:
     """Upload one part of a run's export to the hub, with the hub's own token; returns the address.
 
-    Raises WhetError ``hub.*``; see :mod:`whet.engine.export.hub`.
+    ``tell`` takes what happens, from the thread that called. An upload that was interrupted goes on when it
+    is called again. Raises WhetError ``hub.*``; see :mod:`whet.engine.export.hub`.
     """
     from ..export.hub import push_part
 
-    return push_part(find_trained(run_id).export, part, repo, private=private, force=force)
+    return push_part(find_trained(run_id), part, repo, private=private, force=force, tell=tell)
 
 
 def write_modelfile(target: str, out: Path | None = None) -> ModelfileFacts:
