@@ -38,7 +38,13 @@ from .template_fit import fitting_mapping, fitting_template, missing_markers, te
 USUAL_MEMORY = (24, 48, 80, 141)
 """GB of common GPUs."""
 LLAMA_CPP = "llama-cpp-python"
-LLAMA_CPP_BROKEN = ("gguf.llama_cpp_missing", "gguf.native_crash", "gguf.native_failed")
+LLAMA_CPP_BROKEN = (
+    "gguf.llama_cpp_missing",
+    "gguf.native_crash",
+    "gguf.native_abort",
+    "gguf.native_hang",
+    "gguf.native_failed",
+)
 
 __all__ = ["RECIPE_KEYS", "Alternative", "DataFacts", "Plan", "Resolved", "make_plan"]
 

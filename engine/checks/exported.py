@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DISK_FULL = ("export.disk_full", "run.disk_full")
 TOOL_MISSING = ("gguf.unsupported", "gguf.llama_cpp_missing", "gguf.needs_importance_matrix")
-CRASH = "gguf.native_crash"
+CRASH, HANG, ABORT = "gguf.native_crash", "gguf.native_hang", "gguf.native_abort"
 USUAL_TYPES = ("q4_k_m", "q5_k_m", "q6_k", "q8_0")
 GAIN_PER_BIT = 3.7
 """A two-layer model measured 4.0 from q3_k_s to q6_k."""
@@ -117,7 +117,7 @@ def gguf_differs(facts: ExportFacts) -> Iterator[Finding]:
             by_cause.setdefault(proof.name, []).append((verdict, proof))
     for name, found in by_cause.items():
         verdict, proof = found[0]
-        if proof.evidence.get("code") == CRASH:
+        if proof.evidence.get("code") in (CRASH, HANG):
             yield _crash(proof.summary, proof.fix, {"file": verdict.gguf, **proof.evidence})
             continue
         cause, shows = CAUSES[name]
@@ -183,9 +183,10 @@ def _enough(kind: str, measured: dict[str, Any]) -> str:
 
 
 def _crash(words: str, hint: str, evidence: dict[str, Any]) -> Finding:
-    """llama.cpp died of a signal: a build for another CPU, or (killed by the system) too little memory."""
+    """llama.cpp died or hung: a build for another CPU, too little memory (X02), or what its log says."""
     if REBUILD not in hint:
-        return Finding(id="X02", severity="error", title=words, evidence=evidence, fix=Fix(text=hint))
+        id = "X02" if evidence["code"] == CRASH else "E05"
+        return Finding(id=id, severity="error", title=words, evidence=evidence, fix=Fix(text=hint))
     text = "Build llama.cpp again without instructions that this machine only claims to have."
     return Finding(
         id="E05", severity="error", title=words, evidence=evidence, fix=Fix(text=text, command=REBUILD)
@@ -271,7 +272,7 @@ def broke_off(facts: ExportFacts) -> Iterator[Finding]:
             evidence=evidence,
             fix=Fix(text=text, command=command or None, patch={} if command else {"export.gguf": []}),
         )
-    elif failure.code == CRASH:
+    elif failure.code in (CRASH, HANG, ABORT):
         yield _crash(failure.message, failure.hint, evidence)
 
 

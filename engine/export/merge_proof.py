@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .gguf.native import Progress, run_native
+from .gguf.native import Progress, patience_for, run_native
 from .probe_corpus import probe_texts
 from .verdict import Proof, Verdict, fingerprint, save_verdict
 
@@ -48,7 +48,7 @@ def prove_merge(
     """
     started = time.monotonic()
     request = merge_request(base, adapter, merged, held_out)
-    measured = run_native("whet.engine.export.merge_process", request, progress)
+    measured = run_native("whet.engine.export.merge_process", request, progress, patience_for(base, merged))
     verdict = Verdict.of(
         [judge_merge(measured)],
         merged,

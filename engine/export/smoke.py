@@ -22,7 +22,7 @@ from ..data.chat_templates.renderer import strip_generation_tags
 from ..errors import WhetError
 from ..models.sentence_folder import is_embedding_model
 from .embedding_judge import judge_embedding
-from .gguf.native import run_native
+from .gguf.native import patience_for, run_native
 from .probe_corpus import probe_texts
 from .smoke_cases import Limits
 from .smoke_judge import judge
@@ -77,7 +77,7 @@ def reference_of(
         }
         try:
             side = "embedding" if is_embedding_model(model_dir) else "smoke"
-            run_native(f"whet.engine.export.{side}_reference", request)
+            run_native(f"whet.engine.export.{side}_reference", request, patience=patience_for(model_dir))
         except WhetError as error:
             raise WhetError(
                 "smoke.reference",
@@ -148,7 +148,7 @@ def prove(
     failure: WhetError | None = None
     side = baseline.facts["side"]
     try:
-        run_native(f"whet.engine.export.{side}_process", request, progress)
+        run_native(f"whet.engine.export.{side}_process", request, progress, patience_for(gguf))
     except WhetError as error:
         failure = error
     measured, reached = _stages(out)

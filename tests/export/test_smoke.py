@@ -243,7 +243,7 @@ def test_a_native_crash_is_a_finding_that_keeps_what_was_seen(
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(smoke.__file__).parents[3]}:{_path()}")
     real = smoke.run_native
-    monkeypatch.setattr(smoke, "run_native", lambda module, request, progress=None: real("crashing", request))
+    monkeypatch.setattr(smoke, "run_native", lambda module, request, *rest: real("crashing", request))
     verdict = prove(healthy, baseline, keep=False)
     assert verdict.status == "fail"
     assert [one.name for one in verdict.proofs] == ["vocabulary", "template", "bos", "stops", "llama.cpp"]

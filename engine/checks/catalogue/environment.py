@@ -71,7 +71,9 @@ ENTRIES: tuple[Entry, ...] = (
         symptom="Export or chat ends with `SIGILL`, `SIGSEGV` or without a word as soon as a quantised GGUF "
         "is loaded or run, while 16-bit files work.",
         seen="`whet doctor` quantises, loads and runs a model of one layer in a process of its own. The "
-        "step, the signal and the CPU instructions the build uses are in the finding.",
+        "step, the signal and the CPU instructions the build uses are in the finding. An export runs "
+        "llama.cpp in processes of its own too (tokenizer trial, quantisation, proof): one that crashes, "
+        "gives up or says nothing for ten minutes and more becomes this finding, with its log.",
         why="A native build takes every instruction that the CPU names. Some virtual machines name AMX "
         "and fault when it is used, which only the products of quantised weights do; a build from "
         "another machine can use instructions that this one lacks.",

@@ -12,7 +12,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 
 from ...errors import WhetError
@@ -26,33 +28,82 @@ REBUILD = (
     "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
 )
 LOG_TAIL = 2000
+PATIENCE = 600.0
+"""Seconds a process may go without a word of progress."""
+SLOWEST = 5e6
+"""Bytes a second at which weights are read and computed on the slowest machine worth waiting for."""
+OUT_OF_MEMORY = ("bad_alloc", "failed to allocate", "Cannot allocate memory", "unable to allocate")
 
 
-def run_native(module: str, request: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
+def patience_for(*files: Path) -> float:
+    """Seconds of silence after which a process that works on ``files`` (or model folders) is stuck."""
+    weights = [one for file in files for one in (file.glob("*.safetensors") if file.is_dir() else (file,))]
+    return PATIENCE + sum(file.stat().st_size for file in weights if file.is_file()) / SLOWEST
+
+
+def run_native(
+    module: str, request: dict[str, Any], progress: Progress | None = None, patience: float | None = None
+) -> dict[str, Any]:
     """Run ``python -P -m module`` on ``request`` and return its result.
 
+    Args:
+        progress: called whenever the process reports some.
+        patience: seconds it may go without doing so, by default PATIENCE; then it is killed.
+
     Raises:
-        WhetError: the process's own error; ``gguf.native_crash`` when a signal ended it;
-            ``gguf.native_failed`` when it ended without an answer.
+        WhetError: the process's own error; ``gguf.native_crash`` when a signal ended it,
+            ``gguf.native_abort`` when llama.cpp itself gave up, ``gguf.native_hang`` when it was silent for
+            too long, ``gguf.native_failed`` when it ended without an answer.
     """
+    patience = patience or PATIENCE
     with tempfile.TemporaryFile() as log:
         process = start(module, stderr=log)
+        watch = _Watch(process, patience)
         try:
-            answer = _converse(process, request, progress)
+            answer = _converse(process, request, progress, watch)
         finally:
+            watch.end()
             if process.poll() is None:
                 process.kill()
             process.wait()
         if answer is None:
-            raise _no_answer(module, process.returncode, log)
+            raise (
+                _hung(module, patience, log) if watch.expired else _no_answer(module, process.returncode, log)
+            )
     if "error" in answer:
         raise WhetError(**answer["error"])
     result: dict[str, Any] = answer["result"]
     return result
 
 
+class _Watch:
+    """Kills a process that has been silent for ``seconds``."""
+
+    def __init__(self, process: subprocess.Popen[str], seconds: float) -> None:
+        self.expired = False
+        self._process, self._seconds = process, seconds
+        self._timer = self._start()
+
+    def _start(self) -> threading.Timer:
+        timer = threading.Timer(self._seconds, self._expire)
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def heard(self) -> None:
+        self._timer.cancel()
+        self._timer = self._start()
+
+    def end(self) -> None:
+        self._timer.cancel()
+
+    def _expire(self) -> None:
+        self.expired = True
+        self._process.kill()
+
+
 def _converse(
-    process: subprocess.Popen[str], request: dict[str, Any], progress: Progress | None
+    process: subprocess.Popen[str], request: dict[str, Any], progress: Progress | None, watch: _Watch
 ) -> dict[str, Any] | None:
     """Send the request, forward progress; None when the process ended before it answered."""
     assert process.stdout is not None
@@ -60,6 +111,7 @@ def _converse(
     answer = None
     with process.stdout as stdout:
         for line in stdout:
+            watch.heard()
             message = json.loads(line)
             if "progress" not in message:
                 answer = message
@@ -70,23 +122,44 @@ def _converse(
 
 
 def _no_answer(module: str, code: int, log: IO[bytes]) -> WhetError:
-    log.seek(0)
-    tail = log.read().decode("utf-8", "replace")[-LOG_TAIL:].strip()
-    name = module.rpartition(".")[2]
+    """What a process that ended without an answer died of, and what helps."""
+    tail, name = _last_words(log), module.rpartition(".")[2]
     if code >= 0:
         return WhetError(
             "gguf.native_failed",
-            f"{name} ended with exit code {code} and no answer. Its last words: {tail or '(none)'}",
+            f"{name} ended with exit code {code} and no answer. Its last words: {tail}",
             "This is a bug in whet or a broken installation; `whet doctor` checks the latter.",
         )
     name_of_signal = signal.Signals(-code).name
-    if -code == signal.SIGKILL:
-        hint = "SIGKILL usually means that memory ran out: free some, or export on a larger machine."
+    if -code == signal.SIGKILL or any(words in tail for words in OUT_OF_MEMORY):
+        hint = f"{name_of_signal} here means that memory ran out: free some, or export on a larger machine."
+    elif -code == signal.SIGABRT:
+        return WhetError(
+            "gguf.native_abort",
+            f"llama.cpp gave up in {name} (SIGABRT). Log: {tail}",
+            "The log's last line says what it did not expect. Convert the file again; if it stays, use f16 "
+            "or q8_0, and report that line.",
+        )
     else:
         hint = f"Builds for another CPU crash like this. Rebuild llama.cpp portably: {REBUILD}"
     return WhetError(
-        "gguf.native_crash", f"llama.cpp crashed in {name} ({name_of_signal}). Log: {tail or '(none)'}", hint
+        "gguf.native_crash", f"llama.cpp crashed in {name} ({name_of_signal}). Log: {tail}", hint
     )
+
+
+def _hung(module: str, patience: float, log: IO[bytes]) -> WhetError:
+    return WhetError(
+        "gguf.native_hang",
+        f"{module.rpartition('.')[2]} said nothing for {patience:.0f} s and was ended. "
+        f"Log: {_last_words(log)}",
+        "Free the processor and memory for it (a machine that swaps looks like this) and try again; if it "
+        "stays, `whet doctor` tries this build of llama.cpp.",
+    )
+
+
+def _last_words(log: IO[bytes]) -> str:
+    log.seek(0)
+    return log.read().decode("utf-8", "replace")[-LOG_TAIL:].strip() or "(none)"
 
 
 def serve(handle: Callable[[dict[str, Any], Progress], dict[str, Any]]) -> None:
