@@ -66,17 +66,18 @@ def _token_rows(file: Path, limits: Limits) -> list[dict[str, Any]]:
 def _examples(recipe: Recipe) -> Iterator[Example]:
     section = recipe.data
     if section.eval is not None:
-        yield from _read(section.eval, recipe, "eval")
+        yield from read_examples(section.eval, recipe, "eval")
         return
     sources = [section.train] if isinstance(section.train, str) else list(section.train)
     for source in sources:
-        for example in _read(source, recipe, "train"):
+        for example in read_examples(source, recipe, "train"):
             key, fraction = content_hash(example), section.eval_fraction
             if fraction == 0 or held_out(key, recipe.training.seed, fraction):
                 yield example
 
 
-def _read(source: str, recipe: Recipe, role: Any) -> Iterator[Example]:
+def read_examples(source: str, recipe: Recipe, role: Any) -> Iterator[Example]:
+    """Rows of a source that read as examples, up to :data:`SCANNED`; others are left out."""
     rows = itertools.islice(iter_rows(source, recipe.data, role), SCANNED)
     head = list(itertools.islice(rows, 300))
     good = [row for row in head if isinstance(row, RawRow)]

@@ -1,0 +1,84 @@
+"""Token rows to compute an importance matrix from: those a run trained on, or those of a file. Light.
+
+A run's are the rows it learnt from and not those it held out: the proof that follows is measured on these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..data.rows import RowError
+from ..data.token_store import prepare
+from ..data.tokenization import RowTokenizer, TokenizerFiles
+from ..errors import WhetError
+from ..recipe import Recipe
+from .held_out import read_examples
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+
+Rows = list[list[int]]
+TOKENS = 32_768
+"""Most positions the model is run over."""
+ROW_TOKENS = 512
+"""Longer rows are cut into pieces of this length."""
+
+
+def training_rows(plan: Plan, model_dir: Path, tokens: int = TOKENS) -> Rows:
+    """Rows from all over a run's training data, as it was trained on; prepared again where that is gone.
+
+    Raises:
+        WhetError: those of :func:`whet.engine.data.token_store.prepare`.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    complete = plan.data.is_complete()
+    file = plan.data.train if complete else prepare(plan.data_recipe(), model_dir).train
+    with pa.memory_map(str(file)) as source:
+        column = pa.ipc.open_stream(source).read_all()["input_ids"]
+        total = pc.sum(pc.list_value_length(column)).as_py() or 0
+        step = max(1, total // tokens)
+        chosen = (column[number].as_py() for number in range(0, len(column), step))
+        return list(_pieces(chosen, tokens))
+
+
+def file_rows(source: str, model_dir: Path, tokens: int = TOKENS) -> Rows:
+    """The first rows of a file, folder or data set in any form that training reads; plain text is one row.
+
+    Raises:
+        WhetError: ``data.*`` for a source that cannot be read, ``template.missing`` for conversations where
+            the model has no template, ``gguf.no_importance_rows`` when nothing in it gives a row.
+    """
+    recipe = Recipe.model_validate({"model": {"name": str(model_dir)}, "data": {"train": source}})
+    tokenizer = RowTokenizer.from_files(TokenizerFiles.read(model_dir))
+    rows = list(_pieces(_encoded(tokenizer, recipe), tokens))
+    if not rows:
+        raise WhetError(
+            "gguf.no_importance_rows",
+            f"{source} holds no row that an importance matrix could be computed from.",
+            "Give text or rows like those the model will see: .txt, .jsonl, .csv or .parquet.",
+        )
+    return rows
+
+
+def _encoded(tokenizer: RowTokenizer, recipe: Recipe) -> Iterator[list[int]]:
+    assert isinstance(recipe.data.train, str)
+    for example in read_examples(recipe.data.train, recipe, "train"):
+        try:
+            yield tokenizer.encode_examples([example], supervise="all")[0].input_ids
+        except RowError:
+            continue  # the template refuses this one
+
+
+def _pieces(rows: Iterable[list[int]], tokens: int) -> Iterator[list[int]]:
+    left = tokens
+    for row in rows:
+        for at in range(0, len(row), ROW_TOKENS):
+            piece = row[at : at + min(ROW_TOKENS, left)]
+            if not piece:
+                return
+            yield piece
+            left -= len(piece)
