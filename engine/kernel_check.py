@@ -3,6 +3,9 @@
 First a whole `KernelReport` without results, then ``{"now": kernel and case}``, ``{"parity": ...}`` and
 ``{"speed": ...}`` as they are known, so that a kernel that takes the process down costs no other's results.
 ``TRITON_INTERPRET=1`` in the environment checks the smallest cases on the CPU.
+
+On a GPU parity is checked by several such processes, each with a share of the kernels (``2/8`` as argument):
+nearly all of its time is compilation, ten minutes and more on one core.
 """
 
 from __future__ import annotations
@@ -10,8 +13,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import metadata
+from threading import Lock
 from typing import Any
 
 import torch
@@ -24,24 +31,31 @@ from whet.kernels.spec import Case, Inputs, KernelSpec
 from whet.kernels.speed import Ceilings, directions_of, input_sets, measure, measure_ceilings
 
 from .kernel_backends import backends, compute_type, kernel_notes, runs_triton
-from .kernel_report import KernelMachine, KernelReport, ParityResult, SpeedResult
+from .kernel_report import KernelMachine, KernelReport, ParityResult, SpeedResult, ending
+from .processes import start
 
 Say = Callable[[dict[str, Any]], None]
 SECONDS_A_FIGURE = 0.05
 INTERPRETED_CASES = 2
 WORDS = 300  # characters of an error
+MOST_PROCESSES = 8
 
 
-def main() -> None:
-    """Check this machine."""
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+def main(share: str = "") -> None:
+    """Check this machine, or only the parity of one share of the kernels."""
+    out, alone = os.fdopen(os.dup(1), "w", encoding="utf-8"), Lock()
     os.dup2(2, 1)  # compilers print; standard output is for JSON lines alone
 
     def say(message: dict[str, Any]) -> None:
-        out.write(json.dumps(message) + "\n")
-        out.flush()
+        with alone:
+            out.write(json.dumps(message) + "\n")
+            out.flush()
 
-    check(torch.device("cuda" if torch.cuda.is_available() and not interpreting() else "cpu"), say)
+    device = torch.device("cuda" if torch.cuda.is_available() and not interpreting() else "cpu")
+    if share:
+        check_parity(kernels_of(share), device, say)
+    else:
+        check(device, say)
 
 
 def check(device: torch.device, say: Say) -> None:
@@ -58,18 +72,49 @@ def check(device: torch.device, say: Say) -> None:
     )
     report = KernelReport(machine=machine, backends=backends(device), notes=kernel_notes(device))
     say(report.model_dump(mode="json"))
-    if here or interpreting():
-        for spec in SPECS.values():
-            for case in spec.cases if here else spec.cases[:INTERPRETED_CASES]:
-                say({"now": f"{spec.name} {case.name}"})
-                for each in _types(spec, device):
-                    say({"parity": _parity(spec, case, each, device).model_dump(mode="json")})
+    if device.type == "cuda" and here:
+        processes = min(MOST_PROCESSES, os.cpu_count() or 1)
+        with ThreadPoolExecutor(processes) as pool:
+            list(pool.map(partial(relay_share, say=say), [f"{i}/{processes}" for i in range(processes)]))
+    elif here or interpreting():
+        check_parity(list(SPECS.values()), device, say)
     if ceilings is not None:
         for spec in SPECS.values():
             for case in spec.timed:
                 say({"now": f"{spec.name} {case.name}"})
                 for result in _speeds(spec, case, dtype, device, ceilings):
                     say({"speed": result.model_dump(mode="json")})
+
+
+def kernels_of(share: str) -> list[KernelSpec]:
+    """``2/8``: of eight shares, the third."""
+    number, _, of = share.partition("/")
+    return list(SPECS.values())[int(number) :: int(of)]
+
+
+def check_parity(specs: list[KernelSpec], device: torch.device, say: Say) -> None:
+    """Compare the kernels with their references; only the smallest cases in Triton's interpreter."""
+    for spec in specs:
+        for case in spec.cases[:INTERPRETED_CASES] if interpreting() else spec.cases:
+            say({"now": f"{spec.name} {case.name}"})
+            for each in _types(spec, device):
+                say({"parity": _parity(spec, case, each, device).model_dump(mode="json")})
+
+
+def relay_share(share: str, say: Say) -> None:
+    """Check one share in a process of its own; that it ends early is a problem of the kernel at hand."""
+    now = "its start"
+    with start("whet.engine.kernel_check", share, stderr=2) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            message = json.loads(line)
+            now = message.get("now", now)
+            say(message)
+    if process.returncode:
+        kernel, _, case = now.partition(" ")
+        problem = f"the process {ending(process.returncode)}; what came after it in its share was not checked"
+        wrong = ParityResult(kernel=kernel, case=case, dtype="any", problems=[problem])
+        say({"parity": wrong.model_dump(mode="json")})
 
 
 def _types(spec: KernelSpec, device: torch.device) -> list[torch.dtype]:
@@ -139,4 +184,4 @@ def _words(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

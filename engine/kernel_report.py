@@ -119,13 +119,13 @@ def check_kernels(interpret: bool = False, progress: Callable[[str], None] | Non
         if process.returncode and report is None:
             raise WhetError(
                 "kernels.crashed",
-                f"The check's process {_ending(process.returncode)}: {_said(log)}",
+                f"The check's process {ending(process.returncode)}: {_said(log)}",
                 "WHET_KERNELS=reference trains without Triton meanwhile.",
             )
         assert report is not None
         if process.returncode:
             kernel, _, case = now.partition(" ")
-            problem = f"the process {_ending(process.returncode)}: {_said(log)}"
+            problem = f"the process {ending(process.returncode)}: {_said(log)}"
             report.parity.append(
                 ParityResult(kernel=kernel, case=case, dtype=report.machine.dtype, problems=[problem])
             )
@@ -140,7 +140,8 @@ def _add(report: KernelReport, message: dict[str, object]) -> None:
         report.speeds.append(SpeedResult.model_validate(message["speed"]))
 
 
-def _ending(code: int) -> str:
+def ending(code: int) -> str:
+    """How a process ended, as words after its name."""
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 

@@ -298,7 +298,7 @@ def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> 
     qkv = torch.randn(sum(lengths), heads + 2 * kv_heads, head_size, generator=generator)
     q, k, v = qkv.to(device, dtype).split((heads, kv_heads, kv_heads), dim=1)
     offsets = torch.tensor((0, *lengths)).cumsum(0).to(device, torch.int32)
-    return {"q": q, "k": k, "v": v, "offsets": offsets, "longest": max(lengths, default=0), **sizes}
+    return {"q": q, "k": k, "v": v, "offsets": offsets, "longest": max(lengths, default=0)} | sizes
 
 
 def _traffic(inputs: Inputs) -> int:
@@ -333,6 +333,7 @@ SPEC = KernelSpec(
         Case("head_80", {**_SMALL, "head_size": 80, "lengths": (19, 14), "heads": 3, "kv_heads": 3}),
         Case("empty", {**_SMALL, "lengths": ()}),
         Case("chosen", {"heads": 2, "kv_heads": 1, "head_size": 64, "lengths": (100, 40)}),
+        Case("bound", {"heads": 2, "kv_heads": 1, "head_size": 64, "lengths": (100, 40), "longest": 1024}),
     ),
     timed=(
         Case("8b", {**_8B, "lengths": (2048,) * 4}),

@@ -36,6 +36,7 @@ def forward(
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
     """Output (T, H, E), log-sum-exp (H, T), and what the backward operator asks for."""
     tokens, heads, head_size = q_THE.shape
+    longest = min(longest, tokens)  # a bound may lie above; the backward operator refuses that
     o, lse_NHL, seed, offset, _, _ = torch.ops.aten._efficient_attention_forward(
         q_THE[None], _repeated(k_TGE, heads), _repeated(v_TGE, heads), None, offsets_N1, offsets_N1, longest,
         longest, 0.0, int(options.causal), True, scale=options.factor(head_size), window_size=options.window,
@@ -61,6 +62,7 @@ def backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of q, k and v."""
     lse_NHL, seed, offset = extra
+    longest = min(longest, q_THE.shape[0])
     heads, groups = q_THE.shape[1], k_TGE.shape[1]
     dq, dk, dv, _ = torch.ops.aten._efficient_attention_backward(
         do_THE[None], q_THE[None], _repeated(k_TGE, heads), _repeated(v_TGE, heads), None, o_THE[None],

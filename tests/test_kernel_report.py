@@ -74,10 +74,26 @@ def test_a_crash_before_the_first_answer_is_an_error(monkeypatch: pytest.MonkeyP
     assert caught.value.code == "kernels.crashed"
 
 
+def test_a_share_that_crashes_costs_its_own_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = '{"parity": {"kernel": "glu", "case": "odd", "dtype": "float32", "error": 0, "limit": 1}}'
+    lines = ['{"now": "glu odd"}', right, '{"now": "rope empty"}']
+    monkeypatch.setattr(kernel_check, "start", _pretend(lines, "os.kill(os.getpid(), 11)"))
+    heard: list[dict[str, Any]] = []
+    kernel_check.relay_share("1/8", heard.append)
+    results = [kernel_report.ParityResult(**message["parity"]) for message in heard if "parity" in message]
+    assert [(result.kernel, result.case) for result in results] == [("glu", "odd"), ("rope", "empty")]
+    assert results[0].problems == [] and "was ended by SIGSEGV" in results[1].problems[0]
+
+
+def test_the_shares_are_all_kernels_once() -> None:
+    shared = [spec.name for number in range(3) for spec in kernel_check.kernels_of(f"{number}/3")]
+    assert sorted(shared) == sorted(SPECS)
+
+
 def _pretend(lines: list[str], ending: str) -> Any:
     script = f"import os, sys\nfor line in {lines!r}: print(line, flush=True)\n{ending}"
 
-    def start(module: str, *, stderr: Any, **variables: str) -> subprocess.Popen[str]:
+    def start(module: str, *arguments: str, stderr: Any, **variables: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=stderr, text=True
         )
