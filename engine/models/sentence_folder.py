@@ -113,6 +113,11 @@ def read_sentence_folder(folder: Path) -> SentenceFolder:
     prompts = {name: text for name, text in (settings.get("prompts") or {}).items() if text}
     transformer = _json(folder / "sentence_bert_config.json")
     tokenizer = _json(folder / "tokenizer_config.json")
+    if "message" in (transformer.get("modality_config") or {}):
+        raise _unsupported(
+            "sentence-transformers puts each text through the chat template before it embeds it (message in "
+            "modality_config of sentence_bert_config.json); servers of embedding models take the text alone."
+        )
     return SentenceFolder(
         folder,
         _pooling(paths["Pooling"], bool(prompts)),
