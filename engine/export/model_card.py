@@ -35,7 +35,9 @@ MEASURES = {
 PACKAGES = ("whet", "torch", "transformers", "trl", "peft", "gguf", "llama-cpp-python")
 LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-MARKS = re.compile(r"[\\`*\[\]<|~&$@]|(?<![^\W_])_|_(?![^\W_])|(?<=:)/(?=/)|(?<=www)\.|^(?:[-+#=>]|\d+[.)](?=\s))")
+MARKS = re.compile(
+    r"[\\`*\[\]<|~&$@]|(?<![^\W_])_|_(?![^\W_])|(?<=:)/(?=/)|(?<=www)\.|^(?:[-+#=>]|\d+[.)](?=\s))"
+)
 """What Markdown or the hub's reader would take for more than text; the last at a line's beginning only."""
 
 Part = Literal["adapter", "merged", "gguf"]
@@ -54,6 +56,8 @@ class CardFacts:
     template_digest: str | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     run: str | None = None
+    embedding: bool = False
+    """It gives vectors, not text."""
 
 
 def run_facts(run_id: str, plan: Plan, summary: Mapping[str, Any], trained: Path) -> CardFacts:
@@ -171,6 +175,8 @@ def _metadata(facts: CardFacts, verdicts: Sequence[Verdict], part: Part | None) 
     proven = any(verdict.file_type != "merged" for verdict in verdicts)
     library = LIBRARIES["gguf"] if part is None and proven else LIBRARIES.get(part or "")
     front: dict[str, Any] = {"tags": ["whet", "fine-tuned"], "pipeline_tag": "text-generation"}
+    if facts.embedding:
+        front |= {"tags": ["whet", "sentence-transformers"], "pipeline_tag": "sentence-similarity"}
     if facts.base_model and not is_local(facts.base_model) and HUB_ID.fullmatch(facts.base_model):
         front["base_model"] = facts.base_model
     if library:
@@ -181,7 +187,8 @@ def _metadata(facts: CardFacts, verdicts: Sequence[Verdict], part: Part | None) 
 def _origin(facts: CardFacts) -> str:
     """One or two sentences: from which model, on how much data."""
     if facts.base_model is None:
-        return "Exported with whet."
+        what = "An embedding model: it turns a text into a vector. " if facts.embedding else ""
+        return f"{what}Exported with whet."
     base = Path(facts.base_model).name if is_local(facts.base_model) else facts.base_model
     revision = f" (revision {code(facts.revision)})" if facts.revision else ""
     words = f"Fine-tuned from {code(base)}{revision} with whet."
