@@ -36,8 +36,13 @@ CAUSES = {
     "template": ("chat template", "conversations are written differently than in training"),
     "bos": ("BOS metadata", "prompts begin with other special tokens than in training"),
     "stops": ("end tokens", "llama.cpp does not stop where the model was trained to"),
+    "configuration": ("configuration", "llama.cpp computes with other values than training"),
+    "weights": ("tensors", "they are not those of the f16 file"),
     "logits": ("weights", "it predicts other tokens than the trained model"),
     "answers": ("answers", "it answers worse than the trained model"),
+    "special tokens": ("special tokens", "other tokens stand around a text than in training"),
+    "vectors": ("vectors", "its vectors are not the trained model's"),
+    "neighbours": ("neighbours", "a search finds other texts than with the trained model"),
 }
 
 
@@ -52,6 +57,7 @@ class ExportFacts:
         verdicts: of merged folder and GGUF files.
         fallbacks: GGUF type -> tensors to which llama.cpp gave another one.
         modelfile: what was written, or stands there.
+        remarks: what a file of this kind cannot say by itself.
         failure: what ended it early.
     """
 
@@ -61,6 +67,7 @@ class ExportFacts:
     verdicts: tuple[Verdict, ...] = ()
     fallbacks: dict[str, int] = field(default_factory=dict)
     modelfile: ModelfileFacts | None = None
+    remarks: tuple[str, ...] = ()
     failure: WhetError | None = None
 
     def command(self, *words: str) -> str:
@@ -121,7 +128,7 @@ def gguf_differs(facts: ExportFacts) -> Iterator[Finding]:
             yield _crash(proof.summary, proof.fix, {"file": verdict.gguf, **proof.evidence})
             continue
         cause, shows = CAUSES[name]
-        if name == "logits" and proof.evidence.get("against") == "f16" and "f16" not in proof.evidence:
+        if _by_rounding(verdict, proof):
             cause = "quantisation"
         yield Finding(
             id="X03",
@@ -141,8 +148,18 @@ def _roots(verdict: Verdict) -> Iterator[Proof]:
     """Failed proofs of a GGUF without those that only follow from another one."""
     failed = [proof for proof in verdict.failures() if proof.name != "merge"]
     for proof in failed:
-        if proof.name != "answers" or len(failed) == 1:
+        if proof.name not in ("answers", "neighbours") or len(failed) == 1:
             yield proof
+
+
+def _by_rounding(verdict: Verdict, proof: Proof) -> bool:
+    """Whether the type alone is to blame: the f16 file that it was made from is right."""
+    if "f16" in proof.evidence:
+        return False
+    if proof.name == "logits":
+        return proof.evidence.get("against") == "f16"
+    rounded = verdict.file_type not in ("f32", "f16", "bf16")
+    return proof.name == "vectors" and rounded and bool(proof.evidence.get("pooled"))
 
 
 def _names(found: list[tuple[Verdict, Proof]]) -> str:
@@ -175,6 +192,8 @@ def _enough(kind: str, measured: dict[str, Any]) -> str:
     counted on here.
     """
     bits, mean = GGUF_TYPES[kind].bits_per_weight, measured["mean"]
+    if "normalised" in measured:  # of vectors, whose mean is a cosine
+        return "q8_0" if bits < GGUF_TYPES["q8_0"].bits_per_weight else "f16"
     for one in USUAL_TYPES:
         more = GGUF_TYPES[one].bits_per_weight - bits
         if more > 0.5 and mean * GAIN_PER_BIT**-more < gate_for(one):
@@ -203,6 +222,13 @@ def other_types(facts: ExportFacts) -> Iterator[Finding]:
             title=f"{kind}: {count} tensors got another type: their rows do not divide by 256.",
             evidence={"type": kind, "tensors": count},
         )
+
+
+@check("export", "X03")
+def remarks(facts: ExportFacts) -> Iterator[Finding]:
+    """What the files' readers must do themselves: an embedding model's prompts, its vectors' length."""
+    for remark in facts.remarks:
+        yield Finding(id="X03", severity="note", title=remark)
 
 
 @check("export", "X05")
@@ -299,6 +325,7 @@ EXPORT_CHECKS: tuple[Check[ExportFacts], ...] = (
     merged_differs,
     gguf_differs,
     other_types,
+    remarks,
     modelfile,
     broke_off,
 )
