@@ -1,7 +1,8 @@
 """How far merged weights are from base and adapter, by transformers and PEFT, a process of its own. Needs
 torch.
 
-Request: base, adapter and merged (folders), texts, rows (token ids of held-out rows), positions.
+Request: base, adapter and merged (folders), texts, rows (token ids of held-out rows), positions, share (of
+the free memory, that may be taken).
 PEFT applies the adapter its own way here, so that a mistake of the merge cannot repeat itself. Run by
 merge_proof.py.
 """
@@ -15,15 +16,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from .distributions import divergence, log_probabilities, pick_sequences
 from .gguf.native import Progress, serve
 from .reference_device import place
-from .smoke_cases import Limits
-
-ROW_TOKENS = 96
-"""Of each text: many short beginnings see more of the vocabulary than few long texts."""
 
 
 def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -31,23 +29,25 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     positions."""
     transformers_logging.disable_progress_bar()
     base, merged = Path(request["base"]), Path(request["merged"])
-    device, dtype = place(2 * sum(file.stat().st_size for file in merged.glob("*.safetensors")))
-    sequences = _sequences(request, merged)
+    device, dtype = place(
+        2 * sum(file.stat().st_size for file in merged.glob("*.safetensors")), request["share"]
+    )
+    sequences = pick_sequences(request, merged)
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **_placed(base, device))
     tuned: Any = PeftModel.from_pretrained(model, request["adapter"]).eval()
     if not _is_quantised(base):
         tuned.to(device)
-    trained_TV = _log_probabilities(tuned, sequences)
+    trained_TV = log_probabilities(tuned, sequences)
     with tuned.disable_adapter():
-        moved = _divergence(trained_TV, _log_probabilities(tuned, sequences))
+        moved = divergence(trained_TV, log_probabilities(tuned, sequences))
     rounded = _is_quantised(base)
     held = _dtype_of(merged)
-    rounding = None if rounded else _divergence(trained_TV, _merged_here(tuned, held, sequences))
+    rounding = None if rounded else divergence(trained_TV, _merged_here(tuned, held, sequences))
     progress(1, 2)
     del model, tuned
     gc.collect()
     whole: Any = AutoModelForCausalLM.from_pretrained(merged, dtype=dtype)
-    differs = _divergence(trained_TV, _log_probabilities(whole.to(device).eval(), sequences))
+    differs = divergence(trained_TV, log_probabilities(whole.to(device).eval(), sequences))
     progress(2, 2)
     return {
         **differs,
@@ -66,28 +66,13 @@ def _merged_here(tuned: Any, held: torch.dtype, sequences: list[list[int]]) -> t
     with torch.no_grad():
         for param in whole.parameters():
             param.copy_(param.to(held))
-    return _log_probabilities(whole, sequences)
+    return log_probabilities(whole, sequences)
 
 
 def _dtype_of(folder: Path) -> torch.dtype:
     name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("dtype", "float32")
     found: torch.dtype = getattr(torch, name)
     return found
-
-
-def _sequences(request: dict[str, Any], folder: Path) -> list[list[int]]:
-    """Held-out rows first, then plain texts, until there are positions enough."""
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    limits = Limits(positions=request["positions"])
-    left, chosen = limits.positions_for(len(tokenizer)), []
-    for ids in [*request["rows"], *(tokenizer(text).input_ids for text in request["texts"])]:
-        cut = ids[: min(ROW_TOKENS, left)]
-        if len(cut) >= 2:
-            chosen.append(cut)
-            left -= len(cut)
-        if left < 2:
-            break
-    return chosen
 
 
 def _is_quantised(folder: Path) -> bool:
@@ -97,25 +82,6 @@ def _is_quantised(folder: Path) -> bool:
 def _placed(base: Path, device: torch.device) -> dict[str, Any]:
     """A rounded checkpoint is placed while it loads; its layers cannot be moved afterwards."""
     return {"device_map": {"": str(device)}} if _is_quantised(base) else {}
-
-
-@torch.no_grad()
-def _log_probabilities(model: Any, sequences: list[list[int]]) -> torch.Tensor:
-    """[T, V] float32 on the CPU: positions of all sequences one after another, vocabulary."""
-    parts = []
-    for ids in sequences:
-        logits_TV = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float()
-        parts.append(torch.log_softmax(logits_TV, dim=-1).cpu())
-    return torch.cat(parts)
-
-
-def _divergence(p_TV: torch.Tensor, q_TV: torch.Tensor) -> dict[str, Any]:
-    """KL(p || q) a position, in nats; a vocabulary of another size is told, not compared."""
-    if p_TV.shape != q_TV.shape:
-        return {"mean": float("inf"), "max": float("inf"), "columns": [p_TV.shape[1], q_TV.shape[1]]}
-    kl_T = (p_TV.double().exp() * (p_TV.double() - q_TV.double())).sum(dim=-1)
-    same = (p_TV.argmax(-1) == q_TV.argmax(-1)).float().mean()
-    return {"mean": float(kl_T.mean()), "max": float(kl_T.max()), "same_top": float(same)}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 from .gguf.native import Progress, patience_for, run_native
 from .probe_corpus import probe_texts
+from .targets.memory import DEFAULT_SHARE
 from .verdict import Proof, Verdict, fingerprint, save_verdict
 
 SLACK, MAX_SLACK = 4.0, 30.0
@@ -33,6 +34,7 @@ def prove_merge(
     merged: Path,
     held_out: list[dict[str, Any]] | None = None,
     progress: Progress | None = None,
+    share: float = DEFAULT_SHARE,
 ) -> Verdict:
     """The verdict on a merged folder, saved beside it as ``<folder>.verdict.json``.
 
@@ -42,12 +44,13 @@ def prove_merge(
         merged: the folder to prove.
         held_out: rows of :data:`whet.engine.export.smoke.HeldOut`; their tokens are compared first.
         progress: (parts done, parts in all).
+        share: of the free memory, that the proof may take.
 
     Raises:
         WhetError: what keeps transformers or PEFT from loading one of the three.
     """
     started = time.monotonic()
-    request = merge_request(base, adapter, merged, held_out)
+    request = merge_request(base, adapter, merged, held_out) | {"share": share}
     measured = run_native("whet.engine.export.merge_process", request, progress, patience_for(base, merged))
     verdict = Verdict.of(
         [judge_merge(measured)],
@@ -71,6 +74,7 @@ def merge_request(
         "texts": [text for text in probe_texts() if len(text) > 20],
         "rows": [row["input_ids"] for row in held_out or [] if row.get("input_ids")],
         "positions": POSITIONS,
+        "share": DEFAULT_SHARE,
     }
 
 
