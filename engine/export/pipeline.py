@@ -11,12 +11,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checks.exported import ExportFacts, run_export_checks
 from ..errors import WhetError
+from ..models.sentence_folder import is_embedding_model
 from ..recipe import ExportSection
 from ..runs import locks
 from ..runs.context import Stopped
@@ -24,6 +25,7 @@ from ..runs.events import Event, ExportEvent, FindingEvent, PhaseEvent
 from ..runs.failures import describe_failure
 from ..runs.store import trained_weights
 from .artifacts import list_artifacts
+from .embedding_notes import embedding_notes
 from .gguf.types import GGUFType, check_types
 from .merge_proof import prove_merge
 from .merge_report import MergeReport
@@ -114,11 +116,14 @@ class _Export:
     merge: MergeReport | None = None
     fallbacks: dict[str, int] = field(default_factory=dict)
     modelfile: ModelfileFacts | None = None
+    remarks: tuple[str, ...] = ()
 
     def run(self) -> ExportResult:
         kinds = check_types(self.section.gguf)
         if kinds or self.section.merged:
             with self._model() as model_dir:
+                if is_embedding_model(model_dir):
+                    self.remarks = embedding_notes(model_dir, kinds)
                 if kinds and self.result.status != "fail":  # of a wrong merge nothing is made
                     self._gguf(model_dir, kinds)
                     self._modelfile(model_dir, kinds)
@@ -128,10 +133,15 @@ class _Export:
 
     def tell(self, failure: WhetError | None = None) -> None:
         """What a person should know of these files: findings, whose titles go into the card."""
-        target = self.facts.run if self.facts and self.facts.run else str(self.trained_dir)
-        verdicts = tuple(self.result.verdicts)
         seen = ExportFacts(
-            target, self.section, self.merge, verdicts, self.fallbacks, self.modelfile, failure
+            self.facts.run if self.facts and self.facts.run else str(self.trained_dir),
+            self.section,
+            self.merge,
+            tuple(self.result.verdicts),
+            self.fallbacks,
+            self.modelfile,
+            self.remarks,
+            failure,
         )
         for finding in run_export_checks(seen):
             self.result.notes.append(finding.title)
@@ -257,7 +267,8 @@ class _Export:
         earlier = [one for one in beside if one.path not in written]
         files = {one.path.name: one.bytes for one in beside} | {path.name: _bytes(path) for path in written}
         verdicts = [*self.result.verdicts, *(one.verdict for one in earlier if one.verdict is not None)]
-        card = write_card(self.out_dir, self.facts or CardFacts(), verdicts, self.result.notes, files)
+        facts = replace(self.facts or CardFacts(), embedding=bool(self.remarks))
+        card = write_card(self.out_dir, facts, verdicts, self.result.notes, files)
         self._wrote("card", card, card.stat().st_size)
 
     def _wrote(
