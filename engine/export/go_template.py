@@ -1,21 +1,37 @@
 """Just enough of Go's text/template to render what :mod:`modelfile` and people write. Light.
 
 Known: text, ``.Name``, ``$.Name``, ``$name.Name``, string literals, ``if / else if / else / end``,
-``range .Messages``, ``range $i, $m := .Messages``, the functions ``eq``, ``and``, ``or``, ``not``, and the
-dashes that trim whitespace.
+``range .Messages``, ``range $i, $m := .Messages``, comments, the dashes that trim whitespace, and the
+functions ``eq``, ``ne``, ``lt``, ``le``, ``gt``, ``ge``, ``and``, ``or``, ``not``, ``len``, ``slice``.
 """
 
 from __future__ import annotations
 
 import json
+import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 ACTION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 TRIM_BEFORE, TRIM_AFTER = re.compile(r"\s*\{\{-\s"), re.compile(r"\s-\}\}\s*")
 WORD = re.compile(r'\(|\)|"(?:[^"\\]|\\.)*"|[^\s()]+')
 RANGE = re.compile(r"range\s+(?:(?:\$(\w+),\s*)?\$(\w+)\s*:=\s*)?(\S+)")
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "eq": lambda first, *others: any(first == other for other in others),
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "and": lambda *values: next((value for value in values if not value), values[-1]),
+    "or": lambda *values: next((value for value in values if value), values[-1]),
+    "not": operator.not_,
+    "len": len,
+    "slice": lambda value, *ends: value[slice(*ends) if len(ends) == 2 else slice(ends[0], None)],
+}
 
 
 class GoTemplateError(ValueError):
@@ -51,6 +67,8 @@ def _block(tokens: Tokens, at: int, dot: Any, scope: Scope, live: bool) -> tuple
             at += 1
         elif text == "end" or text.startswith("else"):
             break
+        elif text.startswith("/*") and text.endswith("*/"):
+            at += 1
         elif text.startswith("if "):
             piece, at = _if(tokens, at, dot, scope, live)
             out.append(piece)
@@ -108,18 +126,17 @@ def _value(expression: str, dot: Any, scope: Scope) -> Any:
 def _call(words: Sequence[str], at: int, dot: Any, scope: Scope) -> tuple[Any, int]:
     """A function with its arguments, or one operand."""
     name = words[at] if at < len(words) else ""
-    if name not in ("eq", "and", "or", "not"):
+    if name not in FUNCTIONS:
         return _operand(words, at, dot, scope)
     arguments: list[Any] = []
     at += 1
     while at < len(words) and words[at] != ")":
         value, at = _operand(words, at, dot, scope)
         arguments.append(value)
-    if name == "eq":
-        return arguments[0] == arguments[1], at
-    if name == "not":
-        return not arguments[0], at
-    return (any if name == "or" else all)(arguments), at
+    try:
+        return FUNCTIONS[name](*arguments), at
+    except TypeError as error:
+        raise GoTemplateError(f"{name}: {error}") from error
 
 
 def _operand(words: Sequence[str], at: int, dot: Any, scope: Scope) -> tuple[Any, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ from typing import Any
 from ..data.chat_templates.renderer import Renderer
 from ..data.tokenizer_files import TokenizerFiles
 from ..errors import WhetError
+from ..models.sentence_folder import is_embedding_model
+from .go_chat import GoChat, conversations, render_go
 from .go_template import GoTemplateError
-from .modelfile import GoChat, chat_renderer, end_texts, render_go, write_modelfile
-from .smoke_cases import ASK, CASES, THINKING
+from .modelfile import chat_renderer, end_texts, write_modelfile
+from .smoke_cases import ASK, CASES
 
-COMMAND = re.compile(r'^\s*(FROM|TEMPLATE|SYSTEM|PARAMETER)\s+("""(.*?)"""|[^\n]*)', re.M | re.S | re.I)
-STOP = re.compile(r"^stop\s+(.*)$", re.I)
+COMMAND = re.compile(r"\s*([A-Za-z]+)[ \t](.*)", re.S)
+STOP = re.compile(r"stop\s+(.*)", re.I | re.S)
 ANSWER_PLACE = "{{ .Response"
 """What an older template writes after this belongs to the answer."""
 
@@ -58,18 +60,33 @@ class ModelfileFacts:
 def parse_modelfile(text: str) -> Modelfile:
     """The last FROM, TEMPLATE and SYSTEM of a Modelfile and all its stops, as Ollama takes them."""
     source, template, system, stops = "", None, "", []
-    for match in COMMAND.finditer(text):
-        value = match[3] if match[3] is not None else _unquoted(match[2].strip())
-        match match[1].upper():
+    for command, value in _commands(text):
+        match command:
             case "FROM":
-                source = value
+                source = _unquoted(value) or ""
             case "TEMPLATE":
-                template = value
+                template = _unquoted(value)
             case "SYSTEM":
-                system = value
-            case "PARAMETER" if stop := STOP.match(match[2].strip()):
-                stops.append(_unquoted(stop[1].strip()))
+                system = _unquoted(value) or ""
+            case "PARAMETER" if stop := STOP.fullmatch(value):
+                stops.append(_unquoted(stop[1]) or "")
     return Modelfile(source, template, system, tuple(dict.fromkeys(stops)))
+
+
+def _commands(text: str) -> Iterator[tuple[str, str]]:
+    """Each instruction and its value, quotes included. A value that began with quotes goes on over lines
+    until one ends with them."""
+    lines = iter(text.replace("\r\n", "\n").split("\n"))
+    for line in lines:
+        match = COMMAND.fullmatch(line)
+        if match is None:
+            continue  # empty, or a comment
+        command, value = match[1].upper(), match[2].strip()
+        open_part = STOP.fullmatch(value) if command == "PARAMETER" else None
+        quoted = open_part[1] if open_part else value
+        while _unquoted(quoted) is None and (more := next(lines, None)) is not None:
+            quoted = f"{quoted}\n{more}".strip()
+        yield command, f"stop {quoted}" if open_part else quoted
 
 
 def inspect_modelfile(path: Path, tokenizer_dir: Path, notes: Sequence[str] = ()) -> ModelfileFacts:
@@ -82,8 +99,9 @@ def inspect_modelfile(path: Path, tokenizer_dir: Path, notes: Sequence[str] = ()
     """
     found = parse_modelfile(path.read_text(encoding="utf-8"))
     files = TokenizerFiles.read(tokenizer_dir)
-    renderer = chat_renderer(files)
-    ends = end_texts(files, renderer)
+    embeds = is_embedding_model(tokenizer_dir)
+    renderer = None if embeds else chat_renderer(files)
+    ends = () if embeds else end_texts(files, renderer)
     missing = _is_path(found.source) and not (path.parent / found.source).is_file()
     difference: dict[str, Any] | None = None
     headers: tuple[str, ...] = ()
@@ -110,15 +128,21 @@ def write_checked_modelfile(
 ) -> ModelfileFacts:
     """``folder/Modelfile`` for a GGUF in it, read back and held against the tokenizer in ``model_dir``.
 
-    ``base`` gives the sampling settings that ``model_dir`` (an adapter) has none of.
+    ``base`` gives the settings that ``model_dir`` (an adapter) has none of: sampling, context length.
     """
-    places = [model_dir / "generation_config.json", *([base / "generation_config.json"] if base else [])]
-    settings = next((path for path in places if path.is_file()), None)
-    generation = json.loads(settings.read_text(encoding="utf-8")) if settings else {}
-    written = write_modelfile(folder / "Modelfile", gguf_name, model_dir, generation)
+    places = [model_dir, *([base] if base else [])]
+    config = _first_json(places, "config.json")
+    context = config.get("text_config", config).get("max_position_embeddings")
+    generation = _first_json(places, "generation_config.json")
+    written = write_modelfile(folder / "Modelfile", gguf_name, model_dir, generation, context)
     if written.path is None:
         return ModelfileFacts(notes=tuple(written.notes))
     return inspect_modelfile(written.path, model_dir, written.notes)
+
+
+def _first_json(folders: Sequence[Path], name: str) -> dict[str, Any]:
+    path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    return json.loads(path.read_text(encoding="utf-8")) if path else {}
 
 
 def _is_path(source: str) -> bool:
@@ -132,10 +156,7 @@ def _difference(found: Modelfile, renderer: Renderer) -> dict[str, Any] | None:
         return {"template": "none: Ollama guesses one from the GGUF's, or sends the bare prompt"}
     chat = GoChat(found.template.partition(ANSWER_PLACE)[0], found.system)
     whole = ".Messages" in chat.template
-    cases = {name: case for name, case in CASES.items() if case[-1]["role"] == "user"}
-    if "think" in renderer.source:
-        cases["thinking"] = [ASK, THINKING, ASK]
-    for name, messages in cases.items():
+    for messages in conversations(renderer):
         if not whole and len(messages) > 2:
             continue  # Ollama renders such a template turn by turn
         try:
@@ -145,11 +166,14 @@ def _difference(found: Modelfile, renderer: Renderer) -> dict[str, Any] | None:
         wanted = wanted.removeprefix(renderer.bos_token or "")
         given = render_go(chat, messages)
         if given != wanted:
-            return {"conversation": name, "modelfile": given, "chat_template": wanted}
+            return {"conversation": messages, "modelfile": given, "chat_template": wanted}
     return None
 
 
-def _unquoted(text: str) -> str:
-    if len(text) > 1 and text[0] == text[-1] == '"':
-        return re.sub(r"\\(.)", r"\1", text[1:-1])
-    return text
+def _unquoted(value: str) -> str | None:
+    """What stands between the quotes, in which nothing is escaped; None while they are open."""
+    for mark in ('"""', '"'):
+        if value.startswith(mark):
+            closed = value.endswith(mark) and len(value) >= 2 * len(mark)
+            return value[len(mark) : -len(mark)] if closed else None
+    return value

@@ -23,8 +23,11 @@ def test_parsing_takes_what_ollama_takes() -> None:
     )
     found = parse_modelfile(text)
     assert found.source == "./b.gguf" and found.template == "{{ .Prompt }}\nEND"
-    assert found.system == 'Be "kind".' and found.stops == ("<|im_end|>", "<|eot_id|>")
+    assert found.system == 'Be \\"kind\\".', "quotes escape nothing"
+    assert found.stops == ("<|im_end|>", "<|eot_id|>")
     assert parse_modelfile("FROM llama3\n").template is None
+    over_lines = parse_modelfile('FROM a\r\nSYSTEM "one\r\n# two\r\nthree"\r\nPARAMETER stop """a\nb"""\n')
+    assert over_lines.system == "one\n# two\nthree" and over_lines.stops == ("a\nb",)
 
 
 @pytest.fixture
