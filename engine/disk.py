@@ -7,7 +7,7 @@ from pathlib import Path
 from .export.gguf.types import GGUF_TYPES
 from .models.facts import ModelFacts
 from .models.memory import ADAMW_8BIT_BYTES
-from .recipe import Recipe
+from .recipe import ExportSection, Recipe
 from .resolve import Resolved
 
 FOLDERS = {"download": "hub", "temporary": "temporary"}
@@ -30,19 +30,32 @@ def disk_bytes(recipe: Recipe, resolved: Resolved, facts: ModelFacts) -> dict[st
     states = int(
         resolved.trainable_parameters * (ADAMW_8BIT_BYTES if resolved.optimizer == "adamw_8bit" else 8)
     )
-    weights = facts.parameters.total
-    export = recipe.export
-    sizes = {name: GGUF_TYPES[name].bits_per_weight / 8 for name in export.gguf}
-    if sizes:
-        sizes["f16"] = 2.0
+    written = export_bytes(recipe.export, facts, merges=not full)
+    if full:
+        written["merged"] = 2 * facts.parameters.total  # the trained model itself
     return {
         "checkpoints": (recipe.training.keep_checkpoints + 2) * (trained + states),
         "adapter": 0 if full else trained,
-        "merged": 2 * weights if export.merged or export.gguf or full else 0,
-        "gguf": int(weights * sum(sizes.values())),
-        "proof": min(PROOF_BYTES, 2 * 4 * facts.vocab_size * 512) if sizes and export.smoke_test else 0,
+        **written,
         "download": _download(recipe, facts),
-        "temporary": TEMPORARY_BYTES if sizes else 0,
+        "temporary": TEMPORARY_BYTES if recipe.export.gguf else 0,
+    }
+
+
+def export_bytes(section: ExportSection, facts: ModelFacts, *, merges: bool) -> dict[str, int]:
+    """What one export writes beside the trained weights, all its files together, by kind.
+
+    ``merges`` says that an adapter is merged first; the merged weights then lie there while GGUFs are made.
+    """
+    weights = facts.parameters.total
+    sizes = {name: GGUF_TYPES[name].bits_per_weight / 8 for name in section.gguf}
+    if sizes:
+        sizes["f16"] = 2.0
+    proof = min(PROOF_BYTES, 2 * 4 * facts.vocab_size * 512)
+    return {
+        "merged": 2 * weights if merges and (section.merged or sizes) else 0,
+        "gguf": int(weights * sum(sizes.values())),
+        "proof": proof if sizes and section.smoke_test else 0,
     }
 
 

@@ -14,14 +14,20 @@ from .runs.store import RunDir, RunStore, new_job_id, trained_weights
 
 
 def start_export(
-    parent: RunDir, types: Sequence[str], merged: bool, smoke: bool, started_by: str, key: str | None
+    parent: RunDir,
+    types: Sequence[str],
+    merged: bool,
+    smoke: bool,
+    started_by: str,
+    key: str | None,
+    imatrix: str | None = None,
 ) -> str:
     """Raises WhetError ``gguf.unknown_type`` and ``export.untrained`` beside those of :func:`start_job`."""
     trained_weights(parent)
     section = None
     if types or merged:
         names = [kind.name for kind in check_types(list(types))]
-        section = ExportSection(merged=merged, gguf=names, smoke_test=smoke)
+        section = ExportSection(merged=merged, gguf=names, imatrix=absolute_source(imatrix), smoke_test=smoke)
     return start_job(ExportJob(parent=parent.id, section=section), started_by, key)
 
 
@@ -43,10 +49,14 @@ def start_evaluation(
             f"Run {parent.id} held no rows out.",
             f"Name rows it was not trained on: whet eval {parent.id} --data FILE",
         )
-    local = data is not None and Path(data).expanduser().exists()
-    source = str(Path(data).expanduser().absolute()) if data is not None and local else data
-    job = EvaluateJob(parent=parent.id, data=source, max_rows=max_rows, prompts=list(prompts))
+    job = EvaluateJob(parent=parent.id, data=absolute_source(data), max_rows=max_rows, prompts=list(prompts))
     return start_job(job, started_by, key)
+
+
+def absolute_source(source: str | None) -> str | None:
+    """A file or folder as a job finds it from wherever it runs; any other source as it is."""
+    path = Path(source).expanduser() if source is not None else None
+    return str(path.absolute()) if path is not None and path.exists() else source
 
 
 def start_smoke(gguf: Path, reference: Path, started_by: str, key: str | None) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from .errors import WhetError
 from .export.gguf.types import check_types
+from .export.targets.memory import DEFAULT_SHARE, MAX_SHARE
 from .methods.sft.section import SFTSection
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -187,10 +188,27 @@ class ExportSection(Section):
     """What is written after training, beside the adapter, and proven."""
 
     merged: bool = Field(False, description="Write the merged 16-bit weights.")
+    merged_4bit: bool = Field(False, description="Write merged weights in bitsandbytes' nf4.")
+    fp8: bool = Field(False, description="Write merged weights in FP8 (compressed-tensors) for vLLM.")
+    adapter_gguf: bool = Field(
+        False, description="Write the adapter as a GGUF, which llama.cpp lays over the base's."
+    )
     gguf: list[str] = Field(
         default_factory=list, description="GGUF types, e.g. [f16, q8_0, q4_k_m]; f16 is always the reference."
     )
+    imatrix: str | None = Field(
+        None,
+        description="Importance matrix for quantised GGUFs: rows (those trained on), a text or data file, "
+        "or a matrix by llama-imatrix (.gguf). By default the rows trained on, for types that need one.",
+    )
     smoke_test: bool = Field(True, description="Prove each GGUF against the trained model with llama.cpp.")
+    maximum_memory_usage: float = Field(
+        DEFAULT_SHARE,
+        gt=0,
+        le=MAX_SHARE,
+        description="Share of the free memory, the machine's and the GPU's, that merging and its proofs may "
+        "take. Lower it when an export runs out of memory.",
+    )
 
     @field_validator("gguf")
     @classmethod
@@ -283,4 +301,21 @@ class Recipe(Section):
                 f"eval.early_stopping={self.eval.early_stopping} needs held-out rows. "
                 "Set data.eval or data.eval_fraction."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_file(self) -> Recipe:
+        """Refuse an adapter GGUF of what is more than products on linear layers: llama.cpp takes no more."""
+        whole = [name for name in self.adapter.target_modules if name in ("embed_tokens", "lm_head")]
+        reasons = {
+            f"adapter.kind={self.adapter.kind}": self.adapter.kind in ("none", "dora"),
+            f"adapter.bias={self.adapter.bias}": self.adapter.bias != "none",
+            "an adapter with modules trained whole": bool(self.adapter.modules_to_save or whole),
+        }
+        for reason, holds in reasons.items():
+            if self.export.adapter_gguf and holds:
+                raise ValueError(
+                    f"export.adapter_gguf writes LoRA on linear layers only, not {reason}. "
+                    "Use export.gguf, which merges first."
+                )
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from ..processes import send, start
 from ..runs.events import EVENT, ErrorEvent, Event
 
 LOG_TAIL = 500
+SECONDS_TO_LEAVE = 10.0
 
 
 def export_events(request: dict[str, Any]) -> Iterator[Event]:
@@ -26,8 +28,8 @@ def export_events(request: dict[str, Any]) -> Iterator[Event]:
                 yield event
             process.wait()
         finally:
-            process.kill()  # nothing to kill unless the reader went away
-            process.wait()
+            process.terminate()  # nothing to end unless the reader went away
+            _wait(process)
         if process.returncode not in (0, 1, 3) or (process.returncode == 1 and not failed):
             log.seek(0)
             said = log.read().decode(errors="replace").strip()[-LOG_TAIL:]
@@ -36,3 +38,12 @@ def export_events(request: dict[str, Any]) -> Iterator[Event]:
                 message=f"The export's process ended with code {process.returncode}: {said}",
                 hint="A code of -9 is usually memory; `whet doctor` tells what is free.",
             )
+
+
+def _wait(process: subprocess.Popen[str]) -> None:
+    """Until it has removed what was half-written, or a while: then the next export removes that."""
+    try:
+        process.wait(SECONDS_TO_LEAVE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -15,6 +15,7 @@ Requests:
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ from .verdict import EXIT_FAIL, Status
 def main() -> int:
     """Serve one request; returns the exit code."""
     out, sys.stdout = sys.stdout, sys.stderr
+    signal.signal(signal.SIGTERM, _leave)
 
     def emit(event: Event) -> None:
         out.write(event.model_dump_json() + "\n")
@@ -55,6 +57,11 @@ def main() -> int:
         emit(ErrorEvent(code=error.code, message=error.message, hint=error.hint))
         return 1
     return EXIT_FAIL if status == "fail" else 0
+
+
+def _leave(number: int, frame: object) -> None:
+    """End in good order: what was half-written goes."""
+    sys.exit(128 + number)
 
 
 def _export(request: dict[str, Any], emit: Emit) -> Status | None:

@@ -34,7 +34,7 @@ def atomic_file(out: Path, needed: int) -> Iterator[Path]:
         WhetError: ``export.disk_full``, before writing or when the disk fills meanwhile.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(out)
+    sweep(out.parent)
     require_space(out.parent, needed)
     partial = out.with_name(f".{out.name}.{os.getpid()}{PARTIAL}")
     try:
@@ -54,7 +54,7 @@ def atomic_file(out: Path, needed: int) -> Iterator[Path]:
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder to fill; it takes ``out``'s place, replacing a folder there, when the block ends well, else it
     vanishes."""
-    partial = out.with_name(f".{out.name}{PARTIAL}")
+    partial = out.with_name(f".{out.name}.{os.getpid()}{PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -77,11 +77,27 @@ def write_text(out: Path, text: str) -> Path:
     return out
 
 
-def _sweep(out: Path) -> None:
-    """Remove what killed exports of the same file left behind."""
-    for stale in out.parent.glob(f".{out.name}.*{PARTIAL}"):
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A folder in ``parent`` that is there while the block runs."""
+    folder = parent / f".scratch.{os.getpid()}{PARTIAL}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed left half-written in ``folder``."""
+    for stale in folder.glob(f".*{PARTIAL}"):
         pid = stale.name.removesuffix(PARTIAL).rpartition(".")[2]
-        if pid.isdigit() and not _alive(int(pid)):
+        if not pid.isdigit() or _alive(int(pid)):
+            continue
+        if stale.is_dir():
+            shutil.rmtree(stale, ignore_errors=True)
+        else:
             stale.unlink(missing_ok=True)
 
 

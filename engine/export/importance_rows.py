@@ -5,25 +5,70 @@ A run's are the rows it learnt from and not those it held out: the proof that fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.rows import RowError
+from ..data.sources import source_files
 from ..data.token_store import prepare
 from ..data.tokenization import RowTokenizer, TokenizerFiles
 from ..errors import WhetError
 from ..recipe import Recipe
+from .gguf.types import GGUFType, importance_missing
 from .held_out import read_examples
 
 if TYPE_CHECKING:
     from ..plan import Plan
 
 Rows = list[list[int]]
+OWN_ROWS = "rows"
+"""``export.imatrix``: the rows that the run trained on."""
 TOKENS = 32_768
 """Most positions the model is run over."""
 ROW_TOKENS = 512
 """Longer rows are cut into pieces of this length."""
+
+
+def is_matrix(given: str) -> bool:
+    """Whether ``export.imatrix`` names a matrix that is there already."""
+    return given.lower().endswith(".gguf")
+
+
+def check_importance(kinds: Sequence[GGUFType], given: str | None, own_rows: bool) -> None:
+    """What speaks against an importance matrix, before anything is written.
+
+    Args:
+        kinds: the types asked for.
+        given: ``export.imatrix``.
+        own_rows: whether there are rows without naming any.
+
+    Raises:
+        WhetError: ``gguf.needs_importance_matrix``; ``gguf.not_importance`` or ``data.*`` for a file that is
+            not there or no such.
+    """
+    if given in (None, OWN_ROWS):
+        wanting = next((kind for kind in kinds if kind.needs_importance or given), None)
+        if wanting is not None and not own_rows:
+            raise importance_missing(wanting)
+    elif is_matrix(given):
+        from .gguf.importance import Importance
+
+        Importance.load(Path(given))
+    else:
+        source_files(given)
+
+
+def rows_of(given: str | None, model_dir: Path, own_rows: Callable[[], Rows] | None) -> tuple[Rows, str]:
+    """The rows meant by ``export.imatrix``, and where they are from in words.
+
+    Raises:
+        WhetError: those of ``own_rows`` and :func:`file_rows`.
+    """
+    if given not in (None, OWN_ROWS):
+        return file_rows(given, model_dir), Path(given).name
+    assert own_rows is not None, "check_importance refuses this"
+    return own_rows(), "rows trained on"
 
 
 def training_rows(plan: Plan, model_dir: Path, tokens: int = TOKENS) -> Rows:

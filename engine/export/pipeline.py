@@ -7,8 +7,6 @@ One function for worker, command line and Python API. Imports torch when it merg
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checks.exported import ExportFacts, run_export_checks
+from ..disk import export_bytes
 from ..errors import WhetError
+from ..models.facts import read_model_facts
 from ..models.sentence_folder import is_embedding_model
 from ..recipe import ExportSection
 from ..runs import locks
@@ -26,12 +26,14 @@ from ..runs.failures import describe_failure
 from ..runs.store import trained_weights
 from .artifacts import list_artifacts
 from .embedding_notes import embedding_notes
+from .files import require_space, scratch_folder, sweep
 from .gguf.types import GGUFType, check_types
+from .importance_rows import Rows, check_importance, is_matrix, rows_of, training_rows
 from .merge_proof import prove_merge
 from .merge_report import MergeReport
 from .model_card import CardFacts, run_facts, write_card
 from .modelfile_check import ModelfileFacts, write_checked_modelfile
-from .smoke import SCRATCH, HeldOut, prove, reference_of
+from .smoke import HeldOut, prove, reference_of
 from .verdict import RANK, Status, Verdict, verdict_path
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ def export_model(
     name: str | None = None,
     trained_precision: str | None = None,
     facts: CardFacts | None = None,
+    own_rows: Callable[[], Rows] | None = None,
 ) -> ExportResult:
     """Export what ``section`` asks for into ``out_dir``.
 
@@ -80,13 +83,17 @@ def export_model(
         name: beginning of the files' names; by default the folder's.
         trained_precision: ``nf4``, ``int8`` or ``fp8`` when training held the base rounded.
         facts: of the run, for the model card.
+        own_rows: gives rows for an importance matrix that is asked for without naming any.
 
     Raises:
-        WhetError: of merging, conversion and quantisation, and ``run.disk_full``. A failed proof is in the
+        WhetError: ``gguf.needs_importance_matrix`` and ``export.disk_full`` before anything is written; those
+            of merging, conversion and quantisation, and ``run.disk_full``. A failed proof is in the
             result, not raised. Either way the findings are emitted.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    export = _Export(trained_dir, base_dir, out_dir, section, emit, held_out, name, trained_precision, facts)
+    export = _Export(
+        trained_dir, base_dir, out_dir, section, emit, held_out, name, trained_precision, facts, own_rows
+    )
     try:
         return export.run()
     except Stopped:
@@ -112,6 +119,7 @@ class _Export:
     name: str | None
     trained_precision: str | None
     facts: CardFacts | None
+    own_rows: Callable[[], Rows] | None
     result: ExportResult = field(default_factory=ExportResult)
     merge: MergeReport | None = None
     fallbacks: dict[str, int] = field(default_factory=dict)
@@ -120,16 +128,35 @@ class _Export:
 
     def run(self) -> ExportResult:
         kinds = check_types(self.section.gguf)
+        sweep(self.out_dir)
         if kinds or self.section.merged:
-            with self._model() as model_dir:
+            self._check(kinds)
+            with scratch_folder(self.out_dir) as scratch, self._model(scratch) as model_dir:
                 if is_embedding_model(model_dir):
                     self.remarks = embedding_notes(model_dir, kinds)
                 if kinds and self.result.status != "fail":  # of a wrong merge nothing is made
-                    self._gguf(model_dir, kinds)
+                    self._gguf(model_dir, kinds, scratch)
                     self._modelfile(model_dir, kinds)
         self.tell()
         self._card()
         return self.result
+
+    def _check(self, kinds: list[GGUFType]) -> None:
+        """What can be known before the first byte is written.
+
+        Raises WhetError ``gguf.needs_importance_matrix``, ``gguf.not_importance``, ``data.*``,
+        ``export.no_base``, ``export.disk_full``.
+        """
+        check_importance(kinds, self.section.imatrix, self.own_rows is not None)
+        merges = (self.trained_dir / "adapter_config.json").is_file()
+        if merges and self.base_dir is None:
+            raise WhetError(
+                "export.no_base",
+                f"{self.trained_dir} is an adapter, and its base model was not named.",
+                "Name the 16-bit model it was trained on.",
+            )
+        whole = read_model_facts(self.base_dir if merges and self.base_dir else self.trained_dir)
+        require_space(self.out_dir, sum(export_bytes(self.section, whole, merges=merges).values()))
 
     def tell(self, failure: WhetError | None = None) -> None:
         """What a person should know of these files: findings, whose titles go into the card."""
@@ -148,38 +175,29 @@ class _Export:
             self.emit(FindingEvent(finding=finding))
 
     @contextmanager
-    def _model(self) -> Iterator[Path]:
-        """The merged 16-bit model: kept when asked for, else there while the context lasts."""
+    def _model(self, scratch: Path) -> Iterator[Path]:
+        """The merged 16-bit model: kept when asked for, else in ``scratch`` while the context lasts."""
         if not (self.trained_dir / "adapter_config.json").is_file():
             yield self.trained_dir
             return
-        if self.base_dir is None:
-            raise WhetError(
-                "export.no_base",
-                f"{self.trained_dir} is an adapter, and its base model was not named.",
-                "Name the 16-bit model it was trained on.",
-            )
+        assert self.base_dir is not None
         from .merging import merge
 
         keep = self.section.merged
-        merged = self.out_dir / ("merged" if keep else ".merged-for-gguf")
+        merged = (self.out_dir if keep else scratch) / "merged"
         self.emit(PhaseEvent(phase="merge", detail="adapter into base"))
-        try:
-            report = self.merge = merge(
-                self.base_dir,
-                self.trained_dir,
-                merged,
-                progress=self._progress("merge", "adapter into base"),
-                trained_precision=self.trained_precision,
-            )
-            if keep:
-                self._wrote("merged", merged, report.bytes, {"dtype": report.dtype})
-            if self.section.smoke_test:
-                self._prove_merge(merged)
-            yield merged
-        finally:
-            if not keep:
-                shutil.rmtree(merged, ignore_errors=True)
+        report = self.merge = merge(
+            self.base_dir,
+            self.trained_dir,
+            merged,
+            progress=self._progress("merge", "adapter into base"),
+            trained_precision=self.trained_precision,
+        )
+        if keep:
+            self._wrote("merged", merged, report.bytes, {"dtype": report.dtype})
+        if self.section.smoke_test:
+            self._prove_merge(merged)
+        yield merged
 
     def _prove_merge(self, merged: Path) -> None:
         assert self.base_dir is not None
@@ -194,35 +212,57 @@ class _Export:
         self.result.verdicts.append(verdict)
         self.emit(ExportEvent(kind="smoke", path=str(path), detail=verdict.model_dump(mode="json")))
 
-    def _gguf(self, model_dir: Path, kinds: list[GGUFType]) -> None:
-        """The f16 file first: it is what the others are made from and held against."""
-        others = [kind for kind in kinds if kind.name != "f16"]
-        with self._f16(model_dir, keep=len(others) < len(kinds)) as (f16, kept):
-            files = [f16, *(self._derive(model_dir, f16, kind) for kind in others)]
-            names = ["f16", *(kind.name for kind in others)]
-            written = set(files) if kept else set(files[1:])
-            for path, kind_name in zip(files, names, strict=True):
-                if path in written:
-                    self._wrote("gguf", path, path.stat().st_size, {"type": kind_name}, key=kind_name)
-            if self.section.smoke_test:
-                self._smoke(model_dir, files, written)
+    def _gguf(self, model_dir: Path, kinds: list[GGUFType], scratch: Path) -> None:
+        """The 16-bit file first: it is what the others are made from and held against."""
+        asked = {kind.name for kind in kinds}
+        name, source = self._source(model_dir, asked, scratch)
+        made = {name: source}
+        if name in asked:
+            self._wrote_gguf(name, source)
+        matrix = self._importance(model_dir, source, kinds, scratch)
+        for kind in kinds:
+            if kind.name not in made:
+                made[kind.name] = self._derive(model_dir, source, kind, matrix)
+                self._wrote_gguf(kind.name, made[kind.name])
+        if self.section.smoke_test:
+            self._smoke(model_dir, list(made.values()), {made[kind.name] for kind in kinds}, scratch)
 
-    @contextmanager
-    def _f16(self, model_dir: Path, keep: bool) -> Iterator[tuple[Path, bool]]:
-        """The f16 file, and whether it stays. One that was not asked for lies apart from an earlier one."""
-        if keep:
-            yield self._write_gguf(model_dir, "f16", self.out_dir), True
-            return
-        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self.out_dir) as scratch:
-            yield self._write_gguf(model_dir, "f16", Path(scratch)), False
+    def _source(self, model_dir: Path, asked: set[str], scratch: Path) -> tuple[str, Path]:
+        """Type and place of the file the others are quantised from: f16, or bf16 where f16 cannot hold the
+        weights. One that was not asked for is scratch."""
+        folder = self.out_dir if "f16" in asked else scratch
+        try:
+            return "f16", self._write_gguf(model_dir, "f16", folder)
+        except WhetError as error:
+            if error.code != "gguf.f16_overflow" or "f16" in asked:
+                raise
+        return "bf16", self._write_gguf(model_dir, "bf16", self.out_dir if "bf16" in asked else scratch)
 
-    def _derive(self, model_dir: Path, f16: Path, kind: GGUFType) -> Path:
+    def _importance(self, model_dir: Path, source: Path, kinds: list[GGUFType], scratch: Path) -> Path | None:
+        """The importance matrix, where one is asked for or needed."""
+        given = self.section.imatrix
+        if given is None and not any(kind.needs_importance for kind in kinds):
+            return None
+        if given is not None and is_matrix(given):
+            return Path(given)
+        from .gguf.importance import measure
+
+        rows, origin = rows_of(given, model_dir, self.own_rows)
+        tell = self._progress("export", "importance matrix")
+        return measure(model_dir, source, rows, scratch / "imatrix.gguf", origin, tell)
+
+    def _derive(self, model_dir: Path, source: Path, kind: GGUFType, matrix: Path | None) -> Path:
         if kind.direct:
             return self._write_gguf(model_dir, kind.name, self.out_dir)
         from .gguf.quantize import quantize
 
         report = quantize(
-            f16, self._path(kind.name), kind.name, self._progress("export", f"GGUF {kind.name}")
+            source,
+            self._path(kind.name),
+            kind.name,
+            self._progress("export", f"GGUF {kind.name}"),
+            # Without the wish, a type's bytes do not depend on which others are made beside it.
+            importance=matrix if kind.needs_importance or self.section.imatrix else None,
         )
         if report.fallbacks:
             self.fallbacks[kind.name] = report.fallbacks
@@ -234,9 +274,9 @@ class _Export:
         title, path = self.name or self._stem(), folder / self._path(dtype).name
         return convert(model_dir, path, dtype, self._progress("export", f"GGUF {dtype}"), name=title)
 
-    def _smoke(self, model_dir: Path, files: list[Path], kept: set[Path]) -> None:
+    def _smoke(self, model_dir: Path, files: list[Path], kept: set[Path], scratch: Path) -> None:
         self.emit(PhaseEvent(phase="smoke", detail="measuring the trained model", done=0, total=len(files)))
-        with reference_of(model_dir, self.held_out, work_dir=self.out_dir) as baseline:
+        with reference_of(model_dir, self.held_out, work_dir=scratch) as baseline:
             for number, path in enumerate(files):
                 self.emit(PhaseEvent(phase="smoke", detail=path.name, done=number, total=len(files)))
                 verdict = prove(path, baseline, keep=path in kept)
@@ -270,6 +310,9 @@ class _Export:
         facts = replace(self.facts or CardFacts(), embedding=bool(self.remarks))
         card = write_card(self.out_dir, facts, verdicts, self.result.notes, files)
         self._wrote("card", card, card.stat().st_size)
+
+    def _wrote_gguf(self, kind: str, path: Path) -> None:
+        self._wrote("gguf", path, path.stat().st_size, {"type": kind}, key=kind)
 
     def _wrote(
         self, kind: str, path: Path, size: int, detail: dict[str, Any] | None = None, key: str | None = None
@@ -345,12 +388,13 @@ def export_finished(
             name=recipe.name or clean_name(Path(recipe.model.name).name),
             trained_precision=plan.resolved.base_precision,
             facts=facts,
+            own_rows=lambda: training_rows(plan, base),
         )
 
 
 @contextmanager
 def _alone(run: RunDir, emit: Emit, leave: Callable[[], None]) -> Iterator[None]:
-    """Two exports of one run would write the same files; what a killed one left is swept up."""
+    """Two exports of one run would write the same files."""
     lock = locks.try_hold(run.export_lock)
     if lock is None:
         emit(PhaseEvent(phase="wait", detail=f"another export of {run.id} is being written"))
@@ -358,8 +402,6 @@ def _alone(run: RunDir, emit: Emit, leave: Callable[[], None]) -> Iterator[None]
         leave()
         lock = locks.try_hold(run.export_lock, locks.PATIENCE)
     with lock:
-        for scratch in run.export.glob(f"{SCRATCH}*"):
-            shutil.rmtree(scratch)
         yield
 
 

@@ -20,18 +20,27 @@ if TYPE_CHECKING:
 
 
 def export(
-    target: str, types: Sequence[str], merged: bool = False, out: Path | None = None, smoke: bool = True
+    target: str,
+    types: Sequence[str],
+    merged: bool = False,
+    out: Path | None = None,
+    smoke: bool = True,
+    imatrix: str | None = None,
 ) -> Iterator[Event]:
-    """Export a run, or a folder with an adapter or a model; without ``types`` a run's recipe decides."""
+    """Export a run, or a folder with an adapter or a model; without ``types`` a run's recipe decides.
+
+    ``imatrix`` is that of :class:`whet.engine.recipe.ExportSection`.
+    """
     from ..export.client import export_events
     from ..export.gguf.types import check_types
+    from ..job_starts import absolute_source
     from ..recipe import ExportSection
 
-    check_types(list(types))
-    wanted = bool(types) or merged
-    section = (
-        ExportSection(merged=merged, gguf=list(types), smoke_test=smoke).model_dump() if wanted else None
-    )
+    names = [kind.name for kind in check_types(list(types))]
+    section = None
+    if types or merged:
+        matrix = absolute_source(imatrix)
+        section = ExportSection(merged=merged, gguf=names, imatrix=matrix, smoke_test=smoke).model_dump()
     folder = Path(target)
     if not folder.is_dir():
         place = str(out.absolute()) if out else None
@@ -53,15 +62,16 @@ def start_export(
     *,
     started_by: str,
     key: str | None = None,
+    imatrix: str | None = None,
 ) -> str:
     """Export a run into its own folder as a job: a run by itself, detached; returns the job's id.
 
-    Without ``types`` and ``merged`` the run's recipe decides. ``key`` is that of :func:`start`. Raises
-    WhetError ``export.untrained``, ``gguf.unknown_type``, ``run.key_reused``.
+    Without ``types`` and ``merged`` the run's recipe decides; ``imatrix`` is that of :func:`export`, ``key``
+    that of :func:`start`. Raises WhetError ``export.untrained``, ``gguf.unknown_type``, ``run.key_reused``.
     """
     from ..job_starts import start_export
 
-    return start_export(find_trained(run_id), types, merged, smoke, started_by, key)
+    return start_export(find_trained(run_id), types, merged, smoke, started_by, key, imatrix)
 
 
 def start_evaluation(
@@ -95,10 +105,9 @@ def start_smoke(gguf: Path, reference: Path, *, started_by: str, key: str | None
 
 def gguf_types() -> dict[str, float]:
     """GGUF types that can be written, the usual ones first, and their bits a weight on average."""
-    from ..export.gguf.types import GGUF_TYPES
+    from ..export.gguf.types import GGUF_TYPES, USUAL
 
-    usual = ("q4_k_m", "q8_0", "f16")
-    names = [*usual, *(name for name in GGUF_TYPES if name not in usual)]
+    names = [*USUAL, *(name for name in GGUF_TYPES if name not in USUAL)]
     return {name: GGUF_TYPES[name].bits_per_weight for name in names}
 
 

@@ -61,14 +61,19 @@ class ExportTools(Toolset):
         context: Context[Any, Any],
         types: list[str] = ["q4_k_m"],  # noqa: B006  (the agent sees the default in the schema)
         merged: bool = False,
+        imatrix: str | None = None,
         idempotency_key: str | None = None,
     ) -> StartResult:
         """Start an export into the run's folder: GGUF `types` (q4_k_m, q8_0, f16…), and the merged 16-bit
-        weights if asked. Each file is proven."""
+        weights if asked. Each file is proven. `imatrix`: rows, or a file; 2-bit types have their own."""
         run = known_run(run_id)
         self.chats.close()
         begun = time.time()
-        job = api.start_export(run.id, types, merged, started_by=who(context), key=idempotency_key)
+        if imatrix not in (None, "rows"):
+            imatrix = str(self.root.path(imatrix))
+        job = api.start_export(
+            run.id, types, merged, started_by=who(context), key=idempotency_key, imatrix=imatrix
+        )
         return started(job, begun)
 
     async def gguf_smoke_test(

@@ -79,7 +79,7 @@ class Listener:
             sums[0] += x.reshape(-1, columns).sum(axis=0)
             counts[0] += x.size // columns
             return
-        chosen = _values(tensor.src[2].contents, np.int32)[0]  # [tokens, used]
+        chosen = _values(tensor.src[2].contents, np.int32)[0, 0]  # [tokens, used]
         for token, experts_of_token in enumerate(chosen):
             for position, expert in enumerate(experts_of_token):
                 sums[expert] += x[0, token, position % x.shape[2]]

@@ -53,7 +53,12 @@ def eval(
 
 @click.command()
 @run_argument
-@click.option("--gguf", "types", multiple=True, help="GGUF type, repeatable: f16, q8_0, q4_k_m, ...")
+@click.option("--gguf", "types", multiple=True, help="GGUF types, repeatable: f16, q8_0, q4_k_m,iq2_xs")
+@click.option(
+    "--imatrix",
+    help="Importance matrix from: rows (those trained on), a text or data file, or a matrix (.gguf). By "
+    "default only types that need one get it, from the rows trained on.",
+)
 @click.option("--merged", is_flag=True, help="Keep the merged 16-bit weights.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; by default the run's own export/.")
 @click.option("--no-smoke", is_flag=True, help="Skip the proof. Such a file is not pushed anywhere.")
@@ -62,6 +67,7 @@ def eval(
 def export(
     run: str,
     types: tuple[str, ...],
+    imatrix: str | None,
     merged: bool,
     out: Path | None,
     no_smoke: bool,
@@ -73,7 +79,10 @@ def export(
         if types or merged:
             raise click.UsageError("--modelfile writes nothing else; leave --gguf and --merged out.")
         return _write_modelfile(run, out, as_json)
-    events = api.export(run, list(types), merged, out, smoke=not no_smoke)
+    wanted = [name for group in types for name in group.split(",") if name]
+    if imatrix and not wanted:
+        raise click.UsageError("--imatrix goes with --gguf TYPE.")
+    events = api.export(run, wanted, merged, out, smoke=not no_smoke, imatrix=imatrix)
     return _show(events, as_json)
 
 

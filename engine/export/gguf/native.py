@@ -8,6 +8,7 @@ llama.cpp's own log goes to stderr, from where the parent quotes it.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -167,8 +168,11 @@ def serve(handle: Callable[[dict[str, Any], Progress], dict[str, Any]]) -> None:
     out = sys.stdout
 
     def say(message: dict[str, Any]) -> None:
-        out.write(json.dumps(message) + "\n")
-        out.flush()
+        try:
+            out.write(json.dumps(message) + "\n")
+            out.flush()
+        except BrokenPipeError:
+            os._exit(1)  # whoever asked is gone; raised in a callback, llama.cpp would work on
 
     try:
         result = handle(json.load(sys.stdin), lambda done, total: say({"progress": [done, total]}))

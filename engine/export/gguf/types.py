@@ -106,10 +106,10 @@ def find_type(name: str) -> GGUFType:
 
 
 def importance_missing(kind: GGUFType) -> WhetError:
-    """What to say where ``kind`` needs an importance matrix and there is nothing to compute it from."""
+    """What to say where ``kind`` is to have an importance matrix and there is nothing to compute it from."""
     return WhetError(
         "gguf.needs_importance_matrix",
-        f"GGUF type {kind.name} needs an importance matrix, and no rows were given to compute it from.",
+        f"There are no rows to compute the importance matrix of GGUF type {kind.name} from.",
         "Name rows like those the model will see: --imatrix FILE, imatrix=FILE in Python (text, JSONL, CSV, "
         "Parquet, or a matrix as llama-imatrix writes it, .gguf); a run's export has rows of its own. q2_k "
         "and iq3_s are the smallest types that do without.",
