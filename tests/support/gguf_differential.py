@@ -1,0 +1,108 @@
+"""Every family's GGUF beside the one that llama.cpp's own converter writes; the table of
+docs/gguf-differential.md.
+
+    WHET_LLAMA_SOURCES=DIR python -P tests/support/gguf_differential.py
+
+DIR holds the unpacked sources of llama-cpp-python.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.gguf_differences import (
+    EVERYWHERE,
+    MEANT,
+    REFUSED_UPSTREAM,
+    Difference,
+    differences,
+    unmeant,
+)
+from support.gguf_variants import FAMILIES, SHARED_HEAD
+from support.tiny_models import build_tiny_model
+from support.upstream_converter import upstream
+
+from whet.engine.export.gguf.convert import convert
+
+VARIABLE = "WHET_LLAMA_SOURCES"
+TABLE = Path(__file__).parents[2] / "docs" / "gguf-differential.md"
+
+Outcomes = dict[str, list[Difference] | str]
+"""Case -> all differences, or why upstream wrote no file."""
+
+PAGE = """# Against llama.cpp's own converter
+
+Written by `make gguf-differential`: tiny random models of every family are converted to f16 by whet and by
+`convert_hf_to_gguf.py` of llama-cpp-python's sources, and compared tensor by tensor and key by key. All have
+byte-level tokenizers; the other kinds are compared by ids (see [gguf.md](gguf.md)).
+
+## Differences that are meant
+
+{meant}
+
+## Cases
+
+"Same" is: the same tensors, names, shapes, types, values and keys, but for the first {everywhere} lines
+above, which may appear in every file.
+
+{rows}
+"""
+
+
+def compare_all(sources: Path, folder: Path) -> Outcomes:
+    """Build, convert twice and compare every case. ``sources`` are llama-cpp-python's."""
+    jobs = {}
+    for case, (family, changes) in FAMILIES.items():
+        model = build_tiny_model(
+            folder / case / "model", family, **{"tied": family in SHARED_HEAD, **changes}
+        )
+        convert(model, folder / case / "ours.gguf", "f16", name="m")
+        jobs[case] = (model, folder / case / "theirs.gguf")
+    answers = upstream(sources / "vendor" / "llama.cpp", list(jobs.values()))
+    return {
+        case: error or differences(folder / case / "ours.gguf", theirs)
+        for (case, (_, theirs)), error in zip(jobs.items(), answers, strict=True)
+    }
+
+
+def table(outcomes: Outcomes) -> str:
+    """The page for docs/."""
+    meant = ["| keys and tensors | in | why |", "|---|---|---|"]
+    for one in MEANT:
+        names = ", ".join(f"`{name}`" for name in one.names)
+        meant.append(f"| {names} | {one.side} | {one.reason} |")
+    rows = ["| case | result |", "|---|---|"]
+    for case, found in outcomes.items():
+        rows.append(f"| {case} | {_result(case, found)} |")
+    return PAGE.format(meant="\n".join(meant), rows="\n".join(rows), everywhere=len(EVERYWHERE))
+
+
+def as_meant(case: str, found: list[Difference] | str) -> bool:
+    return case in REFUSED_UPSTREAM if isinstance(found, str) else not unmeant(case, found)
+
+
+def _result(case: str, found: list[Difference] | str) -> str:
+    if isinstance(found, str):
+        return f"upstream writes none: {REFUSED_UPSTREAM.get(case, found)}"
+    if faults := unmeant(case, found):
+        return f"**not meant:** {', '.join(f'`{one.name}`' for one in faults)}"
+    own = [f"`{one.name}`" for one in found if not any(meant.covers(case, one) for meant in EVERYWHERE)]
+    return f"same but for {', '.join(own)}" if own else "same"
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as made:
+        outcomes = compare_all(Path(os.environ[VARIABLE]), Path(made))
+    TABLE.write_text(table(outcomes), encoding="utf-8")
+    faults = [case for case, found in outcomes.items() if not as_meant(case, found)]
+    print(f"{len(outcomes) - len(faults)} of {len(outcomes)} cases are as meant. {' '.join(faults)}")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
