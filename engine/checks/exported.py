@@ -144,6 +144,32 @@ def gguf_differs(facts: ExportFacts) -> Iterator[Finding]:
         )
 
 
+@check("export", "X03")
+def rounded_much(facts: ExportFacts) -> Iterator[Finding]:
+    """Types whose tensors are right and whose rounding costs this model more than most."""
+    found = [
+        (verdict, proof)
+        for verdict in facts.verdicts
+        for proof in verdict.proofs
+        if proof.name == "logits"
+        and proof.status == "warn"
+        and proof.evidence["against"] == "f16"
+        and proof.evidence["mean"] > proof.evidence["gate"]
+    ]
+    if found:
+        yield Finding(
+            id="X03",
+            severity="warning",
+            title=f"{_names(found)}: rounding costs this model more than most. {found[0][1].summary}",
+            evidence={
+                "cause": "quantisation",
+                "files": [verdict.gguf for verdict, _ in found],
+                **found[0][1].evidence,
+            },
+            fix=_larger(facts, found),
+        )
+
+
 def _roots(verdict: Verdict) -> Iterator[Proof]:
     """Failed proofs of a GGUF without those that only follow from another one."""
     failed = [proof for proof in verdict.failures() if proof.name != "merge"]
@@ -324,6 +350,7 @@ EXPORT_CHECKS: tuple[Check[ExportFacts], ...] = (
     merge_notes,
     merged_differs,
     gguf_differs,
+    rounded_much,
     other_types,
     remarks,
     modelfile,

@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any
 
 from .embedding_metadata import wrong_values
+from .smoke_file_judge import weights
 from .verdict import Proof, Status
 
 Measured = dict[str, Any]
@@ -51,6 +52,8 @@ def judge_embedding(reference: Measured, measured: Measured, file_type: str) -> 
         proofs += [vocabulary(reference, measured), special_tokens(reference, measured)]
     if "load" in measured:
         proofs.append(configuration(reference, measured))
+    if "weights" in measured:
+        proofs.append(weights(measured))
     if "vectors" in measured:
         proofs.append(vectors(reference, measured, file_type))
     if "neighbours" in measured:

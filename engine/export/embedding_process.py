@@ -1,6 +1,7 @@
 """An embedding GGUF as llama.cpp computes it: the proof's other side, a process of its own.
 
-Request: gguf, work (folder with the reference), out (JSON lines), threads. Each finished stage is one line
+Request: gguf, work (folder with the reference), out (JSON lines), source (the f16 file that
+this one was made from, or null), threads. Each finished stage is one line
 ``{"stage": ..., "value": ...}`` in ``out``, so that a crash later loses none of it. Run by smoke.py.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 from ..errors import WhetError
 from .gguf.native import LlamaLog, Progress, import_llama_cpp, serve
 from .smoke_metadata import read_metadata
+from .smoke_weights import compare_weights
 
 ROOM = 64
 """Tokens more than the reference's longest text: a wrong tokenizer may make more of it."""
@@ -36,6 +38,8 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         "vectors": partial(measurement.vectors, vectors_ND),
         "neighbours": partial(measurement.neighbours, vectors_ND),
     }
+    if request["source"]:
+        stages["weights"] = partial(compare_weights, Path(request["gguf"]), Path(request["source"]))
     with open(request["out"], "w", encoding="utf-8") as out:
         for number, (name, stage) in enumerate(stages.items(), 1):
             # First the name alone: a crash inside the stage is then known by it.

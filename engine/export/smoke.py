@@ -39,13 +39,15 @@ SMALL_FILE = 100 << 20
 """Below this one thread is fastest: llama.cpp's threads spin while they wait for each other."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Baseline:
     """The reference side's measurements in a folder, good for any number of GGUF files of the same model."""
 
     work: Path
     facts: dict[str, Any]
     limits: Limits
+    f16: Path | None = None
+    """The first unquantised file that was proven: the quantised ones are held against it."""
 
 
 @contextmanager
@@ -141,6 +143,7 @@ def prove(
         "work": str(baseline.work),
         "out": str(out),
         "baseline": str(saved if against_f16 else baseline.work / "logits.npy"),
+        "source": str(baseline.f16) if baseline.f16 and not direct else None,
         "save": str(saved) if direct and not saved.is_file() else None,
         "threads": 1 if gguf.stat().st_size < SMALL_FILE else len(os.sched_getaffinity(0)),
         "new_tokens": baseline.limits.new_tokens,
@@ -157,6 +160,7 @@ def prove(
     else:
         proofs = judge(baseline.facts, measured, kind, against="f16" if against_f16 else "transformers")
     if request["save"]:
+        baseline.f16 = baseline.f16 or gguf
         step = "vectors" if side == "embedding" else "logits"
         baseline.facts[f"f16_{step}"] = next((p.model_dump() for p in proofs if p.name == step), None)
     if failure is not None:

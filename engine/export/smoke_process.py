@@ -2,8 +2,9 @@
 crash.
 
 Request: gguf, work (folder with the reference), out (JSON lines), baseline (log-probabilities to compare
-with, .npy), save (where to put this file's own, or null), threads, new_tokens. Each finished stage is one
-line ``{"stage": ..., "value": ...}`` in ``out``, so that a crash later loses none of it. Run by smoke.py.
+with, .npy), save (where to put this file's own, or null), source (the f16 file that this one was made from,
+or null), threads, new_tokens. Each finished stage is one line ``{"stage": ..., "value": ...}`` in ``out``, so
+that a crash later loses none of it. Run by smoke.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ import numpy as np
 from ..errors import WhetError
 from .gguf.native import LlamaLog, Progress, import_llama_cpp, serve
 from .smoke_metadata import read_metadata
+from .smoke_weights import compare_weights
 
+TYPICAL = 0.98
+"""Share of positions whose mean counts for mixtures of experts: where two experts nearly tie, rounding sends
+a token to the other one, and that position differs by far more than by rounding."""
 BATCH_BYTES = 64 << 20
 """Most bytes of logits in one llama.cpp batch."""
 
@@ -47,7 +52,7 @@ class Measurement:
         self.llama: Any = None
 
     def all(self) -> dict[str, Any]:
-        return {
+        stages = {
             "metadata": lambda: read_metadata(Path(self.request["gguf"])),
             "load": self.load,
             "vocabulary": self.vocabulary,
@@ -57,6 +62,11 @@ class Measurement:
             "answers": self.answers,
             "greedy": self.greedy,
         }
+        if self.request["source"]:
+            stages["weights"] = lambda: compare_weights(
+                Path(self.request["gguf"]), Path(self.request["source"])
+            )
+        return stages
 
     def load(self) -> dict[str, Any]:
         """Everything in float32 but the weights, no flash attention, no GPU: differences are then the
@@ -153,7 +163,8 @@ class Measurement:
         return logits_TV - top_T1 - np.log(np.exp(logits_TV - top_T1).sum(axis=-1, keepdims=True))
 
     def logits(self) -> dict[str, Any]:
-        """KL(baseline || this file) a position, over the probe sequences, in nats."""
+        """KL(baseline || this file) a position, over the probe sequences, in nats: mean, most, and the mean
+        of the nearest ``TYPICAL`` share."""
         baseline = np.load(self.request["baseline"], mmap_mode="r")
         if self.llama.n_vocab() != baseline.shape[1]:
             return {"columns": self.llama.n_vocab(), "expected_columns": baseline.shape[1]}
@@ -173,6 +184,7 @@ class Measurement:
         return {
             "mean": float(kl_T.mean()),
             "max": float(kl_T.max()),
+            "typical": float(np.sort(kl_T)[: max(1, int(len(kl_T) * TYPICAL))].mean()),
             "same_top": agreed / len(kl_T),
             "positions": len(kl_T),
             "finite": bool(np.isfinite(kl_T).all()),

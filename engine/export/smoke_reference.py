@@ -19,6 +19,7 @@ from .gguf.native import Progress, serve
 from .probe_corpus import with_special_tokens
 from .reference_device import place
 from .smoke_cases import ASK, CASES, MARKER, Limits, cases_for
+from .smoke_values import expected_values
 
 
 def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     result["greedy"] = [reference.greedy(prompt) for prompt in reference.prompts(rows)]
     result |= {"vocabulary_size": int(reference.vocabulary_size)}
     result |= {
-        "config": reference.config.to_dict(),
+        "values": expected_values(reference.config.to_dict(), reference.rope()),
         "dtype": reference.dtype,
         "device": str(reference.device),
     }
@@ -65,6 +66,17 @@ class Reference:
     @property
     def vocabulary_size(self) -> int:
         return int(self.model.get_output_embeddings().weight.shape[0])
+
+    def rope(self) -> dict[str, Any]:
+        """Frequencies as the model turns them, where all its layers turn alike."""
+        for module in self.model.modules():
+            own = dict(module.named_buffers(recurse=False))
+            if "inv_freq" in own:
+                return {
+                    "inverse_frequencies": own["inv_freq"].tolist(),
+                    "attention_scaling": float(module.attention_scaling),
+                }
+        return {}
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=special).input_ids)

@@ -27,7 +27,8 @@ class Proof(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(
-        description="vocabulary, template, bos, stops, logits, answers; llama.cpp for a crash; merge."
+        description="vocabulary, template, bos, stops, configuration, weights, logits, answers; of embedding "
+        "models special tokens, vectors, neighbours; llama.cpp for a crash; merge."
     )
     status: Status
     summary: str = Field(description="One sentence, the fact.")

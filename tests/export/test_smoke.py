@@ -93,9 +93,9 @@ def proof(verdict: Verdict, name: str) -> Proof:
     return next(one for one in verdict.proofs if one.name == name)
 
 
-def test_the_healthy_file_passes_all_six(healthy: Path, healthy_verdict: Verdict) -> None:
+def test_the_healthy_file_passes_all(healthy: Path, healthy_verdict: Verdict) -> None:
     assert {one.name: one.status for one in healthy_verdict.proofs} == dict.fromkeys(
-        ["vocabulary", "template", "bos", "stops", "logits", "answers"], "pass"
+        ["vocabulary", "template", "bos", "stops", "configuration", "logits", "answers"], "pass"
     )
     assert healthy_verdict.status == "pass" and healthy_verdict.file_type == "f16"
     evidence = proof(healthy_verdict, "answers").evidence
@@ -147,8 +147,8 @@ TWICE = (
         ("the template writes BOS twice", {"tokenizer.chat_template": TWICE}, "bos"),
         ("BOS is not added", {"tokenizer.ggml.add_bos_token": False}, "bos"),
         ("the end of turn does not end", {"tokenizer.ggml.eot_token_id": DROP, "eos": 0}, "stops"),
-        ("another epsilon", {"llama.attention.layer_norm_rms_epsilon": 1e-5}, "logits"),
-        ("another rotary base", {"llama.rope.freq_base": 500000.0}, "logits"),
+        ("another epsilon", {"llama.attention.layer_norm_rms_epsilon": 1e-5}, "configuration"),
+        ("another rotary base", {"llama.rope.freq_base": 500000.0}, "configuration"),
     ],
 )
 def test_a_planted_fault_fails_its_proof(
@@ -246,7 +246,9 @@ def test_a_native_crash_is_a_finding_that_keeps_what_was_seen(
     monkeypatch.setattr(smoke, "run_native", lambda module, request, *rest: real("crashing", request))
     verdict = prove(healthy, baseline, keep=False)
     assert verdict.status == "fail"
-    assert [one.name for one in verdict.proofs] == ["vocabulary", "template", "bos", "stops", "llama.cpp"]
+    assert [one.name for one in verdict.proofs] == [
+        *("vocabulary", "template", "bos", "stops", "configuration", "llama.cpp")
+    ]
     crash = verdict.proofs[-1]
     assert "SIGSEGV" in crash.summary and crash.evidence["step"] == "logits" and crash.fix
 
