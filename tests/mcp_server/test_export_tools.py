@@ -77,8 +77,13 @@ async def test_an_export_is_a_job_started_once(
         job = api.find(other["run_id"]).load_job()
         assert isinstance(job, ExportJob) and job.section is not None and job.section.gguf == ["q4_k_m"]
         await said(client, "job_wait", run_id=other["run_id"])
-        words = await refused(client, "export_start", run_id=trained.id, types=["q4_k"])
+        words = await refused(client, "export_start", run_id=trained.id, types=["q4_km"])
         assert "q4_k_m" in words
+        small = await said(client, "export_start", run_id=trained.id, types=["iq2_xs"], imatrix="rows")
+        job = api.find(small["run_id"]).load_job()
+        assert isinstance(job, ExportJob) and job.section is not None
+        assert (job.section.gguf, job.section.imatrix) == (["iq2_xs"], "rows")
+        await said(client, "job_wait", run_id=small["run_id"])
         (trained.export / "adapter").rmdir()
         assert "[export.untrained]" in await refused(client, "export_start", run_id=trained.id)
 
