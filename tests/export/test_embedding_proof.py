@@ -91,8 +91,9 @@ FAULTS: dict[str, tuple[str, dict[str, Any], Any, str]] = {
     "no pooling": ("xlm-r", {"bert.pooling_type": DROP}, None, "vectors"),
     "cased": ("bert", {"tokenizer.ggml.normalizer.lowercase": False}, None, "vocabulary"),
     "another epsilon": ("bert", {"bert.attention.layer_norm_epsilon": 1e-5}, None, "configuration"),
-    "causal": ("bge", {"bert.attention.causal": True}, None, "vectors"),
-    "another SEP": ("bge", {"tokenizer.ggml.seperator_token_id": 3}, None, "special tokens"),
+    "causal": ("bge", {"bert.attention.causal": True}, None, "configuration"),
+    "not causal": ("qwen3", {"qwen3.attention.causal": False}, None, "vectors"),
+    "another SEP": ("bge", {"tokenizer.ggml.seperator_token_id": 4}, None, "special tokens"),
     "no end of text": ("qwen3", {"tokenizer.ggml.add_eos_token": False}, None, "special tokens"),
     "half the window": ("modernbert", {"modern-bert.attention.sliding_window": 8}, None, "vectors"),
     "other windowed layers": (
