@@ -151,9 +151,9 @@ def test_refused_with_the_reason(tmp_path: Path, case: str) -> None:
 
 
 def test_a_folder_that_lacks_or_leaves_its_parts(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path / "a", *WHOLE)
+    folder, outside = folder_of(tmp_path / "a", *WHOLE), tmp_path / "b"
+    folder_of(outside, (TRANSFORMER, ""), (POOLING, "../c/1_Pooling"))
     (folder / "1_Pooling" / "config.json").unlink()
-    outside = folder_of(tmp_path / "b", (TRANSFORMER, ""), (POOLING, "../a/1_Pooling"))
     for one in (folder, outside):
         with pytest.raises(WhetError) as error:
             read_sentence_folder(one)
