@@ -9,22 +9,28 @@ import json
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
 
 from ..errors import WhetError
 from ..redaction import Redactor
 from ..runs.store import RunDir
 from ..settings import settings
 from .artifacts import Artifact, list_artifacts
-from .model_card import card_text, check_card, facts_of, is_local
+from .model_card import CardFacts, Part, card_text, check_card, facts_of, is_local
 from .upload import Item, Tell, ignore_event, upload
 from .verdict import Verdict, load_verdict
 
 IGNORED = ("*.partial", "optimizer.pt", "checkpoints/*")
 CARD = "README.md"
+VERDICT = ".verdict.json"
 
-Part = Literal["adapter", "merged", "gguf"]
-FOLDERS = {"adapter": ("adapter",), "merged": ("merged", "model"), "gguf": ("gguf", "modelfile", "card")}
+FOLDERS: dict[Part, tuple[str, ...]] = {
+    "adapter": ("adapter",),
+    "adapter_gguf": ("adapter_gguf",),
+    "merged": ("merged", "model"),
+    "merged_4bit": ("merged_4bit",),
+    "fp8": ("fp8",),
+    "gguf": ("gguf", "modelfile", "card"),
+}
 """Part of a run's export -> the kinds of its artefacts; GGUF files go with what lies beside them."""
 
 
@@ -90,8 +96,7 @@ def list_part(export: Path, part: Part, *, force: bool = False) -> list[Artifact
             "hub.nothing", f"{export} holds no {part} to upload.", "Export it first with `whet export`."
         )
     if not force:
-        folder, others = (export, _folders(export)) if part == "gguf" else (found[0].path, [])
-        _refuse_unproven(unproven(folder, others))
+        _refuse_unproven(unproven(*_place(export, part, found)))
     return found
 
 
@@ -110,7 +115,7 @@ def push_part(
     """
     found = list_part(run.export, part, force=force)
     words = f"Upload {part} of {run.id} with whet"
-    folder, others = (run.export, _folders(run.export)) if part == "gguf" else (found[0].path, [])
+    folder, others = _place(run.export, part, found)
     card = None if _has_true_card(folder, found) else _card(run, part, found)
     return push_folder(
         folder,
@@ -152,9 +157,12 @@ def _refuse_unproven(found: Sequence[tuple[str, str]]) -> None:
         )
 
 
-def _folders(export: Path) -> list[str]:
-    """The parts of an export that do not go with its GGUF files."""
-    return sorted(path.name for path in export.iterdir() if path.is_dir())
+def _place(export: Path, part: Part, found: Sequence[Artifact]) -> tuple[Path, list[str]]:
+    """The folder of a part, and what in there does not belong to it: beside GGUF files the other parts."""
+    if part == "gguf":
+        return export, sorted(path.name for path in export.iterdir() if path.is_dir())
+    path = found[0].path
+    return (path if path.is_dir() else path.parent), []
 
 
 def _has_true_card(folder: Path, found: Sequence[Artifact]) -> bool:
@@ -188,10 +196,34 @@ def _files(folder: Path, leave_out: Sequence[str]) -> list[Path]:
 
 
 def _items(folder: Path, leave_out: Sequence[str], card: str | None) -> list[Item]:
-    items = [_item(path, path.relative_to(folder).as_posix()) for path in _files(folder, leave_out)]
-    if card is None:
+    files = [path for path in _files(folder, leave_out) if not _is_stray_verdict(path)]
+    items = [_item(path, path.relative_to(folder).as_posix()) for path in files]
+    has_card = any(item.name == CARD for item in items)
+    if not items or (has_card and card is None):
         return items
-    return [*(item for item in items if item.name != CARD), Item(CARD, card.encode())]
+    text = card if card is not None else _folder_card(folder, files)
+    return [*(item for item in items if item.name != CARD), Item(CARD, text.encode())]
+
+
+def _is_stray_verdict(path: Path) -> bool:
+    """Of weights that are not in this folder; their own card tells it."""
+    name = path.name.removesuffix(VERDICT)
+    return path.name.endswith(VERDICT) and not path.with_name(f"{name}.gguf").is_file()
+
+
+def _folder_card(folder: Path, files: Sequence[Path]) -> str:
+    """Of a folder that no run made: what its files tell."""
+    config = folder / "adapter_config.json"
+    base = (
+        json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        if config.is_file()
+        else None
+    )
+    ggufs = [path for path in files if path.suffix == ".gguf"]
+    verdicts = [verdict for path in [*ggufs, folder] if (verdict := load_verdict(path)) is not None]
+    part: Part = "adapter" if config.is_file() else "gguf" if ggufs else "merged"
+    weights = {path.name: path.stat().st_size for path in files if path.suffix in (".gguf", ".safetensors")}
+    return card_text(folder.name, CardFacts(base_model=base), verdicts, files=weights, part=part)
 
 
 def _item(path: Path, name: str) -> Item:

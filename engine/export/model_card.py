@@ -33,14 +33,20 @@ MEASURES = {
     "best_step": "step of the lowest held-out loss",
 }
 PACKAGES = ("whet", "torch", "transformers", "trl", "peft", "gguf", "llama-cpp-python")
-LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
+LIBRARIES = {
+    "adapter": "peft",
+    "merged": "transformers",
+    "merged_4bit": "transformers",
+    "fp8": "transformers",
+}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 MARKS = re.compile(
     r"[\\`*\[\]<|~&$@]|(?<![^\W_])_|_(?![^\W_])|(?<=:)/(?=/)|(?<=www)\.|^(?:[-+#=>]|\d+[.)](?=\s))"
 )
 """What Markdown or the hub's reader would take for more than text; the last at a line's beginning only."""
 
-Part = Literal["adapter", "merged", "gguf"]
+Part = Literal["adapter", "adapter_gguf", "merged", "merged_4bit", "fp8", "gguf"]
+"""Of a run's export, as it is pushed."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,7 @@ def is_local(name: str) -> bool:
 
 def _metadata(facts: CardFacts, verdicts: Sequence[Verdict], part: Part | None) -> dict[str, Any]:
     proven = any(verdict.file_type != "merged" for verdict in verdicts)
-    library = LIBRARIES["gguf"] if part is None and proven else LIBRARIES.get(part or "")
+    library = ("gguf" if proven else None) if part is None else LIBRARIES.get(part, "gguf")
     front: dict[str, Any] = {"tags": ["whet", "fine-tuned"], "pipeline_tag": "text-generation"}
     if facts.embedding:
         front |= {"tags": ["whet", "sentence-transformers"], "pipeline_tag": "sentence-similarity"}
@@ -202,7 +208,7 @@ def _proof(verdicts: Sequence[Verdict], part: Part | None) -> list[str]:
     if not verdicts:
         if part == "adapter":
             return []
-        what = "merged weights" if part == "merged" else "GGUF file"
+        what = "weights" if part in LIBRARIES else "GGUF file"
         return [f"## Proof\n\nNo {what} of this export was proven."]
     how = (
         "Merged weights were compared with base and adapter, GGUF files with the trained model by llama.cpp."

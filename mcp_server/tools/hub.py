@@ -23,7 +23,7 @@ from ..server import Server
 from .common import known_run
 from .toolsets import PUBLISHES, Toolset
 
-Part = Literal["adapter", "merged", "gguf"]
+Part = Literal["adapter", "adapter_gguf", "merged", "merged_4bit", "fp8", "gguf"]
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 PUSH_SECONDS = 45.0

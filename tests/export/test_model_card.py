@@ -98,7 +98,8 @@ def test_only_a_hubs_id_is_a_base_model(name: str) -> None:
 
 def test_a_hubs_id_is_one() -> None:
     made = ModelCard(card_text("t", CardFacts(base_model="Qwen/Qwen3-0.6B"), part="adapter"))
-    assert made.data.base_model == "Qwen/Qwen3-0.6B" and made.data.library_name == "peft"
+    front = made.data.to_dict()
+    assert front["base_model"] == "Qwen/Qwen3-0.6B" and front["library_name"] == "peft"
 
 
 def test_secrets_and_places_of_the_recipe_stay(monkeypatch: pytest.MonkeyPatch) -> None:

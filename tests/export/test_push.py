@@ -17,7 +17,7 @@ from whet.engine import api
 from whet.engine.demo import MODEL_DIR
 from whet.engine.errors import WhetError
 from whet.engine.export.artifacts import list_artifacts
-from whet.engine.export.hub import push_part
+from whet.engine.export.hub import push_folder, push_part
 from whet.engine.export.model_card import facts_of, write_card
 from whet.engine.export.verdict import Proof, Status, Verdict, fingerprint, save_verdict
 from whet.engine.runs.store import RunDir
@@ -116,6 +116,33 @@ def test_other_parts_get_a_card_of_their_own(run: RunDir, hub: StandIn, part: An
     if part == "adapter":
         config = json.loads(hub.content("me/model", "adapter_config.json"))
         assert config["base_model_name_or_path"] == MODEL_DIR.name and config["r"] == 4
+
+
+@pytest.mark.parametrize("part", ["fp8", "merged_4bit", "adapter_gguf"])
+def test_few_bits_and_gguf_adapters_are_parts_too(run: RunDir, hub: StandIn, part: Any) -> None:
+    folder = run.export / part.replace("_", "-")
+    folder.mkdir()
+    weights = folder / ("lora.gguf" if part == "adapter_gguf" else "model.safetensors")
+    weights.write_bytes(part.encode() * 50)
+    proof = Proof(name="reload", status="pass", summary="It reloads.")
+    proven = weights if part == "adapter_gguf" else folder
+    verdict = Verdict.of([proof], proven, file_type=part, fingerprint=fingerprint(proven))
+    save_verdict(verdict, proven)
+    push_part(run, part, "me/model")
+    own = ["lora.gguf", "lora.verdict.json"] if part == "adapter_gguf" else ["model.safetensors"]
+    assert hub.names("me/model") == ["README.md", *own]
+    card = card_of(hub)
+    assert f"**`{proven.name}`: pass**" in card and "It reloads." in card
+    assert ("library_name: gguf" in card) == (part == "adapter_gguf")
+    push_part(run, "gguf", "me/other")
+    assert not [name for name in hub.names("me/other") if name.startswith(part[:5])]
+
+
+def test_a_folder_without_a_card_gets_one_from_its_files(run: RunDir, hub: StandIn) -> None:
+    push_folder(run.export / "adapter", "me/model")
+    card = card_of(hub)
+    assert "library_name: peft" in card and "| `adapter_model.safetensors` | 0.7 kB |" in card
+    assert f"Fine-tuned from `{MODEL_DIR.name}`" in card and str(MODEL_DIR) not in card
 
 
 def test_a_part_that_is_not_there_stays(run: RunDir, hub: StandIn) -> None:

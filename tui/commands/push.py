@@ -10,7 +10,7 @@ from whet.engine import api
 
 from .common import complete_run, json_option, print_json, talk
 
-Part = Literal["gguf", "adapter", "merged"]
+Part = Literal["gguf", "adapter", "adapter_gguf", "merged", "merged_4bit", "fp8"]
 
 
 @click.command()

@@ -17,7 +17,7 @@ from whet.engine import api
 
 from ..render.text import printable
 
-PARTS = ("gguf", "adapter", "merged")
+PARTS = ("gguf", "adapter", "adapter_gguf", "merged", "merged_4bit", "fp8")
 
 
 class PushCard(ModalScreen[None]):
