@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .export.gguf.types import GGUF_TYPES
+from .export.targets.table import TARGETS, Target
 from .models.facts import ModelFacts
 from .models.memory import ADAMW_8BIT_BYTES
 from .recipe import ExportSection, Recipe
@@ -45,18 +46,27 @@ def disk_bytes(recipe: Recipe, resolved: Resolved, facts: ModelFacts) -> dict[st
 def export_bytes(section: ExportSection, facts: ModelFacts, *, merges: bool) -> dict[str, int]:
     """What one export writes beside the trained weights, all its files together, by kind.
 
-    ``merges`` says that an adapter is merged first; the merged weights then lie there while GGUFs are made.
+    ``merges`` says that an adapter is merged first; the merged weights then lie there while others are made
+    of them. An adapter's own GGUF is proven over a 16-bit one of its base.
     """
     weights = facts.parameters.total
     sizes = {name: GGUF_TYPES[name].bits_per_weight / 8 for name in section.gguf}
     if sizes:
         sizes["f16"] = 2.0
     proof = min(PROOF_BYTES, 2 * 4 * facts.vocab_size * 512)
+    few_bits = [name for name, target in TARGETS.items() if target.linear_bytes and getattr(section, name)]
+    base = 2 * weights if section.adapter_gguf and section.smoke_test else 0
     return {
-        "merged": 2 * weights if merges and (section.merged or sizes) else 0,
+        "merged": 2 * weights if merges and (section.merged or sizes or few_bits) else 0,
         "gguf": int(weights * sum(sizes.values())),
-        "proof": proof if sizes and section.smoke_test else 0,
+        "proof": base + (proof if sizes and section.smoke_test else 0),
+        **{name: _few_bits(TARGETS[name], facts) for name in few_bits},
     }
+
+
+def _few_bits(target: Target, facts: ModelFacts) -> int:
+    linear = facts.parameters.decoder_linear
+    return int(target.linear_bytes * linear + 2 * (facts.parameters.total - linear))
 
 
 def _download(recipe: Recipe, facts: ModelFacts) -> int:

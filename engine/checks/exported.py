@@ -115,6 +115,21 @@ def merged_differs(facts: ExportFacts) -> Iterator[Finding]:
             )
 
 
+@check("export", "X01")
+def target_differs(facts: ExportFacts) -> Iterator[Finding]:
+    """Weights in 4 or 8 bits against the merged ones, and an adapter's GGUF against PEFT."""
+    for verdict in facts.verdicts:
+        for proof in verdict.proofs:
+            if proof.name in ("reload", "adapter") and proof.status != "pass":
+                yield Finding(
+                    id="X01",
+                    severity="error" if proof.status == "fail" else "warning",
+                    title=f"{verdict.gguf.rsplit('/', 1)[-1]}: {proof.summary}",
+                    evidence={"written": verdict.gguf, **proof.evidence},
+                    fix=Fix(text=proof.fix),
+                )
+
+
 @check("export", "X03", "E05", "X02")
 def gguf_differs(facts: ExportFacts) -> Iterator[Finding]:
     """One finding for each thing that is wrong, over all files that have it."""
@@ -172,7 +187,7 @@ def rounded_much(facts: ExportFacts) -> Iterator[Finding]:
 
 def _roots(verdict: Verdict) -> Iterator[Proof]:
     """Failed proofs of a GGUF without those that only follow from another one."""
-    failed = [proof for proof in verdict.failures() if proof.name != "merge"]
+    failed = [proof for proof in verdict.failures() if proof.name in CAUSES]
     for proof in failed:
         if proof.name not in ("answers", "neighbours") or len(failed) == 1:
             yield proof
@@ -349,6 +364,7 @@ def _disk_full(failure: WhetError, command: str) -> Finding:
 EXPORT_CHECKS: tuple[Check[ExportFacts], ...] = (
     merge_notes,
     merged_differs,
+    target_differs,
     gguf_differs,
     rounded_much,
     other_types,

@@ -7,16 +7,23 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from .targets.table import TARGETS
 from .verdict import Verdict, load_verdict
 
-Kind = Literal["adapter", "model", "merged", "gguf", "modelfile", "card"]
+Kind = Literal[
+    "adapter", "model", "merged", "merged_4bit", "fp8", "adapter_gguf", "gguf", "modelfile", "card"
+]
 NAMED: dict[str, Kind] = {
     "adapter": "adapter",
     "model": "model",
     "merged": "merged",
+    "merged-4bit": "merged_4bit",
+    "fp8": "fp8",
     "Modelfile": "modelfile",
     "README.md": "card",
 }
+PROVEN = ("gguf", "merged", *TARGETS)
+"""Kinds that have a verdict."""
 
 
 class Artifact(BaseModel):
@@ -34,6 +41,8 @@ class Artifact(BaseModel):
 def list_artifacts(export: Path) -> list[Artifact]:
     """The parts of a run's ``export/``; what is half written has other names and does not count."""
     named = [_artifact(kind, export / name) for name, kind in NAMED.items() if (export / name).exists()]
+    adapters = sorted((export / TARGETS["adapter_gguf"].folder).glob("*.gguf"))
+    named += [_artifact("adapter_gguf", path) for path in adapters]
     return [*named, *(gguf_artifact(path) for path in sorted(export.glob("*.gguf")))]
 
 
@@ -43,7 +52,7 @@ def gguf_artifact(path: Path) -> Artifact:
 
 
 def _artifact(kind: Kind, path: Path) -> Artifact:
-    verdict = load_verdict(path) if kind in ("gguf", "merged") else None
+    verdict = load_verdict(path) if kind in PROVEN else None
     return Artifact(kind=kind, path=path, bytes=_bytes(path), verdict=verdict)
 
 

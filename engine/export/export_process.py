@@ -29,7 +29,8 @@ from ..recipe import ExportSection
 from ..runs.events import ErrorEvent, Event, ExportEvent, FindingEvent, PhaseEvent
 from .merge_proof import prove_merge
 from .modelfile_check import inspect_modelfile, parse_modelfile
-from .pipeline import Emit, ExportResult, export_finished, export_model
+from .of_run import export_finished
+from .pipeline import Emit, ExportResult, export_model
 from .smoke import smoke_test
 from .verdict import EXIT_FAIL, Status
 

@@ -10,7 +10,8 @@ from ..runs.jobs import ExportJob, SmokeJob
 from ..runs.store import RunStore
 from .export_process import smoke
 from .held_out import planned_rows
-from .pipeline import Emit, export_finished
+from .of_run import export_finished
+from .pipeline import Emit
 
 
 def run_export_job(context: RunContext, job: ExportJob) -> None:

@@ -7,11 +7,11 @@ One function for worker, command line and Python API. Imports torch when it merg
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..checks.exported import ExportFacts, run_export_checks
 from ..disk import export_bytes
@@ -19,27 +19,23 @@ from ..errors import WhetError
 from ..models.facts import read_model_facts
 from ..models.sentence_folder import is_embedding_model
 from ..recipe import ExportSection
-from ..runs import locks
 from ..runs.context import Stopped
 from ..runs.events import Event, ExportEvent, FindingEvent, PhaseEvent
 from ..runs.failures import describe_failure
-from ..runs.store import trained_weights
 from .artifacts import list_artifacts
 from .embedding_notes import embedding_notes
 from .files import require_space, scratch_folder, sweep
 from .gguf.types import GGUFType, check_types
-from .importance_rows import Rows, check_importance, is_matrix, rows_of, training_rows
+from .importance_rows import Rows, check_importance, is_matrix, rows_of
 from .merge_proof import prove_merge
 from .merge_report import MergeReport
-from .model_card import CardFacts, run_facts, write_card
+from .model_card import CardFacts, write_card
 from .modelfile_check import ModelfileFacts, write_checked_modelfile
 from .smoke import HeldOut, prove, reference_of
+from .targets.memory import block_bytes
+from .targets.stage import Made, make_adapter_gguf, make_few_bits
+from .targets.table import TARGETS
 from .verdict import RANK, Status, Verdict, verdict_path
-
-if TYPE_CHECKING:
-    from ..plan import Plan
-    from ..runs.context import RunContext
-    from ..runs.store import RunDir
 
 Emit = Callable[[Event], None]
 
@@ -86,9 +82,10 @@ def export_model(
         own_rows: gives rows for an importance matrix that is asked for without naming any.
 
     Raises:
-        WhetError: ``gguf.needs_importance_matrix`` and ``export.disk_full`` before anything is written; those
-            of merging, conversion and quantisation, and ``run.disk_full``. A failed proof is in the
-            result, not raised. Either way the findings are emitted.
+        WhetError: ``gguf.needs_importance_matrix``, ``export.no_base``, ``export.adapter_gguf`` and
+            ``export.disk_full`` before anything is written; those of merging, conversion and quantisation,
+            and ``run.disk_full``. A failed proof is in the result, not raised. Either way the findings are
+            emitted.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     export = _Export(
@@ -127,19 +124,45 @@ class _Export:
     remarks: tuple[str, ...] = ()
 
     def run(self) -> ExportResult:
-        kinds = check_types(self.section.gguf)
+        kinds, asked = check_types(self.section.gguf), self.section
         sweep(self.out_dir)
-        if kinds or self.section.merged:
+        of_merged = bool(kinds) or asked.merged or asked.merged_4bit or asked.fp8
+        if of_merged or asked.adapter_gguf:
             self._check(kinds)
-            with scratch_folder(self.out_dir) as scratch, self._model(scratch) as model_dir:
-                if is_embedding_model(model_dir):
-                    self.remarks = embedding_notes(model_dir, kinds)
-                if kinds and self.result.status != "fail":  # of a wrong merge nothing is made
-                    self._gguf(model_dir, kinds, scratch)
-                    self._modelfile(model_dir, kinds)
+            with scratch_folder(self.out_dir) as scratch:
+                if asked.adapter_gguf:
+                    self._adapter_gguf(scratch)
+                if of_merged:
+                    with self._model(scratch) as model_dir:
+                        self._of_merged(model_dir, kinds, scratch)
         self.tell()
         self._card()
         return self.result
+
+    def _of_merged(self, model_dir: Path, kinds: list[GGUFType], scratch: Path) -> None:
+        if is_embedding_model(model_dir):
+            self.remarks = embedding_notes(model_dir, kinds)
+        if any(one.file_type == "merged" and one.status == "fail" for one in self.result.verdicts):
+            return  # of a wrong merge nothing is made
+        for made in make_few_bits(
+            self.section, model_dir, self.out_dir, self.held_out, self._export_progress
+        ):
+            self._take(made)
+        if kinds:
+            self._gguf(model_dir, kinds, scratch)
+            self._modelfile(model_dir, kinds)
+
+    def _adapter_gguf(self, scratch: Path) -> None:
+        assert self.base_dir is not None
+        out = self.out_dir / TARGETS["adapter_gguf"].folder / f"{self.name or self._stem()}-lora.gguf"
+        adapter, tell = self.trained_dir, self._export_progress
+        self._take(make_adapter_gguf(self.section, adapter, self.base_dir, out, self.held_out, scratch, tell))
+
+    def _take(self, made: Made) -> None:
+        self._wrote(made.name, made.path, made.bytes, made.detail)
+        if self.section.smoke_test and made.prove is not None:
+            self.emit(PhaseEvent(phase="smoke", detail=made.path.name))
+            self._proven(made.prove(), made.path)
 
     def _check(self, kinds: list[GGUFType]) -> None:
         """What can be known before the first byte is written.
@@ -154,6 +177,12 @@ class _Export:
                 "export.no_base",
                 f"{self.trained_dir} is an adapter, and its base model was not named.",
                 "Name the 16-bit model it was trained on.",
+            )
+        if self.section.adapter_gguf and not merges:
+            raise WhetError(
+                "export.adapter_gguf",
+                f"{self.trained_dir} is a whole model: there is no adapter to write.",
+                "Export a GGUF of the model: `whet export RUN --gguf q8_0`.",
             )
         whole = read_model_facts(self.base_dir if merges and self.base_dir else self.trained_dir)
         require_space(self.out_dir, sum(export_bytes(self.section, whole, merges=merges).values()))
@@ -192,6 +221,7 @@ class _Export:
             merged,
             progress=self._progress("merge", "adapter into base"),
             trained_precision=self.trained_precision,
+            memory=block_bytes(self.section.maximum_memory_usage),
         )
         if keep:
             self._wrote("merged", merged, report.bytes, {"dtype": report.dtype})
@@ -202,7 +232,8 @@ class _Export:
     def _prove_merge(self, merged: Path) -> None:
         assert self.base_dir is not None
         self.emit(PhaseEvent(phase="smoke", detail="merged against base and adapter"))
-        verdict = prove_merge(self.base_dir, self.trained_dir, merged, self.held_out)
+        share = self.section.maximum_memory_usage
+        verdict = prove_merge(self.base_dir, self.trained_dir, merged, self.held_out, share=share)
         if not self.section.merged:
             verdict_path(merged).unlink()
         shown = self.out_dir / "merged"
@@ -301,9 +332,7 @@ class _Export:
     def _card(self) -> None:
         """About all that lies there, what earlier exports of the same weights wrote among it."""
         written = list(self.result.paths.values())
-        beside = [
-            one for one in list_artifacts(self.out_dir) if one.kind in ("adapter", "model", "merged", "gguf")
-        ]
+        beside = [one for one in list_artifacts(self.out_dir) if one.kind not in ("modelfile", "card")]
         earlier = [one for one in beside if one.path not in written]
         files = {one.path.name: one.bytes for one in beside} | {path.name: _bytes(path) for path in written}
         verdicts = [*self.result.verdicts, *(one.verdict for one in earlier if one.verdict is not None)]
@@ -326,6 +355,9 @@ class _Export:
     def _stem(self) -> str:
         return clean_name(self.out_dir.resolve().name)
 
+    def _export_progress(self, detail: str) -> Callable[[float, float], None]:
+        return self._progress("export", detail)
+
     def _progress(self, phase: Any, detail: str) -> Callable[[float, float], None]:
         """Phase events at whole percents, so that a model of thousands of tensors does not flood the log."""
         last = -1
@@ -338,71 +370,6 @@ class _Export:
                 self.emit(PhaseEvent(phase=phase, detail=detail, done=done, total=total))
 
         return tell
-
-
-def export_run(context: RunContext) -> ExportResult:
-    """Export a run's trained weights as its recipe asks; called by the job when training has ended.
-
-    The result lies in the run's ``export/`` beside the adapter, and its verdict in the run's summary.
-    """
-    result = export_finished(context.dir, context.plan, context.summary, context.emit)
-    context.summary["export"] = {kind: str(path) for kind, path in result.paths.items()}
-    if result.status is not None:
-        context.summary["verdict"] = result.status
-    return result
-
-
-def export_finished(
-    run: RunDir,
-    plan: Plan,
-    summary: Mapping[str, Any],
-    emit: Emit,
-    section: ExportSection | None = None,
-    out_dir: Path | None = None,
-    leave: Callable[[], None] = lambda: None,
-) -> ExportResult:
-    """Export what a run trained, by default what its recipe asks for into its own folder.
-
-    Exports of one run wait for each other; ``leave`` is called while this one waits, and may raise.
-
-    Raises:
-        WhetError: ``export.untrained`` while the run has no finished weights; those of :func:`export_model`.
-    """
-    from ..models.locate import resolve_model
-    from .held_out import planned_rows
-
-    recipe = plan.recipe
-    section = section or recipe.export
-    full = recipe.adapter.kind == "none"
-    trained = trained_weights(run)
-    base = resolve_model(recipe.model.name, recipe.model.revision, weights=not full)
-    facts = run_facts(run.id, plan, summary, trained)
-    with _alone(run, emit, leave):
-        return export_model(
-            trained,
-            None if full else base,
-            out_dir or run.export,
-            section,
-            emit,
-            planned_rows(plan, base) if section.gguf and section.smoke_test else None,
-            name=recipe.name or clean_name(Path(recipe.model.name).name),
-            trained_precision=plan.resolved.base_precision,
-            facts=facts,
-            own_rows=lambda: training_rows(plan, base),
-        )
-
-
-@contextmanager
-def _alone(run: RunDir, emit: Emit, leave: Callable[[], None]) -> Iterator[None]:
-    """Two exports of one run would write the same files."""
-    lock = locks.try_hold(run.export_lock)
-    if lock is None:
-        emit(PhaseEvent(phase="wait", detail=f"another export of {run.id} is being written"))
-    while lock is None:
-        leave()
-        lock = locks.try_hold(run.export_lock, locks.PATIENCE)
-    with lock:
-        yield
 
 
 def _bytes(path: Path) -> int:

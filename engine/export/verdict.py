@@ -28,7 +28,7 @@ class Proof(BaseModel):
 
     name: str = Field(
         description="vocabulary, template, bos, stops, configuration, weights, logits, answers; of embedding "
-        "models special tokens, vectors, neighbours; llama.cpp for a crash; merge."
+        "models special tokens, vectors, neighbours; llama.cpp for a crash; merge; reload; adapter."
     )
     status: Status
     summary: str = Field(description="One sentence, the fact.")

@@ -1,4 +1,4 @@
-"""`save_pretrained_merged`, `save_pretrained_gguf` and their hub twins, bound on the model instance.
+"""`save_pretrained_merged`, `save_pretrained_gguf`, and pushing, bound on the model instance.
 
 Merging and conversion read the adapter and the 16-bit base from disk and stream them; the model in memory,
 which may hold its base quantised, is only asked for its adapter.
@@ -6,38 +6,38 @@ which may hold its base quantised, is only asked for its adapter.
 
 from __future__ import annotations
 
-import copy
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from difflib import get_close_matches
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MethodType
 from typing import Any
 
-import torch
 from peft import PeftModel
 
-from ..data.chat_templates.renderer import strip_generation_tags
-from ..errors import WhetError
+from ..export.files import scratch_folder
 from ..export.gguf.types import check_types
 from ..export.merging import merge
-from ..models.adapters import save_weights
-from ..models.loading import load_tokenizer
+from ..export.targets.memory import DEFAULT_SHARE, block_bytes, check_share
 from ..recipe import ExportSection
 from .notes import say
+from .saved_weights import known_state, save_method_of, weights_folder, write_adapter, write_whole
 from .spellings import refuse_token
-from .state import ModelState, base_model, state_of
 
-SAVE_METHODS = ("merged_16bit", "lora")
+MERGED_METHODS = ("merged_16bit", "merged_4bit", "merged_4bit_forced", "merged_fp8", "lora")
+GGUF_METHODS = ("merged", "lora")
 GGUF_ALIASES = {"not_quantized": "f16", "fast_quantized": "q8_0", "quantized": "q4_k_m", "none": "f16"}
-HALF = (torch.bfloat16, torch.float16)
 
 
 def bind_saving(model: Any) -> Any:
     """Give this instance the saving methods; its class stays as it is."""
-    for method in (save_pretrained_merged, save_pretrained_gguf, push_to_hub_merged, push_to_hub_gguf):
+    methods = (
+        save_pretrained_merged,
+        save_pretrained_gguf,
+        push_to_hub,
+        push_to_hub_merged,
+        push_to_hub_gguf,
+    )
+    for method in methods:
         setattr(model, method.__name__, MethodType(method, model))
     return model
 
@@ -47,7 +47,7 @@ def save_pretrained_merged(
     save_directory: str | Path,
     tokenizer: Any = None,
     save_method: str = "merged_16bit",
-    maximum_memory_usage: float = 0.75,
+    maximum_memory_usage: float = DEFAULT_SHARE,
     token: str | None = None,
 ) -> Path:
     """Write weights that need neither peft nor whet to load, or the adapter alone.
@@ -55,28 +55,56 @@ def save_pretrained_merged(
     Args:
         save_directory: a new folder, or one that an earlier call wrote.
         tokenizer: written beside the weights, chat template included; without it the base's.
-        save_method: `merged_16bit` (the adapter added to the 16-bit base) or `lora`.
-        maximum_memory_usage: accepted for older scripts: merging streams and holds one tensor and one shard.
+        save_method: `merged_16bit` (the adapter added to the 16-bit base), `merged_4bit` (that in
+            bitsandbytes' nf4; `merged_4bit_forced` does not say what it costs), `merged_fp8`
+            (compressed-tensors, for vLLM), or `lora`.
+        maximum_memory_usage: share of the free memory that a merge may take: it then works in smaller blocks.
         token: refused; nothing is sent from here.
 
     Returns:
         The folder.
 
     Raises:
-        WhetError: `export.save_method`, `python_api.token`, and those of :func:`..export.merging.merge`.
+        WhetError: `export.save_method`, `export.memory_share`, `python_api.token`, and those of
+            :func:`..export.merging.merge`, :func:`..export.targets.four_bit.write_four_bit` and
+            :func:`..export.targets.fp8.write_fp8`.
     """
     refuse_token("token", token)
-    _check_share(maximum_memory_usage)
-    _check_method(save_method)
-    out = Path(save_directory)
-    if save_method == "lora":
-        return _write_adapter(self, out, tokenizer)
-    if not isinstance(self, PeftModel):
-        return _write_whole(self, out, tokenizer)
-    state = _state(self)
+    check_share(maximum_memory_usage)
+    method, out = save_method_of(save_method, MERGED_METHODS), Path(save_directory)
+    if method == "lora":
+        return write_adapter(self, out, tokenizer)
+    if method == "merged_16bit":
+        return _merge(self, out, tokenizer, maximum_memory_usage)
+    if method == "merged_4bit":
+        say(
+            "merged_4bit rounds the merged weights to nf4, which can cost more than training gained. Keep "
+            'save_method="merged_16bit" for whatever is converted or trained further.'
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(out.parent) as scratch:
+        whole = _merge(self, scratch / "merged", tokenizer, maximum_memory_usage)
+        memory = block_bytes(maximum_memory_usage)
+        if method == "merged_fp8":
+            from ..export.targets.fp8 import write_fp8
+
+            write_fp8(whole, out, memory=memory)
+        else:
+            from ..export.targets.four_bit import write_four_bit
+
+            write_four_bit(whole, out, memory=memory)
+    return out
+
+
+def _merge(model: Any, out: Path, tokenizer: Any, share: float) -> Path:
+    """The 16-bit model as a folder: adapter and base, or a fully trained one."""
+    if not isinstance(model, PeftModel):
+        return write_whole(model, out, tokenizer)
+    state = known_state(model)
     with TemporaryDirectory(prefix="whet-adapter-") as folder:
-        adapter = _write_adapter(self, Path(folder), tokenizer)
-        report = merge(state.base_dir, adapter, out, trained_precision=state.rounded)
+        adapter = write_adapter(model, Path(folder), tokenizer)
+        memory = block_bytes(share)
+        report = merge(state.base_dir, adapter, out, trained_precision=state.rounded, memory=memory)
     for note in report.notes:
         say(note)
     return out
@@ -88,8 +116,9 @@ def save_pretrained_gguf(
     tokenizer: Any = None,
     quantization_method: str | Sequence[str] = "q8_0",
     first_conversion: str | None = None,
-    maximum_memory_usage: float = 0.75,
+    maximum_memory_usage: float = DEFAULT_SHARE,
     token: str | None = None,
+    save_method: str = "merged",
 ) -> Any:
     """Merge, convert to GGUF, quantise, and prove each file against the trained model with llama.cpp.
 
@@ -98,8 +127,10 @@ def save_pretrained_gguf(
         tokenizer: with the chat template that was trained; without it the base's.
         quantization_method: one type or several, e.g. `q4_k_m`, `q8_0`, `f16`.
         first_conversion: accepted for older scripts: quantising always starts from 16 bits.
-        maximum_memory_usage: accepted for older scripts, as for :func:`save_pretrained_merged`.
+        maximum_memory_usage: share of the free memory that merging and its proof may take.
         token: refused; nothing is sent from here.
+        save_method: `merged`, or `lora`: the adapter alone as a GGUF that llama.cpp lays over the base's;
+            `quantization_method` then has no meaning.
 
     Returns:
         The :class:`..export.pipeline.ExportResult`: paths and verdicts.
@@ -108,9 +139,11 @@ def save_pretrained_gguf(
         WhetError: `gguf.*` for unknown types and unsupported architectures, `export.*`, `python_api.token`.
     """
     refuse_token("token", token)
-    _check_share(maximum_memory_usage)
-    section = ExportSection.model_validate({"gguf": gguf_types(quantization_method)})
-    with _weights_folder(self, tokenizer) as (trained, base_dir):
+    share = check_share(maximum_memory_usage)
+    lora = save_method_of(save_method, GGUF_METHODS) == "lora"
+    types = [] if lora else gguf_types(quantization_method)
+    section = ExportSection(gguf=types, adapter_gguf=lora, maximum_memory_usage=share)
+    with weights_folder(self, tokenizer) as (trained, base_dir):
         from ..export.pipeline import export_model
 
         result = export_model(
@@ -119,7 +152,7 @@ def save_pretrained_gguf(
             Path(save_directory),
             section,
             emit=lambda event: None,
-            trained_precision=_state(self).rounded,
+            trained_precision=known_state(self).rounded,
         )
     for note in result.notes:
         say(note)
@@ -127,6 +160,27 @@ def save_pretrained_gguf(
         if verdict.status != "pass":
             say(f"{Path(verdict.gguf).name}: {verdict.status}; the verdict says which proof and why.")
     return result
+
+
+def push_to_hub(
+    self: Any,
+    repo_id: str,
+    tokenizer: Any = None,
+    private: bool = True,
+    commit_message: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Upload the adapter, or the weights of a fully trained model; private unless `private=False`.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        WhetError: `python_api.token` and those of :mod:`..export.hub`.
+    """
+    whole = not isinstance(self, PeftModel)
+    method = "merged_16bit" if whole else "lora"
+    return push_to_hub_merged(self, repo_id, tokenizer, method, private, commit_message, token)
 
 
 def push_to_hub_merged(
@@ -137,6 +191,7 @@ def push_to_hub_merged(
     private: bool = True,
     commit_message: str | None = None,
     token: str | None = None,
+    maximum_memory_usage: float = DEFAULT_SHARE,
 ) -> str:
     """Write as :func:`save_pretrained_merged` does, then upload; private unless `private=False`.
 
@@ -150,7 +205,8 @@ def push_to_hub_merged(
 
     refuse_token("token", token)
     with TemporaryDirectory(prefix="whet-merged-") as parent:
-        folder = save_pretrained_merged(self, Path(parent) / "model", tokenizer, save_method)
+        out = Path(parent) / "model"
+        folder = save_pretrained_merged(self, out, tokenizer, save_method, maximum_memory_usage)
         return push_folder(folder, repo_id, private=private, message=commit_message)
 
 
@@ -162,6 +218,8 @@ def push_to_hub_gguf(
     private: bool = True,
     commit_message: str | None = None,
     token: str | None = None,
+    maximum_memory_usage: float = DEFAULT_SHARE,
+    save_method: str = "merged",
 ) -> str:
     """Write as :func:`save_pretrained_gguf` does, then upload the proven files; private unless
     `private=False`.
@@ -177,7 +235,14 @@ def push_to_hub_gguf(
     refuse_token("token", token)
     with TemporaryDirectory(prefix="whet-gguf-") as parent:
         folder = Path(parent) / "gguf"
-        save_pretrained_gguf(self, folder, tokenizer, quantization_method)
+        save_pretrained_gguf(
+            self,
+            folder,
+            tokenizer,
+            quantization_method,
+            maximum_memory_usage=maximum_memory_usage,
+            save_method=save_method,
+        )
         return push_folder(folder, repo_id, private=private, message=commit_message)
 
 
@@ -187,96 +252,3 @@ def gguf_types(methods: str | Sequence[str]) -> list[str]:
     types = [GGUF_ALIASES.get(name.lower(), name.lower()) for name in names]
     check_types(types)
     return types
-
-
-@contextmanager
-def _weights_folder(model: Any, tokenizer: Any) -> Iterator[tuple[Path, Path]]:
-    """`(trained weights, base weights)` on disk while the context lasts: an adapter, or a whole model."""
-    with TemporaryDirectory(prefix="whet-trained-") as folder:
-        if isinstance(model, PeftModel):
-            yield _write_adapter(model, Path(folder), tokenizer), _state(model).base_dir
-        else:
-            whole = _write_whole(model, Path(folder), tokenizer)
-            yield whole, whole
-
-
-def _write_adapter(model: Any, out: Path, tokenizer: Any) -> Path:
-    if not isinstance(model, PeftModel):
-        raise WhetError(
-            "export.save_method",
-            "This model has no adapter to save.",
-            'Use save_method="merged_16bit", or get_peft_model before training.',
-        )
-    save_weights(model, out)
-    base_model(model).generation_config.save_pretrained(str(out))
-    if tokenizer is not None:
-        _write_tokenizer(tokenizer, out)
-    return out
-
-
-def _write_tokenizer(tokenizer: Any, out: Path) -> None:
-    """As it was trained with, in Jinja that every engine reads: without our generation tags."""
-    plain = copy.deepcopy(tokenizer)
-    if isinstance(plain.chat_template, str):
-        plain.chat_template = strip_generation_tags(plain.chat_template)
-    plain.save_pretrained(str(out))
-
-
-def _write_whole(model: Any, out: Path, tokenizer: Any) -> Path:
-    """A fully trained model in 16 bits; bfloat16 where it was trained in fp32."""
-    base = base_model(model)
-    if base.config.to_dict().get("quantization_config"):
-        raise WhetError(
-            "export.save_method",
-            "The model holds quantised weights and no adapter, so there is nothing trained to merge.",
-            "Train an adapter with get_peft_model first.",
-        )
-    dtype = base.dtype if base.dtype in HALF else torch.bfloat16
-    weights = {
-        name: value.to(dtype) if value.is_floating_point() else value
-        for name, value in base.state_dict().items()
-    }
-    base.save_pretrained(str(out), state_dict=weights)
-    file = out / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    config["dtype"] = str(dtype).removeprefix("torch.")
-    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    _write_tokenizer(tokenizer or load_tokenizer(_state(model).base_dir), out)
-    return out
-
-
-def _state(model: Any) -> ModelState:
-    state = state_of(model)
-    if state is None:
-        raise WhetError(
-            "export.no_base",
-            "This model was not loaded by FastLanguageModel.from_pretrained, so its base is not known.",
-            "Load it with FastLanguageModel.from_pretrained, or merge with `whet export`.",
-        )
-    return state
-
-
-def _check_method(save_method: str) -> None:
-    if save_method in SAVE_METHODS:
-        return
-    if save_method.startswith("merged_4bit"):
-        raise WhetError(
-            "export.save_method",
-            f"save_method={save_method!r}: a merge into 4-bit weights would round the training away.",
-            'Use "merged_16bit" and quantise when serving, or save_pretrained_gguf(..., "q4_k_m").',
-        )
-    near = get_close_matches(save_method, SAVE_METHODS, n=1)
-    raise WhetError(
-        "export.save_method",
-        f"save_method={save_method!r} is unknown.",
-        f"{f'Did you mean {near[0]!r}? ' if near else ''}Choices: {', '.join(SAVE_METHODS)}.",
-    )
-
-
-def _check_share(value: float) -> None:
-    if not 0 < value <= 1:
-        raise WhetError(
-            "export.memory_share",
-            f"maximum_memory_usage={value!r} is no share of memory.",
-            "Use a value in (0, 1].",
-        )

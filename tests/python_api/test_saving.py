@@ -7,11 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from support.hub_standin import StandIn, in_place_of_the_hub
 from support.tiny_models import build_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from whet.engine import FastLanguageModel, get_chat_template
 from whet.engine.errors import WhetError
+from whet.engine.export.targets.four_bit import write_four_bit
+from whet.engine.export.targets.fp8 import write_fp8
+from whet.engine.python_api.notes import WhetNote
 from whet.engine.python_api.saving import gguf_types
 
 IDS = torch.tensor([[9, 8, 7, 6, 5]])
@@ -81,9 +86,10 @@ def test_methods_are_on_the_instance_and_the_class_stays_as_it_was(tiny_llama: P
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"save_method": "merged_4bit"}, "merged_16bit"),
+        ({"save_method": "merged_8bit"}, "Did you mean 'merged_"),
         ({"save_method": "merged16bit"}, "Did you mean 'merged_16bit'"),
         ({"maximum_memory_usage": 75}, "maximum_memory_usage=75"),
+        ({"maximum_memory_usage": 0}, "maximum_memory_usage=0"),
         ({"token": "hf_secret"}, "HF_TOKEN"),
     ],
 )
@@ -92,6 +98,36 @@ def test_refusals_say_what_to_do(options: dict, words: str, tiny_llama: Path, tm
     with pytest.raises(WhetError, match=words):
         model.save_pretrained_merged(tmp_path / "out", tokenizer, **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["merged_4bit", "merged_4bit_forced", "merged_fp8"])
+def test_few_bits_are_the_merged_weights_rounded(
+    method: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = build_tiny_model(tmp_path / "base", "llama", wide=True, dtype="bfloat16")
+    model, tokenizer = adapted(path)
+    whole = model.save_pretrained_merged(tmp_path / "whole", tokenizer)
+    out = model.save_pretrained_merged(tmp_path / "out", tokenizer, method, maximum_memory_usage=0.5)
+    said = [str(one.message) for one in recwarn if issubclass(one.category, WhetNote)]
+    assert any("merged_4bit rounds" in words for words in said) is (method == "merged_4bit")
+    write = write_fp8 if method == "merged_fp8" else write_four_bit
+    write(whole, tmp_path / "again")
+    again, written = (load_file(tmp_path / name / "model.safetensors") for name in ("again", "out"))
+    assert again.keys() == written.keys()
+    assert all(torch.equal(again[name].view(torch.uint8), written[name].view(torch.uint8)) for name in again)
+    assert (out / "tokenizer.json").is_file()
+    assert {one.name for one in tmp_path.iterdir()} == {"base", "whole", "out", "again"}
+    shift = (logits(AutoModelForCausalLM.from_pretrained(out, dtype="auto")) - logits(model)).abs().mean()
+    assert shift < logits(model).abs().mean()
+
+
+def test_the_adapter_as_a_gguf(tmp_path: Path) -> None:
+    model, tokenizer = adapted(build_tiny_model(tmp_path / "model", "llama", wide=True))
+    result = model.save_pretrained_gguf(tmp_path / "gguf", tokenizer, save_method="lora")
+    assert [verdict.proofs[0].name for verdict in result.verdicts] == ["adapter"]
+    assert result.status == "pass" and result.paths["adapter_gguf"].suffix == ".gguf"
+    with pytest.raises(WhetError, match="Choices: merged, lora"):
+        model.save_pretrained_gguf(tmp_path / "other", tokenizer, save_method="q8_0")
 
 
 def test_gguf_files_are_written_and_proven(tmp_path: Path) -> None:
@@ -118,23 +154,15 @@ def test_gguf_names() -> None:
 def test_pushing_is_private_and_sends_what_saving_writes(
     tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from whet.engine.export import hub
-
-    sent: dict[str, Any] = {}
-
-    class Recorder:
-        def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> str:
-            sent.update(repo=repo_id, private=private)
-            return f"https://huggingface.co/{repo_id}"
-
-        def upload_folder(self, *, folder_path: str, **rest: Any) -> None:
-            sent["files"] = {file.name for file in Path(folder_path).iterdir()}
-
-    monkeypatch.setattr(hub, "_real_api", Recorder)
     model, tokenizer = adapted(tiny_llama)
-    address = model.push_to_hub_merged("me/tiny", tokenizer)
-    assert address == "https://huggingface.co/me/tiny"
-    assert (sent["repo"], sent["private"]) == ("me/tiny", True)
-    assert {"model.safetensors", "config.json", "tokenizer.json"} <= sent["files"]
+    with in_place_of_the_hub(StandIn(), monkeypatch) as hub:
+        assert model.push_to_hub_merged("me/tiny", tokenizer) == f"{hub.url}/me/tiny"
+        assert model.push_to_hub("me/adapter", tokenizer) == f"{hub.url}/me/adapter"
+        model.push_to_hub_merged("me/fp8", tokenizer, save_method="merged_fp8", maximum_memory_usage=0.5)
+    assert all(hub.repositories[name].private for name in ("me/tiny", "me/adapter", "me/fp8"))
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(hub.names("me/tiny"))
+    assert {"adapter_model.safetensors", "tokenizer.json"} <= set(hub.names("me/adapter"))
+    assert "model.safetensors" not in hub.names("me/adapter")
+    assert b"compressed-tensors" in hub.content("me/fp8", "config.json")
     with pytest.raises(WhetError, match="HF_TOKEN"):
         model.push_to_hub_gguf("me/tiny", tokenizer, token="hf_secret")

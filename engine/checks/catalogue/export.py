@@ -14,7 +14,9 @@ ENTRIES: tuple[Entry, ...] = (
         "texts, your held-out rows first. The finding gives the mean and the largest KL divergence beside "
         "what rounding to the merged type costs by itself, and how far training moved the model from its "
         "base. A failed comparison keeps GGUF files from being made of it. What the merge itself has to say "
-        "(a base that was held rounded while it trained, or exists only rounded) is X01 too.",
+        "(a base that was held rounded while it trained, or exists only rounded) is X01 too. So is what "
+        "becomes of the weights in 4 or 8 bits, read back by transformers, and of an adapter's GGUF, run by "
+        "llama.cpp over its base.",
         why="The merge went onto another base, onto weights that were rounded to 4 bits, missed a part of "
         "the adapter, or an older shard stayed in the folder. A warning that nothing changes means that the "
         "adapter itself does nothing: it is untrained, or was trained with a vanishing learning rate.",

@@ -49,7 +49,7 @@ def run_sft(context: RunContext) -> None:
     context.leave_if_asked()
     measure_once(context)
     context.leave_if_asked()
-    from ...export.pipeline import export_run
+    from ...export.of_run import export_run
 
     export_run(context)
 

@@ -27,11 +27,13 @@ def experts(folder: Path) -> Path:
     """A mixture whose experts are stacked in memory and single matrices in the files."""
     build_tiny_model(folder, "qwen3")
     rows = json.loads((folder / "config.json").read_text())["vocab_size"]
-    config = CONFIG_MAPPING["qwen3_moe"](
-        vocab_size=rows, hidden_size=256, intermediate_size=512, moe_intermediate_size=128, head_dim=64,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, num_experts=4, mlp_only_layers=[1],
-        num_experts_per_tok=2, initializer_range=0.06, max_position_embeddings=256,
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "vocab_size": rows, "hidden_size": 256, "intermediate_size": 512, "moe_intermediate_size": 128,
+        "head_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "num_experts": 4, "num_experts_per_tok": 2, "mlp_only_layers": [1], "initializer_range": 0.06,
+        "max_position_embeddings": 256,
+    }  # fmt: skip
+    config = CONFIG_MAPPING["qwen3_moe"](**settings)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     return folder
