@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from .gpu_load import GpuLoad
 
 GPU_EVERY = 20
 """Steps between two questions to the driver."""
+GPU_SECONDS = 2.0
+"""And seconds: a question may take milliseconds, as long as a small model's step."""
 
 
 class Watching(TrainerCallback):
@@ -43,6 +47,7 @@ class Watching(TrainerCallback):
         """The error that paused the run."""
         self._data_seconds = 0.0
         self._busy: float | None = None
+        self._asked = -math.inf
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -55,8 +60,9 @@ class Watching(TrainerCallback):
     ) -> None:
         spent = self.trainer.data_seconds
         others: tuple[str, ...] = ()
-        if state.global_step % GPU_EVERY == GPU_EVERY // 2:
-            self._busy, others = self.gpu.busy(), self.gpu.others()
+        now = time.monotonic()
+        if state.global_step % GPU_EVERY == GPU_EVERY // 2 and now - self._asked >= GPU_SECONDS:
+            self._asked, self._busy, others = now, self.gpu.busy(), self.gpu.others()
         pace = Pace(spent - self._data_seconds, self._busy, others)
         self._data_seconds = spent
         assert self.reporter.last is not None
