@@ -7,6 +7,7 @@ The arithmetic, in float32 with W the base weight [out, in], A [r, in], B [out, 
 - DoRA (Liu et al., 2024): W' = m * (W + s B A) / ||W + s B A||, the norm of each row, m the trained
   magnitude.
 - An embedding's factors are stored transposed: its update is s (B A)^T.
+- Of stacked experts (PEFT's target_parameters) each has its own B A, see :mod:`.expert_updates`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import torch
 from safetensors import safe_open
 
 from ..errors import WhetError
+from .expert_updates import ExpertUpdate, expert_updates
 
 PREFIX = "base_model.model."
 FACTORS = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector", "lora_embedding_A", "lora_embedding_B")
@@ -34,7 +38,6 @@ UNSUPPORTED = (
     "kasa_config",
     "monteclora_config",
     "alora_invocation_tokens",
-    "target_parameters",
     "trainable_token_indices",
     "megatron_config",
 )
@@ -65,6 +68,10 @@ class Adapter:
         """Weight name of the base -> factor name -> key in the adapter's file."""
         self.replaced: dict[str, str] = {}
         """Tensor name of the base -> key of the whole tensor that replaces it (biases, modules_to_save)."""
+        self.experts: dict[str, tuple[ExpertUpdate, dict[str, str]]] = {}
+        """Tensor name of the base -> how stacked experts' factors change it; see :meth:`match_experts`."""
+        # A layer's two pairs serve hundreds of tensors in turn.
+        self._stacked = lru_cache(maxsize=2)(self._read_stacked)
         for key in self._file.keys():  # noqa: SIM118  (a safetensors handle is no dict)
             self._sort(key)
 
@@ -98,7 +105,30 @@ class Adapter:
     @property
     def targets(self) -> set[str]:
         """Names of the base's tensors that change."""
-        return set(self.factors) | set(self.replaced)
+        return set(self.factors) | set(self.replaced) | set(self.experts)
+
+    def match_experts(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Find the base's tensors that factors of stacked experts change; those leave ``factors``.
+
+        Args:
+            shapes: of all tensors of the base, by name.
+        """
+        if not self.config.get("target_parameters"):
+            return
+        for name, update in expert_updates(shapes).items():
+            # PEFT wraps the module once for each parameter, one wrapper in another.
+            for stem in (f"{update.module}.weight", f"{update.module}.base_layer.weight"):
+                if (keys := self.factors.get(stem)) is None:
+                    continue
+                a_shape, b_shape = self._shape(keys["lora_A.weight"]), self._shape(keys["lora_B.weight"])
+                if update.fits(a_shape, b_shape, shapes[name]):
+                    self.experts[name] = (update, keys)
+        for update, _ in self.experts.values():
+            for stem in (f"{update.module}.weight", f"{update.module}.base_layer.weight"):
+                self.factors.pop(stem, None)
+
+    def _shape(self, key: str) -> tuple[int, ...]:
+        return tuple(self._file.get_slice(key).get_shape())
 
     def tensor(self, key: str) -> torch.Tensor:
         return self._file.get_tensor(key)
@@ -106,13 +136,16 @@ class Adapter:
     def scale(self, weight_name: str) -> float:
         """alpha / r, or alpha / sqrt(r), of one layer, with PEFT's rank and alpha patterns."""
         module = weight_name.removesuffix(".weight")
-        rank = _patterned(self.config.get("rank_pattern"), module, self.config["r"])
+        rank = self._rank(module)
         alpha = _patterned(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
 
+    def _rank(self, module: str) -> float:
+        return _patterned(self.config.get("rank_pattern"), module, self.config["r"])
+
     def replaced_shape(self, name: str) -> tuple[int, ...]:
         """Of a tensor that was trained whole."""
-        return tuple(self._file.get_slice(self.replaced[name]).get_shape())
+        return self._shape(self.replaced[name])
 
     def replaced_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows of a tensor that was trained whole."""
@@ -132,6 +165,8 @@ class Adapter:
             base: its rows from ``start`` on, all or, where :meth:`in_blocks`, some; of one that was trained
                 whole, :meth:`replaced_rows`.
         """
+        if name in self.experts:
+            return self._apply_to_experts(name, base, start)
         if name not in self.factors:
             return base
         keys, stop = self.factors[name], start + base.shape[0]
@@ -147,6 +182,16 @@ class Adapter:
             magnitude = self.tensor(keys["lora_magnitude_vector"]).float()
             merged = self._with_magnitude(merged, magnitude, keys, start, stop)
         return merged
+
+    def _apply_to_experts(self, name: str, base: torch.Tensor, start: int) -> torch.Tensor:
+        update, keys = self.experts[name]
+        a_PI, b_OP = self._stacked(keys["lora_A.weight"], keys["lora_B.weight"])
+        experts = int(len(a_PI) // self._rank(update.parameter))
+        delta = update.rows(a_PI, b_OP, experts, start, start + len(base))
+        return base.float().add(delta, alpha=self.scale(update.parameter))
+
+    def _read_stacked(self, a: str, b: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.tensor(a).float(), self.tensor(b).float()
 
     def _transposed(self, keys: dict[str, str]) -> bool:
         """Whether the stored factors' product is the weight's transpose."""

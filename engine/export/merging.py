@@ -107,6 +107,7 @@ class _Plan:
     def __init__(self, base: BaseWeights, adapter: Adapter, target: torch.dtype, memory: int) -> None:
         self.base, self.adapter, self.target, self.memory = base, adapter, target, memory
         self.names = base.names()
+        adapter.match_experts({name: base.shape(name) for name in self.names})
         self.embedding = next((n for n in self.names if n.endswith("embed_tokens.weight")), None)
         self.head = "lm_head.weight"
         tied = bool(base.config.get("tie_word_embeddings")) and self.head not in base.file_of

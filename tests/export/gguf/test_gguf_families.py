@@ -11,6 +11,7 @@ import pytest
 from gguf import GGUFReader
 from support.gguf_logits import kl, llama_log_probs, model_log_probs
 from support.gguf_variants import LINEAR, LLAMA3, SHARED_HEAD, VARIANTS, YARN, longrope
+from support.respelling import fuse_experts, rewrite
 from support.tiny_models import FamilyName, build_tiny_model
 
 from whet.engine.errors import WhetError
@@ -126,40 +127,6 @@ def test_the_gates_see_mistakes(tmp_path: Path, mistake: str) -> None:
 
 
 # What checkpoints call things
-
-
-def rewrite(model: Path, rename: Any, **config: Any) -> Path:
-    """Write the model's tensors anew through ``rename``, and lay values over its config.json."""
-    from safetensors.torch import load_file, save_file
-
-    weights = rename(load_file(model / "model.safetensors"))
-    save_file({name: value.contiguous() for name, value in weights.items()}, model / "model.safetensors")
-    path = model / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | config))
-    return model
-
-
-def fuse_experts(weights: dict[str, Any]) -> dict[str, Any]:
-    """As transformers 5 holds them in memory, out of one tensor an expert."""
-    import torch
-
-    fused = {
-        name.replace(".block_sparse_moe.gate.", ".mlp.gate."): value
-        for name, value in weights.items()
-        if ".experts." not in name
-    }
-    for layer in range(2):
-        parts: dict[str, list[Any]] = {}
-        for name in sorted(weights):
-            if name.startswith(f"model.layers.{layer}.") and ".experts." in name:
-                parts.setdefault(name.split(".")[-2], []).append(weights[name])
-        gate, up, down = (
-            torch.stack(parts[one] if one in parts else parts[other])
-            for one, other in (("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2"))
-        )
-        fused[f"model.layers.{layer}.mlp.experts.gate_up_proj"] = torch.cat([gate, up], dim=1)
-        fused[f"model.layers.{layer}.mlp.experts.down_proj"] = down
-    return fused
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
