@@ -96,7 +96,7 @@ def test_chat_rows_without_a_template(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "reason"),
     [
-        ("config.json", {"model_type": "gemma"}, "model_type 'gemma'"),
+        ("config.json", {"model_type": "olmo2"}, "model_type 'olmo2'"),
         ("config.json", {"hidden_act": "gelu"}, "gelu"),
         ("tokenizer.json", {"model": {"type": "WordPiece", "vocab": {}}}, "WordPiece"),
     ],
