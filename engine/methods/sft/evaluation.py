@@ -23,11 +23,11 @@ from ...runs.context import RunContext
 from ...runs.events import FAST_PATH, EvalEvent, PhaseEvent, SampleEvent
 from ...runs.jobs import EvaluateJob
 from ...runs.store import RunStore, trained_weights
+from ..memory_errors import out_of_memory_said
 from ..sampling import answers
 from .arguments import training_arguments
 from .collation import PaddingCollator
 from .loading import load_trainee, locate_base, open_rows, planned_tokens, prepare_tokens
-from .memory_errors import out_of_memory_said
 from .packed_steps import PaddingFreeCollator
 from .run_trainer import RunTrainer
 

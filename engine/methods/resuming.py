@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from peft import PeftModel, get_peft_model_state_dict
 from pydantic import BaseModel, ConfigDict
 
-from ...findings import Finding, Fix
-from ...models.stored_tensors import stored_tensors
+from ..findings import Finding, Fix
+from ..models.stored_tensors import stored_tensors
 
 if TYPE_CHECKING:
-    from ...plan import Plan
+    from ..plan import Plan
 
 CURSOR = "cursor.json"
 RNG, OPTIMIZER = "rng_state.pth", "optimizer.pt"

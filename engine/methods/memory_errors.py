@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 import torch
 
-from ...alternatives import find_alternatives
-from ...errors import WhetError
-from ...findings import Finding, Fix
-from ...hardware import inspect_machine
-from ...plan import Plan
-from ...runs.context import RunContext
-from ...runs.events import FindingEvent
-from ..callbacks import memory_in_use
+from ..alternatives import find_alternatives
+from ..errors import WhetError
+from ..findings import Finding, Fix
+from ..hardware import inspect_machine
+from ..plan import Plan
+from ..runs.context import RunContext
+from ..runs.events import FindingEvent
+from .callbacks import memory_in_use
 
 GIB = 2**30
 ENOUGH = 0.8

@@ -1,0 +1,68 @@
+"""A trainer's checkpoints in a run: whole or they do not count, and the way back into one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ..models.adapters import save_weights
+from ..runs.events import CheckpointEvent
+from .checkpoints import rotate, step_folder, write_checkpoint
+from .resuming import CURSOR, Cursor
+
+
+class RunCheckpoints:
+    """Goes before transformers' trainer (or TRL's, or sentence-transformers') among a class's bases.
+
+    Writes ``output_dir/step-000030/``: weights, optimizer, schedule, scaler, random numbers, state. The data
+    cursor is the step: the order of the rows follows from seed and epoch.
+    """
+
+    emit: Callable[[Any], Any]
+    """Takes the checkpoint events."""
+    keep: int
+    """Newest checkpoints kept besides the best."""
+    cursor: Cursor | None
+    """What the order of the rows follows from, written beside each checkpoint."""
+
+    def _save_checkpoint(self: Any, model: torch.nn.Module, trial: Any) -> None:
+        """Called by the training loop when a callback asked for a checkpoint."""
+        began = time.perf_counter()
+        root = Path(str(self.args.output_dir))
+        step, best = self.state.global_step, self.state.best_global_step
+        folder = step_folder(root, step)
+        size = write_checkpoint(folder, self._write_state)
+        rotate(root, self.keep, protect={best} if best else ())
+        seconds = time.perf_counter() - began
+        self.emit(
+            CheckpointEvent(step=step, path=str(folder), bytes=size, seconds=seconds, best=step == best)
+        )
+
+    def _write_state(self: Any, folder: Path) -> None:
+        """Under transformers' own file names, so that its trainer can resume from them too."""
+        self.write_weights(folder)
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_scaler(str(folder))
+        self._save_rng_state(str(folder))
+        if self.cursor is not None:
+            (folder / CURSOR).write_text(self.cursor.model_dump_json(), encoding="utf-8")
+        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def write_weights(self: Any, folder: Path) -> None:
+        """What trains, as safetensors."""
+        save_weights(self.accelerator.unwrap_model(self.model), folder)
+
+    def load_weights(self: Any, checkpoint: Path) -> None:
+        """Put a checkpoint's weights into the model, and nothing else."""
+        self._load_from_checkpoint(str(checkpoint))
+
+
+def read_state(checkpoint: Path) -> TrainerState:
+    """The trainer state a checkpoint was written with: step, epoch, history of evaluations."""
+    return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))

@@ -1,0 +1,198 @@
+"""A run's training, whatever its method: from its plan to its trained weights; then export takes over.
+
+Every part can be entered again: a finished checkpoint is resumed, finished weights are not trained twice. A
+method says how its model and data are loaded, which trainer it has and what is written at the end.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.utils import logging as transformers_logging
+
+from ..checks.loaded import refuse
+from ..findings import Finding
+from ..rates import record_rate
+from ..runs.context import PAUSED_BY, RunContext, Stopped
+from ..runs.events import ExportEvent, FindingEvent, PhaseEvent
+from .callbacks import HeldOut, Schedule, StepReporter, best_of, history, should_stop_early
+from .checkpoints import MANIFEST, delete_incomplete, last_complete, step_folder, write_checkpoint
+from .measuring import measure_once
+from .memory_errors import out_of_memory_said
+from .run_checkpoints import read_state
+from .watching import Watching
+
+
+def run_method(context: RunContext, method: Callable[[RunContext], Training]) -> None:
+    """Train what the plan says and export it. See :func:`whet.engine.methods.jobs.run_job`."""
+    train(context, method)
+    context.leave_if_asked()
+    measure_once(context)
+    context.leave_if_asked()
+    from ..export.of_run import export_run
+
+    export_run(context)
+
+
+def train(context: RunContext, method: Callable[[RunContext], Training]) -> Path:
+    """The folder of the trained weights: trained now, from the last checkpoint on, or earlier."""
+    torch.set_num_threads(context.plan.resolved.threads)
+    transformers_logging.disable_progress_bar()
+    trained = trained_folder(context)
+    if not trained.is_dir():
+        delete_incomplete(context.dir.checkpoints)
+        method(context).run(trained)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return trained
+
+
+def trained_folder(context: RunContext) -> Path:
+    """Where the trained weights lie once they are whole: ``export/adapter``, or ``export/model`` in full."""
+    full = context.recipe.adapter.kind == "none"
+    return context.dir.export / ("model" if full else "adapter")
+
+
+class Training(ABC):
+    """One attempt at training. A method's constructor loads, builds ``trainer`` and calls :meth:`report`."""
+
+    trainer: Any
+    """A transformers trainer with :class:`.run_checkpoints.RunCheckpoints` and ``stats`` for the reporter."""
+    reporter: StepReporter
+    watching: Watching | None = None
+
+    def __init__(self, context: RunContext) -> None:
+        self.context, self.recipe, self.plan = context, context.recipe, context.plan
+        self.resolved = context.plan.resolved
+        context.summary.pop(PAUSED_BY, None)
+
+    @abstractmethod
+    def look(self, checkpoint: Path | None) -> None:
+        """The checks before the first step, or before the checkpoint is resumed."""
+
+    @abstractmethod
+    def write(self, folder: Path) -> None:
+        """The trained weights and all that belongs to them."""
+
+    def sample(self, step: int) -> None:  # noqa: B027  (optional)
+        """Show what the model makes of the recipe's prompts; by default nothing."""
+
+    def before_first_step(self) -> None:  # noqa: B027  (optional)
+        """What is measured of the untrained model beside its held-out loss; by default nothing."""
+
+    def report(self, evaluates: bool) -> None:
+        """The callbacks of a run: step events, the schedule, held-out results."""
+        recipe, emit = self.recipe, self.context.emit
+        self.reporter = StepReporter(emit, self.trainer.stats)
+        eval_every = self.resolved.eval_every if evaluates else None
+        held_out = HeldOut(
+            emit,
+            patience=recipe.eval.early_stopping,
+            min_improvement=recipe.eval.min_improvement,
+            sample=self.sample,
+        )
+        callbacks: list[TrainerCallback] = [
+            self.reporter,
+            Schedule(self.context, save_every=self.resolved.save_every, eval_every=eval_every),
+            held_out,
+        ]
+        for callback in callbacks:
+            self.trainer.add_callback(callback)
+
+    def run(self, trained: Path) -> None:
+        """Train to the end (or to a request to stop) and save the weights at ``trained``."""
+        checkpoint = last_complete(self.context.dir.checkpoints)
+        if checkpoint is not None and self._is_finished(checkpoint):
+            self.trainer.load_weights(checkpoint)
+            self.trainer.state = read_state(checkpoint)
+        else:
+            self.look(checkpoint)
+            self._train(checkpoint)
+        if self.recipe.eval.early_stopping is not None:
+            self._take_best()
+        self._save(trained)
+        self._summarise()
+
+    def say(self, findings: list[Finding]) -> None:
+        """Emit findings before the first step; an error that is not accepted ends the run here."""
+        for finding in findings:
+            self.context.emit(FindingEvent(finding=finding))
+        refuse(findings, self.recipe)
+
+    def _stops_early(self, state: Any) -> bool:
+        section = self.recipe.eval
+        return should_stop_early(history(state), section.early_stopping, section.min_improvement)
+
+    def _is_finished(self, checkpoint: Path) -> bool:
+        state = read_state(checkpoint)
+        return self._stops_early(state) or state.global_step >= self.resolved.total_steps
+
+    def _train(self, checkpoint: Path | None) -> None:
+        has_eval = self.trainer.eval_dataset is not None
+        if checkpoint is None:
+            if has_eval:
+                with out_of_memory_said(self.context):
+                    self.trainer.evaluate()
+            else:
+                self.sample(0)
+            self.before_first_step()
+        self.context.leave_if_asked()
+        detail = f"resuming from {checkpoint.name}" if checkpoint else ""
+        total = self.resolved.total_steps
+        self.context.emit(PhaseEvent(phase="train", detail=detail, total=total))
+        with out_of_memory_said(self.context):
+            self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if self.trainer.state.global_step < total and not self._stops_early(self.trainer.state):
+            self._say_why_paused()
+            raise Stopped
+        if not has_eval:
+            self.sample(self.trainer.state.global_step)
+        if self.reporter.measured_seconds > 0:
+            rate = self.reporter.measured_tokens / self.reporter.measured_seconds
+            record_rate(self.plan.model, self.resolved, rate)
+
+    def _say_why_paused(self) -> None:
+        """The finding that paused the run ends in its state and its last event."""
+        reason = self.watching.reason if self.watching is not None else None
+        if reason is not None:
+            self.context.summary[PAUSED_BY] = f"{reason.id}: {reason.title}"
+            self.context.update(summary=self.context.summary)
+
+    def _take_best(self) -> None:
+        """Go back to the weights of the lowest held-out loss, and let them have the last word in samples."""
+        best = best_of(history(self.trainer.state))
+        if best is not None and best.step != self.trainer.state.global_step:
+            self.trainer.load_weights(step_folder(self.context.dir.checkpoints, best.step))
+            self.sample(best.step)
+
+    def _save(self, trained: Path) -> None:
+        """They appear whole, by rename."""
+        partial = trained.with_name(f".{trained.name}.partial")
+        size = write_checkpoint(partial, self.write)
+        (partial / MANIFEST).unlink()
+        os.replace(partial, trained)
+        self.context.emit(ExportEvent(kind=trained.name, path=str(trained), bytes=size))
+
+    def _summarise(self) -> None:
+        state = self.trainer.state
+        held = history(state)
+        best = best_of(held)
+        self.context.summary |= {
+            "steps": state.global_step,
+            "early_stopped": state.global_step < state.max_steps,
+        }
+        if best is not None:
+            self.context.summary |= {
+                "eval_loss": held[-1].loss,
+                "best_eval_loss": best.loss,
+                "best_step": best.step,
+            }
+        self.context.update(summary=self.context.summary)
