@@ -30,6 +30,8 @@ Array = np.ndarray[Any, Any]
 
 METADATA_BYTES = 64 << 20
 """Room for keys, tokens and merges when the disk is checked; a vocabulary of 250,000 needs about 15 MB."""
+BLOCK = 1 << 23
+"""Numbers that are checked and converted at a time; the largest tensor of a model is 200 million."""
 
 
 def convert(
@@ -37,8 +39,8 @@ def convert(
 ) -> Path:
     """Write ``out`` from the config, tokenizer and safetensors in ``model_dir``; whole or not at all.
 
-    Matrices become ``dtype``; vectors (norms, biases) stay float32, as llama.cpp expects. Memory stays at
-    about two copies of the largest tensor.
+    Matrices become ``dtype``; vectors (norms, biases) stay float32, as llama.cpp expects. Memory beyond the
+    mapped weights stays near the largest tensor, or twice that where it is transformed.
 
     Args:
         model_dir: a folder as ``save_pretrained`` writes it, with 16- or 32-bit weights.
@@ -96,12 +98,13 @@ def _write_tensors(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    tell = progress or (lambda done, total: None)
     done, total = 0, sum(tensor.bytes for tensor in plan)
+    tell(done, total)
     for tensor, data in zip(plan, _values(config, checkpoint, plan), strict=True):
         writer.write_tensor_data(data)
         done += tensor.bytes
-        if progress is not None:
-            progress(done, total)
+        tell(done, total)
 
 
 def _values(config: ModelConfig, checkpoint: Checkpoint, plan: list[PlannedTensor]) -> Iterator[Array]:
@@ -127,21 +130,21 @@ def encode(value: torch.Tensor, tensor: PlannedTensor) -> Array:
     """
     import torch
 
-    if not torch.isfinite(value).all():
-        raise WhetError(
-            "gguf.not_finite",
-            f"{tensor.sources[0]} contains NaN or infinite values.",
-            "The training diverged or the file is damaged; export an earlier checkpoint.",
-        )
-    if tensor.dtype == "bf16":
-        patterns: Array = value.to(torch.bfloat16).contiguous().view(torch.int16).numpy()
-        return patterns
-    result = value.to(torch.float32 if tensor.dtype == "f32" else torch.float16)
-    if not torch.isfinite(result).all():
-        raise WhetError(
-            "gguf.f16_overflow",
-            f"{tensor.sources[0]} reaches {value.abs().max().item():.3g}, and float16 ends at 65504.",
-            "Convert to bf16 or f32 instead.",
-        )
-    array: Array = result.contiguous().numpy()
+    kind = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[tensor.dtype]
+    result = torch.empty(value.shape, dtype=kind)
+    rows = max(1, BLOCK * len(value) // max(1, value.numel()))
+    for stored, written in zip(value.split(rows), result.split(rows), strict=True):
+        if not torch.isfinite(stored).all():
+            raise WhetError(
+                "gguf.not_finite",
+                f"{tensor.sources[0]} contains NaN or infinite values.",
+                "The training diverged or the file is damaged; export an earlier checkpoint.",
+            )
+        if not torch.isfinite(written.copy_(stored)).all():
+            raise WhetError(
+                "gguf.f16_overflow",
+                f"{tensor.sources[0]} reaches {value.abs().max().item():.3g}, and float16 ends at 65504.",
+                "Convert to bf16 or f32 instead.",
+            )
+    array: Array = (result.view(torch.int16) if tensor.dtype == "bf16" else result).numpy()
     return array
