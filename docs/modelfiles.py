@@ -10,6 +10,7 @@ Go is `go` on the PATH (Debian: apt install golang-go).
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from typing import Any
 from whet.engine.data.chat_templates import TEMPLATES, find
 from whet.engine.data.chat_templates.renderer import Renderer, strip_generation_tags
 from whet.engine.errors import WhetError
-from whet.engine.export.go_chat import GoChat, NotExpressible, conversations, derive, go_data, trims
+from whet.engine.export.go_chat import GoChat, NotExpressible, conversations, derive, tags_of, trims
 
 ROOT = Path(__file__).parents[1]
 SHAPES = ROOT / "tests" / "export" / "chat_shapes"
@@ -39,8 +40,10 @@ renders by whet's own reader of the subset of Go that it writes; for this table 
 ({go}) rendered every conversation too.
 
 What Ollama reads and what it gives a template was read in its source (`parser/parser.go` at 00dc3af,
-`template/template.go` at 0097ef5): quotes escape nothing, unprintable characters vanish, system messages
-stay in `.Messages`. Ollama itself was not run.
+`template/template.go` at 0097ef5, `thinking/template.go` at a27f605): quotes escape nothing, unprintable
+characters vanish, system messages stay in `.Messages`; a template with `.Thinking` between two tags has
+thoughts told apart from answers, and `.Think` is true unless the person switched it off. Ollama itself was
+not run.
 """
 
 
@@ -67,11 +70,10 @@ def outcome(name: str, source: str) -> Row:
     row.notes += ["its default system message as SYSTEM"] if chat.system else []
     row.notes += ["no system messages"] if not chat.knows_system else []
     row.notes += ["trims messages, which Ollama does not"] if trims(renderer) else []
-    for messages in conversations(renderer):
-        if messages[0]["role"] == "system" and not chat.knows_system:
-            continue
-        row.asked.append({"template": chat.template, "data": go_data(chat, messages)})
-        row.wanted.append(renderer.render(messages, add_generation_prompt=True).removeprefix(BOS))
+    row.notes += ["thoughts apart from answers"] if tags_of(chat.template) else []
+    for talk in conversations(renderer, chat):
+        row.asked.append({"template": chat.template, "data": talk.data(chat)})
+        row.wanted.append(talk.wanted(renderer))
     return row
 
 
@@ -137,8 +139,8 @@ def main(arguments: Sequence[str]) -> None:
     own, others = list(shipped()), list(shapes(SHAPES))
     written = TABLE.read_text(encoding="utf-8") if TABLE.is_file() else ""
     if arguments:
-        go = written.partition("text/template itself (")[2].partition(")")[0]
-        if document(go, own, others) != written:
+        rendered_by = re.search(r"\((go\S+)\)", written)
+        if rendered_by is None or document(rendered_by[1], own, others) != written:
             raise SystemExit("docs/modelfiles.md is not what templates give today: run `make go-templates`.")
         return
     try:

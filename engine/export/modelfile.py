@@ -16,7 +16,7 @@ from ..data.tokenizer_files import TokenizerFiles
 from ..errors import WhetError
 from ..models.sentence_folder import is_embedding_model
 from .files import write_text
-from .go_chat import NotExpressible, derive, trims
+from .go_chat import NotExpressible, derive, tags_of, trims
 from .smoke_cases import ASK, CASES
 
 # generation_config.json -> Modelfile parameter.
@@ -89,6 +89,10 @@ def _template_lines(renderer: Renderer | None, notes: list[str]) -> list[str]:
         notes.append("The Modelfile covers conversations; the chat template's tool calls are left out.")
     if trims(renderer):
         notes.append("The chat template trims spaces and lines around messages, which Ollama does not.")
+    if tags_of(chat.template):
+        notes.append(
+            "Ollama tells thoughts apart from answers (its `think` switch), which early versions cannot."
+        )
     if not chat.knows_system:
         notes.append("The chat template has no system messages; Ollama leaves them out without a word.")
     return [f"TEMPLATE {block(chat.template)}", *([f"SYSTEM {block(chat.system)}"] if chat.system else [])]

@@ -13,7 +13,7 @@ from ..data.chat_templates.renderer import Renderer
 from ..data.tokenizer_files import TokenizerFiles
 from ..errors import WhetError
 from ..models.sentence_folder import is_embedding_model
-from .go_chat import GoChat, conversations, render_go
+from .go_chat import GoChat, NotExpressible, conversations
 from .go_template import GoTemplateError
 from .modelfile import chat_renderer, end_texts, write_modelfile
 from .smoke_cases import ASK, CASES
@@ -156,17 +156,15 @@ def _difference(found: Modelfile, renderer: Renderer) -> dict[str, Any] | None:
         return {"template": "none: Ollama guesses one from the GGUF's, or sends the bare prompt"}
     chat = GoChat(found.template.partition(ANSWER_PLACE)[0], found.system)
     whole = ".Messages" in chat.template
-    for messages in conversations(renderer):
-        if not whole and len(messages) > 2:
+    for talk in conversations(renderer, chat):
+        if not whole and len(talk.messages) > 2:
             continue  # Ollama renders such a template turn by turn
         try:
-            wanted = renderer.render(messages, add_generation_prompt=True)
-        except WhetError:
+            wanted, given = talk.wanted(renderer), talk.given(chat)
+        except (WhetError, NotExpressible):
             continue  # the chat template has no such conversations
-        wanted = wanted.removeprefix(renderer.bos_token or "")
-        given = render_go(chat, messages)
         if given != wanted:
-            return {"conversation": messages, "modelfile": given, "chat_template": wanted}
+            return {"conversation": talk.messages, "modelfile": given, "chat_template": wanted}
     return None
 
 

@@ -11,7 +11,14 @@ from support.tiny_models import BOS, EOS, TURN_END, write_tokenizer
 from whet.engine.data.chat_templates import TEMPLATES, find
 from whet.engine.data.chat_templates.renderer import Renderer, strip_generation_tags
 from whet.engine.data.tokenizer_files import TokenizerFiles
-from whet.engine.export.go_chat import NotExpressible, derive, render_go
+from whet.engine.export.go_chat import (
+    Conversation,
+    NotExpressible,
+    derive,
+    go_data,
+    render_go,
+    tags_of,
+)
 from whet.engine.export.go_template import GoTemplateError, render
 from whet.engine.export.modelfile import further_ends, write_modelfile
 from whet.engine.export.modelfile_check import parse_modelfile, write_checked_modelfile
@@ -22,8 +29,6 @@ TALK = [
     {"role": "user", "content": "Fine"},
 ]
 SHAPES = Path(__file__).parent / "chat_shapes"
-# Ollama would keep thoughts that this template drops from earlier turns.
-NOT_EXPRESSIBLE = {"qwen-3"}
 REFUSED = {
     "braces": "braces",
     "command-r7b-thinks": "thoughts",
@@ -34,7 +39,6 @@ REFUSED = {
     "last-question-marked": "another one follows",
     "llama-3.2-date": "date",
     "numbered-turns": "another one follows",
-    "qwq-opens-thought": "thoughts",
     "system-changes-users-turn": "system message changes",
     "tools-required": "refuses a conversation",
     "unprintable": r"U\+200B",
@@ -62,7 +66,7 @@ def test_other_families_shapes_are_written_right_or_refused_with_the_reason(name
         assert render_go(chat, messages) == expected and messages[-1]["content"] in expected
 
 
-@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - NOT_EXPRESSIBLE))
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_every_template_of_ours_gives_the_same_prompts(name: str) -> None:
     renderer = Renderer(strip_generation_tags(find(name).source), "<s>", "</s>")
     chat = derive(renderer)
@@ -72,10 +76,32 @@ def test_every_template_of_ours_gives_the_same_prompts(name: str) -> None:
         assert "Fine" in expected or messages == TALK[:1]
 
 
-@pytest.mark.parametrize("name", sorted(NOT_EXPRESSIBLE))
-def test_templates_that_rewrite_history_are_refused(name: str) -> None:
-    with pytest.raises(NotExpressible, match="thoughts by rules of its own"):
-        derive(Renderer(strip_generation_tags(find(name).source), "<s>", "</s>"))
+THOUGHT = {"role": "assistant", "content": "<think>\nHm.\n</think>\n\nHi."}
+
+
+def test_thoughts_are_told_apart_as_ollama_tells_them() -> None:
+    """qwen-3 drops earlier thoughts; Ollama keeps them apart from answers, so the answer alone is written."""
+    renderer = Renderer(strip_generation_tags(find("qwen-3").source), "<s>", "</s>")
+    chat = derive(renderer)
+    assert tags_of(chat.template) == ("<think>", "</think>")
+    talk = [TALK[0], THOUGHT, TALK[2]]
+    for think in (None, True, False):
+        case = Conversation(talk, think)
+        assert case.given(chat) == case.wanted(renderer)
+        assert case.given(chat).endswith("</think>\n\n") == (think is False) and "Hm." not in case.given(chat)
+    data = go_data(chat, talk)
+    assert data["Messages"][1] == {"Role": "assistant", "Content": "Hi.", "Thinking": "Hm.\n"}
+    gone_on = [TALK[0], {"role": "assistant", "content": "<think>\nHm.</think>Well"}]
+    assert "<think>\nHm.\n</think>\n\nWell" in render_go(chat, gone_on)
+
+
+def test_a_prompt_that_opens_the_thought_does_so_once() -> None:
+    renderer = shape("qwq-opens-thought")
+    chat = derive(renderer)
+    said = {"role": "assistant", "content": "Hm.\n</think>\n\nHi."}
+    prompt = Conversation([TALK[0], said, TALK[2]]).given(chat)
+    assert prompt.endswith("<|im_start|>assistant\n<think>\n") and prompt.count("<think>") == 1
+    assert "<|im_start|>assistant\nHi.<|im_end|>" in prompt
 
 
 def test_tools_left_out_are_said(tmp_path: Path) -> None:
