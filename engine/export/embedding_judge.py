@@ -15,17 +15,17 @@ from .verdict import Proof, Status
 
 Measured = dict[str, Any]
 
-# Least mean and least single cosine between the model's vectors and the file's. See docs/embedding_export.md
-# for what healthy files measure.
+# Least mean and least single cosine between the model's vectors and the file's. Healthy files and faults
+# measured on the real MiniLM, docs/embedding_export.md: f16 is 1e-6 away, the smallest fault 7e-4.
 COSINE_GATES: dict[str, tuple[float, float]] = {
-    "f32": (0.9999, 0.9995),
-    "f16": (0.9999, 0.9995),
+    "f32": (0.99995, 0.9998),
+    "f16": (0.99995, 0.9998),
     "bf16": (0.9995, 0.999),
     "q8": (0.998, 0.99),
     "q6": (0.99, 0.96),
     "q5": (0.98, 0.93),
-    "q4": (0.95, 0.85),
-    "iq4": (0.95, 0.85),
+    "q4": (0.93, 0.7),
+    "iq4": (0.93, 0.7),
     "q3": (0.88, 0.7),
     "iq3": (0.88, 0.7),
     "q2": (0.7, 0.4),
@@ -36,6 +36,8 @@ QUANTISED_LENGTH_GATE = 0.25
 LOST_GATES = {"f32": 0.001, "f16": 0.001, "bf16": 0.002, "q8": 0.005}
 """Most mean similarity that the nearest neighbours found may lose; smaller types: 0.03."""
 QUANTISED_LOST_GATE = 0.03
+WARN_SHARE = 0.75
+"""Above this share of what a gate leaves, a proof warns."""
 WARN_BELOW = 0.98
 """Share of texts with the same nearest neighbour below which a proof warns."""
 
@@ -184,6 +186,8 @@ def vectors(reference: Measured, measured: Measured, file_type: str) -> Proof:
         if file_type not in LENGTH_GATE:
             fix = "Use f16 or q8_0: embedding models lose most by quantisation."
         return _proof("vectors", "fail", summary, evidence, fix)
+    if 1 - found["mean"] > WARN_SHARE * (1 - mean_gate):
+        return _proof("vectors", "warn", summary, evidence, "Near the gate: a larger type is safer.")
     return _proof("vectors", "pass", summary, evidence)
 
 
