@@ -7,9 +7,11 @@ from typing import Any
 
 import anyio
 import pytest
+from support.hub_standin import StandIn, in_place_of_the_hub
 from support.plan_inputs import machine
 from support.screens import SIZES, same_as_committed, shown, until, until_shown
 from support.tiny_runs import create_run, tiny_recipe, write_chat_rows
+from textual.widgets import Input, RadioButton
 
 from whet.engine import api
 from whet.engine.demo import MODEL_DIR
@@ -149,13 +151,15 @@ def test_push_asks_for_an_address_and_says_what_the_hub_said(
 
 
 def test_sizes_follow_from_bits_and_the_worst_moment_counts_what_is_temporary() -> None:
-    every = choices(8_000_000_000, {"q4_k_m": 4.89, "q8_0": 8.5, "f16": 16.0, "q2_k": 3.17})
-    assert [one.name for one in every] == ["q4_k_m", "q8_0", "f16", MERGED, "q2_k"]
+    types = {"q4_k_m": 4.89, "q8_0": 8.5, "f16": 16.0, "q2_k": 3.17}
+    every = choices(8_000_000_000, types, {MERGED: 16_000_000_000, "fp8": 9_000_000_000})
+    assert [one.name for one in every] == ["q4_k_m", "q8_0", "f16", MERGED, "fp8", "q2_k"]
     sizes = {one.name: one.bytes for one in every}
     assert sizes["q4_k_m"] == 4_890_000_000 and sizes[MERGED] == sizes["f16"] == 16_000_000_000
     assert needed([], every) == 0
     assert needed(["q4_k_m"], every) == sizes["q4_k_m"] + 32_000_000_000
     assert needed([MERGED], every) == 16_000_000_000
+    assert needed(["fp8"], every) == 25_000_000_000
 
 
 def test_a_resumed_job_forgets_the_proofs_of_its_first_attempt() -> None:
@@ -163,3 +167,30 @@ def test_a_resumed_job_forgets_the_proofs_of_its_first_attempt() -> None:
     log.hear(api.ExportEvent(kind="smoke", path="a.gguf", detail={"proofs": PROOFS}, attempt=1))
     log.hear(api.PhaseEvent(phase="merge", detail="adapter into base", attempt=2))
     assert log.proofs == {} and log.phase == "merging"
+
+
+def test_the_card_pushes_to_a_hub(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real function behind the card, through the hub's client, to a stand-in of the hub."""
+    (run.export / "adapter").mkdir()
+    (run.export / "adapter" / "adapter_model.safetensors").write_bytes(b"weights" * 100)
+    (run.export / "adapter" / "adapter_config.json").write_text("{}")
+    run.write_state(status="finished", launched=1.0)
+
+    async def look(hub: StandIn) -> None:
+        app = WhetApp()
+        async with app.run_test(size=(100, 30)) as pilot:
+            card = PushCard(run.id)
+            app.push_screen(card)
+            await pilot.pause()
+            card.query_one("#repo", Input).value = "me/bot"
+            card.query_one("#repo", Input).focus()
+            await pilot.press("enter")
+            await until_shown(pilot, "holds no gguf to upload")
+            card.query(RadioButton)[1].value = True
+            await pilot.press("enter")
+            await until_shown(pilot, f"It is at {hub.url}/me/bot")
+
+    with in_place_of_the_hub(StandIn(), monkeypatch) as hub:
+        anyio.run(look, hub)
+    assert hub.repositories["me/bot"].private
+    assert hub.names("me/bot") == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
