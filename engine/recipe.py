@@ -6,13 +6,16 @@ Files, overrides and readable errors are in :mod:`whet.engine.recipe_files`.
 
 from __future__ import annotations
 
-from typing import Literal
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from .errors import WhetError
 from .export.gguf.types import check_types
 from .export.targets.memory import DEFAULT_SHARE, MAX_SHARE
+from .methods.embedding.section import EmbeddingSection
 from .methods.sft.section import SFTSection
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -25,9 +28,16 @@ Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "cos
 Optimizer = Literal["adamw_8bit", "adamw"]
 OnError = Literal["continue", "checkpoint", "pause", "stop"]
 
-# With a second method this becomes a union discriminated on `kind`: a setting of another method cannot be
-# expressed, and unknown methods are refused by name.
-MethodSection = SFTSection
+# A union discriminated on `kind`: a setting of another method cannot be expressed.
+MethodSection = SFTSection | EmbeddingSection
+METHODS: dict[str, type[BaseModel]] = {"sft": SFTSection, "embedding": EmbeddingSection}
+OTHER_METHODS = {"ppo": "use rloo or grpo, which need no value model"}
+"""Methods that whet has not, and what does their work."""
+
+
+def kind_of_method(value: Any) -> str:
+    """Which section a method's settings belong to; supervised fine-tuning where they do not say."""
+    return str(value.get("kind", "sft") if isinstance(value, Mapping) else getattr(value, "kind", ""))
 
 
 class Section(BaseModel):
@@ -239,7 +249,10 @@ class Recipe(Section):
     )
     model: ModelSection
     data: DataSection
-    method: MethodSection = Field(default_factory=SFTSection)
+    method: Annotated[
+        Annotated[SFTSection, Tag("sft")] | Annotated[EmbeddingSection, Tag("embedding")],
+        Discriminator(kind_of_method),
+    ] = Field(default_factory=SFTSection)
     adapter: AdapterSection = Field(default_factory=AdapterSection)
     training: TrainingSection = Field(default_factory=TrainingSection)
     eval: EvalSection = Field(default_factory=EvalSection)
@@ -249,6 +262,18 @@ class Recipe(Section):
     accept: list[str] = Field(
         default_factory=list, description="Ids of error findings the user accepts, e.g. [D16]."
     )
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _known_method(cls, value: Any) -> Any:
+        """Refuse an unknown method by its name, with what comes nearest."""
+        kind = kind_of_method(value)
+        if kind not in METHODS and isinstance(value, Mapping):
+            near = difflib.get_close_matches(kind, METHODS, n=1)
+            hint = OTHER_METHODS.get(kind) or (f"did you mean {near[0]}?" if near else "")
+            known = ", ".join(METHODS)
+            raise ValueError(f"method.kind={kind} is none of {known}{f'; {hint}' if hint else ''}.")
+        return value
 
     @model_validator(mode="after")
     def _holdable(self) -> Recipe:
@@ -305,17 +330,22 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _adapter_file(self) -> Recipe:
-        """Refuse an adapter GGUF of what is more than products on linear layers: llama.cpp takes no more."""
-        whole = [name for name in self.adapter.target_modules if name in ("embed_tokens", "lm_head")]
-        reasons = {
-            f"adapter.kind={self.adapter.kind}": self.adapter.kind in ("none", "dora"),
-            f"adapter.bias={self.adapter.bias}": self.adapter.bias != "none",
-            "an adapter with modules trained whole": bool(self.adapter.modules_to_save or whole),
-        }
-        for reason, holds in reasons.items():
-            if self.export.adapter_gguf and holds:
-                raise ValueError(
-                    f"export.adapter_gguf writes LoRA on linear layers only, not {reason}. "
-                    "Use export.gguf, which merges first."
-                )
+        """Refuse an adapter GGUF that llama.cpp could not lay over a base."""
+        reason = self.beyond_lora()
+        if self.export.adapter_gguf and reason is not None:
+            raise ValueError(
+                f"export.adapter_gguf writes LoRA on linear layers only, not {reason}. "
+                "Use export.gguf, which merges first."
+            )
         return self
+
+    def beyond_lora(self) -> str | None:
+        """What trains beyond products on linear layers; llama.cpp takes no more as an adapter."""
+        adapter = self.adapter
+        if adapter.kind in ("none", "dora"):
+            return f"adapter.kind={adapter.kind}"
+        if adapter.bias != "none":
+            return f"adapter.bias={adapter.bias}"
+        ends = [name for name in adapter.target_modules if name in ("embed_tokens", "lm_head")]
+        whole = [*adapter.modules_to_save, *ends]
+        return f"{whole[0]} trained whole" if whole else None

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from .errors import WhetError
-from .recipe import Recipe
+from .recipe import METHODS, Recipe
 
 SHIPPED = Path(__file__).parent / "recipes"
 
@@ -166,11 +166,15 @@ def settings_paths(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterato
     """Dotted names of all settings, sections included."""
     for name, field in model.model_fields.items():
         yield prefix + name
-        annotation = field.annotation
-        sections = [annotation, *get_args(annotation)]
-        for section in sections:
-            if isinstance(section, type) and issubclass(section, BaseModel):
-                yield from settings_paths(section, f"{prefix}{name}.")
+        inner = (path for section in sections_of(field.annotation) for path in settings_paths(section))
+        yield from (f"{prefix}{name}.{path}" for path in dict.fromkeys(inner))
+
+
+def sections_of(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a setting's value may be: none for plain values, several for methods."""
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [section for part in get_args(annotation) for section in sections_of(part)]
 
 
 def _number(value: Any) -> Any:
@@ -184,14 +188,18 @@ def _number(value: Any) -> Any:
 
 
 def _readable(error: ErrorDetails, where: str, lines: dict[str, int]) -> WhetError:
-    key = ".".join(str(part) for part in error["loc"])
+    place_of = list(error["loc"])
+    if place_of[:1] == ["method"] and place_of[1:2] and place_of[1] in METHODS:
+        del place_of[1]  # which of the methods it is, which no recipe says in a key
+    key = ".".join(map(str, place_of))
     line = lines.get(key)
     place = f"{where}:{line}" if line else where
     value = json.dumps(error["input"], default=str)
     value = value if len(value) < 80 else value[:77] + "..."
     kind = error["type"]
     if kind == "extra_forbidden":
-        known = list(settings_paths())
+        method = METHODS.get(str(error["loc"][1])) if error["loc"][0] == "method" else None
+        known = [f"method.{path}" for path in settings_paths(method)] if method else list(settings_paths())
         near = OTHER_NAMES.get(key.rsplit(".", 1)[-1]) or _nearest(key, known)
         hint = f"Did you mean {near}?" if near else "`whet schema` prints every setting."
         return WhetError("recipe.unknown_key", f"{place}: {key} is not a setting (value {value}).", hint)
@@ -204,13 +212,13 @@ def _readable(error: ErrorDetails, where: str, lines: dict[str, int]) -> WhetErr
 
 def _help(key: str) -> str:
     """The description of a setting, for the error about it."""
-    model: Any = Recipe
+    models: list[type[BaseModel]] = [Recipe]
     description = ""
     for part in key.split("."):
-        fields = getattr(model, "model_fields", {})
-        if part not in fields:
+        field = next((model.model_fields[part] for model in models if part in model.model_fields), None)
+        if field is None:
             return ""
-        description, model = fields[part].description or "", fields[part].annotation
+        description, models = field.description or "", sections_of(field.annotation)
     return f"{key}: {description}" if description else ""
 
 

@@ -15,7 +15,7 @@ from .messages import Message, canonical_messages, content_text, looks_like_shar
 from .rows import RawRow, RowError
 
 FormatName = Literal["text", "alpaca", "sharegpt", "messages", "prompt_completion"]
-OtherName = Literal["preference", "ratings", "pairs", "triplets"]
+OtherName = Literal["preference", "ratings", "pairs", "triplets", "scored", "labelled"]
 """Layouts of other methods: recognised, named, and not read for supervised fine-tuning."""
 
 # A row's fields decide its layout; the first layout whose required fields are all there wins.
@@ -37,6 +37,8 @@ OTHER_METHODS: dict[OtherName, str] = {
     "ratings": "answers that a label calls good or bad",
     "triplets": "triplets for embeddings (anchor, positive, negative)",
     "pairs": "pairs for embeddings",
+    "scored": "pairs with a score for embeddings",
+    "labelled": "texts with a label",
 }
 
 
@@ -88,9 +90,12 @@ def sniff(rows: Iterable[RawRow], columns: Mapping[str, str] | None = None) -> F
     if best is None:
         names = ", ".join(name for name, _ in fields.most_common(8)) or "none"
         return FormatGuess(format=None, confidence=0, reason=f"fields are: {names}")
-    if best == "preference" or best == "ratings" or best == "pairs" or best == "triplets":
-        reason = f"{count} of {total} rows are {OTHER_METHODS[best]}, which supervised fine-tuning cannot use"
-        return FormatGuess(format=None, other=best, confidence=count / total, reason=reason)
+    if best not in FIELDS:
+        other = cast(OtherName, best)
+        reason = (
+            f"{count} of {total} rows are {OTHER_METHODS[other]}, which supervised fine-tuning cannot use"
+        )
+        return FormatGuess(format=None, other=other, confidence=count / total, reason=reason)
     reason = f"{count} of {total} rows have {' and '.join(FIELDS[best])}"
     if count < total:
         rest = ", ".join(f"{name or 'unknown'} {n}" for name, n in votes.most_common()[1:])

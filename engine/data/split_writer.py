@@ -33,9 +33,15 @@ class SplitWriter:
         self._drop = tuple(drop)
         self._seen: set[int] | None = set() if "duplicates" in self._drop else None
         self._leaked = np.array(sorted(leaked), dtype=np.uint64)
-        ids = pa.list_(pa.int32())
-        self._schema = pa.schema([("input_ids", ids), ("labels", ids), ("row", pa.int64())])
+        self._schema = self.schema()
         self._writer: pyarrow.RecordBatchStreamWriter = pa.ipc.new_stream(str(path), self._schema)
+
+    def schema(self) -> pyarrow.Schema:
+        """Of the stream."""
+        import pyarrow as pa
+
+        ids = pa.list_(pa.int32())
+        return pa.schema([("input_ids", ids), ("labels", ids), ("row", pa.int64())])
 
     def add(self, batch: TokenBatch, chosen: np.ndarray | None = None) -> None:
         """Append a batch, or its examples that are ``chosen`` (bool, one an example)."""
@@ -49,6 +55,13 @@ class SplitWriter:
         owners = np.frombuffer(batch.owners, dtype=np.uint32)
         rows = keep[owners]
         self.counter.take(batch, keep, rows)
+        self.write(batch, keep, rows, number)
+
+    def write(self, batch: TokenBatch, keep: np.ndarray, rows: np.ndarray, number: np.ndarray) -> None:
+        """Store the token ``rows`` (bool) of the examples to ``keep``, each with its example's number."""
+        import numpy as np
+
+        owners = np.frombuffer(batch.owners, dtype=np.uint32)
         sizes = np.frombuffer(batch.sizes, dtype=np.uint32)
         stored = rows & (sizes > 0)
         if not stored.any():

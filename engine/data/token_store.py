@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import WhetError
-from ..recipe import DataSection, Recipe
+from ..recipe import Recipe
 from ..settings import settings
 from .batch_process import in_order
 from .batches import BatchTokenizer, RowBatch, TokenBatch, batches_of
+from .building import EVAL_MARK, Builder, sources_of
 from .formats import FormatGuess, sniff
-from .inspection import KEPT_BAD_ROWS, KEPT_EXAMPLES, BadRowRecord, DataReport, rows_also_in
+from .inspection import KEPT_EXAMPLES, DataReport, rows_also_in
 from .mapping import find_mapping
 from .rows import REFUSES, BadRow, RawRow
-from .sources import Role, iter_rows, source_digest
+from .sources import Role, source_digest
 from .split_writer import SplitWriter
 from .template_facts import template_facts
 from .tokenization import TokenizerFiles, template_source
 
 VERSION = 3
 """Raise it when the same input would give other ids, labels or counts than before."""
-
-SNIFFED_ROWS = 300
-NAMED_BAD_ROWS = 5
-PROGRESS_ROWS = 1000
-EVAL_MARK = " (eval)"
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,8 @@ def prepare(recipe: Recipe, model_dir: Path, progress: Callable[[int], None] | N
             ``tokenizer.*``, ``template.*``.
     """
     files = TokenizerFiles.read(model_dir)
-    template = template_source(recipe.data.template, files.chat_template)
+    chats = recipe.method.kind == "sft"
+    template = template_source(recipe.data.template, files.chat_template) if chats else None
     template_digest = _hash(template) if template is not None else None
     digest = _digest(recipe, files, template_digest)
     target = settings().cache / "data" / digest
@@ -88,7 +83,7 @@ def _build(recipe: Recipe, model_dir: Path, target: Path, progress: Callable[[in
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     try:
-        report = _Builder(recipe, model_dir, scratch, progress).run()
+        report = _builder(recipe)(recipe, model_dir, scratch, progress).run()
         text = report.model_dump_json(indent=1)
         (scratch / "report.json").write_text(text, encoding="utf-8")
         try:
@@ -101,129 +96,57 @@ def _build(recipe: Recipe, model_dir: Path, target: Path, progress: Callable[[in
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-class _Builder:
-    """One pass over all sources."""
+def _builder(recipe: Recipe) -> Callable[..., Builder]:
+    if recipe.method.kind == "sft":
+        return _TokenBuilder
+    from .table_store import TableBuilder
+
+    return TableBuilder
+
+
+class _TokenBuilder(Builder):
+    """Chats and texts, rendered by the template and tokenised."""
 
     def __init__(
         self, recipe: Recipe, model_dir: Path, out: Path, progress: Callable[[int], None] | None
     ) -> None:
-        self.recipe, self.section, self.model_dir, self.out = recipe, recipe.data, model_dir, out
-        self.progress = progress or (lambda rows: None)
-        self.batches = BatchTokenizer.of_model(recipe, model_dir)
-        self.tokenizer = self.batches.tokenizer
-        self.formats: dict[str, FormatGuess] = {}
-        self.bad: list[BadRowRecord] = []
-        self.bad_count = 0
-        self.read = 0
-        holds_out = recipe.data.eval is not None or recipe.data.eval_fraction > 0
-        self.eval = SplitWriter(out / "eval.arrow") if holds_out else None
-        self.train: SplitWriter | None = None
+        super().__init__(recipe, out, progress)
+        self.model_dir = model_dir
+        self.tokens = BatchTokenizer.of_model(recipe, model_dir)
+        self.tokenizer = self.tokens.tokenizer
 
-    def run(self) -> DataReport:
-        started = time.monotonic()
-        try:
-            # Held-out rows come first: leaving leaked ones out of training needs to know them.
-            if self.section.eval is not None:
-                self._read_sources([self.section.eval], "eval")
-            leaked = self.eval.counter.hashes if self.eval is not None else ()
-            self.train = SplitWriter(self.out / "train.arrow", self.section.drop, leaked)
-            self._read_sources(_sources(self.section), "train")
-        finally:
-            for split in (self.train, self.eval):
-                if split is not None:
-                    split.close()
-        self._refuse_bad_rows()
-        return self._report(self.train, time.monotonic() - started)
+    def split(self, name: str, drop: Iterable[str] = (), leaked: Iterable[int] = ()) -> SplitWriter:
+        """Of token rows."""
+        return SplitWriter(self.out / name, drop, leaked)
 
-    def _read_sources(self, sources: list[str], role: Role) -> None:
-        rows = itertools.chain.from_iterable(self._batches(source, role) for source in sources)
-        for batch in in_order(rows, self.batches, self.model_dir):
-            self._take(batch)
-
-    def _batches(self, source: str, role: Role) -> Iterator[RowBatch]:
-        rows = iter_rows(source, self.section, role)
-        head = list(itertools.islice(rows, SNIFFED_ROWS))
-        guess = self._format(source, role, head)
+    def batches(self, rows: Iterable[RawRow | BadRow], guess: FormatGuess, role: Role) -> Iterator[RowBatch]:
+        """Of one layout."""
         assert guess.format is not None
-        for batch in batches_of(itertools.chain(head, rows), guess.format, role):
-            # After the first bad row of a plan that stops, only look for a few more to name.
-            batch.look_only = self.bad_count > 0 and self.section.bad_rows == "stop"
+        for batch in batches_of(rows, guess.format, role):
+            batch.look_only = self.stops
             yield batch
 
-    def _take(self, batch: TokenBatch) -> None:
-        before = self.read
-        self.read += batch.read
-        for row in batch.bad:
-            self._bad_row(row)
-        if batch.role == "eval":
-            assert self.eval is not None
-            self.eval.add(batch)
-        elif self.section.eval_fraction > 0:
-            self._share_out(batch)
-        else:
-            assert self.train is not None
-            self.train.add(batch)
-        if self.read // PROGRESS_ROWS > before // PROGRESS_ROWS:
-            self.progress(self.read)
+    def work(self, batches: Iterable[RowBatch]) -> Iterator[TokenBatch]:
+        """By several processes where there is much."""
+        return in_order(batches, self.tokens, self.model_dir)
 
-    def _share_out(self, batch: TokenBatch) -> None:
-        import numpy as np
-
-        assert self.train is not None and self.eval is not None
-        seed, fraction = self.recipe.training.seed, self.section.eval_fraction
-        out = np.array([held_out(key, seed, fraction) for key in batch.hashes], dtype=bool)
-        self.eval.add(batch, out)
-        self.train.add(batch, ~out)
-
-    def _format(self, source: str, role: Role, head: list[RawRow | BadRow]) -> FormatGuess:
-        good = [row for row in head if isinstance(row, RawRow)]
-        guess = sniff(good, self.section.columns)
+    def guess(self, source: str, rows: list[RawRow]) -> FormatGuess:
+        """As the recipe says, else as most rows look."""
+        guess = sniff(rows, self.section.columns)
         if self.section.format != "auto":
             reason = f"set by data.format; the rows: {guess.reason}"
             share = guess.confidence if guess.format == self.section.format else 0.0
             guess = FormatGuess(format=self.section.format, confidence=share, reason=reason)
-        if not good:
-            self._no_rows(source, head)
         if guess.format is None:
             raise WhetError(
                 "data.format",
                 f"The rows of {source} have no known layout: {guess.reason}.",
-                _advice(guess, good),
+                _advice(guess, rows),
             )
-        self.formats[source if role == "train" else source + EVAL_MARK] = guess
         return guess
 
-    def _no_rows(self, source: str, head: list[RawRow | BadRow]) -> None:
-        for row in head:
-            if isinstance(row, BadRow):
-                self._bad_row(row)
-        self._refuse_bad_rows()
-        raise WhetError(
-            "data.empty",
-            f"{source} holds no usable row{f': {self.bad[0].reason}' if self.bad else ''}.",
-            "Check the file; `whet data SOURCE` shows what is read.",
-        )
-
-    def _bad_row(self, row: BadRow) -> None:
-        self.bad_count += 1
-        if len(self.bad) < KEPT_BAD_ROWS:
-            record = BadRowRecord(file=row.file, line=row.line, reason=row.reason, preview=row.preview)
-            self.bad.append(record)
-        if self.section.bad_rows == "stop" and self.bad_count >= NAMED_BAD_ROWS:
-            self._refuse_bad_rows()
-
-    def _refuse_bad_rows(self) -> None:
-        if self.section.bad_rows == "skip" or not self.bad:
-            return
-        named = "; ".join(f"{one.file}:{one.line}: {one.reason}" for one in self.bad[:NAMED_BAD_ROWS])
-        count = f"{self.bad_count} rows" if self.bad_count > 1 else "One row"
-        raise WhetError(
-            "data.bad_rows",
-            f"{count} of the first {max(self.read, self.bad_count):,} cannot be used: {named}.",
-            "Repair the file, or leave such rows out and have them reported with data.bad_rows=skip.",
-        )
-
-    def _report(self, train: SplitWriter, seconds: float) -> DataReport:
+    def report(self, train: SplitWriter, seconds: float) -> DataReport:
+        """With what the template and the tokenizer write."""
         leaked = rows_also_in(self.eval.counter.hashes, train.counter.hashes) if self.eval else []
         renderer, tokenizer = self.tokenizer.renderer, self.tokenizer
         origin = self.section.template or ("model" if renderer is not None else None)
@@ -261,12 +184,6 @@ class _Builder:
         )
 
 
-def held_out(key: int, seed: int, fraction: float) -> bool:
-    """Whether the row of this content hash is held out: fixed by content and seed, not by the row's place."""
-    mixed = hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(mixed, "little") < fraction * 2**64
-
-
 def _advice(guess: FormatGuess, rows: list[RawRow]) -> str:
     """How to have rows of an unknown layout read."""
     mapping = find_mapping(rows)
@@ -283,23 +200,20 @@ def _advice(guess: FormatGuess, rows: list[RawRow]) -> str:
     )
 
 
-def _sources(section: DataSection) -> list[str]:
-    return [section.train] if isinstance(section.train, str) else list(section.train)
-
-
 def _digest(recipe: Recipe, files: TokenizerFiles, template_digest: str | None) -> str:
     """Key of the cache: all that decides the ids, labels and counts."""
     section = recipe.data
-    sources: Iterator[str] = (source_digest(source, section) for source in _sources(section))
+    sources: Iterator[str] = (source_digest(source, section) for source in sources_of(section))
     facts = {
         "version": VERSION,
-        "train": [_sources(section), *sources],
+        "train": [sources_of(section), *sources],
         "eval": source_digest(section.eval, section, "eval") if section.eval is not None else None,
         "section": section.model_dump(mode="json", exclude={"streaming", "template"}),
         "tokenizer": files.digest(),
         "template": template_digest,
         "max_length": recipe.model.max_length,
         "supervise": recipe.method.supervise,
+        **({} if recipe.method.kind == "sft" else {"method": recipe.method.kind}),
         "seed": recipe.training.seed if section.eval_fraction > 0 else None,
     }
     return _hash(json.dumps(facts, sort_keys=True))

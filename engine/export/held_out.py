@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.batches import content_hash
+from ..data.building import held_out
 from ..data.formats import Example, sniff, to_example
 from ..data.rows import RawRow, RowError
 from ..data.sources import iter_rows
-from ..data.token_store import held_out
 from ..data.tokenization import RowTokenizer, TokenizerFiles
 from ..errors import WhetError
 from ..recipe import Recipe

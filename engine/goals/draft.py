@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from pydantic import BaseModel
-
 from ..data.formats import FormatName, sniff, to_example
 from ..data.rows import BadRow, RawRow, RowError
 from ..data.sources import iter_rows
 from ..errors import WhetError
 from ..plan import Plan
 from ..recipe import DataSection, Recipe
-from ..recipe_files import apply, build
+from ..recipe_files import apply, build, sections_of
 from .goal import ASKED, Goal
 
 PlanOf = Callable[[Recipe], Plan]
@@ -80,8 +78,8 @@ def flat(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Overrides by dotted key; a whole section may be given as a mapping."""
     found: dict[str, Any] = {}
     for key, value in overrides.items():
-        section = Recipe.model_fields[key].annotation if key in Recipe.model_fields else None
-        if isinstance(section, type) and issubclass(section, BaseModel) and isinstance(value, Mapping):
+        sections = sections_of(Recipe.model_fields[key].annotation) if key in Recipe.model_fields else []
+        if sections and isinstance(value, Mapping):
             found |= {f"{key}.{name}": one for name, one in value.items()}
         else:
             found[key] = value

@@ -13,7 +13,7 @@ import pytest
 from support.tiny_tokenizers import byte_level, model_dir
 from tokenizers import Tokenizer
 
-from whet.engine.data import token_store
+from whet.engine.data import building
 from whet.engine.data.inspection import lengths_of
 from whet.engine.data.token_store import PreparedData, prepare
 from whet.engine.errors import WhetError
@@ -90,7 +90,7 @@ def test_the_second_time_nothing_is_read(
 ) -> None:
     source = written(tmp_path / "a.jsonl", [chat("a", "b")])
     first = prepare(recipe(source), model)
-    monkeypatch.setattr(token_store, "iter_rows", None)
+    monkeypatch.setattr(building, "iter_rows", None)
     assert prepare(recipe(source), model) == first
 
 

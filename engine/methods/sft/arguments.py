@@ -54,7 +54,7 @@ def training_arguments(
         fp16=resolved.compute_dtype == "fp16",
         use_cpu=resolved.device == "cpu",
         **_checkpointing(resolved.gradient_checkpointing and recompute),
-        neftune_noise_alpha=recipe.method.neftune_alpha,
+        neftune_noise_alpha=recipe.method.neftune_alpha if recipe.method.kind == "sft" else None,
         seed=training.seed,
         data_seed=training.seed,
         # Rows come tokenised, cut and labelled; collators of ours pad or pack them.

@@ -1,0 +1,188 @@
+"""Rows of columns on disk, from the same sources, with the same care for bad rows as rows of tokens.
+
+Texts are stored as they are: a method's own collator tokenises them. Here they are tokenised to know how long
+they are, which decides memory, time and what is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import WhetError
+from ..recipe import Recipe
+from .batches import BATCH_ROWS, TokenBatch, hash_of
+from .building import EVAL_MARK, Builder
+from .formats import FormatGuess, renamed
+from .inspection import KEPT_EXAMPLES, DataReport, rows_also_in
+from .layouts import find_layout, wanted_layouts
+from .row_flags import Odd
+from .rows import BadRow, RawRow, RowError, preview_of
+from .sources import Role
+from .split_writer import SplitWriter
+from .tables import Layout
+from .tokenizer_files import TokenizerFiles
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow
+
+
+@dataclass(slots=True)
+class TableBatch(TokenBatch):
+    """A batch with its rows' columns."""
+
+    values: list[dict[str, Any]] = field(default_factory=list)
+
+
+class TableWriter(SplitWriter):
+    """Stores a layout's columns, and ``row`` as for token rows."""
+
+    def __init__(self, layout: Layout, path: Path, drop: Iterable[str], leaked: Iterable[int]) -> None:
+        self.layout = layout
+        super().__init__(path, drop, leaked)
+
+    def schema(self) -> pyarrow.Schema:
+        """Strings, and numbers as float64."""
+        import pyarrow as pa
+
+        kinds = {"text": pa.string(), "label": pa.string(), "number": pa.float64()}
+        columns = [(name, kinds[column.kind]) for name, column in self.layout.columns.items()]
+        return pa.schema([*columns, ("row", pa.int64())])
+
+    def write(self, batch: TokenBatch, keep: np.ndarray, rows: np.ndarray, number: np.ndarray) -> None:
+        """Store the examples to ``keep``."""
+        import pyarrow as pa
+
+        assert isinstance(batch, TableBatch)
+        kept = [
+            {**value, "row": int(place)}
+            for value, place, used in zip(batch.values, number, keep, strict=True)
+            if used
+        ]
+        if kept:
+            self._writer.write_batch(pa.RecordBatch.from_pylist(kept, schema=self._schema))
+
+
+class TableBuilder(Builder):
+    """Rows in the layouts of a method; all sources must have the same one."""
+
+    def __init__(
+        self, recipe: Recipe, model_dir: Path, out: Path, progress: Callable[[int], None] | None
+    ) -> None:
+        super().__init__(recipe, out, progress)
+        self.tokenizer = TokenizerFiles.read(model_dir).load()
+        self.layout: Layout | None = None
+
+    def guess(self, source: str, rows: list[RawRow]) -> FormatGuess:
+        """The method's layout that the rows have. Raises WhetError ``data.format``."""
+        method = self.recipe.method
+        found = find_layout(method, rows, self.section.columns)
+        if found is None:
+            fields = ", ".join(list(rows[0].value)[:8]) or "none"
+            raise WhetError(
+                "data.format",
+                f"The rows of {source} have no layout that method.kind={method.kind} learns from; their "
+                f"fields are: {fields}.",
+                f"It reads {wanted_layouts(method)}. Name other columns with data.columns, e.g. "
+                "data.columns.anchor=question.",
+            )
+        if self.layout is not None and list(found.columns) != list(self.layout.columns):
+            raise WhetError(
+                "data.format",
+                f"The rows of {source} are {found.name} ({', '.join(found.columns)}), those before "
+                f"{self.layout.name} ({', '.join(self.layout.columns)}).",
+                "Give all sources of data.train and data.eval the same columns.",
+            )
+        self.layout = found
+        columns = ", ".join(f"{name} from {column.field}" for name, column in found.columns.items())
+        return FormatGuess(format=None, other=found.name, confidence=1.0, reason=f"{found.name}: {columns}")
+
+    def batches(
+        self, rows: Iterable[RawRow | BadRow], guess: FormatGuess, role: Role
+    ) -> Iterator[tuple[Role, Layout, list[RawRow | BadRow]]]:
+        """A thousand rows each."""
+        assert self.layout is not None
+        stream = iter(rows)
+        while batch := list(islice(stream, BATCH_ROWS)):
+            yield role, self.layout, batch
+
+    def work(self, batches: Iterable[Any]) -> Iterator[TokenBatch]:
+        """Read each row's columns and count its tokens."""
+        for role, layout, rows in batches:
+            yield self._work(role, layout, rows)
+
+    def split(self, name: str, drop: Iterable[str] = (), leaked: Iterable[int] = ()) -> SplitWriter:
+        """Of the layout's columns."""
+        assert self.layout is not None
+        return TableWriter(self.layout, self.out / name, drop, leaked)
+
+    def _work(self, role: Role, layout: Layout, rows: list[RawRow | BadRow]) -> TableBatch:
+        done = TableBatch(role, read=len(rows))
+        for row in rows:
+            if isinstance(row, BadRow):
+                done.bad.append(row)
+                continue
+            try:
+                value = layout.read(renamed(row.value, self.section.columns))
+            except RowError as error:
+                done.bad.append(BadRow(row.file, row.line, error.reason, preview_of(row.value)))
+                continue
+            if not done.files or done.files[-1][1] != row.file:
+                done.files.append((len(done.lines), row.file))
+            done.lines.append(row.line)
+            done.hashes.append(hash_of("\x1f".join(map(str, value.values()))))
+            done.languages.append("")
+            done.values.append(value)
+        self._count(done, layout)
+        return done
+
+    def _count(self, done: TableBatch, layout: Layout) -> None:
+        """Tokens of each row: all of its texts, each cut to the longest that is trained."""
+        most, texts = self.recipe.model.max_length, layout.texts
+        encoded = self.tokenizer.encode_batch(
+            list(chain.from_iterable([value[name] for name in texts] for value in done.values))
+        )
+        for number in range(len(done.values)):
+            parts = encoded[number * len(texts) : (number + 1) * len(texts)]
+            ids = [one.ids[:most] for one in parts]
+            longest = max(len(one.ids) for one in parts)
+            done.owners.append(number)
+            done.lengths.append(longest)
+            done.sizes.append(sum(map(len, ids)))
+            done.supervised.append(done.sizes[-1])
+            done.flags.append(Odd.truncated_rows if longest > most else Odd(0))
+            for one in ids:
+                done.ids.extend(one)
+
+    def report(self, train: SplitWriter, seconds: float) -> DataReport:
+        """Counts; no template writes these rows."""
+        leaked = rows_also_in(self.eval.counter.hashes, train.counter.hashes) if self.eval else []
+        if train.counter.counts["rows"] == 0:
+            first = (
+                f", the first: {self.bad[0].file}:{self.bad[0].line}: {self.bad[0].reason}"
+                if self.bad
+                else ""
+            )
+            raise WhetError(
+                "data.empty",
+                f"No usable training row among {self.read:,} ({self.bad_count:,} bad{first}).",
+                "Check data.train, data.columns and data.eval_fraction.",
+            )
+        return DataReport(
+            formats=dict(sorted(self.formats.items(), key=lambda one: one[0].endswith(EVAL_MARK))),
+            bad_rows=self.bad_count,
+            bad=self.bad,
+            train=train.counter.report(),
+            eval=self.eval.counter.report() if self.eval else None,
+            eval_in_train=len(leaked),
+            eval_in_train_examples=[self.eval.counter.locate(row) for row in leaked[:KEPT_EXAMPLES]]
+            if self.eval
+            else [],
+            max_length=self.recipe.model.max_length,
+            supervise=self.recipe.method.supervise,
+            seconds=round(seconds, 3),
+        )

@@ -1,0 +1,1 @@
+"""Embedding models: texts as vectors, trained on pairs that belong together."""

@@ -1,0 +1,16 @@
+"""What the recipe sections of all methods but supervised fine-tuning share. Light: no torch."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class RowMethod(BaseModel):
+    """A method whose rows are no chat to be continued: they lie as columns, see :mod:`..data.tables`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    packing: ClassVar[bool] = False
+    supervise: ClassVar[Literal["responses", "all"]] = "all"
