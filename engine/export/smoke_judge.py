@@ -7,7 +7,6 @@ from statistics import fmean
 from typing import Any
 
 from .gguf.known_differences import explain
-from .probe_corpus import probe_texts
 from .smoke_file_judge import configuration, weights
 from .verdict import Proof, Status
 
@@ -72,9 +71,8 @@ def vocabulary(reference: Measured, measured: Measured) -> Proof:
     pairs = list(zip(reference["texts"], measured["vocabulary"], strict=True))
     differing = [(r, m) for r, m in pairs if r["ids"] != m["ids"]]
     # The corpus' odd texts may show what llama.cpp is known to do otherwise; the user's own are told.
-    corpus = set(probe_texts())
-    known = Counter(r["known"] for r, _ in differing if r["known"] and r["text"] in corpus)
-    own = [(r, m) for r, m in differing if r["known"] and r["text"] not in corpus]
+    known = Counter(r["known"] for r, _ in differing if r["known"] and not r["own"])
+    own = [(r, m) for r, m in differing if r["known"] and r["own"]]
     unknown = [(r, m) for r, m in differing if not r["known"]]
     n_vocab, rows = measured["load"]["n_vocab"], reference["vocabulary_size"]
     evidence: dict[str, Any] = {

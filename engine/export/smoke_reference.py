@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from ..data.tokenizer_files import TokenizerFiles
 from .gguf.known_differences import KnownDifferences
 from .gguf.native import Progress, serve
-from .probe_corpus import with_special_tokens
+from .gguf.space_prefix import space_prefix
+from .probe_corpus import probe_texts, with_special_tokens
 from .reference_device import place
 from .smoke_cases import ASK, CASES, MARKER, Limits, cases_for
 from .smoke_values import expected_values
@@ -26,8 +28,7 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     reference = Reference(Path(request["model_dir"]), Limits(**request["limits"]))
     work = Path(request["work"])
     rows = reference.rows(request["held_out"])
-    specials = [str(token) for token in reference.tokenizer.get_added_vocab()]
-    result = reference.tokenizer_facts(with_special_tokens(request["texts"], specials))
+    result = reference.tokenizer_facts(request["texts"])
     result |= {"rows": rows, "trained_ids": reference.trained_ids(rows)}
     progress(1, 4)
     sequences = reference.probe_sequences(rows, request["texts"])
@@ -50,7 +51,7 @@ class Reference:
     """Tokenizer and model of one folder, and the questions asked of them."""
 
     def __init__(self, model_dir: Path, limits: Limits) -> None:
-        self.limits = limits
+        self.limits, self.model_dir = limits, model_dir
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model_dir)
         self.config: Any = AutoConfig.from_pretrained(model_dir)
         weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
@@ -90,17 +91,8 @@ class Reference:
 
     def tokenizer_facts(self, texts: list[str]) -> dict[str, Any]:
         generation = self.model.generation_config.eos_token_id
-        known = KnownDifferences(self.tokenizer.backend_tokenizer)
         return {
-            "texts": [
-                {
-                    "text": text,
-                    "ids": self.encode(text),
-                    "special": self.encode(text, True),
-                    "known": known.cause(text),
-                }
-                for text in texts
-            ],
+            "texts": self._texts(texts),
             "template": self.template,
             "cases": [self._case(case) for case in cases_for(self.template)] if self.template else [],
             "bos": self.tokenizer.bos_token_id,
@@ -113,6 +105,24 @@ class Reference:
             "end_of_turn": self._end_of_turn(),
             "names": {str(i): t for t, i in self.tokenizer.get_added_vocab().items()},
         }
+
+    def _texts(self, texts: list[str]) -> list[dict[str, Any]]:
+        """``texts`` and forms with added tokens, behind what conversations begin with where that decides."""
+        space = space_prefix(self.tokenizer.backend_tokenizer, TokenizerFiles.read(self.model_dir))
+        known = KnownDifferences(self.tokenizer.backend_tokenizer, space.add)
+        specials = [str(token) for token in self.tokenizer.get_added_vocab()]
+        own = set(texts) - set(probe_texts())
+        asked = [(space.lead + text, text in own) for text in with_special_tokens(texts, specials)]
+        return [
+            {
+                "text": text,
+                "ids": self.encode(text),
+                "special": self.encode(text, True),
+                "known": known.cause(text),
+                "own": mine,
+            }
+            for text, mine in asked
+        ]
 
     def _case(self, case: dict[str, Any]) -> dict[str, Any]:
         from jinja2 import TemplateError

@@ -14,8 +14,15 @@ from whet.engine.export.verdict import Proof
 
 
 def proof_of(texts: list[str], differing: set[str], known: Collection[str] = ()) -> Proof:
+    corpus = set(probe_texts())
     asked: list[dict[str, Any]] = [
-        {"text": text, "ids": [1, 2], "special": [1, 2], "known": "decomposed" if text in known else None}
+        {
+            "text": text,
+            "ids": [1, 2],
+            "special": [1, 2],
+            "known": "decomposed" if text in known else None,
+            "own": text not in corpus,
+        }
         for text in texts
     ]
     answered = [{"ids": [3] if text in differing else [1, 2], "special": []} for text in texts]

@@ -72,7 +72,7 @@ def convert(
     with atomic_file(out, total + METADATA_BYTES) as partial:
         writer = GGUFWriter(partial, architecture.name)
         try:
-            write_general(writer, name or model_dir.resolve().name, dtype)
+            write_general(writer, name or model_dir.resolve().name, dtype, vocabulary.name_mark)
             writer.add_vocab_size(rows)
             for write_keys in architecture.keys:
                 write_keys(writer, config)

@@ -6,53 +6,20 @@ asks what the tokenizer does and what the text holds: a tokenizer that does no s
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .token_list import parts
+from .tokenizer_facts import Facts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-COMPOSING = {"NFC": "NFC", "NFKC": "NFKC", "Precompiled": "NFC"}
-"""Normalizer -> the Unicode form below which its result may differ from llama.cpp's, which composes nothing
-(BPE) or by the longest match (Unigram), where the tokenizer goes by whole characters with their marks."""
 HANGUL = re.compile("[\uac00-\ud7a3]")
 SEPARATING_CONTROLS = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the rules ask of a tokenizer."""
-
-    kind: str
-    """The model's class: BPE, WordPiece or Unigram."""
-    normalizers: dict[str, dict[str, Any]]
-    """By type."""
-    longest_word: int | None
-    """Characters of the longest word that WordPiece looks up."""
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> Facts:
-        model = tokenizer.model
-        state = json.loads(tokenizer.normalizer.__getstate__()) if tokenizer.normalizer is not None else None
-        kind = type(model).__name__
-        return cls(
-            kind=kind,
-            normalizers={step["type"]: step for step in parts(state)},
-            longest_word=model.max_input_chars_per_word if kind == "WordPiece" else None,
-        )
-
-    @property
-    def strips_accents(self) -> bool:
-        step = self.normalizers.get("BertNormalizer", {})
-        strip = step.get("strip_accents")
-        return bool(step.get("lowercase") if strip is None else strip)
 
 
 @dataclass(frozen=True)
@@ -64,9 +31,14 @@ class Rule:
     covers: Callable[[Facts, str], bool]
 
 
-def _not_composed(facts: Facts, text: str) -> bool:
-    forms = {form for step, form in COMPOSING.items() if step in facts.normalizers}
-    return any(unicodedata.normalize(form, text) != text for form in forms)  # type: ignore[arg-type]
+def _decomposed(facts: Facts, text: str) -> bool:
+    if "Precompiled" in facts.normalizers:
+        # The rules join characters: by the longest match there, character by character with its marks here.
+        apart = "".join(unicodedata.normalize("NFKC", c) for c in text)
+        return unicodedata.normalize("NFKC", text) != apart
+    return any(
+        form in facts.normalizers and unicodedata.normalize(form, text) != text for form in ("NFC", "NFKC")
+    )
 
 
 def _accents(facts: Facts, text: str) -> bool:
@@ -85,27 +57,90 @@ def _long_word(facts: Facts, text: str) -> bool:
     return longest is not None and any(len(word) > longest for word in text.split())
 
 
+def _word_mark(facts: Facts, text: str) -> bool:
+    return facts.kind == "WordPiece" and "▁" in text
+
+
+def _punctuation(facts: Facts, text: str) -> bool:
+    return facts.kind == "WordPiece" and any(
+        unicodedata.category(c).startswith("P") and not facts.is_split_off(c) for c in set(text)
+    )
+
+
+def _capitals(facts: Facts, text: str) -> bool:
+    categories = (unicodedata.category(c) for c in text if not c.isascii())
+    return facts.by_letter_case and any(one in ("Lu", "Lt") or one[0] == "M" for one in categories)
+
+
+def _last_space(facts: Facts, text: str) -> bool:
+    if facts.kind != "Unigram" or not facts.keeps_last_space:
+        return False
+    return any(facts.normalize(part)[-1:] in (" ", "▁") for part in facts.stretches(text))
+
+
+def _first_space(facts: Facts, text: str) -> bool:
+    first, *others = facts.stretches(text)
+    if facts.spaces == "first" and not facts.space_added:
+        return bool(first)
+    if facts.spaces == "first":
+        return first[:1] in (" ", "▁") or any(others)
+    return facts.spaces == "always" and any(part[:1] in (" ", "▁") for part in (first, *others))
+
+
+def _named_special(facts: Facts, text: str) -> bool:
+    return any(name in text for name in facts.taken_for_special)
+
+
+def _swallowed_space(facts: Facts, text: str) -> bool:
+    before = facts.neighbours(text, (t for t, token in facts.added.items() if token.lstrip))
+    after = facts.neighbours(text, (t for t, token in facts.added.items() if token.rstrip))
+    strange = [c for c, _ in before] + [c for _, c in after if not (facts.strips_like_phi_3 and c.isascii())]
+    return any(c.isspace() for c in strange)
+
+
+def _within_word(facts: Facts, text: str) -> bool:
+    places = facts.neighbours(text, (t for t, token in facts.added.items() if token.single_word))
+    return any(c.isalnum() or c == "_" for place in places for c in place)
+
+
+def _normalized_token(facts: Facts, text: str) -> bool:
+    changed = [
+        (content, facts.normalize(content))
+        for content, token in facts.added.items()
+        if token.normalized and facts.normalize(content) != content
+    ]
+    return any(content in text or other in facts.normalize(text) for content, other in changed)
+
+
 RULES = (
-    Rule("decomposed", "text not in Unicode's composed form, which llama.cpp does not make", _not_composed),
-    Rule(
-        "accents",
-        "Korean syllables and spacing marks (Indic vowels): llama.cpp strips them as accents",
-        _accents,
-    ),
+    Rule("decomposed", "text not in Unicode's composed form, which llama.cpp does not make", _decomposed),
+    Rule("accents", "Korean syllables and spacing marks (Indic vowels), stripped as accents there", _accents),
     Rule("controls", "control characters that only one side takes for spaces", _controls),
+    Rule("long word", "words too long for the tokenizer, cut into pieces there all the same", _long_word),
+    Rule("word mark", "the character ▁ itself, with which words begin there", _word_mark),
+    Rule("punctuation", "newer punctuation marks, which the tokenizer takes for letters", _punctuation),
+    Rule("capitals", "marks and capitals beyond a to z, which it does not tell apart to split", _capitals),
+    Rule("last space", "space at the end, for which only the tokenizer has a token", _last_space),
+    Rule("first space", "the space put in front of a text, which it adds always or never", _first_space),
+    Rule("named special", "ordinary tokens that it takes for special ones by their name", _named_special),
+    Rule("swallowed space", "space beside an added token that belongs to the token", _swallowed_space),
     Rule(
-        "long word",
-        "words too long for the tokenizer, which llama.cpp cuts into pieces all the same",
-        _long_word,
+        "within a word", "added tokens that count as whole words only, found within words there", _within_word
     ),
+    Rule("normalised token", "added tokens that are looked for in the normalised text", _normalized_token),
 )
 
 
 class KnownDifferences:
-    """The rules for one tokenizer."""
+    """The rules for one tokenizer.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._facts = Facts.of(tokenizer)
+    Args:
+        tokenizer: as loaded.
+        space_added: what the file says of the space in front of a text (``Vocabulary.add_space_prefix``).
+    """
+
+    def __init__(self, tokenizer: Tokenizer, space_added: bool = True) -> None:
+        self._facts = Facts.of(tokenizer, space_added)
 
     def cause(self, text: str) -> str | None:
         """Name of the rule that says why ids of ``text`` may differ; None when they must be equal."""

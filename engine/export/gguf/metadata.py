@@ -21,10 +21,11 @@ def clean_name(name: str) -> str:
     return TRIGGERS.sub("_", printable)[:NAME_LENGTH] or "model"
 
 
-def write_general(writer: GGUFWriter, name: str, dtype: str) -> None:
+def write_general(writer: GGUFWriter, name: str, dtype: str, mark: str = "") -> None:
+    """``mark`` stands behind the name: what llama.cpp is to find there."""
     from gguf import GGML_QUANT_VERSION
 
     writer.add_type("model")
-    writer.add_name(clean_name(name))
+    writer.add_name(f"{clean_name(name)} {mark}".rstrip())
     writer.add_file_type(find_type(dtype).file_type)
     writer.add_quantization_version(GGML_QUANT_VERSION)

@@ -20,6 +20,13 @@ LLAMA_3 = _CONTRACTIONS + r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _TAIL
 QWEN_2 = _CONTRACTIONS + r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _TAIL
 QWEN_3_5 = QWEN_2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]")
 TEKKEN = _CASED % ("", "") + r"|\p{N}" + _CASED_TAIL
+DEEPSEEK_CODER = ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+")
+DEEPSEEK_3 = (
+    r"\p{N}{1,3}",
+    "[一-龥぀-ゟ゠-ヿ]+",
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+    "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+)
 GPT_4O = _CASED % ((_CONTRACTIONS[:-1] + "?",) * 2) + r"|\p{N}{1,3}" + _CASED_TAIL
 BYTE_LEVEL, DIGITS = "ByteLevel", "Digits"
 
@@ -31,6 +38,8 @@ BY_SIGNATURE: dict[tuple[str, ...], tuple[str, ...]] = {
     (TEKKEN,): ("tekken",),
     (GPT_4O,): ("gpt-4o",),
     (BYTE_LEVEL,): ("gpt-2",),
+    DEEPSEEK_3: ("deepseek-v3",),
+    (*DEEPSEEK_CODER, DIGITS): ("deepseek-coder",),
     (DIGITS, BYTE_LEVEL): ("smollm", "starcoder"),
 }
 
@@ -38,11 +47,12 @@ BY_SIGNATURE: dict[tuple[str, ...], tuple[str, ...]] = {
 OTHERS = (
     "llama-bpe", "dbrx", "qwen2", "gpt-2", "smollm", "tekken", "gpt-4o", "qwen35", "deepseek-llm",
     "deepseek-coder", "deepseek-v3", "falcon", "seed-coder", "bailingmoe", "superbpe",
-    "exaone-moe", "viking", "bloom", "youtu", "default",
+    "exaone-moe", "viking", "bloom", "youtu", "glm4", "minicpm5", "jais-2", "tiny_aya", "laguna", "afmoe",
+    "granite-embed-multi-97m", "ufakzeka", "spark2_5", "default",
 )  # fmt: skip
 
 # Of these, the rules under which a word that is itself a token is taken without merging (``ignore_merges``).
-WHOLE_WORDS = frozenset({"llama-bpe", "tekken", "youtu"})
+WHOLE_WORDS = frozenset({"llama-bpe", "tekken", "youtu", "glm4", "minicpm5", "granite-embed-multi-97m"})
 
 
 def signature(pre_tokenizer: dict[str, Any] | None) -> tuple[str, ...]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...errors import WhetError
 from .pretokenizer import is_byte_level
+from .steps import names, parts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -53,7 +53,7 @@ def tokenizer_kind(spec: dict[str, Any]) -> str:
         "gguf.unsupported",
         "llama.cpp knows byte-level BPE, SentencePiece's BPE with byte fallback and Unigram without it, and "
         f"BERT's WordPiece; this tokenizer is {model.get('type')!r} (byte_fallback="
-        f"{model.get('byte_fallback')}, normalizer {_names(spec.get('normalizer'))}).",
+        f"{model.get('byte_fallback')}, normalizer {names(spec.get('normalizer'))}).",
         "Export the adapter or the merged weights instead.",
     )
 
@@ -68,10 +68,9 @@ def read_tokens(spec: dict[str, Any], tokenizer: Tokenizer, rows: int) -> TokenL
     listed = TokenList(kind, *_texts_and_types(tokenizer, kind, model, rows))
     match kind:
         case "gpt2":
-            listed.merges = _merges(model)
+            listed.merges = merges_of(model)
         case "llama":
-            listed.scores = _scores_of_merges(listed.tokens, _merges(model))
-            listed.normalisation["add_space_prefix"] = _adds_space(spec)
+            listed.scores = _scores_of_merges(listed.tokens, merges_of(model))
         case "bert":
             _as_phantom_spaces(listed, model)
             listed.normalisation |= _wordpiece_normalisation(spec)
@@ -101,8 +100,14 @@ def _texts_and_types(
     for text, id in vocabulary.items():
         tokens[id], types[id] = text, BYTE if kind == "llama" and _is_byte(text) else NORMAL
     for id, token in tokenizer.get_added_tokens_decoder().items():
+        if types[id] != UNUSED and tokens[id] != token.content:
+            raise WhetError(
+                "gguf.unsupported",
+                f"Tokens {tokens[id]!r} and {token.content!r} share the id {id}; in llama.cpp none can.",
+                "Save the tokenizer anew with its added tokens behind the others.",
+            )
         tokens[id], types[id] = token.content, CONTROL if token.special else USER_DEFINED
-    unknown = vocabulary.get(model.get("unk_token"))
+    unknown = vocabulary.get(model.get("unk_token") or "")
     if kind == "t5":
         unknown = model.get("unk_id")
     if kind != "gpt2" and unknown is not None:
@@ -136,7 +141,7 @@ def _check_distinct(listed: TokenList) -> None:
 # Byte-level and SentencePiece-style BPE.
 
 
-def _merges(model: dict[str, Any]) -> list[str]:
+def merges_of(model: dict[str, Any]) -> list[str]:
     return [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
 
 
@@ -147,29 +152,6 @@ def _scores_of_merges(tokens: list[str], merges: list[str]) -> list[float]:
         ranks.setdefault(merge.replace(" ", ""), rank)
     # What no merge makes (bytes, characters, special tokens) needs no score; the last place does no harm.
     return [-float(ranks.get(token, len(merges))) for token in tokens]
-
-
-def _adds_space(spec: dict[str, Any]) -> bool:
-    """Whether a space is put in front of the text."""
-    return any(
-        part["type"] == "Prepend"
-        or (part["type"] == "Metaspace" and part.get("prepend_scheme", "always") != "never")
-        for part in (*parts(spec.get("normalizer")), *parts(spec.get("pre_tokenizer")))
-    )
-
-
-def parts(step: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """A normalizer's or pre-tokenizer's steps, sequences opened."""
-    if step is None:
-        return
-    if step["type"] != "Sequence":
-        yield step
-    for one in (*step.get("normalizers", ()), *step.get("pretokenizers", ())):
-        yield from parts(one)
-
-
-def _names(step: dict[str, Any] | None) -> str:
-    return " + ".join(part["type"] for part in parts(step)) or "none"
 
 
 # WordPiece.
@@ -192,9 +174,17 @@ def _as_phantom_spaces(listed: TokenList, model: dict[str, Any]) -> None:
     """Beginnings of words get llama.cpp's "▁", continuations lose WordPiece's "##"."""
     prefix = model["continuing_subword_prefix"]
     listed.tokens = [
-        text if type != NORMAL else text.removeprefix(prefix) if text.startswith(prefix) else "▁" + text
+        _phantom(text, prefix) if type == NORMAL else text
         for text, type in zip(listed.tokens, listed.types, strict=True)
     ]
+
+
+def _phantom(text: str, prefix: str) -> str:
+    if not text.startswith(prefix):
+        return "▁" + text
+    rest = text.removeprefix(prefix)
+    # A continuation that begins with "▁" would look like a word's beginning; as it stands it is never met.
+    return text if rest.startswith("▁") else rest
 
 
 # Unigram.
@@ -207,7 +197,7 @@ def _scores_of_pieces(listed: TokenList, model: dict[str, Any]) -> list[float]:
 
 
 def _unigram_normalisation(spec: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
-    """The charsmap, and what becomes of spaces: found by encoding, as several steps may cause it."""
+    """The charsmap, and what becomes of runs of spaces: found by encoding, as several steps may do it."""
     charsmaps = [
         step["precompiled_charsmap"]
         for step in parts(spec.get("normalizer"))
@@ -216,6 +206,5 @@ def _unigram_normalisation(spec: dict[str, Any], tokenizer: Tokenizer) -> dict[s
     ids = {text: tokenizer.encode(text, add_special_tokens=False).ids for text in ("a", "a a", " a  a")}
     return {
         "charsmap": b64decode(charsmaps[0]) if charsmaps else None,
-        "add_space_prefix": _adds_space(spec),
         "remove_extra_whitespaces": ids["a a"] == ids[" a  a"],
     }

@@ -8,7 +8,7 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...data.tokenizer_files import TokenizerFiles
 from ...errors import WhetError
@@ -16,12 +16,19 @@ from ..probe_corpus import probe_texts, with_special_tokens
 from .known_differences import KnownDifferences
 from .native import run_native
 from .pretokenizer import likely_names, other_names
+from .pruning import pruned
+from .space_prefix import space_prefix
 from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
+
+JOINED = 16
+"""Texts put together for a quick trial: llama.cpp compiles a rule's expressions anew for each text."""
+MOST_OTHERS = 3
+"""Names that fit a cut-down vocabulary and are tried on the whole one; rules of one kind differ in little."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,10 @@ class Outcome:
     """Texts on which llama.cpp's ids differ, and no known difference says why."""
     explained: Counter[str]
     """How many texts each known difference covers."""
+
+    @property
+    def badness(self) -> tuple[int, int]:
+        return len(self.unexplained), self.explained.total()
 
 
 def choose_pretokenizer(files: TokenizerFiles, vocabulary: Vocabulary) -> str:
@@ -59,42 +70,68 @@ def choose_pretokenizer(files: TokenizerFiles, vocabulary: Vocabulary) -> str:
 
 
 def try_names(files: TokenizerFiles, vocabulary: Vocabulary) -> Outcome:
-    """The best name's outcome: the likely names one by one, and only then all the others."""
+    """The best name's outcome: the likely names one by one, and only then those a quick trial favours."""
     tokenizer = files.load()
-    texts, expected = expected_ids(tokenizer)
-    known = KnownDifferences(tokenizer)
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = write_vocabulary_file(Path(folder) / "vocabulary.gguf", vocabulary)
-
-        def outcomes(names: tuple[str, ...]) -> list[Outcome]:
-            answers = _ids_by_name(path, names, texts)
-            return [
-                Outcome(pre, *known.split(_differing(texts, expected, ids))) for pre, ids in answers.items()
-            ]
-
-        if vocabulary.model != "gpt2":
-            return outcomes(("default",))[0]
-        spec = json.loads(files.tokenizer_json.read_text(encoding="utf-8"))
-        likely = likely_names(spec)
-        tried: list[Outcome] = []
-        for name in likely:
-            tried += outcomes((name,))
-            if tried and not tried[-1].unexplained:
-                return tried[-1]
-        tried += outcomes(other_names(spec, likely))
-    return min(tried, key=lambda one: (len(one.unexplained), one.explained.total()))
+    lead = space_prefix(tokenizer, files).lead if vocabulary.model == "llama" else ""
+    trial = Trial(tokenizer, vocabulary, probe_forms(tokenizer, lead))
+    if vocabulary.model != "gpt2":
+        return trial.of(("default",))[0]
+    spec = json.loads(files.tokenizer_json.read_text(encoding="utf-8"))
+    likely = likely_names(spec)
+    best = _first_exact(trial, likely)
+    if best is None or best.unexplained:
+        other = _first_exact(trial, _favoured(spec, likely))
+        best = min((one for one in (best, other) if one is not None), key=lambda one: one.badness)
+    return best
 
 
-def _differing(texts: list[str], expected: list[list[int]], ids: list[list[int]]) -> list[str]:
-    return [text for text, wanted, given in zip(texts, expected, ids, strict=True) if wanted != given]
+def _first_exact(trial: Trial, names: tuple[str, ...]) -> Outcome | None:
+    """The first name without unexplained differences, otherwise the best of them."""
+    tried: list[Outcome] = []
+    for name in names:
+        tried += trial.of((name,))
+        if tried and not tried[-1].unexplained:
+            return tried[-1]
+    return min(tried, key=lambda one: one.badness, default=None)
 
 
-def expected_ids(tokenizer: Tokenizer) -> tuple[list[str], list[list[int]]]:
-    """The probe texts and the ids that the tokenizer gives them."""
+def _favoured(spec: dict[str, Any], tried: tuple[str, ...]) -> tuple[str, ...]:
+    """Names not tried yet, the best first, by a trial on a cut-down vocabulary."""
+    tokenizer, vocabulary = pruned(spec)
+    texts = probe_texts()
+    joined = ["\n".join(texts[at : at + JOINED]) for at in range(0, len(texts), JOINED)]
+    outcomes = Trial(tokenizer, vocabulary, joined).of(other_names(spec, tried))
+    ranked = sorted(outcomes, key=lambda one: one.badness)
+    exact = [one for one in ranked if not one.unexplained] or ranked[:1]
+    return tuple(one.pre for one in exact[:MOST_OTHERS])
+
+
+class Trial:
+    """Both sides' ids of the same texts."""
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, texts: list[str]) -> None:
+        self.texts, self.vocabulary = texts, vocabulary
+        self.expected = [one.ids for one in tokenizer.encode_batch(texts, add_special_tokens=False)]
+        self.known = KnownDifferences(tokenizer, vocabulary.add_space_prefix is not False)
+
+    def of(self, names: tuple[str, ...]) -> list[Outcome]:
+        """One outcome for each name that llama.cpp knows."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = write_vocabulary_file(Path(folder) / "vocabulary.gguf", self.vocabulary)
+            request = {"path": str(path), "texts": self.texts, "pre": list(names)}
+            answer = run_native("whet.engine.export.gguf.vocab_process", request)
+        runs = [run for run in answer["runs"] if "ids" in run]
+        return [Outcome(run["pre"], *self.known.split(self._differing(run["ids"]))) for run in runs]
+
+    def _differing(self, ids: list[list[int]]) -> list[str]:
+        both = zip(self.texts, self.expected, ids, strict=True)
+        return [text for text, wanted, given in both if wanted != given]
+
+
+def probe_forms(tokenizer: Tokenizer, lead: str = "") -> list[str]:
+    """The probe texts and forms with the tokenizer's added tokens, each behind ``lead``."""
     added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
-    texts = with_special_tokens(probe_texts(), added)
-    return texts, [one.ids for one in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    return [lead + text for text in with_special_tokens(probe_texts(), added)]
 
 
 def write_vocabulary_file(path: Path, vocabulary: Vocabulary) -> Path:
@@ -102,18 +139,10 @@ def write_vocabulary_file(path: Path, vocabulary: Vocabulary) -> Path:
     from gguf import GGUFWriter
 
     writer = GGUFWriter(path, "llama")
+    if vocabulary.name_mark:
+        writer.add_name(vocabulary.name_mark)
     vocabulary.write(writer, "default")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
     return path
-
-
-def _ids_by_name(path: Path, names: tuple[str, ...], texts: list[str]) -> dict[str, list[list[int]]]:
-    """llama.cpp's ids under each name that it knows."""
-    if not names:
-        return {}
-    answer = run_native(
-        "whet.engine.export.gguf.vocab_process", {"path": str(path), "texts": texts, "pre": list(names)}
-    )
-    return {run["pre"]: run["ids"] for run in answer["runs"] if "ids" in run}

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from ...data.chat_templates.renderer import strip_generation_tags
 from ...data.tokenizer_files import TokenizerFiles
 from ...errors import WhetError
+from .space_prefix import space_prefix
 from .special_roles import ROLE_KEYS, added_around_text, special_ids
+from .stripping import PHI_3_NAME, strips_like_phi_3
 from .token_list import (
     BYTE,
     CONTROL,
@@ -62,6 +64,8 @@ class Vocabulary:
     lowercase: bool | None = None
     strip_accents: bool | None = None
     chat_template: str | None = None
+    name_mark: str = ""
+    """What ``general.name`` must hold for llama.cpp to treat the added tokens as the tokenizer does."""
 
     def write(self, writer: GGUFWriter, pre: str) -> None:
         """Add the keys; ``pre`` is the pre-tokenizer's name."""
@@ -106,6 +110,7 @@ def read_vocabulary(files: TokenizerFiles, rows: int) -> Vocabulary:
     tokenizer = files.load()
     listed: TokenList = read_tokens(spec, tokenizer, rows)
     around = added_around_text(tokenizer, files, listed.kind)
+    spaced = listed.kind in ("llama", "t5")
     return Vocabulary(
         model=listed.kind,
         tokens=listed.tokens,
@@ -115,6 +120,8 @@ def read_vocabulary(files: TokenizerFiles, rows: int) -> Vocabulary:
         ids=special_ids(tokenizer, files, around),
         add_bos=around.add_bos,
         add_eos=around.add_eos,
+        add_space_prefix=space_prefix(tokenizer, files).add if spaced else None,
+        name_mark=PHI_3_NAME if strips_like_phi_3(tokenizer) else "",
         chat_template=strip_generation_tags(files.chat_template) if files.chat_template else None,
         **listed.normalisation,
     )
