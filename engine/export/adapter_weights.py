@@ -27,6 +27,8 @@ from ..errors import WhetError
 from .expert_updates import ExpertUpdate, expert_updates
 
 PREFIX = "base_model.model."
+HEADLESS = ("model.", "bert.", "roberta.")
+"""What stands in front of a tensor's name in checkpoints of a model with a head, and not in one without."""
 FACTORS = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector", "lora_embedding_A", "lora_embedding_B")
 # Variants of LoRA whose update is not one of the formulas above: refused, never merged approximately.
 UNSUPPORTED = (
@@ -74,6 +76,15 @@ class Adapter:
         self._stacked = lru_cache(maxsize=2)(self._read_stacked)
         for key in self._file.keys():  # noqa: SIM118  (a safetensors handle is no dict)
             self._sort(key)
+
+    def match_prefix(self, names: set[str]) -> None:
+        """Spell the updates as the base's checkpoint does, where only a head's prefix is between them."""
+        for prefix in HEADLESS:
+            for old, new in ((prefix, ""), ("", prefix)):
+                spelled = {name: new + name.removeprefix(old) for name in self.targets}
+                if not self.targets <= names and set(spelled.values()) <= names:
+                    self.factors = {spelled[name]: keys for name, keys in self.factors.items()}
+                    self.replaced = {spelled[name]: key for name, key in self.replaced.items()}
 
     def _refuse_other_kinds(self) -> None:
         kind = self.config.get("peft_type")

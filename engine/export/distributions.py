@@ -40,7 +40,9 @@ def log_probabilities(model: Any, sequences: list[list[int]]) -> torch.Tensor:
     """[T, V] float32 on the CPU: positions of all sequences one after another, vocabulary."""
     parts = []
     for ids in sequences:
-        logits_TV = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float()
+        output = model(input_ids=torch.tensor([ids], device=model.device))
+        # Without a head, the hidden states serve as well to tell two models apart.
+        logits_TV = (output.logits if "logits" in output else output.last_hidden_state)[0].float()
         parts.append(torch.log_softmax(logits_TV, dim=-1).cpu())
     return torch.cat(parts)
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from ..models.sentence_folder import is_embedding_model
 from .distributions import divergence, log_probabilities, pick_sequences
 from .gguf.native import Progress, serve
 from .reference_device import place
@@ -33,7 +34,8 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         2 * sum(file.stat().st_size for file in merged.glob("*.safetensors")), request["share"]
     )
     sequences = pick_sequences(request, merged)
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **_placed(base, device))
+    auto: Any = AutoModel if is_embedding_model(merged) else AutoModelForCausalLM
+    model: Any = auto.from_pretrained(base, dtype=dtype, **_placed(base, device))
     tuned: Any = PeftModel.from_pretrained(model, request["adapter"]).eval()
     if not _is_quantised(base):
         tuned.to(device)
@@ -46,7 +48,7 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     progress(1, 2)
     del model, tuned
     gc.collect()
-    whole: Any = AutoModelForCausalLM.from_pretrained(merged, dtype=dtype)
+    whole: Any = auto.from_pretrained(merged, dtype=dtype)
     differs = divergence(trained_TV, log_probabilities(whole.to(device).eval(), sequences))
     progress(2, 2)
     return {

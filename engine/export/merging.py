@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 
 from ..errors import WhetError
+from ..models.sentence_folder import MODULES, is_embedding_model
 from .adapter_weights import Adapter
 from .base_weights import BaseWeights
 from .files import new_folder, require_space
@@ -42,6 +43,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+MODULE_FILES = (MODULES, "config_sentence_transformers.json", "sentence_bert_config.json")
 OTHER_FILES = ("generation_config.json", DIGEST_FILE, "LICENSE", "LICENSE.txt", "NOTICE")
 
 
@@ -63,7 +65,8 @@ def merge(
         base_dir: model folder with safetensors.
         adapter_dir: PEFT adapter (LoRA, rsLoRA, DoRA; trained biases; modules_to_save).
         out_dir: appears whole at the end. A folder there is replaced only if an earlier merge wrote it.
-        dtype: of the result; auto is the base's own 16-bit type, bfloat16 for a float32 or rounded base.
+        dtype: of the result; auto is the base's own 16-bit type, bfloat16 for a float32 or rounded base; an
+            embedding model in float32 stays so.
         progress: called with (tensors done, tensors in all).
         trained_precision: ``nf4``, ``int8`` or ``fp8`` when training held the base rounded: the report then
             measures how far the 16-bit weights are from the ones trained over.
@@ -107,10 +110,13 @@ class _Plan:
     def __init__(self, base: BaseWeights, adapter: Adapter, target: torch.dtype, memory: int) -> None:
         self.base, self.adapter, self.target, self.memory = base, adapter, target, memory
         self.names = base.names()
+        adapter.match_prefix(set(self.names))
         adapter.match_experts({name: base.shape(name) for name in self.names})
         self.embedding = next((n for n in self.names if n.endswith("embed_tokens.weight")), None)
         self.head = "lm_head.weight"
-        tied = bool(base.config.get("tie_word_embeddings")) and self.head not in base.file_of
+        headless = is_embedding_model(base.dir) or is_embedding_model(adapter.dir)
+        shared = bool(base.config.get("tie_word_embeddings")) and not headless
+        tied = shared and self.head not in base.file_of
         unmatched = sorted(adapter.targets - set(self.names) - ({self.head} if tied else set()))
         if unmatched:
             raise WhetError(
@@ -179,7 +185,9 @@ def target_dtype(base: BaseWeights, dtype: MergeDtype) -> torch.dtype:
         chosen: torch.dtype = getattr(torch, dtype)
         return chosen
     own = base.dtype()
-    return own if base.rounding is None and own in (torch.bfloat16, torch.float16) else torch.bfloat16
+    # Small, and what reads vectors has use for the digits that bfloat16 drops.
+    exact = own in (torch.bfloat16, torch.float16) or is_embedding_model(base.dir)
+    return own if base.rounding is None and exact else torch.bfloat16
 
 
 def check_place(out_dir: Path) -> None:
@@ -241,9 +249,10 @@ def _write_config(out_dir: Path, plan: _Plan, target: torch.dtype) -> None:
 
 
 def copy_tokenizer(base_dir: Path, trained_dir: Path, out_dir: Path) -> None:
-    """Tokenizer and template as trained (the adapter's folder, else the base's), and the generation settings.
+    """Tokenizer and template as trained (the adapter's folder, else the base's), the generation settings, and
+    what makes vectors of an embedding model's hidden states.
 
-    The tokenizer's files come from one of the two folders, never mixed.
+    The tokenizer's files come from one of the two folders, never mixed, and so do the modules.
     """
     source = trained_dir if (trained_dir / "tokenizer_config.json").is_file() else base_dir
     for name in TOKENIZER_FILES:
@@ -254,3 +263,17 @@ def copy_tokenizer(base_dir: Path, trained_dir: Path, out_dir: Path) -> None:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, out_dir / name)
                 break
+    modules = next((folder for folder in (trained_dir, base_dir) if (folder / MODULES).is_file()), None)
+    if modules is not None:
+        _copy_modules(modules, out_dir)
+
+
+def _copy_modules(source: Path, out_dir: Path) -> None:
+    """Pooling, dense layers, normalisation and prompts, as sentence-transformers saves them."""
+    for name in MODULE_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out_dir / name)
+    for module in json.loads((source / MODULES).read_text(encoding="utf-8")):
+        name = Path(module["path"]).name  # never a folder elsewhere, whatever the list says
+        if name and (source / name).is_dir():  # some have no settings, and no folder
+            shutil.copytree(source / name, out_dir / name)
