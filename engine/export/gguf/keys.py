@@ -35,6 +35,11 @@ def window_ends_context(writer: GGUFWriter, config: ModelConfig) -> None:
     writer.add_context_length(min(config.positions, config.window or config.positions))
 
 
+def stated_window_ends_context(writer: GGUFWriter, config: ModelConfig) -> None:
+    """The same of families whose window holds for every layer."""
+    writer.add_context_length(min(config.positions, config.stated_window or config.positions))
+
+
 def write_rope(writer: GGUFWriter, config: ModelConfig) -> None:
     """Base and scaling. Factors of single frequencies are tensors, see rope.py."""
     from gguf import RopeScalingType

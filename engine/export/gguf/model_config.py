@@ -83,14 +83,16 @@ class ModelConfig:
         return int(self.head_dim * self.rope.partial)
 
     @property
+    def stated_window(self) -> int | None:
+        """``sliding_window`` unless it is switched off; of families that give it to every layer."""
+        window = self.get("sliding_window") if self.get("use_sliding_window", True) else None
+        return int(window) if window else None
+
+    @property
     def window(self) -> int | None:
         """Positions a token of a windowed layer sees, itself included; None where no layer is windowed."""
-        if not self.get("use_sliding_window", True):
-            return None
         kinds = self.get("layer_types")
-        if kinds is not None and "sliding_attention" not in kinds:
-            return None
-        if kinds is None and int(self.get("max_window_layers") or 0) >= self.layers:
-            return None
-        window = self.get("sliding_window")
-        return int(window) if window else None
+        if kinds is not None:
+            return self.stated_window if "sliding_attention" in kinds else None
+        first = int(self.get("max_window_layers") or 0)
+        return self.stated_window if first < self.layers else None

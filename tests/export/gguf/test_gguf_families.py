@@ -210,6 +210,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "smollm3-interval": ("smollm3", {"no_rope_layer_interval": 2}, "unrotated"),
     "moe-dense-layers": ("qwen3_moe", {"mlp_only_layers": [1], "norm_topk_prob": True}, "mlp_only_layers"),
     "moe-unnormed": ("qwen3_moe", {}, "norm_topk_prob"),
+    "qwen2-heads": ("qwen2", {"head_dim": 24}, "24"),
     "phi3-factors": ("phi3", {"rope_parameters": longrope(5)}, "5 short"),
     "llama-partial": ("llama", {"partial_rotary_factor": 0.5}, "0.5"),
 }

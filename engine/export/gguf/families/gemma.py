@@ -72,18 +72,23 @@ def layer_pattern(config: ModelConfig, period: int) -> list[bool]:
     return [kind == "sliding_attention" for kind in kinds]
 
 
-def write_window(writer: GGUFWriter, config: ModelConfig, period: int) -> None:
-    """The window; which layers have one only where llama.cpp would assume others."""
+def write_window(writer: GGUFWriter, config: ModelConfig, assumed: int, period: int) -> None:
+    """The window; which layers have one only where they are not those that llama.cpp assumes.
+
+    Args:
+        assumed: all but each so many-th, in llama.cpp.
+        period: the same in the model, where the config does not list its layers.
+    """
     writer.add_sliding_window(config["sliding_window"])
-    pattern = layer_pattern(config, int(config.get("sliding_window_pattern") or period))
-    if pattern != [bool((layer + 1) % period) for layer in range(config.layers)]:
+    pattern = layer_pattern(config, period)
+    if pattern != [bool((layer + 1) % assumed) for layer in range(config.layers)]:
         writer.add_sliding_window_pattern(pattern)
 
 
 def gemma2_attention(writer: GGUFWriter, config: ModelConfig) -> None:
     writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
     writer.add_final_logit_softcapping(config["final_logit_softcapping"])
-    write_window(writer, config, period=2)
+    write_window(writer, config, assumed=2, period=2)
 
 
 def no_softcaps(config: ModelConfig) -> str | None:
@@ -121,7 +126,7 @@ def windowed_rope(config: ModelConfig) -> dict[str, Any]:
 
 
 def gemma3_attention(writer: GGUFWriter, config: ModelConfig) -> None:
-    write_window(writer, config, period=6)
+    write_window(writer, config, assumed=6, period=int(config.get("sliding_window_pattern") or 6))
     writer.add_rope_freq_base_swa(float(windowed_rope(config)["rope_theta"]))
     if config.get("final_logit_softcapping"):
         writer.add_final_logit_softcapping(config["final_logit_softcapping"])

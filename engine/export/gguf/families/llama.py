@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..descriptor import Architecture, Spelling, Tensor
-from ..keys import expert_counts, sizes, window_ends_context, write_rope
+from ..keys import expert_counts, sizes, stated_window_ends_context, whole_context, write_rope
 from ..model_config import ModelConfig
 from ..transforms import interleave_k, interleave_q
 from .tables import BLOCK, ENDS, LAYER, NORMS, attention, experts, gated_mlp, no_biases
@@ -24,6 +24,7 @@ LLAMA = Architecture(
     tensors=ENDS + NORMS + BIASED,
     defaults={"rms_norm_eps": 1e-6},
     ropes=ROPES,
+    keys=(sizes, whole_context, write_rope),
 )
 
 # Mistral computes what Llama does; only its window differs.
@@ -33,6 +34,7 @@ MISTRAL = Architecture(
     tensors=ENDS + NORMS + PLAIN_ATTENTION + gated_mlp(),
     defaults={"rms_norm_eps": 1e-6, "num_key_value_heads": 8, "sliding_window": 4096},
     ropes=ROPES,
+    keys=(sizes, stated_window_ends_context, write_rope),
 )
 
 _ROUTER = tuple(Spelling(f"{LAYER}.{name}.gate.weight") for name in ("block_sparse_moe", "mlp"))
@@ -53,7 +55,7 @@ MIXTRAL = Architecture(
         "rope_theta": 1e6,
     },
     ropes=ROPES,
-    keys=(sizes, window_ends_context, write_rope, expert_counts),
+    keys=(sizes, stated_window_ends_context, write_rope, expert_counts),
 )
 
 
@@ -76,7 +78,7 @@ GRANITE = Architecture(
         "logits_scaling": 1.0,
     },
     ropes=ROPES,
-    keys=(sizes, window_ends_context, write_rope, granite_scales),
+    keys=(sizes, whole_context, write_rope, granite_scales),
 )
 
 ROTATED_LAYERS = 3

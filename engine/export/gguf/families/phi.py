@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..descriptor import Architecture
-from ..keys import sizes, window_ends_context, write_rope
+from ..keys import sizes, stated_window_ends_context, write_rope
 from ..model_config import ModelConfig
-from .tables import ENDS, NORMS, layer
+from .tables import ENDS, NORMS, heads_beside_width, layer
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -15,17 +15,9 @@ if TYPE_CHECKING:
 
 def window_and_original_context(writer: GGUFWriter, config: ModelConfig) -> None:
     """A window of 0 is how llama.cpp knows Phi-4; it computes no window for the others either."""
-    writer.add_sliding_window(config.window or 0)
+    writer.add_sliding_window(config.stated_window or 0)
     if config.rope.kind != "longrope":
         writer.add_rope_scaling_orig_ctx_len(config.rope.original)
-
-
-def unequal_heads(config: ModelConfig) -> str | None:
-    if config.heads * config.head_dim == config["hidden_size"]:
-        return None
-    return (
-        f"llama.cpp wants phi3's heads to fill its width, these {config.heads} of {config.head_dim} do not."
-    )
 
 
 PHI3 = Architecture(
@@ -43,6 +35,6 @@ PHI3 = Architecture(
         "original_max_position_embeddings": 4096,
     },
     ropes=("default", "longrope", "partial"),
-    refusals=(unequal_heads,),
-    keys=(sizes, window_ends_context, write_rope, window_and_original_context),
+    refusals=(heads_beside_width,),
+    keys=(sizes, stated_window_ends_context, write_rope, window_and_original_context),
 )

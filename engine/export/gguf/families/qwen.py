@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..descriptor import Architecture
-from ..keys import expert_counts, sizes, window_ends_context, write_rope
+from ..keys import expert_counts, sizes, stated_window_ends_context, write_rope
 from ..model_config import ModelConfig
-from .tables import ENDS, NORMS, QK_NORMS, attention, experts, gated_mlp, layer, no_biases
+from .tables import ENDS, NORMS, QK_NORMS, attention, experts, gated_mlp, heads_beside_width, layer, no_biases
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -24,6 +24,7 @@ QWEN2 = Architecture(
     name="qwen2",
     tensors=ENDS + NORMS + attention(bias=True) + gated_mlp(),
     defaults=DEFAULTS,
+    refusals=(heads_beside_width,),
 )
 
 QWEN3 = Architecture(
@@ -75,6 +76,6 @@ QWEN3_MOE = Architecture(
         "norm_topk_prob": False,
         "decoder_sparse_step": 1,
     },
-    keys=(sizes, window_ends_context, write_rope, expert_counts, expert_width),
+    keys=(sizes, stated_window_ends_context, write_rope, expert_counts, expert_width),
     refusals=(no_biases("attention_bias"), dense_layers, weights_not_normed),
 )

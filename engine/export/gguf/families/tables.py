@@ -70,3 +70,13 @@ def no_biases(*switches: str) -> Refusal:
         return f"llama.cpp reads not all the biases that {' and '.join(on)} adds to it." if on else None
 
     return refusal
+
+
+def heads_beside_width(config: ModelConfig) -> str | None:
+    """Refuses heads that together are not as wide as the model, where llama.cpp takes that for granted."""
+    if config.heads * config.head_dim == config["hidden_size"]:
+        return None
+    return (
+        f"llama.cpp wants this family's heads to fill the model's width of {config['hidden_size']}, "
+        f"these {config.heads} of {config.head_dim} do not."
+    )
