@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,21 +109,18 @@ def _write_tensors(
 
 def _values(config: ModelConfig, checkpoint: Checkpoint, plan: list[PlannedTensor]) -> Iterator[Array]:
     """The planned tensors' bytes, in order."""
-    import torch
-
     # One generator over all sources, so that consecutive tensors of a shard share one opening of it.
     stored = checkpoint.read([name for tensor in plan for name in tensor.sources])
     for tensor in plan:
         if tensor.values is not None:
             yield np.asarray(tensor.values, dtype=np.float32)
-            continue
-        parts = [value for _, value in islice(stored, len(tensor.sources))]
-        value = torch.stack(parts) if tensor.stacked else parts[0]
-        yield encode(value if tensor.transform is None else tensor.transform(value, config), tensor)
+        else:
+            yield encode((value for _, value in islice(stored, len(tensor.sources))), tensor, config)
 
 
-def encode(value: torch.Tensor, tensor: PlannedTensor) -> Array:
-    """``value`` as contiguous numbers of the planned type (bf16 as its 16-bit patterns).
+def encode(parts: Iterable[torch.Tensor], tensor: PlannedTensor, config: ModelConfig) -> Array:
+    """The values of the tensor's sources as contiguous numbers of the planned type (bf16 as its 16-bit
+    patterns). Of stacked ones, one is held at a time.
 
     Raises:
         WhetError: ``gguf.not_finite`` or ``gguf.f16_overflow``, naming the tensor.
@@ -131,20 +128,29 @@ def encode(value: torch.Tensor, tensor: PlannedTensor) -> Array:
     import torch
 
     kind = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[tensor.dtype]
-    result = torch.empty(value.shape, dtype=kind)
+    result = torch.empty(tensor.shape, dtype=kind)
+    places = list(result) if tensor.stacked else [result]
+    for place, name, value in zip(places, tensor.sources, parts, strict=True):
+        _copy(value if tensor.transform is None else tensor.transform(value, config), place, name)
+    array: Array = (result.view(torch.int16) if tensor.dtype == "bf16" else result).numpy()
+    return array
+
+
+def _copy(value: torch.Tensor, place: torch.Tensor, name: str) -> None:
+    """Copy a block at a time, so that checking and casting take little memory."""
+    import torch
+
     rows = max(1, BLOCK * len(value) // max(1, value.numel()))
-    for stored, written in zip(value.split(rows), result.split(rows), strict=True):
+    for stored, written in zip(value.split(rows), place.split(rows), strict=True):
         if not torch.isfinite(stored).all():
             raise WhetError(
                 "gguf.not_finite",
-                f"{tensor.sources[0]} contains NaN or infinite values.",
+                f"{name} contains NaN or infinite values.",
                 "The training diverged or the file is damaged; export an earlier checkpoint.",
             )
         if not torch.isfinite(written.copy_(stored)).all():
             raise WhetError(
                 "gguf.f16_overflow",
-                f"{tensor.sources[0]} reaches {value.abs().max().item():.3g}, and float16 ends at 65504.",
+                f"{name} reaches {value.abs().max().item():.3g}, and float16 ends at 65504.",
                 "Convert to bf16 or f32 instead.",
             )
-    array: Array = (result.view(torch.int16) if tensor.dtype == "bf16" else result).numpy()
-    return array

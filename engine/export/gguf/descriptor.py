@@ -34,7 +34,7 @@ class Spelling:
     Args:
         source: its name there. ``{layer}`` is each layer's number; with ``{expert}`` there is one tensor an
             expert, and the GGUF's is the stack of them.
-        transform: applied to the tensor, or to the stack.
+        transform: applied to the tensor, or to each expert's.
     """
 
     source: str

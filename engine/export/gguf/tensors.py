@@ -26,7 +26,7 @@ class PlannedTensor:
     Args:
         sources: names in the checkpoint; none where the numbers are known already.
         stacked: the sources are laid on one another along a new first dimension.
-        transform: applied to the source or the stack.
+        transform: applied to each source.
         values: of a tensor that is computed from the config.
     """
 
@@ -135,10 +135,10 @@ def _shares_embedding(config: ModelConfig, stored: Mapping[str, str]) -> bool:
 def _shape(spelling: Spelling, shapes: list[tuple[int, ...]], config: ModelConfig) -> tuple[int, ...]:
     import torch
 
-    shape = (len(shapes), *shapes[0]) if _stacked(spelling) else shapes[0]
-    if spelling.transform is None:
-        return shape
-    return tuple(spelling.transform(torch.empty(shape, device="meta"), config).shape)
+    shape = shapes[0]
+    if spelling.transform is not None:
+        shape = tuple(spelling.transform(torch.empty(shape, device="meta"), config).shape)
+    return (len(shapes), *shape) if _stacked(spelling) else shape
 
 
 def _computed(architecture: Architecture, config: ModelConfig) -> list[PlannedTensor]:
