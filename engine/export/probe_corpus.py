@@ -8,7 +8,8 @@ from pathlib import Path
 
 FILE = Path(__file__).with_name("probe_corpus.json")
 MOST_SPECIALS = 24
-"""Special tokens put into texts; models reserve hundreds that all behave alike."""
+"""Special tokens put into texts, the first and the last ones (a user's own): models reserve hundreds that all
+behave alike."""
 
 
 def probe_texts() -> list[str]:
@@ -24,7 +25,8 @@ def probe_groups() -> dict[str, list[str]]:
 
 
 def with_special_tokens(texts: list[str], specials: list[str]) -> list[str]:
-    """``texts``, and each of the first special tokens alone, within words, between spaces and lines."""
-    chosen = specials[:MOST_SPECIALS]
+    """``texts``, and each of some special tokens alone, within words, between spaces and lines."""
+    half = MOST_SPECIALS // 2
+    chosen = dict.fromkeys([*specials[:half], *specials[-half:]])
     forms = ("{}", "before{}after", "before {} after", "one\n{}\ntwo", "{}{}", " {} ")
     return texts + [form.replace("{}", token) for token in chosen for form in forms]

@@ -26,6 +26,11 @@ from whet.engine.export.probe_corpus import probe_texts
 from .tiny_models import TEXT
 
 BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+BYTE_FALLBACK = {
+    "byte_fallback": True,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+}
 XLMR_SPECIALS = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
 
 
@@ -106,6 +111,28 @@ def unigram(frame: str = "xlm-r") -> Tokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>" if frame == "xlm-r" else "$A </s>", special_tokens=ends
     )
+    return tokenizer
+
+
+def sentencepiece_bpe(spaces: str = "every") -> Tokenizer:
+    """A real SentencePiece BPE model as tokenizer.json has it; ``spaces`` as in space_prefix.py."""
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    pieces = sentencepiece_model("bpe", **BYTE_FALLBACK).pieces
+    vocabulary = {piece.text: id for id, piece in enumerate(pieces)}
+    merges = generate_merges(vocabulary, {piece.text: piece.score for piece in pieces})
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    underscores = normalizers.Replace(" ", "▁")
+    if spaces == "every":  # Llama 2
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), underscores])
+    elif spaces == "never":  # Gemma
+        tokenizer.normalizer = underscores
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    else:  # Llama 2 and Mistral as transformers 5 has them
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=spaces, split=False)
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in ("<unk>", "<s>", "</s>")])
     return tokenizer
 
 

@@ -17,18 +17,16 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 # Numbers of the fields read, by message.
 PIECES, NORMALIZER_SPEC = 1, 3
-PIECE_TEXT, PIECE_SCORE, PIECE_TYPE = 1, 2, 3
+PIECE_TEXT, PIECE_SCORE = 1, 2
 CHARSMAP = 2
-
-NORMAL_PIECE = 1
-"""The type of a piece that writes none. SentencePiece's and llama.cpp's numbers are the same."""
 
 
 @dataclass(frozen=True)
 class Piece:
+    """One token and what orders the merging: the highest score first."""
+
     text: str
     score: float
-    type: int
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,7 @@ class SentencePieceModel:
 def _piece(data: bytes) -> Piece:
     fields = dict(_fields(data))
     (score,) = struct.unpack("<f", _message(fields.get(PIECE_SCORE, b"\0" * 4)))
-    type = fields.get(PIECE_TYPE, NORMAL_PIECE)
-    assert isinstance(type, int)
-    return Piece(_message(fields.get(PIECE_TEXT, b"")).decode(), score, type)
+    return Piece(_message(fields.get(PIECE_TEXT, b"")).decode(), score)
 
 
 def _message(value: int | bytes) -> bytes:

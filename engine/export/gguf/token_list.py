@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...errors import WhetError
 from .pretokenizer import is_byte_level
+from .sentencepiece_model import Piece
 from .steps import names, parts
 
 if TYPE_CHECKING:
@@ -58,8 +60,17 @@ def tokenizer_kind(spec: dict[str, Any]) -> str:
     )
 
 
-def read_tokens(spec: dict[str, Any], tokenizer: Tokenizer, rows: int) -> TokenList:
+def read_tokens(
+    spec: dict[str, Any], tokenizer: Tokenizer, rows: int, pieces: Sequence[Piece] = ()
+) -> TokenList:
     """The list for an embedding of ``rows`` rows.
+
+    Args:
+        spec: the tokenizer.json.
+        tokenizer: loaded from it.
+        rows: of the embedding.
+        pieces: of the SentencePiece model beside it, if there is one; their scores are taken where they are
+            the tokens of tokenizer.json, otherwise the order of its merges says the same.
 
     Raises:
         WhetError: ``gguf.unsupported``, ``gguf.vocab_mismatch``.
@@ -70,7 +81,8 @@ def read_tokens(spec: dict[str, Any], tokenizer: Tokenizer, rows: int) -> TokenL
         case "gpt2":
             listed.merges = merges_of(model)
         case "llama":
-            listed.scores = _scores_of_merges(listed.tokens, merges_of(model))
+            scores = _scores_of_model(listed.tokens, pieces)
+            listed.scores = scores or _scores_of_merges(listed.tokens, merges_of(model))
         case "bert":
             _as_phantom_spaces(listed, model)
             listed.normalisation |= _wordpiece_normalisation(spec)
@@ -143,6 +155,14 @@ def _check_distinct(listed: TokenList) -> None:
 
 def merges_of(model: dict[str, Any]) -> list[str]:
     return [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+
+
+def _scores_of_model(tokens: list[str], pieces: Sequence[Piece]) -> list[float] | None:
+    """SentencePiece's own scores; None unless its pieces are the first tokens, one by one."""
+    if not pieces or [piece.text for piece in pieces] != tokens[: len(pieces)]:
+        return None
+    lowest = min(piece.score for piece in pieces) - BELOW_ALL
+    return [*(piece.score for piece in pieces), *[lowest] * (len(tokens) - len(pieces))]
 
 
 def _scores_of_merges(tokens: list[str], merges: list[str]) -> list[float]:

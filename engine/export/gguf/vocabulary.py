@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ...data.chat_templates.renderer import strip_generation_tags
 from ...data.tokenizer_files import TokenizerFiles
 from ...errors import WhetError
+from .sentencepiece_model import Piece, SentencePieceModel
 from .space_prefix import space_prefix
 from .special_roles import ROLE_KEYS, added_around_text, special_ids
 from .stripping import PHI_3_NAME, strips_like_phi_3
@@ -20,7 +21,6 @@ from .token_list import (
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
-    TokenList,
     read_tokens,
     tokenizer_kind,
 )
@@ -104,11 +104,12 @@ def read_vocabulary(files: TokenizerFiles, rows: int) -> Vocabulary:
 
     Raises:
         WhetError: ``gguf.unsupported`` for other kinds of tokenizer, ``gguf.vocab_mismatch`` when a token's
-            id has no embedding row.
+            id has no embedding row, ``tokenizer.broken``.
     """
     spec = json.loads(files.tokenizer_json.read_text(encoding="utf-8"))
     tokenizer = files.load()
-    listed: TokenList = read_tokens(spec, tokenizer, rows)
+    pieces = _pieces(files) if tokenizer_kind(spec) == "llama" else []
+    listed = read_tokens(spec, tokenizer, rows, pieces)
     around = added_around_text(tokenizer, files, listed.kind)
     spaced = listed.kind in ("llama", "t5")
     return Vocabulary(
@@ -125,6 +126,12 @@ def read_vocabulary(files: TokenizerFiles, rows: int) -> Vocabulary:
         chat_template=strip_generation_tags(files.chat_template) if files.chat_template else None,
         **listed.normalisation,
     )
+
+
+def _pieces(files: TokenizerFiles) -> list[Piece]:
+    """Those of the SentencePiece model beside tokenizer.json; none without one."""
+    model = files.tokenizer_json.with_name("tokenizer.model")
+    return SentencePieceModel.read(model).pieces if model.is_file() else []
 
 
 def unsupported_tokenizer(folder: Path) -> str | None:
