@@ -159,7 +159,10 @@ class _Upload:
                 if pause is None or not may_pass(error):
                     # Not `from error`: the addresses it names are signed, and a traceback would show them.
                     raise refusal(self.repo_id, error) from None
-                self.wait(retry_after(error) or pause)
+                seconds = retry_after(error) or pause
+                again = f"(the hub is busy or away; again in {seconds:.0f} s)"
+                self.tell(PhaseEvent(phase="push", detail=again, done=self.done, total=self.total))
+                self.wait(seconds)
         raise AssertionError("the last attempt returns or raises")
 
 

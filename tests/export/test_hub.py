@@ -174,8 +174,10 @@ def test_what_passes_is_waited_out(hub: StandIn, tmp_path: Path, name: str, wait
     hub.faults = [fault]
     ours: list[float] = []
     folder = export(tmp_path / "e")
-    upload("me/model", items_of(folder), private=True, message="Up", wait=ours.append)
+    told = list[Event]()
+    upload("me/model", items_of(folder), private=True, message="Up", tell=told.append, wait=ours.append)
     assert fault.times == 0, "the fault was met"
+    assert ("again in" in "".join(str(event) for event in told)) == (who == "ours")
     assert hub.content("me/model", "model-q8_0.gguf") == WEIGHTS and "README.md" in hub.names("me/model")
     waited = ours if who == "ours" else waits
     assert len(waited) == 1
