@@ -27,7 +27,7 @@ def fit(
     for ``auto`` is off when the step fits without it, since it costs a third in speed.
     """
     shape = fast_shape(facts, recipe.adapter, resolved)
-    if isinstance(shape, Unsupported):
+    if isinstance(shape, Unsupported) or recipe.method.kind != "sft":
         return _checkpointing(recipe, resolved, facts, report, machine)
     rows = step_rows(resolved, report)
     asked = recipe.training.gradient_checkpointing

@@ -30,7 +30,14 @@ from .models.weight_facts import weight_facts
 from .rates import known_rate, predicted_rate
 from .recipe import Recipe
 from .recipe_files import patched
-from .resolve import RECIPE_KEYS, Resolved, recipe_origins, resolve, resolved_length
+from .resolve import (
+    RECIPE_KEYS,
+    Resolved,
+    recipe_origins,
+    resolve,
+    resolved_length,
+    with_family_targets,
+)
 from .scheduler import Room, longest_sequence
 from .surroundings import Surroundings, inspect_surroundings
 from .template_fit import fitting_mapping, fitting_template, missing_markers, template_for
@@ -138,6 +145,7 @@ def make_plan(
     """
     path = resolve_model(recipe.model.name, recipe.model.revision)
     facts = read_model_facts(path, recipe.model.name)
+    recipe, targets = with_family_targets(recipe, facts)
     if machine is None:
         machine = inspect_machine()
         surroundings = surroundings or inspect_surroundings(machine)
@@ -148,6 +156,8 @@ def make_plan(
     resolved, reasons = resolve(recipe, facts, machine, data.report, sequences)
     resolved, memory, why = fit(recipe, resolved, facts, data.report, machine)
     reasons |= why
+    if targets:
+        reasons["adapter.target_modules"] = f"planner: {targets}"
     if template:
         reasons["data.template"] = f"planner: the model has none, and {template} fits its vocabulary"
     others = [] if memory.fits else find_alternatives(recipe, resolved, facts, machine, data.report, memory)
@@ -252,7 +262,7 @@ def _data_recipe(
 
 def _gguf_refusal(recipe: Recipe, facts: ModelFacts, llama_cpp: bool) -> WhetError | None:
     """Why this model has no GGUF, or llama.cpp cannot make one; known before hours of training."""
-    if not recipe.export.gguf:
+    if not (recipe.export.gguf or recipe.export.adapter_gguf):
         return None
     from .export.gguf.probe import conversion_refusal
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .data.inspection import DataReport
 from .hardware import Machine, supports_bf16, supports_fp8
 from .models.facts import LinearModule, ModelFacts, match_targets
+from .models.families import family_of
 from .recipe import AdapterSection, Optimizer, Recipe, TrainingSection
 from .schedule import Schedule
 
@@ -28,6 +29,7 @@ class Resolved(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    method: str = "sft"
     device: Literal["cuda", "cpu"]
     machine: str = Field(description="GPU or CPU name; a measured speed belongs to it.")
     compute_dtype: DType
@@ -47,6 +49,7 @@ class Resolved(BaseModel):
     packing: bool
     sequences: int = Field(description="Training rows, or packed sequences, in one epoch.")
     longest: int = Field(description="Tokens of the longest sequence a step can meet.")
+    texts_per_row: int = Field(default=1, description="Texts of a row, each by itself.")
     steps_per_epoch: int
     total_steps: int
     epochs: float = Field(description="Passes over the data that total_steps make.")
@@ -67,7 +70,7 @@ class Resolved(BaseModel):
     @property
     def tokens_per_micro_batch(self) -> int:
         """The most a micro-batch can hold, padding included; memory follows it."""
-        return self.batch_size * self.longest
+        return self.batch_size * self.texts_per_row * self.longest
 
 
 RECIPE_KEYS = {
@@ -147,6 +150,7 @@ def resolve(
     if recipe.data.template is None:
         planned("data.template", "the model's own" if report.template else "the rows are plain text")
     resolved = Resolved(
+        method=recipe.method.kind,
         device="cuda" if machine.gpus else "cpu",
         machine=machine.label,
         compute_dtype=compute,
@@ -162,6 +166,7 @@ def resolve(
         packing=packing,
         sequences=sequences,
         longest=longest,
+        texts_per_row=report.texts_per_row,
         **steps,
         gradient_checkpointing=training.gradient_checkpointing == "on",
         threads=training.threads or machine.cpu_count,
@@ -268,6 +273,19 @@ def _steps(
         "save_every": min(save_every, total),
         "eval_every": eval_every,
     }
+
+
+def with_family_targets(recipe: Recipe, facts: ModelFacts) -> tuple[Recipe, str]:
+    """The adapter on the layers that this family has, where the recipe names none, and the reason for it.
+
+    The recipe's default names the layers of decoders; an encoder's are called otherwise.
+    """
+    adapter, family = recipe.adapter, family_of(facts.model_type)
+    if adapter.kind == "none" or "target_modules" in adapter.model_fields_set or family.encoder is None:
+        return recipe, ""
+    targets = list(family.target_modules)
+    changed = adapter.model_copy(update={"target_modules": targets})
+    return recipe.model_copy(update={"adapter": changed}), f"the linear layers of {family.name}"
 
 
 def trainable_parameters(facts: ModelFacts, adapter: AdapterSection) -> int:

@@ -119,6 +119,7 @@ class DataReport(BaseModel):
     eval_in_train_examples: list[RowRef] = Field(default_factory=list)
     max_length: int
     supervise: str
+    texts_per_row: int = Field(1, description="Texts of a row that go through the model, each by itself.")
     template: str | None = Field(None, description="Template in force: as the recipe names it, or `model`.")
     bos_token: str | None = None
     end_of_turn: str | None = Field(None, description="What ends a supervised turn, as text.")

@@ -184,5 +184,6 @@ class TableBuilder(Builder):
             else [],
             max_length=self.recipe.model.max_length,
             supervise=self.recipe.method.supervise,
+            texts_per_row=len(self.layout.texts) if self.layout else 1,
             seconds=round(seconds, 3),
         )

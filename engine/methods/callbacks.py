@@ -150,7 +150,10 @@ class Schedule(TrainerCallback):
 
 
 class HeldOut(TrainerCallback):
-    """After each evaluation: the event, a checkpoint of the best weights, early stopping, samples."""
+    """After each evaluation: the event, a checkpoint of the best weights, early stopping, samples.
+
+    ``shown`` picks from the trainer's metrics what the event tells beside the loss.
+    """
 
     def __init__(
         self,
@@ -159,8 +162,9 @@ class HeldOut(TrainerCallback):
         patience: int | None,
         min_improvement: float,
         sample: Callable[[int], None],
+        shown: Callable[[dict[str, float]], dict[str, float]] = lambda metrics: {},
     ) -> None:
-        self.emit, self.sample = emit, sample
+        self.emit, self.sample, self.shown = emit, sample, shown
         self.patience, self.min_improvement = patience, min_improvement
 
     def on_evaluate(
@@ -180,9 +184,10 @@ class HeldOut(TrainerCallback):
             EvalEvent(
                 step=state.global_step,
                 loss=metrics["eval_loss"],
-                supervised_tokens=int(metrics["eval_supervised_tokens"]),
+                supervised_tokens=int(metrics.get("eval_supervised_tokens", 0)),
                 seconds=metrics["eval_runtime"],
                 best=is_best,
+                metrics=self.shown(metrics),
             )
         )
         if is_best and best is not None:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from ..runs.context import RunContext
 from ..runs.jobs import EvaluateJob, ExportJob, SmokeJob
+
+METHODS = {
+    "sft": (".sft.job", "run_sft"),
+    "embedding": (".embedding.job", "run_embedding"),
+}
+"""Method -> where its job is; only that one is imported."""
 
 
 def run_job(context: RunContext) -> None:
@@ -26,7 +34,6 @@ def run_job(context: RunContext) -> None:
 
         evaluate_run(context, job)
         return
-    from .sft.job import run_sft
-
-    jobs = {"sft": run_sft}
-    jobs[context.recipe.method.kind](context)
+    kind = context.recipe.method.kind
+    module, function = METHODS[kind]
+    getattr(import_module(module, __package__), function)(context)

@@ -85,6 +85,10 @@ class Training(ABC):
     def sample(self, step: int) -> None:  # noqa: B027  (optional)
         """Show what the model makes of the recipe's prompts; by default nothing."""
 
+    def shown(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Of the trainer's metrics, those that an evaluation tells beside the loss."""
+        return {}
+
     def before_first_step(self) -> None:  # noqa: B027  (optional)
         """What is measured of the untrained model beside its held-out loss; by default nothing."""
 
@@ -98,6 +102,7 @@ class Training(ABC):
             patience=recipe.eval.early_stopping,
             min_improvement=recipe.eval.min_improvement,
             sample=self.sample,
+            shown=self.shown,
         )
         callbacks: list[TrainerCallback] = [
             self.reporter,

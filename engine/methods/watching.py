@@ -80,7 +80,7 @@ class Watching(TrainerCallback):
             event = EvalEvent(
                 step=state.global_step,
                 loss=metrics["eval_loss"],
-                supervised_tokens=int(metrics["eval_supervised_tokens"]),
+                supervised_tokens=int(metrics.get("eval_supervised_tokens", 0)),
                 seconds=metrics["eval_runtime"],
                 best=False,
             )

@@ -17,7 +17,13 @@ from .reduced_ends import ReducedEmbedding, ReducedHead
 
 
 def add_adapter(
-    model: PreTrainedModel, section: AdapterSection, seed: int, *, name: str = "", revision: str | None = None
+    model: PreTrainedModel,
+    section: AdapterSection,
+    seed: int,
+    *,
+    name: str = "",
+    revision: str | None = None,
+    task: str = "CAUSAL_LM",
 ) -> PeftModel:
     """Wrap a model with a fresh adapter; only the adapter (and ``modules_to_save``) has gradients.
 
@@ -30,6 +36,7 @@ def add_adapter(
         seed: of the random A matrices (B starts at zero, so the model's answers do not change).
         name: hub id or path that the saved adapter names as its base; by default where the base came from.
         revision: of the base on the hub.
+        task: PEFT's name of what the model does.
 
     Raises:
         WhetError: ``adapter.no_target`` when no module has any of the names, ``adapter.rounded`` when weights
@@ -47,7 +54,7 @@ def add_adapter(
         modules_to_save=saved or None,
         use_rslora=section.kind == "rslora",
         use_dora=section.kind == "dora",
-        task_type="CAUSAL_LM",
+        task_type=task,
         revision=revision,
         ensure_weight_tying=tied and any(name in WHOLE for name in saved),
     )

@@ -96,7 +96,8 @@ def estimate_memory(
         "gradients": 4 * trainable,
         "optimizer": int(trainable * (ADAMW_8BIT_BYTES if resolved.optimizer == "adamw_8bit" else 8)),
         "activations": activation_bytes(facts, adapter, resolved),
-        "loss": loss_bytes(facts, adapter, resolved, report),
+        # Only what is to be continued is compared with the whole vocabulary.
+        "loss": loss_bytes(facts, adapter, resolved, report) if resolved.method == "sft" else 0,
         "runtime": CUDA_CONTEXT + CUDA_WORKSPACE if cuda else PROCESS,
     }
     return Memory(

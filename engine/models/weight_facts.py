@@ -95,8 +95,8 @@ def _read(model: ModelFacts, tokens: Path) -> WeightFacts:
     values: dict[str, Any] = {}
     if not model.missing_weight_files:
         values["missing"], values["misshapen"] = _against_layout(model, stored)
-    if embedding is not None and embedding.dtype in FLOATS:
-        ids = _used_ids(tokens)
+    ids = _used_ids(tokens)
+    if embedding is not None and embedding.dtype in FLOATS and len(ids):
         names = {id: token for token, id in vocabulary.items()}
         values["embedding"] = _look(embedding, ids, names)
         if head is not None and head.dtype in FLOATS:
@@ -136,13 +136,14 @@ def _special_ids(path: Path, vocabulary: dict[str, int]) -> dict[str, int]:
 
 
 def _used_ids(tokens: Path) -> np.ndarray:
-    """Ids that occur in the training rows, ascending."""
+    """Ids that occur in the training rows, ascending; none where rows are stored as texts."""
     import numpy as np
     import pyarrow as pa
 
     seen = np.zeros(0, dtype=np.int64)
     with pa.memory_map(str(tokens)) as source:
-        for batch in pa.ipc.open_stream(source):
+        stream = pa.ipc.open_stream(source)
+        for batch in stream if "input_ids" in stream.schema.names else ():
             values = batch.column(batch.schema.get_field_index("input_ids")).flatten().to_numpy()
             counts = np.bincount(values, minlength=len(seen))
             counts[: len(seen)] += seen

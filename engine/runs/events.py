@@ -78,6 +78,9 @@ class EvalEvent(EventBase):
     supervised_tokens: int
     seconds: float
     best: bool
+    metrics: dict[str, float] = Field(
+        default_factory=dict, description="What the method measures beside the loss, e.g. ndcg@10."
+    )
 
 
 class SampleEvent(EventBase):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from whet.engine.findings import Finding
 from whet.engine.methods.callbacks import StepReporter
 from whet.engine.methods.sft.collation import PaddingCollator
 from whet.engine.methods.sft.trainer import SupervisedTrainer
+from whet.engine.methods.training import Training
 from whet.engine.methods.watching import Watching
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
@@ -97,13 +98,17 @@ def findings_of(run: RunDir) -> list[Finding]:
     return view_run(run).findings
 
 
-def attempt(run: RunDir, stop_after: int | None = None) -> str:
-    """One attempt at training; how it ended: ``finished``, ``stopped`` or an error's code."""
-    from whet.engine.methods.sft.job import train
+def attempt(
+    run: RunDir, stop_after: int | None = None, method: Callable[[RunContext], Training] | None = None
+) -> str:
+    """One attempt at training (by default supervised); how it ended: ``finished``, ``stopped`` or an error's
+    code."""
+    from whet.engine.methods.sft.job import SFTTraining
+    from whet.engine.methods.training import train
 
     context = next_attempt(run) if stop_after is None else StopAfter.of(run, stop_after)
     try:
-        train(context)
+        train(context, method or SFTTraining)
     except Stopped:
         context.close("stopped")
         return "stopped"

@@ -58,19 +58,12 @@ class Watch:
         from .speed import DataWait, SharedGpu, Slowing
 
         steps = [event for event in earlier if isinstance(event, StepEvent)]
-        self.parts: tuple[Part, ...] = (
-            FirstLoss(run),
-            Continuity(steps),
-            Spikes(run),
-            Diverging(run),
-            Plateau(run),
-            Overfitting(run),
-            DataWait(),
-            Slowing(),
-            SharedGpu(),
-        )
+        curve: tuple[Part, ...] = (Spikes(run), Diverging(run), Plateau(run), Overfitting(run))
+        # What a first loss can be is known of language models alone.
+        first: tuple[Part, ...] = (FirstLoss(run),) if run.recipe.method.kind == "sft" else ()
+        self.parts = (*first, Continuity(steps), *curve, DataWait(), Slowing(), SharedGpu())
         for event in earlier:  # what was found then has been said
-            for part in self.parts[2:6]:
+            for part in curve:
                 if isinstance(event, StepEvent):
                     list(part.step(event, Pace()))
                 elif isinstance(event, EvalEvent):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trl import SFTConfig
 
 if TYPE_CHECKING:
-    from ...recipe import Recipe
+    from ...recipe import Recipe, TrainingSection
     from ...resolve import Resolved
 
 OPTIMIZERS = {"adamw_8bit": "adamw_bnb_8bit", "adamw": "adamw_torch"}
@@ -30,9 +30,6 @@ def training_arguments(
         recompute: let transformers checkpoint activations where the plan says so; the fast path has own way.
     """
     training = recipe.training
-    scheduler: dict[str, Any] = {}
-    if training.scheduler == "cosine_with_min_lr":
-        scheduler = {"min_lr_rate": MIN_LR_SHARE}
     return SFTConfig(
         output_dir=str(output),
         max_steps=resolved.total_steps,
@@ -41,7 +38,7 @@ def training_arguments(
         gradient_accumulation_steps=resolved.gradient_accumulation,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.scheduler,
-        lr_scheduler_kwargs=scheduler,
+        lr_scheduler_kwargs=scheduler_of(training),
         warmup_steps=resolved.warmup_steps,
         optim=OPTIMIZERS[optimizer],
         weight_decay=training.weight_decay,
@@ -73,6 +70,11 @@ def training_arguments(
         disable_tqdm=True,
         push_to_hub=False,
     )
+
+
+def scheduler_of(training: TrainingSection) -> dict[str, Any]:
+    """What transformers' scheduler of that name must be told."""
+    return {"min_lr_rate": MIN_LR_SHARE} if training.scheduler == "cosine_with_min_lr" else {}
 
 
 def _checkpointing(on: bool) -> dict[str, Any]:

@@ -1,0 +1,162 @@
+"""Training an embedding model as a run: pairs in, a folder that sentence-transformers loads out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset
+from peft import PeftModel
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+from sentence_transformers.base.training_args import BatchSamplers
+
+from ...checks.live import Watch, Watched
+from ...models.loading import DTYPES
+from ...recipe import EmbeddingSection
+from ...runs.context import RunContext
+from ...runs.events import EvalEvent, Event, FindingEvent, PhaseEvent, StepEvent, last_attempt, read_events
+from .. import training
+from ..checkpoints import step_of
+from ..optimizers import usable_optimizer
+from ..resuming import cursor_of, look_at_checkpoint
+from ..sft.arguments import OPTIMIZERS, scheduler_of
+from ..sft.loading import locate_base, planned_tokens
+from ..watching import Watching
+from .loading import device_of, load_embedder
+from .losses import build_loss
+from .retrieval import retrieval_of, shown
+from .trainer import EmbeddingTrainer, save_embedder, whole_in
+
+
+def run_embedding(context: RunContext) -> None:
+    """Train what the plan says and export it. See :func:`whet.engine.methods.jobs.run_job`."""
+    training.run_method(context, EmbeddingTraining)
+
+
+class EmbeddingTraining(training.Training):
+    """The objects of one attempt."""
+
+    def __init__(self, context: RunContext) -> None:
+        super().__init__(context)
+        assert isinstance(self.recipe.method, EmbeddingSection)
+        self.section = self.recipe.method
+        self.model = self._load()
+        context.leave_if_asked()
+        self.data = planned_tokens(context, self.plan.model.path)
+        context.leave_if_asked()
+        self.trainer = self._trainer()
+        self.report(evaluates=self.data.eval is not None)
+
+    def _load(self) -> SentenceTransformer:
+        self.context.emit(PhaseEvent(phase="load", detail=self.recipe.model.name))
+        path, trusted = locate_base(self.context)
+        return load_embedder(self.plan, path, trusted)
+
+    def _trainer(self) -> EmbeddingTrainer:
+        context, section = self.context, self.section
+        optimizer, finding = usable_optimizer(self.resolved.optimizer, device_of(self.model))
+        if finding is not None:
+            context.emit(FindingEvent(finding=finding))
+        layout = self.data.report.format.other
+        assert layout is not None
+        rows = open_table(self.data.train)
+        held_out = open_table(self.data.eval) if self.data.eval is not None else None
+        evaluator = None
+        if held_out is not None and section.retrieval:
+            evaluator = retrieval_of(held_out, self.model.prompts, self.recipe.eval.batch_size)
+        return EmbeddingTrainer(
+            self.model,
+            embedding_arguments(self, optimizer, layout),
+            emit=context.emit,
+            keep=self.recipe.training.keep_checkpoints,
+            cursor=cursor_of(self.plan),
+            train_dataset=rows,
+            eval_dataset=held_out,
+            loss=build_loss(self.model, section, layout),
+            evaluator=evaluator,
+        )
+
+    def look(self, checkpoint: Path | None) -> None:
+        """Whether a checkpoint is one of this run; then the live checks take over."""
+        encoder = self.model[0].model
+        if checkpoint is not None and isinstance(encoder, PeftModel):
+            self.say(look_at_checkpoint(checkpoint, encoder, self.plan))
+        watched = Watched(recipe=self.recipe, resolved=self.resolved, vocabulary=2, chats=False)
+        watch = Watch(watched, _earlier(self.context, checkpoint))
+        self.watching = Watching(self.context.emit, watch, self.recipe, self.reporter, self.trainer)
+        self.trainer.add_callback(self.watching)
+
+    def shown(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Retrieval among the held-out rows."""
+        return shown(metrics)
+
+    def write(self, folder: Path) -> None:
+        """Adapter, or whole model, with all modules."""
+        if self.recipe.adapter.kind == "none":
+            stored = {"bfloat16": "bf16", "float16": "fp16"}.get(self.plan.model.dtype, "fp32")
+            whole_in(self.model, DTYPES[stored])
+        save_embedder(self.model, folder)
+
+
+def embedding_arguments(run: EmbeddingTraining, optimizer: str, layout: str) -> Any:
+    """sentence-transformers' configuration: every choice stated, saving and evaluating driven by ours."""
+    recipe, resolved, settings = run.recipe, run.resolved, run.recipe.training
+    prompts = run.model.prompts
+    columns = {"anchor": prompts.get("query"), "positive": prompts.get("document")}
+    sampler = BatchSamplers.BATCH_SAMPLER
+    if layout == "labelled":
+        sampler = BatchSamplers.GROUP_BY_LABEL
+    elif run.section.no_duplicates and layout in ("pairs", "triplets"):
+        sampler = BatchSamplers.NO_DUPLICATES
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(run.context.dir.checkpoints),
+        max_steps=resolved.total_steps,
+        per_device_train_batch_size=resolved.batch_size,
+        per_device_eval_batch_size=recipe.eval.batch_size,
+        gradient_accumulation_steps=resolved.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.scheduler,
+        lr_scheduler_kwargs=scheduler_of(settings),
+        warmup_steps=resolved.warmup_steps,
+        optim=OPTIMIZERS[optimizer],
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.beta1,
+        adam_beta2=settings.beta2,
+        adam_epsilon=settings.epsilon,
+        max_grad_norm=settings.max_grad_norm or float("inf"),
+        bf16=resolved.compute_dtype == "bf16",
+        fp16=resolved.compute_dtype == "fp16",
+        use_cpu=resolved.device == "cpu",
+        seed=settings.seed,
+        data_seed=settings.seed,
+        batch_sampler=sampler,
+        prompts={name: text for name, text in columns.items() if text},
+        dataloader_num_workers=0,
+        dataloader_pin_memory=resolved.device == "cuda",
+        eval_strategy="no",
+        save_strategy="no",
+        logging_strategy="no",
+        save_total_limit=None,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        push_to_hub=False,
+    )
+
+
+def open_table(path: Path) -> Dataset:
+    """Stored rows; a label becomes the number of its class."""
+    rows = Dataset.from_file(str(path)).remove_columns(["row"])
+    if "label" in rows.column_names:
+        names = sorted(rows.unique("label"))
+        rows = rows.cast_column("label", ClassLabel(names=names))
+    return rows
+
+
+def _earlier(context: RunContext, checkpoint: Path | None) -> list[Event]:
+    """Steps and evaluations up to the checkpoint that is resumed."""
+    if checkpoint is None:
+        return []
+    last = step_of(checkpoint)
+    events = last_attempt(read_events(context.dir.events)[0])
+    return [e for e in events if isinstance(e, StepEvent | EvalEvent) and e.step <= last]
