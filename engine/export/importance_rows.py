@@ -19,13 +19,16 @@ from .gguf.types import GGUFType, importance_missing
 from .held_out import read_examples
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ..plan import Plan
 
 Rows = list[list[int]]
 OWN_ROWS = "rows"
 """``export.imatrix``: the rows that the run trained on."""
-TOKENS = 32_768
-"""Most positions the model is run over."""
+TOKENS = 8_192
+"""Most positions the model is run over. On the demo 512 served as well as 22,000: q2_k loses 0.23
+nat with either, 0.28 without a matrix."""
 ROW_TOKENS = 512
 """Longer rows are cut into pieces of this length."""
 
@@ -78,16 +81,20 @@ def training_rows(plan: Plan, model_dir: Path, tokens: int = TOKENS) -> Rows:
         WhetError: those of :func:`whet.engine.data.token_store.prepare`.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     complete = plan.data.is_complete()
     file = plan.data.train if complete else prepare(plan.data_recipe(), model_dir).train
     with pa.memory_map(str(file)) as source:
-        column = pa.ipc.open_stream(source).read_all()["input_ids"]
-        total = pc.sum(pc.list_value_length(column)).as_py() or 0
-        step = max(1, total // tokens)
-        chosen = (column[number].as_py() for number in range(0, len(column), step))
-        return list(_pieces(chosen, tokens))
+        return spread_rows(pa.ipc.open_stream(source).read_all()["input_ids"], tokens)
+
+
+def spread_rows(column: pa.ChunkedArray, tokens: int = TOKENS) -> Rows:
+    """Rows from all over a column of token ids, ``tokens`` of them at most."""
+    import pyarrow.compute as pc
+
+    total = pc.sum(pc.list_value_length(column)).as_py() or 0
+    step = max(1, total // tokens)
+    return list(_pieces((column[number].as_py() for number in range(0, len(column), step)), tokens))
 
 
 def file_rows(source: str, model_dir: Path, tokens: int = TOKENS) -> Rows:

@@ -6,7 +6,7 @@ which may hold its base quantised, is only asked for its adapter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MethodType
@@ -16,6 +16,7 @@ from peft import PeftModel
 
 from ..export.files import scratch_folder
 from ..export.gguf.types import check_types
+from ..export.importance_rows import Rows, spread_rows
 from ..export.merging import merge
 from ..export.targets.memory import DEFAULT_SHARE, block_bytes, check_share
 from ..recipe import ExportSection
@@ -25,7 +26,6 @@ from .spellings import refuse_token
 
 MERGED_METHODS = ("merged_16bit", "merged_4bit", "merged_4bit_forced", "merged_fp8", "lora")
 GGUF_METHODS = ("merged", "lora")
-GGUF_ALIASES = {"not_quantized": "f16", "fast_quantized": "q8_0", "quantized": "q4_k_m", "none": "f16"}
 
 
 def bind_saving(model: Any) -> Any:
@@ -119,18 +119,22 @@ def save_pretrained_gguf(
     maximum_memory_usage: float = DEFAULT_SHARE,
     token: str | None = None,
     save_method: str = "merged",
+    imatrix: str | Path | None = None,
 ) -> Any:
     """Merge, convert to GGUF, quantise, and prove each file against the trained model with llama.cpp.
 
     Args:
         save_directory: receives the GGUF files, a Modelfile and the verdicts.
         tokenizer: with the chat template that was trained; without it the base's.
-        quantization_method: one type or several, e.g. `q4_k_m`, `q8_0`, `f16`.
+        quantization_method: one type or several, e.g. `q4_k_m`, `q8_0`, `f16`; any of
+            :data:`..export.gguf.types.GGUF_TYPES` or :data:`..export.gguf.types.ALIASES`.
         first_conversion: accepted for older scripts: quantising always starts from 16 bits.
         maximum_memory_usage: share of the free memory that merging and its proof may take.
         token: refused; nothing is sent from here.
         save_method: `merged`, or `lora`: the adapter alone as a GGUF that llama.cpp lays over the base's;
             `quantization_method` then has no meaning.
+        imatrix: what the importance matrix comes from: `rows` (those the trainer learnt from), a text or
+            data file, or a matrix (`.gguf`). By default types that need one get it from the rows.
 
     Returns:
         The :class:`..export.pipeline.ExportResult`: paths and verdicts.
@@ -142,7 +146,8 @@ def save_pretrained_gguf(
     share = check_share(maximum_memory_usage)
     lora = save_method_of(save_method, GGUF_METHODS) == "lora"
     types = [] if lora else gguf_types(quantization_method)
-    section = ExportSection(gguf=types, adapter_gguf=lora, maximum_memory_usage=share)
+    matrix = str(imatrix) if imatrix is not None else None
+    section = ExportSection(gguf=types, imatrix=matrix, adapter_gguf=lora, maximum_memory_usage=share)
     with weights_folder(self, tokenizer) as (trained, base_dir):
         from ..export.pipeline import export_model
 
@@ -153,6 +158,7 @@ def save_pretrained_gguf(
             section,
             emit=lambda event: None,
             trained_precision=known_state(self).rounded,
+            own_rows=_rows_of(known_state(self).trained_on),
         )
     for note in result.notes:
         say(note)
@@ -220,6 +226,7 @@ def push_to_hub_gguf(
     token: str | None = None,
     maximum_memory_usage: float = DEFAULT_SHARE,
     save_method: str = "merged",
+    imatrix: str | Path | None = None,
 ) -> str:
     """Write as :func:`save_pretrained_gguf` does, then upload the proven files; private unless
     `private=False`.
@@ -242,13 +249,20 @@ def push_to_hub_gguf(
             quantization_method,
             maximum_memory_usage=maximum_memory_usage,
             save_method=save_method,
+            imatrix=imatrix,
         )
         return push_folder(folder, repo_id, private=private, message=commit_message)
 
 
 def gguf_types(methods: str | Sequence[str]) -> list[str]:
-    """GGUF type names, older aliases translated; an unknown one raises with the nearest name."""
-    names = [methods] if isinstance(methods, str) else list(methods)
-    types = [GGUF_ALIASES.get(name.lower(), name.lower()) for name in names]
-    check_types(types)
-    return types
+    """GGUF type names, other tools' translated; an unknown one raises with the nearest name."""
+    return [kind.name for kind in check_types([methods] if isinstance(methods, str) else methods)]
+
+
+def _rows_of(trained_on: Any) -> Callable[[], Rows] | None:
+    """What gives rows for an importance matrix; a stream, or no training here, has none to give."""
+    from datasets import Dataset
+
+    if not isinstance(trained_on, Dataset) or "input_ids" not in trained_on.column_names:
+        return None
+    return lambda: spread_rows(trained_on.with_format("arrow")[:]["input_ids"])

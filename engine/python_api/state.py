@@ -28,6 +28,8 @@ class ModelState:
     """`nf4`, `int8` or `fp8` where the base in memory was rounded while loading."""
     gradient_checkpointing: bool | None = None
     """What `get_peft_model` asked for; None leaves it to the trainer's configuration."""
+    trained_on: Any = None
+    """Tokenised rows of the trainer that was started last, in whatever form it held them."""
 
 
 _STATES: WeakKeyDictionary[nn.Module, ModelState] = WeakKeyDictionary()

@@ -28,7 +28,7 @@ from .precision import resolve_mixed_precision, resolve_optimizer
 from .rows import tokenise_dataset
 from .scheduling import schedule_steps
 from .spellings import config_from_trainer, refuse_unknown, translate_config
-from .state import base_model, state_of
+from .state import base_model, state_of, update
 
 TRL_FIELDS = [field.name for field in fields(trl.SFTConfig) if field.init]
 _CHECKPOINTING = [n for n in ("gradient_checkpointing", "activation_checkpointing") if n in TRL_FIELDS]
@@ -168,6 +168,8 @@ class SFTTrainer(SupervisedTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As TRL's; on the fast path a step is grouped by the memory that is free."""
         schedule_steps(self, self._may_recompute)
+        assert self.model is not None
+        update(self.model, trained_on=self.train_dataset)
         return super().train(*args, **kwargs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:

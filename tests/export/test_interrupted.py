@@ -8,8 +8,9 @@ import shutil
 import signal
 import subprocess
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from support.tiny_models import build_tiny_model
@@ -72,7 +73,7 @@ def test_a_signal_leaves_whole_files_only(tmp_path: Path, model: Path, number: i
 
 
 def test_a_reader_that_goes_away_ends_it(tmp_path: Path, model: Path) -> None:
-    events = export_events(request(model, tmp_path / "out"))
+    events = cast(Generator[Event], export_events(request(model, tmp_path / "out")))
     for event in events:
         if isinstance(event, PhaseEvent) and event.detail == "GGUF q8_0":
             break

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFReader
 from safetensors.torch import load_file
 from support.hub_standin import StandIn, in_place_of_the_hub
 from support.tiny_models import build_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from whet.engine import FastLanguageModel, get_chat_template
+from whet.engine import FastLanguageModel, SFTConfig, SFTTrainer, get_chat_template
 from whet.engine.errors import WhetError
 from whet.engine.export.targets.four_bit import write_four_bit
 from whet.engine.export.targets.fp8 import write_fp8
@@ -143,10 +144,26 @@ def test_gguf_files_are_written_and_proven(tmp_path: Path) -> None:
     assert (tmp_path / "gguf" / "Modelfile").is_file()
 
 
+def test_small_types_learn_from_the_trainers_rows(tmp_path: Path) -> None:
+    path = build_tiny_model(tmp_path / "model", "llama", wide=True)
+    model, tokenizer = adapted(path)
+    with pytest.raises(WhetError, match="no rows") as caught:
+        model.save_pretrained_gguf(tmp_path / "gguf", tokenizer, "iq2_xxs")
+    assert caught.value.code == "gguf.needs_importance_matrix" and "imatrix=" in caught.value.hint
+    rows = [{"text": f"The moon pulls the sea {number} times."} for number in range(8)]
+    config = SFTConfig(max_steps=1, per_device_train_batch_size=1, output_dir=str(tmp_path / "run"))
+    SFTTrainer(model=model, tokenizer=tokenizer, args=config, train_dataset=rows).train()
+    result = model.save_pretrained_gguf(tmp_path / "gguf", tokenizer, "iq2_xxs")
+    fields = GGUFReader(result.paths["iq2_xxs"]).fields
+    assert fields["quantize.imatrix.dataset"].contents() == "rows trained on"
+
+
 def test_gguf_names() -> None:
     assert gguf_types("q4_k_m") == ["q4_k_m"]
     assert gguf_types(["Q8_0", "f16"]) == ["q8_0", "f16"]
-    assert gguf_types("fast_quantized") == ["q8_0"]
+    names = ["not_quantized", "fast_quantized", "quantized", "q4_k", "q5_k", "q2_k_l", "iq2_xxs", "q3_k_xs"]
+    types = ["f16", "q8_0", "q4_k_m", "q4_k_m", "q5_k_m", "q2_k_l", "iq2_xxs", "iq3_xs"]
+    assert [gguf_types(name) for name in names] == [[name] for name in types]
     with pytest.raises(WhetError, match="q4_k_m"):
         gguf_types("q4km")
 
