@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import WhetError
 from ..redaction import Redactor
+from ..runs.events import FindingEvent, last_attempt, read_events
 from ..runs.store import RunDir
 from ..settings import settings
 from .artifacts import Artifact, list_artifacts
@@ -19,7 +20,8 @@ from .model_card import CardFacts, Part, card_text, check_card, facts_of, is_loc
 from .upload import Item, Tell, ignore_event, upload
 from .verdict import Verdict, load_verdict
 
-IGNORED = ("*.partial", "optimizer.pt", "checkpoints/*")
+IGNORED = ("*.partial", "optimizer.pt", "checkpoints/*", "whet_merge.json")
+"""What belongs to this machine: half a file, training's state, the mark of a folder that may be replaced."""
 CARD = "README.md"
 VERDICT = ".verdict.json"
 
@@ -109,21 +111,20 @@ def push_part(
     force: bool = False,
     tell: Tell = ignore_event,
 ) -> str:
-    """Upload one part of a run's ``export/`` with a model card of its own, else as :func:`push_folder` does.
+    """Upload one part of a run's ``export/`` with a model card about it, else as :func:`push_folder` does.
 
-    All GGUF files go into one repository; their card is the export's README.md as long as it tells the truth.
+    All GGUF files go into one repository.
     """
     found = list_part(run.export, part, force=force)
     words = f"Upload {part} of {run.id} with whet"
     folder, others = _place(run.export, part, found)
-    card = None if _has_true_card(folder, found) else _card(run, part, found)
     return push_folder(
         folder,
         repo_id,
         private=private,
         force=force,
         message=words,
-        card=card,
+        card=_card(run, part, found),
         leave_out=others,
         tell=tell,
     )
@@ -165,23 +166,19 @@ def _place(export: Path, part: Part, found: Sequence[Artifact]) -> tuple[Path, l
     return (path if path.is_dir() else path.parent), []
 
 
-def _has_true_card(folder: Path, found: Sequence[Artifact]) -> bool:
-    """Whether the card on disk, written at the export, still tells of these files: each is proven, or was
-    never tried, and none is older or newer than what it says."""
-    card = folder / CARD
-    if not card.is_file():
-        return False
-    text = card.read_text(encoding="utf-8")
-    ggufs = [one for one in found if one.kind == "gguf"]
-    return all(
-        one.verdict is not None and f"`{one.path.name}`: {one.verdict.status}" in text for one in ggufs
-    )
-
-
 def _card(run: RunDir, part: Part, found: Sequence[Artifact]) -> str:
+    """Of these files as they are now; what the export wrote may be older."""
     files = {one.path.name: one.bytes for one in found if one.kind != "card"}
     verdicts = [one.verdict for one in found if one.verdict is not None]
-    return card_text(run.id, facts_of(run), verdicts, files=files, part=part)
+    return card_text(run.id, facts_of(run), verdicts, _export_findings(run), files, part)
+
+
+def _export_findings(run: RunDir) -> list[str]:
+    """What exports of this run, its own and later ones, found: titles, each once."""
+    places = [run, *(RunDir(Path(job.path)) for job in run.list_jobs())]
+    events = [event for place in places for event in last_attempt(read_events(place.events)[0])]
+    findings = [event.finding for event in events if isinstance(event, FindingEvent)]
+    return list(dict.fromkeys(one.title for one in findings if one.id.startswith("X")))
 
 
 def _files(folder: Path, leave_out: Sequence[str]) -> list[Path]:

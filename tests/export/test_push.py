@@ -20,6 +20,8 @@ from whet.engine.export.artifacts import list_artifacts
 from whet.engine.export.hub import push_folder, push_part
 from whet.engine.export.model_card import facts_of, write_card
 from whet.engine.export.verdict import Proof, Status, Verdict, fingerprint, save_verdict
+from whet.engine.findings import Finding
+from whet.engine.runs.events import EventLog, FindingEvent
 from whet.engine.runs.store import RunDir
 
 TYPES = ("f16", "q4_k_m", "q8_0")
@@ -44,7 +46,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     (made.export / "Modelfile").write_text("FROM ./tiny-q4_k_m.gguf\n")
     verdicts = [prove(made, kind) for kind in TYPES]
     files = {Path(verdict.gguf).name: 404 for verdict in verdicts}
-    write_card(made.export, facts_of(made), verdicts, ["The card of the export."], files)
+    write_card(made.export, facts_of(made), verdicts, (), files)
+    (made.export / "merged" / "whet_merge.json").write_text(json.dumps({"path": str(made.export)}))
+    finding = Finding(id="X01", severity="note", title="The rounding is left out.")
+    EventLog(made.events, 1).append(FindingEvent(finding=finding))
     return made
 
 
@@ -74,12 +79,13 @@ def test_an_export_has_parts(run: RunDir) -> None:
     assert kinds == ["adapter", "merged", "modelfile", "card", "gguf", "gguf", "gguf"]
 
 
-def test_all_ggufs_share_a_repository_with_the_exports_card(run: RunDir, hub: StandIn) -> None:
+def test_all_ggufs_share_a_repository_and_a_card(run: RunDir, hub: StandIn) -> None:
     assert push_part(run, "gguf", "me/model") == f"{hub.url}/me/model"
     ggufs = [f"tiny-{kind}{end}" for kind in TYPES for end in (".gguf", ".verdict.json")]
     assert hub.names("me/model") == ["Modelfile", "README.md", *ggufs]
     card = card_of(hub)
-    assert "The card of the export." in card and "library_name: gguf" in card
+    assert "- The rounding is left out." in card and "library_name: gguf" in card
+    assert "`adapter`" not in card and "`merged`" not in card, "they are not in this repository"
     assert all(f"**`tiny-{kind}.gguf`: pass**" in card for kind in TYPES)
     facts = ("held-out loss at the end", "1.25", "rank: 4", "train: rows.jsonl", "data digest `")
     assert all(fact in card for fact in facts) and str(MODEL_DIR) not in card
@@ -92,8 +98,7 @@ def test_another_quantisation_later_joins_them(run: RunDir, hub: StandIn) -> Non
     push_part(run, "gguf", "me/model")
     assert "tiny-q5_k_m.gguf" in hub.names("me/model")
     assert hub.received - received == len((run.export / "tiny-q5_k_m.gguf").read_bytes())
-    card = card_of(hub)  # the export's own does not know the new file
-    assert "**`tiny-q5_k_m.gguf`: pass**" in card and "The card of the export." not in card
+    assert "**`tiny-q5_k_m.gguf`: pass**" in card_of(hub)
 
 
 def test_a_card_does_not_claim_what_is_no_longer_true(run: RunDir, hub: StandIn) -> None:
@@ -112,6 +117,8 @@ def test_other_parts_get_a_card_of_their_own(run: RunDir, hub: StandIn, part: An
     card = card_of(hub)
     assert f"library_name: {library}" in card and "rank: 4" in card and "data digest" in card
     assert not [name for name in hub.names("me/model") if name.endswith(".gguf")]
+    sent = [hub.content("me/model", name) for name in hub.names("me/model")]
+    assert not [data for data in sent if str(run.path).encode() in data or str(MODEL_DIR).encode() in data]
     assert not (run.export / part / "README.md").exists(), "a push writes nothing into the run"
     if part == "adapter":
         config = json.loads(hub.content("me/model", "adapter_config.json"))
