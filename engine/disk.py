@@ -64,6 +64,17 @@ def export_bytes(section: ExportSection, facts: ModelFacts, *, merges: bool) -> 
     }
 
 
+def target_bytes(recipe: Recipe, resolved: Resolved, facts: ModelFacts) -> dict[str, int]:
+    """Of each target that can be written of a run: ``merged`` and those of :data:`TARGETS`."""
+    sizes = {"merged": 2 * facts.parameters.total}
+    for name, target in TARGETS.items():
+        if target.linear_bytes:
+            sizes[name] = _few_bits(target, facts)
+        elif recipe.beyond_lora() is None:
+            sizes[name] = 4 * resolved.trainable_parameters
+    return sizes
+
+
 def _few_bits(target: Target, facts: ModelFacts) -> int:
     linear = facts.parameters.decoder_linear
     return int(target.linear_bytes * linear + 2 * (facts.parameters.total - linear))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from .errors import WhetError
 from .export.gguf.types import check_types
+from .export.targets.memory import DEFAULT_SHARE, check_share
+from .export.targets.table import TARGETS
 from .recipe import ExportSection
 from .runs.jobs import EvaluateJob, ExportJob, Job, SmokeJob
 from .runs.keys import start_once
@@ -21,13 +23,14 @@ def start_export(
     started_by: str,
     key: str | None,
     imatrix: str | None = None,
+    memory: float | None = None,
 ) -> str:
-    """Raises WhetError ``gguf.unknown_type`` and ``export.untrained`` beside those of :func:`start_job`."""
+    """Raises WhetError ``export.memory_share``, ``gguf.unknown_type`` and ``export.untrained`` beside those
+    of :func:`start_job`."""
     trained_weights(parent)
     section = None
     if types or merged:
-        names = [kind.name for kind in check_types(list(types))]
-        section = ExportSection(merged=merged, gguf=names, imatrix=absolute_source(imatrix), smoke_test=smoke)
+        section = export_section(types, merged, smoke, imatrix, memory)
     return start_job(ExportJob(parent=parent.id, section=section), started_by, key)
 
 
@@ -51,6 +54,24 @@ def start_evaluation(
         )
     job = EvaluateJob(parent=parent.id, data=absolute_source(data), max_rows=max_rows, prompts=list(prompts))
     return start_job(job, started_by, key)
+
+
+def export_section(
+    types: Sequence[str], merged: bool, smoke: bool, imatrix: str | None, memory: float | None
+) -> ExportSection:
+    """What an export writes: ``types`` are GGUF types and targets (:data:`.export.targets.table.TARGETS`).
+
+    Raises WhetError ``gguf.unknown_type``, ``export.memory_share``.
+    """
+    targets = {name: True for name in TARGETS if name in types}
+    return ExportSection(
+        merged=merged,
+        gguf=[kind.name for kind in check_types([name for name in types if name not in targets])],
+        imatrix=absolute_source(imatrix),
+        smoke_test=smoke,
+        maximum_memory_usage=check_share(DEFAULT_SHARE if memory is None else memory),
+        **targets,
+    )
 
 
 def absolute_source(source: str | None) -> str | None:

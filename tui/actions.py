@@ -43,13 +43,20 @@ def mcp_start(key: str, **arguments: Any) -> str:
     return mcp_call("plan_create", **arguments) + STARTED.format(key=json.dumps(key, ensure_ascii=False))
 
 
+TARGETS = ("merged_4bit", "fp8", "adapter_gguf")
+"""What an export can write beside GGUF models and merged 16-bit weights."""
+
+
 def export_action(run_id: str, types: list[str], merged: bool) -> Action:
     """An export of a run, with its proofs."""
-    flags = "".join(f" --gguf {name}" for name in types) + (" --merged" if merged else "")
+    ggufs, targets = [name for name in types if name not in TARGETS], [one for one in types if one in TARGETS]
+    flags = "".join(f" --gguf {name}" for name in ggufs) + (" --merged" if merged else "")
+    flags += "".join(f" --{name.replace('_', '-')}" for name in targets)
+    asked = "".join(f"  {name}: true\n" for name in targets)
     return Action(
         "export",
         f"whet export {run_id}{flags}",
-        f"export:\n  gguf: [{', '.join(types)}]\n  merged: {str(merged).lower()}\n",
+        f"export:\n  gguf: [{', '.join(ggufs)}]\n  merged: {str(merged).lower()}\n{asked}",
         f"api.start_export({run_id!r}, {types!r}, merged={merged}, started_by='python')",
         mcp_call("export_start", run_id=run_id, types=types, merged=merged),
     )

@@ -72,10 +72,14 @@ def _words(folders: tuple[str, ...]) -> str:
 @check("export", "X04")
 def gguf_possible(facts: PlanFacts) -> Iterator[Finding]:
     """GGUF asked for: can this architecture and tokenizer be written, is the tool there?"""
-    wanted = facts.recipe.export.gguf
+    export = facts.recipe.export
+    wanted = [*export.gguf, *(["the adapter"] if export.adapter_gguf else [])]
     if not wanted:
         return
-    without = Fix(text="Export without GGUF.", patch={"export.gguf": []})
+    patch: dict[str, object] = {"export.gguf": []}
+    if export.adapter_gguf:
+        patch["export.adapter_gguf"] = False
+    without = Fix(text="Export without GGUF.", patch=patch)
     if facts.gguf_refusal is not None:
         yield Finding(
             id="X04",
@@ -106,7 +110,8 @@ def gguf_possible(facts: PlanFacts) -> Iterator[Finding]:
 def merge_possible(facts: PlanFacts) -> Iterator[Finding]:
     """Merged weights and GGUF need a base that is 16-bit, or rounded in a way that can be undone."""
     export, held = facts.recipe.export, facts.model.quantization
-    if held in (None, *UNDOABLE) or not (export.merged or export.gguf):
+    targets = [name for name in ("merged_4bit", "fp8") if getattr(export, name)]
+    if held in (None, *UNDOABLE) or not (export.merged or export.gguf or targets):
         return
     yield Finding(
         id="X04",
@@ -115,6 +120,10 @@ def merge_possible(facts: PlanFacts) -> Iterator[Finding]:
         evidence={"quantization": held, "can_be_undone": list(UNDOABLE)},
         fix=Fix(
             text="Export the adapter alone, or train on the 16-bit original.",
-            patch={"export.merged": False, "export.gguf": []},
+            patch={
+                "export.merged": False,
+                "export.gguf": [],
+                **{f"export.{name}": False for name in targets},
+            },
         ),
     )

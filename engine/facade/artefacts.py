@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..export.artifacts import Artifact
     from ..export.hub import Part
     from ..export.modelfile_check import ModelfileFacts
+    from ..plan import Plan
 
 
 def export(
@@ -26,21 +27,19 @@ def export(
     out: Path | None = None,
     smoke: bool = True,
     imatrix: str | None = None,
+    memory: float | None = None,
 ) -> Iterator[Event]:
     """Export a run, or a folder with an adapter or a model; without ``types`` a run's recipe decides.
 
-    ``imatrix`` is that of :class:`whet.engine.recipe.ExportSection`.
+    ``types`` are GGUF types and ``merged_4bit``, ``fp8``, ``adapter_gguf``. ``imatrix`` and ``memory`` (its
+    maximum_memory_usage) are those of :class:`whet.engine.recipe.ExportSection`.
     """
     from ..export.client import export_events
-    from ..export.gguf.types import check_types
-    from ..job_starts import absolute_source
-    from ..recipe import ExportSection
+    from ..job_starts import export_section
 
-    names = [kind.name for kind in check_types(list(types))]
     section = None
     if types or merged:
-        matrix = absolute_source(imatrix)
-        section = ExportSection(merged=merged, gguf=names, imatrix=matrix, smoke_test=smoke).model_dump()
+        section = export_section(types, merged, smoke, imatrix, memory).model_dump()
     folder = Path(target)
     if not folder.is_dir():
         place = str(out.absolute()) if out else None
@@ -63,15 +62,17 @@ def start_export(
     started_by: str,
     key: str | None = None,
     imatrix: str | None = None,
+    memory: float | None = None,
 ) -> str:
     """Export a run into its own folder as a job: a run by itself, detached; returns the job's id.
 
-    Without ``types`` and ``merged`` the run's recipe decides; ``imatrix`` is that of :func:`export`, ``key``
-    that of :func:`start`. Raises WhetError ``export.untrained``, ``gguf.unknown_type``, ``run.key_reused``.
+    Without ``types`` and ``merged`` the run's recipe decides; ``types``, ``imatrix`` and ``memory`` are those
+    of :func:`export`, ``key`` that of :func:`start`. Raises WhetError ``export.untrained``,
+    ``export.memory_share``, ``gguf.unknown_type``, ``run.key_reused``.
     """
     from ..job_starts import start_export
 
-    return start_export(find_trained(run_id), types, merged, smoke, started_by, key, imatrix)
+    return start_export(find_trained(run_id), types, merged, smoke, started_by, key, imatrix, memory)
 
 
 def start_evaluation(
@@ -109,6 +110,14 @@ def gguf_types() -> dict[str, float]:
 
     names = [*USUAL, *(name for name in GGUF_TYPES if name not in USUAL)]
     return {name: GGUF_TYPES[name].bits_per_weight for name in names}
+
+
+def export_targets(plan: Plan) -> dict[str, int]:
+    """What can be written of a run beside GGUF models, and its bytes: merged weights in 16, 4 and 8 bits,
+    and the adapter as a GGUF where its kind allows that."""
+    from ..disk import target_bytes
+
+    return target_bytes(plan.recipe, plan.resolved, plan.model)
 
 
 def artifacts(run_id: str) -> list[Artifact]:

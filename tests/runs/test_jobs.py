@@ -164,7 +164,7 @@ def test_export_outlives_its_launcher_s_group_and_a_killed_one_starts_over(paren
         starter.communicate()
         until(lambda: in_phase(job, "wait"), "the job to wait for the export before it", LONG)
         lock.release()
-        until(lambda: list(parent.export.glob(f"{SCRATCH}*")), "the proof to begin", LONG)
+        until(lambda: list(parent.export.rglob(f"{SCRATCH}*")), "the proof to begin", LONG)
         os.killpg(job.read_state().pid or 0, signal.SIGKILL)
     until(lambda: job.status() == "interrupted", "the job to be seen dead")
     with pytest.raises(WhetError) as fixed:

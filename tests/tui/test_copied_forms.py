@@ -147,8 +147,9 @@ def test_names_with_spaces_and_quotes_stay_one_argument(run: RunDir, tmp_path: P
     (words,) = commands(action.cli)
     assert words[2:] == [str(folder), "--prompt", 'Say "hi"']
     hold([action], Caller(tmp_path, "auto"))
-    export = export_action(run.id, ["q4_k_m", "f16"], True)
-    assert api.recipe_from_text(f"{RECIPE}{export.yaml}").export.merged
+    export = export_action(run.id, ["q4_k_m", "fp8", "f16"], True)
+    section = api.recipe_from_text(f"{RECIPE}{export.yaml}").export
+    assert section.merged and section.fp8 and section.gguf == ["q4_k_m", "f16"]
 
 
 def shell(text: str, folder: Path) -> str:

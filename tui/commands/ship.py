@@ -60,6 +60,10 @@ def eval(
     "default only types that need one get it, from the rows trained on.",
 )
 @click.option("--merged", is_flag=True, help="Keep the merged 16-bit weights.")
+@click.option("--merged-4bit", is_flag=True, help="Merged weights in bitsandbytes' nf4.")
+@click.option("--fp8", is_flag=True, help="Merged weights in FP8 for vLLM and SGLang.")
+@click.option("--adapter-gguf", is_flag=True, help="The adapter as a GGUF, laid over the base's.")
+@click.option("--memory", type=float, help="Share of the free memory to use, 0.75 by default.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; by default the run's own export/.")
 @click.option("--no-smoke", is_flag=True, help="Skip the proof. Such a file is not pushed anywhere.")
 @click.option("--modelfile", is_flag=True, help="Only write the Modelfile anew, for GGUF files there are.")
@@ -69,20 +73,30 @@ def export(
     types: tuple[str, ...],
     imatrix: str | None,
     merged: bool,
+    merged_4bit: bool,
+    fp8: bool,
+    adapter_gguf: bool,
+    memory: float | None,
     out: Path | None,
     no_smoke: bool,
     modelfile: bool,
     as_json: bool,
 ) -> int:
     """Export RUN (or an adapter or model folder): merge, GGUF, proof. By default what its recipe asks."""
+    targets = {"merged_4bit": merged_4bit, "fp8": fp8, "adapter_gguf": adapter_gguf}
+    wanted = [name for name, asked in targets.items() if asked]
     if modelfile:
-        if types or merged:
+        if types or merged or wanted:
             raise click.UsageError("--modelfile writes nothing else; leave --gguf and --merged out.")
         return _write_modelfile(run, out, as_json)
-    wanted = [name for group in types for name in group.split(",") if name]
-    if imatrix and not wanted:
+    names = [name for group in types for name in group.split(",") if name]
+    if imatrix and not names:
         raise click.UsageError("--imatrix goes with --gguf TYPE.")
-    events = api.export(run, wanted, merged, out, smoke=not no_smoke, imatrix=imatrix)
+    if memory is not None and not (names or wanted or merged):
+        raise click.UsageError("--memory goes with what is to be written; a recipe has its own.")
+    events = api.export(
+        run, [*names, *wanted], merged, out, smoke=not no_smoke, imatrix=imatrix, memory=memory
+    )
     return _show(events, as_json)
 
 

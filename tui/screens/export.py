@@ -80,8 +80,9 @@ class ExportScreen(WhetScreen):
         self.run_id, self.free = view.id, machine.disk_free
         assert view.plan is not None, "an export is of a run that trained"
         self.set_heading(f"whet · export · {plain(view.id, 60)}")
-        self.choices = choices(view.plan.model.parameters.total, api.gguf_types())
-        there = {one.path.name for one in self.files}
+        targets = api.export_targets(view.plan)
+        self.choices = choices(view.plan.model.parameters.total, api.gguf_types(), targets)
+        there = {name for one in self.files for name in (one.kind, one.path.name)}
         self.query_one(CheckList).offer(
             ((one.name, choice_text(one, there)) for one in self.choices), ["q4_k_m"]
         )
@@ -227,7 +228,7 @@ def choice_text(choice: Choice, there: set[str]) -> Text:
     """Name, size, what it is good for, and whether it is made already."""
     made = any(name == choice.name or name.endswith(f"-{choice.name}.gguf") for name in there)
     words = ("✓ there", "green") if made else (choice.words, "dim")
-    return Text.assemble(f"{choice.name:<8}", (f"{size(choice.bytes):>10}  ", "bold"), words)
+    return Text.assemble(f"{choice.name:<12}", (f"{size(choice.bytes):>10}  ", "bold"), words)
 
 
 def files_text(files: Sequence[api.Artifact]) -> Text:

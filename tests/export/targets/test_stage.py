@@ -61,7 +61,8 @@ def test_what_a_proof_sees_is_a_finding(tmp_path: Path) -> None:
     verdicts = (Verdict.of([wrong], tmp_path / "fp8"), Verdict.of([little], tmp_path / "a.gguf"))
     findings = run_export_checks(ExportFacts("run", verdicts=verdicts))
     assert [(one.id, one.severity) for one in findings] == [("X01", "error"), ("X01", "warning")]
-    assert "a.weight" in findings[0].title and "whet export RUN --fp8" in findings[0].fix.text
+    assert "a.weight" in findings[0].title
+    assert findings[0].fix is not None and "whet export RUN --fp8" in findings[0].fix.text
 
 
 def test_targets_are_known_by_name() -> None:
