@@ -26,7 +26,7 @@ from whet.engine.export.probe_corpus import probe_texts
 from .tiny_models import TEXT
 
 BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-BYTE_FALLBACK = {
+BYTE_FALLBACK: dict[str, Any] = {
     "byte_fallback": True,
     "normalization_rule_name": "identity",
     "remove_extra_whitespaces": False,

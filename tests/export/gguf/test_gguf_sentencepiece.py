@@ -92,7 +92,7 @@ def test_another_tokenizer_model_is_not_believed(tmp_path: Path) -> None:
 def test_a_broken_tokenizer_model_is_named(tmp_path: Path, broken: bytes) -> None:
     files = write(tmp_path, sentencepiece_bpe())
     files.tokenizer_json.with_name("tokenizer.model").write_bytes(broken)
-    with pytest.raises(WhetError, match="tokenizer.model") as caught:
+    with pytest.raises(WhetError, match=r"tokenizer\.model") as caught:
         read_vocabulary(files, ROWS)
     assert caught.value.code == "tokenizer.broken"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from whet.engine.data.tokenizer_files import TokenizerFiles
 from whet.engine.errors import WhetError
 from whet.engine.export.gguf.known_differences import KnownDifferences
 from whet.engine.export.gguf.native import run_native
-from whet.engine.export.gguf.pretokenizer import GPT_4O, LLAMA_3, QWEN_2, QWEN_3_5, TEKKEN
+from whet.engine.export.gguf.pretokenizer import DEEPSEEK_3, GPT_4O, LLAMA_3, QWEN_2, QWEN_3_5, TEKKEN
 from whet.engine.export.gguf.trial import (
     Trial,
     choose_pretokenizer,
@@ -29,27 +30,35 @@ from whet.engine.export.gguf.vocabulary import (
     USER_DEFINED,
     read_vocabulary,
 )
-from whet.engine.export.probe_corpus import probe_groups, probe_texts
+from whet.engine.export.probe_corpus import probe_groups, probe_texts, with_special_tokens
 
-ROWS = 1024
+ROWS = 4096
+
+
+@functools.cache
+def merges_across_words() -> str:
+    """A byte-level BPE without any splitting, as JSON: its tokens cross all borders that a rule may draw, so
+    that every difference between two rules shows in the ids."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=4000, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(probe_texts() * 2, trainer)
+    return tokenizer.to_str()
 
 
 def byte_level(*parts: pre_tokenizers.PreTokenizer, ignore_merges: bool = False) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    spec = json.loads(merges_across_words())
+    spec["model"]["ignore_merges"] = ignore_merges
+    tokenizer = Tokenizer.from_str(json.dumps(spec))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(list(parts)) if len(parts) > 1 else parts[0]
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
-    # Numbers and capitals, so that the rules' differences show in the ids.
-    numbers = [f"{n} {n * 37} {n * 4001}" for n in range(400)] * 4
-    lines = TEXT.read_text(encoding="utf-8").splitlines()
-    tokenizer.train_from_iterator(lines + numbers + [line.upper() for line in lines], trainer)
     return tokenizer
 
 
-def split(regex: str) -> tuple[pre_tokenizers.PreTokenizer, ...]:
-    whole = pre_tokenizers.Split(Regex(regex), behavior="isolated")
-    return whole, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+def split(*regexes: str) -> tuple[pre_tokenizers.PreTokenizer, ...]:
+    steps = [pre_tokenizers.Split(Regex(regex), behavior="isolated") for regex in regexes]
+    return *steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
 
 def sentencepiece_style() -> Tokenizer:
@@ -84,33 +93,46 @@ def differing(files: TokenizerFiles, pre: str) -> list[str]:
     return outcome.unexplained
 
 
-KINDS: dict[str, tuple[Callable[[], Tokenizer], set[str]]] = {
-    "llama-3": (lambda: byte_level(*split(LLAMA_3), ignore_merges=True), {"llama-bpe"}),
-    "llama-3 split, merged": (lambda: byte_level(*split(LLAMA_3)), {"dbrx"}),
-    "qwen-2": (lambda: byte_level(*split(QWEN_2)), {"qwen2"}),
-    "qwen-3.5": (lambda: byte_level(*split(QWEN_3_5)), {"qwen35"}),
-    "tekken": (lambda: byte_level(*split(TEKKEN)), {"tekken"}),
-    "gpt-4o": (lambda: byte_level(*split(GPT_4O)), {"gpt-4o"}),
-    "gpt-2": (lambda: byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False)), {"gpt-2"}),
+KINDS: dict[str, tuple[Callable[[], Tokenizer], str, set[str]]] = {
+    "llama-3": (lambda: byte_level(*split(LLAMA_3), ignore_merges=True), "llama-bpe", set()),
+    "llama-3 split, merged": (lambda: byte_level(*split(LLAMA_3)), "dbrx", set()),
+    "qwen-2": (lambda: byte_level(*split(QWEN_2)), "qwen2", set()),
+    "qwen-3.5": (lambda: byte_level(*split(QWEN_3_5)), "qwen35", set()),
+    "tekken": (lambda: byte_level(*split(TEKKEN), ignore_merges=True), "tekken", {"capitals"}),
+    "gpt-4o": (lambda: byte_level(*split(GPT_4O)), "gpt-4o", {"capitals"}),
+    "gpt-2, granite": (
+        lambda: byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False)),
+        "gpt-2",
+        set(),
+    ),
     "smollm": (
         lambda: byte_level(
             pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         ),
-        {"smollm"},
+        "smollm",
+        set(),
     ),
-    "sentencepiece": (sentencepiece_style, {"default"}),
+    "deepseek-v3": (lambda: byte_level(*split(*DEEPSEEK_3)), "deepseek-v3", set()),
+    "sentencepiece": (sentencepiece_style, "default", set()),
     # Written otherwise than any expression known to us: only the trial can find it.
-    "unknown spelling": (lambda: byte_level(*split(LLAMA_3.replace(r"\s+(?!\S)", r"\s+(?=\s|$)"))), {"dbrx"}),
+    "unknown spelling": (
+        lambda: byte_level(*split(LLAMA_3.replace(r"\s+(?!\S)", r"\s+(?=\s|$)"))),
+        "dbrx",
+        set(),
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_are_equal(tmp_path: Path, kind: str) -> None:
-    make, names = KINDS[kind]
+    make, pre, causes = KINDS[kind]
     files = save(tmp_path / "t", make())
-    pre = choose_pretokenizer(files, read_vocabulary(files, ROWS))
-    assert pre in names
-    assert differing(files, pre) == []
+    vocabulary = read_vocabulary(files, ROWS)
+    outcome = try_names(files, vocabulary)
+    assert outcome.unexplained == []
+    assert (outcome.pre, set(outcome.explained) - {"named special"}) == (pre, causes)
+    # "</s>" is written in the corpus and an ordinary token of this vocabulary.
+    assert outcome.explained["named special"] == (7 if vocabulary.model == "gpt2" else 0)
 
 
 def test_the_corpus_tells_the_rules_apart(tmp_path: Path) -> None:
@@ -144,7 +166,7 @@ def test_composing_tokenizers_may_differ_on_decomposed_texts_alone(tmp_path: Pat
     assert known.cause("cafe\u0301") == "decomposed" and known.cause("Grüße aus Köln") is None
     files = save(tmp_path / "t", tokenizer)
     outcome = try_names(files, read_vocabulary(files, ROWS))
-    assert outcome.unexplained == [] and set(outcome.explained) == {"decomposed"}
+    assert outcome.unexplained == [] and set(outcome.explained) == {"decomposed", "named special"}
     tokenizer.normalizer = normalizers.Lowercase()
     assert KnownDifferences(tokenizer).cause("cafe\u0301") is None
     files = save(tmp_path / "t", tokenizer)
@@ -184,6 +206,28 @@ def test_plain_added_tokens_are_user_defined(tmp_path: Path) -> None:
     assert differing(files, "qwen2") == []
 
 
+def test_added_tokens_in_normalised_text_are_a_known_difference(tmp_path: Path) -> None:
+    tokenizer = byte_level(*split(QWEN_2))
+    tokenizer.normalizer = normalizers.Replace("Q", "q")
+    tokenizer.add_tokens(["<Q>"])
+    known = KnownDifferences(tokenizer)
+    assert known.cause("a<Q>b") == known.cause("a<q>b") == "normalised token"
+    assert known.cause("a Q b") is None
+
+
+def test_two_tokens_of_one_id_are_refused(tmp_path: Path) -> None:
+    tokenizer = byte_level(*split(QWEN_2))
+    spec = json.loads(tokenizer.to_str())
+    merge = spec["model"]["merges"].pop(-2)
+    del spec["model"]["vocab"]["".join(merge)]  # a hole, for which the added token gets an id that is taken
+    tokenizer = Tokenizer.from_str(json.dumps(spec))
+    tokenizer.add_special_tokens(["<new>"])
+    files = save(tmp_path / "t", tokenizer)
+    with pytest.raises(WhetError, match="share the id") as caught:
+        read_vocabulary(files, ROWS)
+    assert caught.value.code == "gguf.unsupported"
+
+
 def test_generation_tags_are_stripped(tmp_path: Path) -> None:
     source = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
     files = save(tmp_path / "t", byte_level(*split(QWEN_2)), chat_template=source)
@@ -200,5 +244,13 @@ def test_tokens_beyond_the_embedding_are_refused(tmp_path: Path) -> None:
 
 def test_the_corpus_is_varied() -> None:
     texts = probe_texts()
-    assert len(set(texts)) == len(texts) >= 200
-    assert {"whitespace", "code", "numbers", "combining marks", "emoji and symbols"} <= set(probe_groups())
+    assert len(set(texts)) == len(texts) >= 800
+    wanted = "scripts", "emoji", "code", "numbers", "whitespace", "combining marks", "control characters"
+    others = "looks special", "very long words", "mixed scripts", "right to left", "languages"
+    assert min(len(probe_groups()[group]) for group in (*wanted, *others)) >= 25
+
+
+def test_special_tokens_are_probed_at_both_ends_of_their_list() -> None:
+    forms = with_special_tokens([], [f"<{n}>" for n in range(300)])
+    assert "before<0>after" in forms and "before<299>after" in forms and "<150>" not in forms
+    assert len(forms) == len(set(forms))
