@@ -28,6 +28,8 @@ KL_GATES = {
     "q3": 0.15,
     "iq3": 0.15,
     "q2": 0.4,
+    "iq2": 0.6,
+    "iq1": 1.5,
 }
 ANSWER_GATE = 0.3
 """Nats of teacher-forced loss an answer may lose; wrong templates cost 0.6 to 3.5."""

@@ -45,7 +45,7 @@ def test_a_merge_may_cost_what_rounding_costs(changes: dict[str, Any], status: s
 
 
 def verdict(kind: str, *failed: str, **evidence: Any) -> Verdict:
-    names = ("vocabulary", "template", "bos", "stops", "logits", "answers")
+    names = ("vocabulary", "template", "bos", "stops", "configuration", "weights", "logits", "answers")
     proofs = [
         Proof(
             name=name,
@@ -66,6 +66,8 @@ def verdict(kind: str, *failed: str, **evidence: Any) -> Verdict:
         (("template", "answers"), ["chat template"]),
         (("bos", "answers"), ["BOS metadata"]),
         (("stops",), ["end tokens"]),
+        (("configuration",), ["configuration"]),
+        (("weights", "logits", "answers"), ["tensors", "weights"]),
         (("logits", "answers"), ["weights"]),
         (("answers",), ["answers"]),
         (("template", "logits"), ["chat template", "weights"]),
@@ -107,6 +109,15 @@ def test_a_type_that_loses_too_much_gives_way_to_one_that_should_pass(
     (finding,) = run_export_checks(facts)
     assert finding.evidence["cause"] == "quantisation" and finding.fix is not None
     assert finding.fix.patch == {"export.gguf": list(dict.fromkeys([wanted, "f16"]))}
+
+
+def test_what_rounding_costs_beyond_the_gate_is_a_warning_with_a_larger_type() -> None:
+    loss = {"against": "f16", "mean": 0.08, "gate": 0.05}
+    proof = Proof(name="logits", status="warn", summary="Mean KL is 8e-2.", evidence=loss, fix="Larger.")
+    lossy = Verdict.of([proof], Path("/x/m-q4_k_m.gguf"), file_type="q4_k_m")
+    (finding,) = run_export_checks(ExportFacts(section=ExportSection(gguf=["q4_k_m"]), verdicts=(lossy,)))
+    assert (finding.id, finding.severity) == ("X03", "warning") and finding.fix is not None
+    assert finding.fix.patch == {"export.gguf": ["q6_k"]}
 
 
 def test_a_wrong_f16_file_is_no_matter_of_quantisation() -> None:

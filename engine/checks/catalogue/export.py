@@ -47,10 +47,10 @@ ENTRIES: tuple[Entry, ...] = (
         symptom="The model answers well in Python and writes nonsense, repeats itself or never stops once "
         "it is a GGUF.",
         seen="Each exported GGUF is run by llama.cpp beside the trained model in transformers: token ids of "
-        "hundreds of texts, rendered conversations, BOS, end tokens, KL divergence and agreement of the "
-        "most likely token, loss of held-out answers. The finding names what is wrong: tokenizer, chat "
-        "template, BOS metadata, end tokens, weights (or a configuration value), or a quantisation that "
-        "loses too much.",
+        "hundreds of texts, rendered conversations, BOS, end tokens, configuration, each quantised tensor "
+        "beside the f16 file's, KL divergence and agreement of the most likely token, loss of held-out "
+        "answers. The finding names what is wrong: tokenizer, chat template, BOS metadata, end tokens, "
+        "configuration, tensors, weights, or a quantisation that loses too much.",
         why="Most often the file carries another chat template than the one trained with, or BOS is added "
         "twice or not at all. Less often the pre-tokenizer's name is wrong, a tensor is permuted, an "
         "epsilon or rotary base differs, or a small model was rounded to too few bits.",
