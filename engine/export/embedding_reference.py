@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from ..data.tokenizer_files import TokenizerFiles
 from ..models.sentence_folder import Dense, SentenceFolder, read_sentence_folder
 from .embedding_metadata import expected_values
 from .embedding_texts import LONGEST, long_texts, prompted, short_texts
 from .gguf.known_differences import KnownDifferences
 from .gguf.native import Progress, serve
+from .gguf.space_prefix import space_prefix
 from .probe_corpus import with_special_tokens
 from .reference_device import place
 
@@ -58,7 +60,9 @@ class EmbeddingReference:
 
     def facts(self, texts: list[str]) -> dict[str, Any]:
         """What the other side is asked, and what it is held against."""
-        sentence, known = self.sentence, KnownDifferences(self.tokenizer.backend_tokenizer)
+        sentence, backend = self.sentence, self.tokenizer.backend_tokenizer
+        space = space_prefix(backend, TokenizerFiles.read(sentence.folder))
+        known = KnownDifferences(backend, space.add)
         causes = {text: known.cause(text) for text in texts}
         return {
             "texts": [

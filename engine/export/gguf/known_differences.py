@@ -44,8 +44,8 @@ def _decomposed(facts: Facts, text: str) -> bool:
 def _accents(facts: Facts, text: str) -> bool:
     if not facts.strips_accents:
         return False
-    marks = (unicodedata.category(c) for c in unicodedata.normalize("NFD", text))
-    return HANGUL.search(text) is not None or any(category in ("Mc", "Me") for category in marks)
+    marks = {c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c)[0] == "M"}
+    return HANGUL.search(text) is not None or any(facts.normalize(mark) for mark in marks)
 
 
 def _controls(facts: Facts, text: str) -> bool:
@@ -114,7 +114,11 @@ def _normalized_token(facts: Facts, text: str) -> bool:
 
 RULES = (
     Rule("decomposed", "text not in Unicode's composed form, which llama.cpp does not make", _decomposed),
-    Rule("accents", "Korean syllables and spacing marks (Indic vowels), stripped as accents there", _accents),
+    Rule(
+        "accents",
+        "Korean syllables, spacing and newer marks (Indic vowels, Adlam), stripped as accents there",
+        _accents,
+    ),
     Rule("controls", "control characters that only one side takes for spaces", _controls),
     Rule("long word", "words too long for the tokenizer, cut into pieces there all the same", _long_word),
     Rule("word mark", "the character ▁ itself, with which words begin there", _word_mark),
