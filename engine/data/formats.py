@@ -52,6 +52,11 @@ class FormatGuess(BaseModel):
     confidence: float = Field(ge=0, le=1, description="Share of the rows seen that fit.")
     reason: str
 
+    @property
+    def name(self) -> str:
+        """Of the layout, whichever method reads it."""
+        return self.format or self.other or "unknown"
+
 
 @dataclass(slots=True)
 class Example:

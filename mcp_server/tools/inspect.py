@@ -192,7 +192,7 @@ class InspectTools(Toolset):
         train = report.train
         fixes = merged(one for one in found if one.severity != "note")
         return DatasetResult(
-            summary=f"{train.rows:,} rows of format {report.format.format}, {report.bad_rows:,} unusable; "
+            summary=f"{train.rows:,} rows of format {report.format.name}, {report.bad_rows:,} unusable; "
             f"{len(found)} finding(s).",
             next=[
                 call("plan_create", data=data, model=model, changes={**settings, **fixes} or None),
@@ -202,7 +202,7 @@ class InspectTools(Toolset):
             ],
             warnings=[one.warning() for one in found if one.severity == "error"],
             layout={
-                "format": report.format.format,
+                "format": report.format.name,
                 "confidence": round(report.format.confidence, 3),
                 "columns": plan.mapping.columns if plan.mapping else settings.get("data.columns", {}),
                 "languages": train.languages,

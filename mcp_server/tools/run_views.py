@@ -61,6 +61,7 @@ def _summary(run: api.RunView, limit: int, cursor: str | None) -> Page:
         "loss": number(state.loss),
         "eval_loss": number(state.eval_loss),
         "best_eval_loss": number(min((one.loss for one in run.evals), default=None)),
+        "metrics": run.evals[-1].metrics if run.evals else {},
         "attempt": state.attempt,
         "paused_by": run.paused_by,
         "verdict": run.verdict,

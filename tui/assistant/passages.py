@@ -85,17 +85,18 @@ def _settings() -> Iterator[Passage]:
 
     schema = api.schema()
     for section, value in schema["properties"].items():
-        inside = _resolved(schema, value)
-        if "properties" not in inside:
+        sections = _sections(schema, value)
+        if not sections:
             yield Passage("setting", section, section, value.get("description", ""))
-            continue
-        for name, field in inside["properties"].items():
+        fields = {name: field for inside in sections for name, field in inside["properties"].items()}
+        for name, field in fields.items():
             yield Passage("setting", f"{section}.{name}", f"{section}.{name}", _meaning(field))
 
 
-def _resolved(schema: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
-    reference = value.get("$ref", "")
-    return schema["$defs"][reference.rsplit("/", 1)[-1]] if reference else value
+def _sections(schema: dict[str, Any], value: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a setting holds: none for plain values, several for the methods."""
+    names = [one["$ref"].rsplit("/", 1)[-1] for one in (value, *value.get("oneOf", ())) if "$ref" in one]
+    return [schema["$defs"][name] for name in names]
 
 
 def _meaning(field: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ def data_summary(report: DataReport) -> RenderableType:
     train, length = report.train, report.train.length
     supervised = train.supervised_tokens / max(1, train.tokens)
     rows: list[tuple[str, str | Text]] = [
-        ("format", f"{guess.format or 'unknown'} ({guess.confidence:.0%} sure: {guess.reason})")
+        ("format", f"{guess.name} ({guess.confidence:.0%} sure: {guess.reason})")
         for guess in report.formats.values()
     ]
     rows += [

@@ -106,6 +106,10 @@ def _losses(view: RunView) -> list[RenderableType]:
         if len(view.evals) > 1:
             words += f" → {best.loss:.3f} (best, step {best.step})"
         lines.append(Text(words, style="bold"))
+        first_ones, last_ones = view.evals[0].metrics, view.evals[-1].metrics
+        for name, value in last_ones.items():
+            before = f"{first_ones[name]:.3f} → " if name in first_ones and len(view.evals) > 1 else ""
+            lines.append(Text(f"{plain(name, 40)} {before}{value:.3f}"))
     return lines
 
 

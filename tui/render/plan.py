@@ -42,8 +42,11 @@ def plan_facts(plan: Plan) -> RenderableType:
         (
             "data",
             f"{report.train.token_rows:,} rows{held_out}, {amount(report.train.tokens)} tokens, "
-            f"{supervised:.0%} supervised, format {report.format.format}, "
-            f"template {resolved.template or 'none'}",
+            f"{supervised:.0%} supervised, format {report.format.name}, "
+            f"template {resolved.template or 'none'}"
+            if resolved.method == "sft"
+            else f"{report.train.token_rows:,} rows{held_out}, {amount(report.train.tokens)} tokens, "
+            f"{report.format.name}, {report.texts_per_row} texts a row",
         ),
         (
             "steps",

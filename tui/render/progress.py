@@ -88,7 +88,10 @@ class Follower:
                 self._phase(event)
             case EvalEvent():
                 best = " (best so far)" if event.best else ""
-                self._line(("eval ", "bold"), f"step {event.step}: held-out loss {event.loss:.4f}{best}")
+                more = "".join(f", {plain(name, 40)} {value:.3f}" for name, value in event.metrics.items())
+                self._line(
+                    ("eval ", "bold"), f"step {event.step}: held-out loss {event.loss:.4f}{more}{best}"
+                )
             case SampleEvent():
                 self._sample(event)
             case FindingEvent():

@@ -133,18 +133,26 @@ def words_of(value: Any) -> str:
     return str(value)
 
 
-def fields_of(schema: dict[str, Any]) -> list[Field]:
-    """Every setting of the recipe's schema, in its order."""
-    return list(_walk(schema, schema.get("$defs", {}), ""))
+def fields_of(schema: dict[str, Any], method: str = "sft") -> list[Field]:
+    """Every setting of the recipe's schema that goes with a method, in its order."""
+    return list(_walk(schema, schema.get("$defs", {}), "", method))
 
 
-def _walk(part: dict[str, Any], sections: dict[str, Any], prefix: str) -> Iterator[Field]:
+def _walk(part: dict[str, Any], sections: dict[str, Any], prefix: str, method: str) -> Iterator[Field]:
     for name, said in part["properties"].items():
-        if "$ref" in said:
-            section = sections[said["$ref"].rsplit("/", 1)[-1]]
-            yield from _walk(section, sections, f"{prefix}{name}.")
+        choices = [sections[one["$ref"].rsplit("/", 1)[-1]] for one in (said, *said.get("oneOf", ()))
+                   if "$ref" in one]  # fmt: skip
+        if choices:
+            section = next((one for one in choices if kind_of(one) == method), choices[0])
+            yield from _walk(section, sections, f"{prefix}{name}.", method)
         elif "const" not in said:
             yield _field(f"{prefix}{name}", said)
+
+
+def kind_of(section: dict[str, Any]) -> str | None:
+    """Which of several sections a setting's value can be; None where there is one only."""
+    kind: str | None = section["properties"].get("kind", {}).get("const")
+    return kind
 
 
 def _field(key: str, said: dict[str, Any]) -> Field:

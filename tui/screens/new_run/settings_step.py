@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -41,7 +42,7 @@ class SettingsStep(Vertical):
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
-        self.fields = [_choosable(one) for one in fields_of(api.schema()) if one.key not in OWN_STEPS]
+        self.fields = _fields("sft")
         self.every = False
         self.values: dict[str, Any] = {}
         self.situation: Situation | None = None
@@ -81,6 +82,8 @@ class SettingsStep(Vertical):
         self.situation = situation
         recipe = situation.draft.recipe
         self.values = {} if recipe is None else recipe.model_dump(mode="json")
+        if recipe is not None:
+            self.fields = _fields(recipe.method.kind)
         lines: dict[str, Text] = {}
         if recipe is not None:
             section = ""
@@ -243,6 +246,12 @@ class SettingsStep(Vertical):
         self.query_one("#field-list").focus()
         self._help()
         return True
+
+
+@cache
+def _fields(method: str) -> list[Field]:
+    """The settings that go with a method."""
+    return [_choosable(one) for one in fields_of(api.schema(), method) if one.key not in OWN_STEPS]
 
 
 def _choosable(one: Field) -> Field:
