@@ -13,6 +13,8 @@ from .families.encoders import NOT_COMPUTED
 from .model_config import ModelConfig
 from .rope import rope_reason
 
+SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+
 
 def supported_architecture(
     model_type: str, config: Mapping[str, Any], folder: Path | None = None
@@ -30,7 +32,10 @@ def supported_architecture(
     if found is None:
         known = ", ".join(dict.fromkeys(name for one in ARCHITECTURES for name in one.model_types))
         return f"The GGUF writer does not know model_type {model_type!r} yet (it knows {known})."
-    return _reason(model_type, *found)
+    try:
+        return _reason(model_type, *found)
+    except WhetError as error:
+        return error.message
 
 
 def find_architecture(
@@ -74,5 +79,6 @@ def _reason(model_type: str, architecture: Architecture, config: ModelConfig) ->
         return f"llama.cpp has no output layer of its own for {model_type}, and this model does not share it."
     if architecture.ropes and (reason := rope_reason(config.rope, architecture.ropes, config.head_dim)):
         return reason
+    config.require(*SIZES)
     reasons = (refusal(config) for refusal in architecture.refusals)
     return next((one for one in reasons if one is not None), None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...errors import WhetError
 from .rope import Rope, read_rope
 
 
@@ -31,18 +32,29 @@ class ModelConfig:
         return cls({**defaults, **config, **(config.get("text_config") or {})}, folder)
 
     def __getitem__(self, key: str) -> Any:
+        self.require(key)
         return self.values[key]
+
+    def require(self, *keys: str) -> None:
+        """Raise WhetError ``gguf.unsupported`` where neither config.json nor its class has a value."""
+        missing = [key for key in keys if self.get(key) is None]
+        if missing:
+            raise WhetError(
+                "gguf.unsupported",
+                f"config.json does not say {', '.join(missing)}, which a GGUF must.",
+                "Save the model again with transformers, which writes all its settings.",
+            )
 
     def get(self, key: str, default: Any = None) -> Any:
         return self.values.get(key, default)
 
     @property
     def layers(self) -> int:
-        return int(self.values["num_hidden_layers"])
+        return int(self["num_hidden_layers"])
 
     @property
     def heads(self) -> int:
-        return int(self.values["num_attention_heads"])
+        return int(self["num_attention_heads"])
 
     @property
     def kv_heads(self) -> int:
@@ -51,7 +63,7 @@ class ModelConfig:
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
-        return int(self.get("head_dim") or self.values["hidden_size"] // self.heads)
+        return int(self.get("head_dim") or self["hidden_size"] // self.heads)
 
     @property
     def experts(self) -> int:

@@ -63,7 +63,8 @@ def rope_reason(rope: Rope, known: tuple[str, ...], head_dim: int) -> str | None
     if rope.kind == "longrope":
         lengths = [len(rope.scaling.get(f"{name}_factor") or ()) for name in ("short", "long")]
         half = int(head_dim * rope.partial) // 2
-        if lengths != [half, half]:
+        # The known models' configs, from before a download, leave the lists out.
+        if lengths not in ([half, half], [0, 0]):
             return f"LongRoPE has {lengths[0]} short and {lengths[1]} long factors where {half} are needed."
     return None
 

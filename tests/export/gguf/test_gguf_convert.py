@@ -182,7 +182,7 @@ def test_progress_counts_bytes(tmp_path: Path, llama: Path) -> None:
     ],
 )
 def test_unsupported_models_are_told_apart(model_type: str, changes: dict[str, Any], words: str) -> None:
-    sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2}
     reason = supported_architecture(model_type, sizes | changes)
     assert reason is not None and words in reason
 

@@ -192,7 +192,10 @@ def test_configs_of_before(tmp_path: Path, family: str) -> None:
 
 # Refusals, from the config alone
 
-SIZES = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 8, "max_position_embeddings": 512}
+SIZES = {
+    "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 8,
+    "max_position_embeddings": 512,
+}  # fmt: skip
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "qwen2-llama3": ("qwen2", {"rope_parameters": LLAMA3}, "llama3"),
@@ -212,6 +215,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "moe-unnormed": ("qwen3_moe", {}, "norm_topk_prob"),
     "qwen2-heads": ("qwen2", {"head_dim": 24}, "24"),
     "phi3-factors": ("phi3", {"rope_parameters": longrope(5)}, "5 short"),
+    "llama-sizes": ("llama", {"intermediate_size": None}, "intermediate_size"),
     "llama-partial": ("llama", {"partial_rotary_factor": 0.5}, "0.5"),
 }
 

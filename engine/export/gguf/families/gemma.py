@@ -92,7 +92,7 @@ def gemma2_attention(writer: GGUFWriter, config: ModelConfig) -> None:
 
 
 def no_softcaps(config: ModelConfig) -> str | None:
-    absent = [key for key in ("attn_logit_softcapping", "final_logit_softcapping") if not config[key]]
+    absent = [key for key in ("attn_logit_softcapping", "final_logit_softcapping") if not config.get(key)]
     return (
         f"llama.cpp always caps gemma2's logits, this model has no {' and no '.join(absent)}."
         if absent
