@@ -265,7 +265,10 @@ def _gguf_refusal(recipe: Recipe, facts: ModelFacts, llama_cpp: bool) -> WhetErr
     if not (recipe.export.gguf or recipe.export.adapter_gguf):
         return None
     from .export.gguf.probe import conversion_refusal
+    from .export.importance_rows import importance_refusal
 
+    if (refusal := importance_refusal(recipe.export)) is not None:
+        return refusal
     return conversion_refusal(facts.path, facts.embedding_rows if llama_cpp else None)
 
 

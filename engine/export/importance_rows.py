@@ -14,8 +14,8 @@ from ..data.sources import source_files
 from ..data.token_store import prepare
 from ..data.tokenization import RowTokenizer, TokenizerFiles
 from ..errors import WhetError
-from ..recipe import Recipe
-from .gguf.types import GGUFType, importance_missing
+from ..recipe import ExportSection, Recipe
+from .gguf.types import GGUFType, check_types, importance_missing
 from .held_out import read_examples
 
 if TYPE_CHECKING:
@@ -60,6 +60,15 @@ def check_importance(kinds: Sequence[GGUFType], given: str | None, own_rows: boo
         Importance.load(Path(given))
     else:
         source_files(given)
+
+
+def importance_refusal(section: ExportSection) -> WhetError | None:
+    """Why the export of a run would have no importance matrix: the file it names is not there, or no such."""
+    try:
+        check_importance(check_types(section.gguf), section.imatrix, own_rows=True)
+    except WhetError as error:
+        return error
+    return None
 
 
 def rows_of(given: str | None, model_dir: Path, own_rows: Callable[[], Rows] | None) -> tuple[Rows, str]:

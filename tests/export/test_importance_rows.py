@@ -46,6 +46,16 @@ def test_a_runs_rows_are_those_it_trained_on(
     assert sum(map(len, few)) == 100 and all(row in whole for row in few[:-1])
 
 
+def test_a_plan_says_that_the_rows_are_not_there(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))
+    asked = {"gguf": ["iq2_xs"], "imatrix": str(tmp_path / "none.txt")}
+    plan = make_plan(tiny_recipe(model, write_chat_rows(tmp_path / "rows.jsonl"), export=asked))
+    (finding,) = [one for one in plan.findings if one.id == "X04"]
+    assert finding.severity == "error" and "none.txt" in finding.title
+
+
 def test_few_of_many_rows_reach_over_all_of_them() -> None:
     column = pa.chunked_array([[[row] * 10 for row in range(100)]])
     assert [row[0] for row in spread_rows(column, 100)] == list(range(0, 100, 10))

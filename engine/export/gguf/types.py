@@ -110,9 +110,9 @@ def importance_missing(kind: GGUFType) -> WhetError:
     return WhetError(
         "gguf.needs_importance_matrix",
         f"There are no rows to compute the importance matrix of GGUF type {kind.name} from.",
-        "Name rows like those the model will see: --imatrix FILE, imatrix=FILE in Python (text, JSONL, CSV, "
-        "Parquet, or a matrix as llama-imatrix writes it, .gguf); a run's export has rows of its own. q2_k "
-        "and iq3_s are the smallest types that do without.",
+        "Name rows like those the model will see with --imatrix FILE (imatrix=FILE in Python), as text, "
+        "JSONL, CSV, Parquet or a matrix by llama-imatrix (.gguf). The export of a run has rows of its own; "
+        "q2_k and iq3_s are the smallest types that do without.",
     )
 
 
