@@ -94,8 +94,9 @@ def _named_special(facts: Facts, text: str) -> bool:
 def _swallowed_space(facts: Facts, text: str) -> bool:
     before = facts.neighbours(text, (t for t, token in facts.added.items() if token.lstrip))
     after = facts.neighbours(text, (t for t, token in facts.added.items() if token.rstrip))
-    strange = [c for c, _ in before] + [c for _, c in after if not (facts.strips_like_phi_3 and c.isascii())]
-    return any(c.isspace() for c in strange)
+    beside = [c for c, _ in before] + [c for _, c in after]
+    # Where llama.cpp is told of the flags, it still knows no spaces but ASCII's.
+    return any(c.isspace() and not (facts.flags_carried and c.isascii()) for c in beside)
 
 
 def _within_word(facts: Facts, text: str) -> bool:

@@ -1,7 +1,7 @@
-"""Added tokens that swallow the space beside them: which llama.cpp knows of. Light.
+"""Added tokens that swallow the space beside them: which of these llama.cpp can be told of. Light.
 
-A GGUF has no place for these flags. llama.cpp sets one of them, and only for models with "phi-3" in their
-name: every special token but three swallows the space after it.
+A GGUF has no place for these flags. llama.cpp sets them for two families, by a part of the model's name:
+"phi-3" (all special tokens but three swallow the space after them) and "modern-bert" ([MASK] the one before).
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-PHI_3_NAME = "phi-3"
-"""The part of ``general.name`` that llama.cpp looks for."""
+PHI_3, MODERN_BERT = "phi-3", "modern-bert"
 PHI_3_EXEMPT = ("<unk>", "<s>", "<|endoftext|>")
 PHI_3_NEEDS = (*PHI_3_EXEMPT, "</s>")
 """Tokens without which llama.cpp cannot load a model of that name."""
 
 
-def strips_like_phi_3(tokenizer: Tokenizer) -> bool:
-    """Whether the added tokens have the flags that llama.cpp gives Phi-3's."""
+def name_mark(tokenizer: Tokenizer) -> str:
+    """The part of ``general.name`` under which llama.cpp gives the added tokens their flags; often none."""
     added = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
-    if any(text not in added for text in PHI_3_NEEDS):
-        return False
-    return all(
-        not token.lstrip and token.rstrip == (text not in PHI_3_EXEMPT) for text, token in added.items()
-    )
+    after = {text for text, token in added.items() if token.rstrip}
+    before = {text for text, token in added.items() if token.lstrip}
+    if not before and after == added.keys() - set(PHI_3_EXEMPT) and added.keys() >= set(PHI_3_NEEDS):
+        return PHI_3
+    return MODERN_BERT if before == {"[MASK]"} and not after else ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .pretokenizer import signature
 from .space_prefix import Scheme, scheme_of, state
 from .steps import parts
-from .stripping import strips_like_phi_3
+from .stripping import name_mark
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -47,7 +47,8 @@ class Facts:
     taken_for_special: tuple[str, ...]
     """Ordinary tokens that llama.cpp takes for special ones because of their name."""
     added: dict[str, AddedToken]
-    strips_like_phi_3: bool
+    flags_carried: bool
+    """Whether llama.cpp is told of the flags of added tokens, see stripping.py."""
     normalize: Callable[[str], str]
     is_split_off: Callable[[str], bool]
     """Whether the pre-tokenizer makes a word of this character, between two letters."""
@@ -72,7 +73,7 @@ class Facts:
                 if name not in added and tokenizer.token_to_id(name) is not None
             ),
             added=added,
-            strips_like_phi_3=strips_like_phi_3(tokenizer),
+            flags_carried=bool(name_mark(tokenizer)),
             normalize=normalizer.normalize_str if normalizer is not None else str,
             is_split_off=lambda c: splitter is None or len(splitter.pre_tokenize_str(f"a{c}a")) > 1,
         )

@@ -13,7 +13,7 @@ from ...errors import WhetError
 from .sentencepiece_model import Piece, SentencePieceModel
 from .space_prefix import space_prefix
 from .special_roles import ROLE_KEYS, added_around_text, special_ids
-from .stripping import PHI_3_NAME, strips_like_phi_3
+from .stripping import name_mark
 from .token_list import (
     BYTE,
     CONTROL,
@@ -122,7 +122,7 @@ def read_vocabulary(files: TokenizerFiles, rows: int) -> Vocabulary:
         add_bos=around.add_bos,
         add_eos=around.add_eos,
         add_space_prefix=space_prefix(tokenizer, files).add if spaced else None,
-        name_mark=PHI_3_NAME if strips_like_phi_3(tokenizer) else "",
+        name_mark=name_mark(tokenizer),
         chat_template=strip_generation_tags(files.chat_template) if files.chat_template else None,
         **listed.normalisation,
     )

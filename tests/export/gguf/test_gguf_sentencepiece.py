@@ -19,7 +19,7 @@ from whet.engine.data.tokenizer_files import TokenizerFiles
 from whet.engine.errors import WhetError
 from whet.engine.export.gguf.sentencepiece_model import SentencePieceModel
 from whet.engine.export.gguf.space_prefix import space_prefix
-from whet.engine.export.gguf.stripping import PHI_3_EXEMPT, PHI_3_NAME
+from whet.engine.export.gguf.stripping import PHI_3, PHI_3_EXEMPT
 from whet.engine.export.gguf.trial import Trial, probe_forms, try_names
 from whet.engine.export.gguf.vocabulary import BYTE, UNKNOWN, USER_DEFINED, Vocabulary, read_vocabulary
 
@@ -111,7 +111,7 @@ def phi_3(tmp_path: Path) -> TokenizerFiles:
 def test_phi_3_swallows_spaces_by_its_name(tmp_path: Path) -> None:
     files = phi_3(tmp_path)
     vocabulary = read_vocabulary(files, ROWS)
-    assert vocabulary.name_mark == PHI_3_NAME
+    assert vocabulary.name_mark == PHI_3
     assert vocabulary.types[vocabulary.tokens.index("</s>")] == USER_DEFINED
     outcome = try_names(files, vocabulary)
     assert outcome.unexplained == [] and not outcome.explained

@@ -28,6 +28,7 @@ from whet.engine.export.gguf.vocabulary import (
     CONTROL,
     UNUSED,
     USER_DEFINED,
+    Vocabulary,
     read_vocabulary,
 )
 from whet.engine.export.probe_corpus import probe_groups, probe_texts, with_special_tokens
@@ -213,6 +214,18 @@ def test_added_tokens_in_normalised_text_are_a_known_difference(tmp_path: Path) 
     known = KnownDifferences(tokenizer)
     assert known.cause("a<Q>b") == known.cause("a<q>b") == "normalised token"
     assert known.cause("a Q b") is None
+
+
+def test_modern_bert_swallows_the_space_before_its_mask(tmp_path: Path) -> None:
+    tokenizer = byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False))
+    tokenizer.add_special_tokens(["[CLS]", AddedToken("[MASK]", lstrip=True)])
+    files = save(tmp_path / "t", tokenizer)
+    vocabulary = read_vocabulary(files, ROWS)
+    assert vocabulary.name_mark == "modern-bert"
+    outcome = try_names(files, vocabulary)
+    assert outcome.unexplained == [] and set(outcome.explained) == {"named special"}
+    unmarked = Vocabulary(**{**vocabulary.__dict__, "name_mark": ""})
+    assert any("[MASK]" in text for text in try_names(files, unmarked).unexplained)
 
 
 def test_two_tokens_of_one_id_are_refused(tmp_path: Path) -> None:
