@@ -22,7 +22,8 @@ from typing import Any
 from whet.engine.data.chat_templates import TEMPLATES, find
 from whet.engine.data.chat_templates.renderer import Renderer, strip_generation_tags
 from whet.engine.errors import WhetError
-from whet.engine.export.go_chat import GoChat, NotExpressible, conversations, derive, tags_of, trims
+from whet.engine.export.go_chat import derive, trims
+from whet.engine.export.ollama_chat import GoChat, NotExpressible, conversations, tags_of
 
 ROOT = Path(__file__).parents[1]
 SHAPES = ROOT / "tests" / "export" / "chat_shapes"

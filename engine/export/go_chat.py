@@ -8,19 +8,26 @@ the letter. BOS is left out: it belongs to the GGUF, and llama.cpp adds it by it
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from ..data.chat_templates.renderer import Renderer
 from ..errors import WhetError
-from .go_template import render
-from .smoke_cases import ASK, CASES
+from .ollama_chat import (
+    THOUGHT_TAG,
+    GoChat,
+    NotExpressible,
+    Tags,
+    conversations,
+    jinja_prompt,
+    said,
+    system,
+    thought_tags,
+    user,
+)
 
 USER, ANSWER, LATER, SYSTEM = "Zquserz", "Zqanswerz", "Zqlaterz", "Zqsystemz"
 """Sentinels: no template writes or trims them."""
-THOUGHT_TAG = re.compile(r"[<\[◁]\|?/?[\w:|]*think\w*\|?[>\]▷]", re.IGNORECASE)
 FROZEN = ("strftime_now", "datetime.now", "now()")
 THOUGHTS = (
     "the chat template writes and drops thoughts by rules of its own, while Ollama would send them back as "
@@ -31,28 +38,11 @@ ANOTHER_FIRST = "the first question or the last answer is written differently fr
 
 LAST = "(eq (len (slice $.Messages $i)) 1)"
 
-Message = dict[str, str]
-Tags = tuple[str, str]
 Place = Literal["none", "always", "before", "ahead", "first", "last"]
-
-
-class NotExpressible(Exception):
-    """The template cannot be written in Go without being wrong somewhere; the message says why."""
 
 
 class ThoughtsApart(NotExpressible):
     """It cannot be written as long as thoughts are part of the answer."""
-
-
-@dataclass(frozen=True)
-class GoChat:
-    """A chat format as Ollama takes it."""
-
-    template: str
-    system: str = ""
-    """The template's default system message, or empty."""
-    knows_system: bool = True
-    """False: the chat template refuses system messages, and Go leaves them out."""
 
 
 @dataclass(frozen=True)
@@ -101,17 +91,9 @@ def _derive(renderer: Renderer, tags: Tags | None) -> GoChat:
     return chat
 
 
-def thought_tags(source: str) -> Tags | None:
-    """The tags around thoughts that a template's source names; None when it names no pair."""
-    found = set(THOUGHT_TAG.findall(source))
-    closing = sorted(tag for tag in found if "/" in tag or "END" in tag)
-    pairs = [(re.sub("END", "START", tag.replace("/", "")), tag) for tag in closing]
-    return next((pair for pair in pairs if pair[0] in found), None)
-
-
 def _parts(renderer: Renderer, tags: Tags | None) -> Parts:
-    start, opening = _cut(_prompt(renderer, [_user(USER)]), USER)
-    again, rest = _cut(_prompt(renderer, [_user(USER), _said(ANSWER), _user(LATER)]), USER)
+    start, opening = _cut(jinja_prompt(renderer, [user(USER)]), USER)
+    again, rest = _cut(jinja_prompt(renderer, [user(USER), said(ANSWER), user(LATER)]), USER)
     between, rest = _cut(rest, ANSWER)
     middle, later_opening = _cut(rest, LATER)
     thinks = THOUGHT_TAG.search(opening) or THOUGHT_TAG.search(between)
@@ -130,14 +112,14 @@ def _parts(renderer: Renderer, tags: Tags | None) -> Parts:
     if middle.endswith(start):
         prefix, ask_start, answer_end = "", start, middle.removesuffix(start)
     else:
-        answer_end = _cut(renderer.render([_user(USER), _said(ANSWER)]), ANSWER)[1]
+        answer_end = _cut(renderer.render([user(USER), said(ANSWER)]), ANSWER)[1]
         ask_start = middle.removeprefix(answer_end)
         if not (middle.startswith(answer_end) and start.endswith(ask_start)):
             raise NotExpressible(ANOTHER_FIRST)
         prefix = start.removesuffix(ask_start)
     parts = Parts(prefix, ask_start, opening, answer_start, answer_end)
     if tags:
-        off = _prompt(renderer, [_user(USER)], enable_thinking=False)
+        off = jinja_prompt(renderer, [user(USER)], enable_thinking=False)
         parts = replace(
             parts,
             tags=tags,
@@ -150,8 +132,8 @@ def _parts(renderer: Renderer, tags: Tags | None) -> Parts:
 def _with_system(renderer: Renderer, parts: Parts) -> Parts:
     """``parts`` with the place of the system message, from where it stands in a short and a longer talk."""
     try:
-        text = _prompt(renderer, [_system(SYSTEM), _user(USER)])
-        longer = _prompt(renderer, [_system(SYSTEM), _user(USER), _said(ANSWER), _user(LATER)])
+        text = jinja_prompt(renderer, [system(SYSTEM), user(USER)])
+        longer = jinja_prompt(renderer, [system(SYSTEM), user(USER), said(ANSWER), user(LATER)])
     except WhetError:
         return parts
     if SYSTEM not in text:
@@ -232,110 +214,13 @@ def _verify(renderer: Renderer, chat: GoChat, tags: Tags | None) -> None:
             raise NotExpressible("the derived template gives another prompt than the chat template.")
 
 
-@dataclass(frozen=True)
-class Conversation:
-    """A talk that ends in a question, with the model's answers as it wrote them; ``think``: as the person set
-    it, None when they did not."""
-
-    messages: list[Message]
-    think: bool | None = None
-    apart: bool = False
-    """The chat template gets thoughts as reasoning_content, not within the answer."""
-
-    def wanted(self, renderer: Renderer) -> str:
-        """The prompt of the chat template, without BOS."""
-        variables = {} if self.think is None else {"enable_thinking": self.think}
-        messages = self.messages
-        if self.apart and (tags := thought_tags(renderer.source)):
-            messages = [_apart(message, tags) for message in messages]
-        return _prompt(renderer, messages, **variables)
-
-    def data(self, chat: GoChat) -> dict[str, Any]:
-        """What Ollama gives its template."""
-        return go_data(chat, self.messages, self.think)
-
-    def given(self, chat: GoChat) -> str:
-        """The prompt as Ollama makes it."""
-        return render(chat.template, self.data(chat))
-
-
-def conversations(renderer: Renderer, chat: GoChat) -> list[Conversation]:
-    """What both templates are rendered on: one to three questions, with and without a system message; answers
-    with thoughts, in every tag that the template knows; thinking switched on and off."""
-    answer = CASES["answered"][1]
-    plain = [case for case in CASES.values() if case[-1]["role"] == "user"]
-    plain += [[ASK, answer, ASK, answer, ASK], [_system("Be brief."), ASK, answer, ASK, answer, ASK]]
-    found = [Conversation(case) for case in plain if chat.knows_system or case[0]["role"] != "system"]
-    known = tags_of(chat.template)
-    if known is None:
-        for tag in sorted(set(THOUGHT_TAG.findall(renderer.source))):
-            opened = re.sub("END", "START", tag.replace("/", ""))
-            thoughts = [f"3 × 12{tag}\n\nIt is 36.", f"{opened}\n3 × 12\n{tag}\n\nIt is 36."]
-            found += [Conversation([ASK, _said(text), ASK]) for text in thoughts]
-        return found
-    opens = _prompt(renderer, [ASK]).rstrip().endswith(known[0])
-    said = _said(f"{'' if opens else known[0]}\n3 × 12\n{known[1]}\n\nIt is 36.")
-    for think in (None, True, False):
-        talks = [[ASK], [ASK, said, ASK], [ASK, answer, ASK, said, ASK]]
-        found += [Conversation(talk, think, apart) for talk in talks for apart in (False, True)]
-    return found
-
-
-def tags_of(template: str) -> Tags | None:
-    """The tags that Ollama takes from a template: the text around .Thinking. None: it tells nothing apart."""
-    match = re.search(r"\}\}([^{}]+)\{\{-? \.Thinking -?\}\}([^{}]+)\{\{", template)
-    tags = (match[1].strip(), match[2].strip()) if match else ("", "")
-    return tags if all(tags) else None
-
-
-def _apart(message: Message, tags: Tags) -> Message:
-    """The message as Ollama keeps it: thoughts and answer apart, spaces around the tags gone."""
-    before, closed, answer = message["content"].partition(tags[1])
-    if message["role"] != "assistant" or not closed:
-        return message
-    thoughts = before.lstrip().removeprefix(tags[0]).lstrip()
-    return {"role": "assistant", "content": answer.lstrip(), "reasoning_content": thoughts}
-
-
 def trims(renderer: Renderer) -> bool:
     """Whether the template takes spaces and lines around a message away, which Ollama does not."""
     try:
-        padded = renderer.render([_user(f" \n{USER} \n")], add_generation_prompt=True)
+        padded = renderer.render([user(f" \n{USER} \n")], add_generation_prompt=True)
     except WhetError:
         return False
     return f" \n{USER} \n" not in padded
-
-
-def render_go(chat: GoChat, messages: Sequence[Message]) -> str:
-    """The prompt as Ollama makes it: SYSTEM stands in for a missing system message."""
-    return render(chat.template, go_data(chat, messages))
-
-
-def go_data(chat: GoChat, messages: Sequence[Message], think: bool | None = None) -> dict[str, Any]:
-    """What Ollama gives a template for a conversation. Its own system message stays in .Messages too; a
-    template with thoughts is told to think unless the person said otherwise."""
-    if chat.system and messages[0]["role"] != "system":
-        messages = [_system(chat.system), *messages]
-    system = messages[0]["content"] if messages[0]["role"] == "system" else ""
-    tags = tags_of(chat.template)
-    kept = [_apart(message, tags) if tags else message for message in messages]
-    turns = [
-        {"Role": one["role"], "Content": one["content"], "Thinking": one.get("reasoning_content", "")}
-        for one in kept
-    ]
-    flags = {"Think": tags is not None and think is not False, "IsThinkSet": tags is not None}
-    return {"System": system, "Messages": turns, "Prompt": messages[-1]["content"], "Response": "", **flags}
-
-
-def _prompt(renderer: Renderer, messages: Sequence[Message], **variables: Any) -> str:
-    """The prompt without BOS, which llama.cpp adds."""
-    try:
-        text = renderer.render(messages, add_generation_prompt=True, **variables)
-    except WhetError as error:
-        if messages[0]["role"] == "system":
-            raise
-        raise NotExpressible(error.message.replace("The chat template", "the chat template", 1)) from error
-    return text.removeprefix(renderer.bos_token or "")
 
 
 def _cut(text: str, sentinel: str) -> tuple[str, str]:
@@ -343,15 +228,3 @@ def _cut(text: str, sentinel: str) -> tuple[str, str]:
         raise NotExpressible(f"the chat template writes a message {text.count(sentinel)} times.")
     before, _, after = text.partition(sentinel)
     return before, after
-
-
-def _system(content: str) -> Message:
-    return {"role": "system", "content": content}
-
-
-def _user(content: str) -> Message:
-    return {"role": "user", "content": content}
-
-
-def _said(content: str) -> Message:
-    return {"role": "assistant", "content": content}

@@ -16,7 +16,8 @@ from ..data.tokenizer_files import TokenizerFiles
 from ..errors import WhetError
 from ..models.sentence_folder import is_embedding_model
 from .files import write_text
-from .go_chat import NotExpressible, derive, tags_of, trims
+from .go_chat import derive, trims
+from .ollama_chat import NotExpressible, tags_of
 from .smoke_cases import ASK, CASES
 
 # generation_config.json -> Modelfile parameter.

@@ -13,9 +13,9 @@ from ..data.chat_templates.renderer import Renderer
 from ..data.tokenizer_files import TokenizerFiles
 from ..errors import WhetError
 from ..models.sentence_folder import is_embedding_model
-from .go_chat import GoChat, NotExpressible, conversations
 from .go_template import GoTemplateError
 from .modelfile import chat_renderer, end_texts, write_modelfile
+from .ollama_chat import GoChat, NotExpressible, conversations
 from .smoke_cases import ASK, CASES
 
 COMMAND = re.compile(r"\s*([A-Za-z]+)[ \t](.*)", re.S)

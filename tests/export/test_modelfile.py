@@ -11,17 +11,11 @@ from support.tiny_models import BOS, EOS, TURN_END, write_tokenizer
 from whet.engine.data.chat_templates import TEMPLATES, find
 from whet.engine.data.chat_templates.renderer import Renderer, strip_generation_tags
 from whet.engine.data.tokenizer_files import TokenizerFiles
-from whet.engine.export.go_chat import (
-    Conversation,
-    NotExpressible,
-    derive,
-    go_data,
-    render_go,
-    tags_of,
-)
+from whet.engine.export.go_chat import derive
 from whet.engine.export.go_template import GoTemplateError, render
 from whet.engine.export.modelfile import further_ends, write_modelfile
 from whet.engine.export.modelfile_check import parse_modelfile, write_checked_modelfile
+from whet.engine.export.ollama_chat import Conversation, NotExpressible, go_data, render_go, tags_of
 
 TALK = [
     {"role": "user", "content": "Hello {there}"},
