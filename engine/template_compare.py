@@ -95,8 +95,9 @@ class Others:
 
     def modelfile(self, path: Path, conversations: Sequence[Conversation]) -> Comparison:
         """An Ollama Modelfile's TEMPLATE; BOS is what the GGUF's metadata would add."""
-        from .export.go_template import GoTemplateError, render
+        from .export.go_template import GoTemplateError
         from .export.modelfile_check import ANSWER_PLACE, parse_modelfile
+        from .export.ollama_chat import GoChat, render_go
 
         found = parse_modelfile(path.read_text(encoding="utf-8"))
         name = f"the Modelfile {path.name}"
@@ -109,7 +110,11 @@ class Others:
         texts: list[str | None] = []
         try:
             for one in conversations:
-                texts.append(render(template, _ollama(one.messages, found.system)))
+                messages = [
+                    {key: str(value) for key, value in turn.items() if value is not None}
+                    for turn in one.messages
+                ]
+                texts.append(render_go(GoChat(template, found.system), messages))
         except GoTemplateError as error:
             return Comparison(with_what=name, notes=[*notes, f"Its TEMPLATE cannot be read here: {error}."])
         # llama.cpp adds BOS by itself, as the tokenizer does to plain text.
@@ -187,19 +192,3 @@ class Others:
 
     def _id(self, text: str) -> int | None:
         return self.tokenizer.tokenizer.token_to_id(text)
-
-
-def _ollama(messages: Sequence[Message], default: str) -> dict[str, Any]:
-    """What Ollama hands to a Modelfile's template; older ones read System and Prompt alone."""
-    first = messages[0]
-    system = str(first["content"]) if first["role"] == "system" else default
-    turns = (
-        list(messages)
-        if first["role"] == "system" or not default
-        else [{"role": "system", "content": default}, *messages]
-    )
-    return {
-        "System": system,
-        "Prompt": str(messages[-1]["content"]),
-        "Messages": [{"Role": turn["role"], "Content": turn["content"]} for turn in turns],
-    }
