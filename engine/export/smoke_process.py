@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import WhetError
-from .gguf.native import LlamaLog, Progress, import_llama_cpp, serve
+from .gguf.native import LlamaLog, Progress, import_llama_cpp, serve, told
 from .smoke_metadata import read_metadata
 from .smoke_weights import compare_weights
 
@@ -32,24 +33,31 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     import_llama_cpp()
     reference = json.loads((Path(request["work"]) / "reference.json").read_text(encoding="utf-8"))
     with open(request["out"], "w", encoding="utf-8") as out:
-        stages = Measurement(request, reference)
-        for number, (name, stage) in enumerate(stages.all().items(), 1):
+        measurement = Measurement(request, reference, progress)
+        stages = measurement.all()
+        for number, (name, stage) in enumerate(stages.items(), 1):
             # First the name alone: a crash inside the stage is then known by it.
             print(json.dumps({"stage": name}), file=out, flush=True)
             started = time.monotonic()
             value = stage()
             seconds = round(time.monotonic() - started, 3)
             print(json.dumps({"stage": name, "value": value, "seconds": seconds}), file=out, flush=True)
-            progress(number, len(stages.all()))
+            measurement.finished = number
+            progress(number, len(stages))
     return {}
 
 
 class Measurement:
     """One loaded GGUF and the reference's questions."""
 
-    def __init__(self, request: dict[str, Any], reference: dict[str, Any]) -> None:
-        self.request, self.reference = request, reference
+    def __init__(self, request: dict[str, Any], reference: dict[str, Any], progress: Progress) -> None:
+        self.request, self.reference, self.progress = request, reference, progress
         self.llama: Any = None
+        self.finished = 0
+        """Stages, for the progress within one."""
+
+    def each(self, items: list[Any]) -> Iterator[Any]:
+        return told(items, self.progress, self.finished, len(self.all()))
 
     def all(self) -> dict[str, Any]:
         stages = {
@@ -172,7 +180,7 @@ class Measurement:
         if self.request["save"]:
             saved = np.lib.format.open_memmap(self.request["save"], "w+", np.float32, baseline.shape)
         divergences, agreed, at = [], 0, 0
-        for ids in self.reference["sequences"]:
+        for ids in self.each(self.reference["sequences"]):
             q_TV = self.log_probabilities(ids)
             p_TV = np.asarray(baseline[at : at + len(ids)], dtype=np.float64)
             divergences.append((np.exp(p_TV) * (p_TV - q_TV)).sum(axis=-1))
@@ -194,7 +202,7 @@ class Measurement:
         """Mean negative log-likelihood of each held-out answer after the prompt as this file renders it, in
         nats."""
         losses = []
-        for row in self.reference["rows"]:
+        for row in self.each(self.reference["rows"]):
             prompt = self._prompt(row["messages"], row["prompt"])
             logp_TV = self.log_probabilities(prompt + row["answer"])
             at = np.arange(len(prompt) - 1, len(prompt) + len(row["answer"]) - 1)
@@ -207,7 +215,7 @@ class Measurement:
         return self.tokenize(self.render(messages, True)) or ids
 
     def greedy(self) -> list[dict[str, Any]]:
-        return [self._greedy(prompt) for prompt in self.reference["greedy"]]
+        return [self._greedy(prompt) for prompt in self.each(self.reference["greedy"])]
 
     def _greedy(self, prompt: dict[str, Any]) -> dict[str, Any]:
         self.llama.reset()

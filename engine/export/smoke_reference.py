@@ -7,6 +7,7 @@ Request: model_dir, work (folder), texts, held_out (rows), limits. Writes ``refe
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..data.tokenizer_files import TokenizerFiles
 from .gguf.known_differences import KnownDifferences
-from .gguf.native import Progress, serve
+from .gguf.native import Progress, serve, told
 from .gguf.space_prefix import space_prefix
 from .probe_corpus import probe_texts, with_special_tokens
 from .reference_device import place
@@ -32,11 +33,10 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     result |= {"rows": rows, "trained_ids": reference.trained_ids(rows)}
     progress(1, 4)
     sequences = reference.probe_sequences(rows, request["texts"])
-    np.save(work / "logits.npy", reference.log_probabilities(sequences))
-    progress(2, 4)
-    result |= {"sequences": sequences, "answers": [reference.answer_loss(row) for row in rows]}
-    progress(3, 4)
-    result["greedy"] = [reference.greedy(prompt) for prompt in reference.prompts(rows)]
+    np.save(work / "logits.npy", reference.log_probabilities(told(sequences, progress, 1, 4)))
+    answers = [reference.answer_loss(row) for row in told(rows, progress, 2, 4)]
+    result |= {"sequences": sequences, "answers": answers}
+    result["greedy"] = [reference.greedy(prompt) for prompt in told(reference.prompts(rows), progress, 3, 4)]
     result |= {"vocabulary_size": int(reference.vocabulary_size)}
     result |= {
         "values": expected_values(reference.config.to_dict(), reference.rope()),
@@ -215,7 +215,7 @@ class Reference:
         return chosen
 
     @torch.no_grad()
-    def log_probabilities(self, sequences: list[list[int]]) -> np.ndarray:
+    def log_probabilities(self, sequences: Iterable[list[int]]) -> np.ndarray:
         """[positions, vocabulary] float32, the sequences one after another."""
         parts = []
         for ids in sequences:

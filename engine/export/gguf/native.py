@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from ...errors import WhetError
 from ...processes import send, start
 
+Item = TypeVar("Item")
 Progress = Callable[[float, float], None]
 """Called with (done, total) in any unit."""
 
@@ -34,6 +35,14 @@ PATIENCE = 600.0
 SLOWEST = 5e6
 """Bytes a second at which weights are read and computed on the slowest machine worth waiting for."""
 OUT_OF_MEMORY = ("bad_alloc", "failed to allocate", "Cannot allocate memory", "unable to allocate")
+
+
+def told(items: Sequence[Item], progress: Progress, stage: int, stages: int) -> Iterator[Item]:
+    """The items of one stage of several; after each, progress is told, so that long work is not taken for a
+    hang."""
+    for number, item in enumerate(items, 1):
+        yield item
+        progress(stage + number / len(items), stages)
 
 
 def patience_for(*files: Path) -> float:
