@@ -63,7 +63,7 @@ class Facts:
             kind=kind,
             normalizers={step["type"]: step for step in parts(state(normalizer))},
             longest_word=model.max_input_chars_per_word if kind == "WordPiece" else None,
-            spaces=scheme_of(tokenizer) if kind != "WordPiece" else "never",
+            spaces=scheme_of(tokenizer) if kind == "BPE" else "never",
             space_added=space_added,
             keeps_last_space=bare != spaced,
             by_letter_case=any("\\p{Lu}" in part for part in signature(state(splitter))),
