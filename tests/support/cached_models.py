@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from support.tiny_models import EOS, TURN_END, write_tokenizer
 
@@ -16,8 +17,8 @@ NOWHERE = "http://127.0.0.1:9"
 """An address where nobody answers: online by every setting, and the hub cannot be reached."""
 
 
-def cache_models(cache: Path, names: Iterable[str]) -> None:
-    """Lay known models out as the hub's client does after a download."""
+def cache_models(cache: Path, names: Iterable[str], **config: Any) -> None:
+    """Lay known models out as the hub's client does after a download, ``config`` over their own."""
     for name in names:
         known = known_model(name)
         assert known is not None, name
@@ -27,7 +28,7 @@ def cache_models(cache: Path, names: Iterable[str]) -> None:
         (repo / "refs").mkdir()
         (repo / "refs" / "main").write_text(COMMIT)
         ids = write_tokenizer(snapshot, "qwen3" if "qwen" in known.family.name else "llama", chat=known.chat)
-        (snapshot / "config.json").write_text(json.dumps(known.config))
+        (snapshot / "config.json").write_text(json.dumps({**known.config, **config}))
         generation = {"eos_token_id": [ids[TURN_END], ids[EOS]]}
         (snapshot / "generation_config.json").write_text(json.dumps(generation))
         (snapshot / "model.safetensors").write_bytes(NO_TENSORS)
