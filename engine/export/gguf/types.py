@@ -52,7 +52,7 @@ GGUF_TYPES: dict[str, GGUFType] = {
         GGUFType("q3_k_m", 12, 4.02),
         GGUFType("q3_k_s", 11, 3.66),
         GGUFType("q2_k", 10, 3.17),
-        GGUFType("q2_k_l", 10, 3.9, ends="q8_0"),
+        GGUFType("q2_k_l", 10, 3.68, ends="q8_0"),
         GGUFType("iq4_nl", 25, 4.68),
         GGUFType("iq4_xs", 30, 4.46),
         GGUFType("iq3_m", 27, 3.76),
