@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.command_line import start_whet
+from support.fake_runs import until
 from support.hub_standin import TOKEN, Fault, StandIn, card_errors, in_place_of_the_hub, serve
 from support.tiny_runs import create_run, tiny_recipe, write_chat_rows
 
@@ -171,15 +174,39 @@ def test_wrong_merged_weights_stay(run: RunDir, hub: StandIn) -> None:
     assert error.value.code == "hub.unproven" and hub.seen == []
 
 
-def whet(run: RunDir, hub: StandIn, *words: str, token: str | None = TOKEN) -> tuple[int, str, str]:
+def start_push(run: RunDir, hub: StandIn, *words: str, token: str | None = TOKEN) -> subprocess.Popen[str]:
     """`whet push` as a user's shell starts it, which knows the stand-in by HF_ENDPOINT alone."""
     home = str(run.path.parents[1])
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment |= {"WHET_HOME": home, "HF_HOME": f"{home}/hf", "HF_ENDPOINT": hub.url}
     environment |= {"HF_HUB_DISABLE_XET": "1", "COLUMNS": "200"} | ({"HF_TOKEN": token} if token else {})
-    with start_whet("push", run.id, "me/model", *words, env=environment, stderr=-1) as process:
+    return start_whet("push", run.id, "me/model", *words, env=environment, stderr=subprocess.PIPE)
+
+
+def whet(run: RunDir, hub: StandIn, *words: str, token: str | None = TOKEN) -> tuple[int, str, str]:
+    """:func:`start_push`, and its exit code and words."""
+    with start_push(run, hub, *words, token=token) as process:
         out, err = process.communicate(timeout=120)
     return process.returncode, out, err
+
+
+def test_a_killed_upload_goes_on(run: RunDir) -> None:
+    """Killed while one file hangs and the others have arrived: only that one is sent again."""
+    with serve(StandIn(faults=[Fault("PUT /storage", None, skip=2, stalls=True)])) as hub:
+        with start_push(run, hub) as process:
+            until(lambda: len(hub.storage) == 2, "two of three files")
+            process.kill()
+        assert hub.repositories["me/model"].commits == []
+        arrived = {hashlib.sha256(data).hexdigest() for data in hub.storage.values()}
+        received = hub.received
+        code, _, _ = whet(run, hub)
+        late = [path for path in run.export.glob("*.gguf") if file_hash(path) not in arrived]
+        assert code == 0 and len(late) == 1 and hub.received - received == late[0].stat().st_size
+        assert hub.content("me/model", late[0].name) == late[0].read_bytes()
+
+
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_the_command_line_pushes_and_goes_on(run: RunDir) -> None:

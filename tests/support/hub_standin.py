@@ -34,6 +34,7 @@ class Fault:
     Args:
         where: regular expression on "METHOD /path".
         status: of the answer, or None: the connection drops in the middle of the body.
+        stalls: neither bytes nor an answer, until the hub ends.
     """
 
     where: str
@@ -42,6 +43,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     times: int = 1
     skip: int = 0
+    stalls: bool = False
 
 
 @dataclass
@@ -78,6 +80,7 @@ class StandIn:
     """Bytes that came into the storage, twice sent ones twice."""
     url: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    closing: threading.Event = field(default_factory=threading.Event)
 
     def content(self, repo: str, path: str) -> bytes:
         """What lies there now."""
@@ -116,6 +119,7 @@ def serve(hub: StandIn) -> Iterator[StandIn]:
     try:
         yield hub
     finally:
+        hub.closing.set()
         server.shutdown()
         server.server_close()
 
@@ -143,6 +147,8 @@ def _handler(hub: StandIn) -> type[BaseHTTPRequestHandler]:
             line = f"{self.command} {urlsplit(self.path).path}"
             hub.seen.append(line)
             fault = _due(hub, line)
+            if fault is not None and fault.stalls:
+                hub.closing.wait()
             if fault is not None and fault.status is None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
                 self.close_connection = True
