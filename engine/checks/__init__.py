@@ -69,6 +69,7 @@ CHECKS: tuple[Check[PlanFacts], ...] = (
     weights.files_agree,
     export.disk_space,
     export.gguf_possible,
+    export.adapter_file_possible,
     export.merge_possible,
 )
 

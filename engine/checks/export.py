@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ..disk import FOLDERS
 from ..export.gguf.native import REBUILD
 from ..findings import Finding, Fix
+from ..resolve import adapted_layers
 from .registry import PlanFacts, check
 
 GIB = 2**30
@@ -102,6 +103,25 @@ def gguf_possible(facts: PlanFacts) -> Iterator[Finding]:
                 "export without GGUF.",
                 patch=without.patch,
                 command=INSTALL if not facts.llama_cpp else REBUILD,
+            ),
+        )
+
+
+@check("export", "X04")
+def adapter_file_possible(facts: PlanFacts) -> Iterator[Finding]:
+    """llama.cpp lays an adapter over linear layers, not over stacked experts."""
+    if not facts.recipe.export.adapter_gguf:
+        return
+    experts = [layer.pattern for layer in adapted_layers(facts.model, facts.recipe.adapter) if layer.bare]
+    if experts:
+        yield Finding(
+            id="X04",
+            severity="error",
+            title="The adapter cannot become a GGUF: it trains experts, which llama.cpp takes merged only.",
+            evidence={"layers": experts},
+            fix=Fix(
+                text="Export a merged GGUF instead.",
+                patch={"export.adapter_gguf": False, "export.gguf": facts.recipe.export.gguf or ["q8_0"]},
             ),
         )
 

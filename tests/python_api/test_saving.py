@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from gguf import GGUFReader
+from peft import PeftModel
 from safetensors.torch import load_file
 from support.hub_standin import StandIn, in_place_of_the_hub
 from support.tiny_models import build_tiny_model
@@ -76,6 +77,9 @@ def test_the_adapter_alone(tiny_llama: Path, tmp_path: Path) -> None:
     model.save_pretrained_merged(tmp_path, tokenizer, save_method="lora")
     again, _ = FastLanguageModel.from_pretrained(str(tmp_path), load_in_4bit=False)
     assert torch.allclose(logits(again.eval()), logits(model), atol=1e-5)
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    plain = PeftModel.from_pretrained(base, tmp_path).eval()
+    torch.testing.assert_close(logits(plain), logits(model), rtol=0, atol=1e-5)
     assert not (tmp_path / "model.safetensors").exists()
 
 

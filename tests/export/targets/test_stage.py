@@ -15,7 +15,6 @@ from whet.engine.export.hub import unproven
 from whet.engine.export.pipeline import export_model
 from whet.engine.export.targets.adapter_proof import judge_adapter
 from whet.engine.export.targets.reload_proof import judge_reload
-from whet.engine.export.targets.table import check_targets
 from whet.engine.export.verdict import Verdict, load_verdict
 from whet.engine.recipe import ExportSection
 from whet.engine.runs.events import Event, ExportEvent
@@ -63,10 +62,3 @@ def test_what_a_proof_sees_is_a_finding(tmp_path: Path) -> None:
     assert [(one.id, one.severity) for one in findings] == [("X01", "error"), ("X01", "warning")]
     assert "a.weight" in findings[0].title
     assert findings[0].fix is not None and "whet export RUN --fp8" in findings[0].fix.text
-
-
-def test_targets_are_known_by_name() -> None:
-    assert check_targets(["fp8", "merged_4bit", "fp8"]) == ["fp8", "merged_4bit"]
-    with pytest.raises(WhetError, match="adapter_ggfu") as refusal:
-        check_targets(["adapter_ggfu"])
-    assert "Did you mean adapter_gguf?" in (refusal.value.hint or "")
