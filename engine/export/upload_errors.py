@@ -14,6 +14,7 @@ from ..redaction import Redactor
 
 QUERY = re.compile(r"(\w+://[^\s'\"?]+)\?[^\s'\"]*")
 FULL = re.compile(r"(?i)storage limit|quota|insufficient storage|out of storage|exceeds? .*\blimit")
+XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3})\b")
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 600.0
 """Seconds; a hub that names a longer one is told of instead of waited for."""
@@ -110,7 +111,11 @@ def _response(error: BaseException) -> Any:
 
 def _status(error: BaseException) -> int | None:
     response = _response(error)
-    return None if response is None else response.status_code
+    if response is not None:
+        return int(response.status_code)
+    # Xet's client raises ConnectionError and PermissionError with the answer in words.
+    said = XET_STATUS.search(str(error))
+    return int(said[1]) if said else None
 
 
 def _is_network(error: BaseException) -> bool:

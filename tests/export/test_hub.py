@@ -213,6 +213,19 @@ def test_what_does_not_pass_is_told_with_what_to_do(hub: StandIn, tmp_path: Path
         assert ours == [], "no use to try again"
 
 
+@pytest.mark.parametrize(("status", "code"), [(401, "hub.token"), (403, "hub.refused"), (404, "hub.refused")])
+def test_what_xet_is_refused_is_told_too(
+    hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    """The hub's client uploads by Xet where it can, whose errors are of other kinds."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    hub.faults = [Fault("xet-write-token", status, "No", times=99)]
+    ours: list[float] = []
+    with pytest.raises(WhetError) as error:
+        upload("me/model", items_of(export(tmp_path / "e")), private=True, message="Up", wait=ours.append)
+    assert (error.value.code, ours) == (code, []) and TOKEN not in error.value.message
+
+
 def test_a_full_storage_is_told_by_name(hub: StandIn, tmp_path: Path) -> None:
     hub.quota = 1000
     with pytest.raises(WhetError, match="storage limit reached") as error:
