@@ -63,10 +63,11 @@ def convert(
     plan = plan_tensors(architecture, config, checkpoint, dtype)
     files = TokenizerFiles.read(model_dir)
     rows = next(one.shape[0] for one in plan if one.name == "token_embd.weight")
-    vocabulary = read_vocabulary(files, rows)
+    tokenizer = files.load()
+    vocabulary = read_vocabulary(files, rows, tokenizer)
     if architecture.vocabulary is not None:
         vocabulary = architecture.vocabulary(vocabulary, config)
-    pre = choose_pretokenizer(files, vocabulary)
+    pre = choose_pretokenizer(files, vocabulary, tokenizer)
 
     total = sum(tensor.bytes for tensor in plan)
     with atomic_file(out, total + METADATA_BYTES) as partial:

@@ -41,7 +41,8 @@ def conversion_refusal(folder: Path, rows: int | None) -> WhetError | None:
         known = settings().cache / "gguf" / f"{_key(files, rows)}.pre"
         if known.is_file():
             return None
-        pre = choose_pretokenizer(files, read_vocabulary(files, rows))
+        tokenizer = files.load()
+        pre = choose_pretokenizer(files, read_vocabulary(files, rows, tokenizer), tokenizer)
     except WhetError as error:
         return error
     for place in (settings().home, settings().cache, known.parent):

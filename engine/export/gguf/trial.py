@@ -46,16 +46,18 @@ class Outcome:
         return len(self.unexplained), self.explained.total()
 
 
-def choose_pretokenizer(files: TokenizerFiles, vocabulary: Vocabulary) -> str:
+def choose_pretokenizer(
+    files: TokenizerFiles, vocabulary: Vocabulary, tokenizer: Tokenizer | None = None
+) -> str:
     """The name under which llama.cpp tokenises as tokenizer.json does, on every probe text.
 
     Kinds without named rules are tried the same way, under "default". Texts that a known difference covers
-    (known_differences.py) are logged with their number.
+    (known_differences.py) are logged with their number. ``tokenizer`` may be given when loaded already.
 
     Raises:
         WhetError: ``gguf.unsupported`` when every name differs on a text without a known cause.
     """
-    best = try_names(files, vocabulary)
+    best = try_names(files, vocabulary, tokenizer)
     if best.unexplained:
         count = len(best.unexplained)
         raise WhetError(
@@ -69,9 +71,9 @@ def choose_pretokenizer(files: TokenizerFiles, vocabulary: Vocabulary) -> str:
     return best.pre
 
 
-def try_names(files: TokenizerFiles, vocabulary: Vocabulary) -> Outcome:
+def try_names(files: TokenizerFiles, vocabulary: Vocabulary, tokenizer: Tokenizer | None = None) -> Outcome:
     """The best name's outcome: the likely names one by one, and only then those a quick trial favours."""
-    tokenizer = files.load()
+    tokenizer = tokenizer or files.load()
     lead = space_prefix(tokenizer, files).lead if vocabulary.model == "llama" else ""
     trial = Trial(tokenizer, vocabulary, probe_forms(tokenizer, lead))
     if vocabulary.model != "gpt2":

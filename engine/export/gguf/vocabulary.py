@@ -27,6 +27,7 @@ from .token_list import (
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
+    from tokenizers import Tokenizer
 
 __all__ = [
     "BYTE",
@@ -95,19 +96,20 @@ class Vocabulary:
             writer.add_chat_template(self.chat_template)
 
 
-def read_vocabulary(files: TokenizerFiles, rows: int) -> Vocabulary:
+def read_vocabulary(files: TokenizerFiles, rows: int, tokenizer: Tokenizer | None = None) -> Vocabulary:
     """Read a model folder's tokenizer.
 
     Args:
         files: the folder's tokenizer files.
         rows: rows of the embedding; ids without a token become unused padding.
+        tokenizer: loaded from ``files`` already; loading takes a second for large vocabularies.
 
     Raises:
         WhetError: ``gguf.unsupported`` for other kinds of tokenizer, ``gguf.vocab_mismatch`` when a token's
             id has no embedding row, ``tokenizer.broken``.
     """
     spec = json.loads(files.tokenizer_json.read_text(encoding="utf-8"))
-    tokenizer = files.load()
+    tokenizer = tokenizer or files.load()
     pieces = _pieces(files) if tokenizer_kind(spec) == "llama" else []
     listed = read_tokens(spec, tokenizer, rows, pieces)
     around = added_around_text(tokenizer, files, listed.kind)

@@ -16,7 +16,7 @@ PLAIN = [
     "Hello, world!",
     "Grüße aus Köln",
     "3.14 and 2,718",
-    "def f(x):\n    return x\n",
+    "def f(x):\n    return x",
     "😀 日本語",
     "مرحبا",
 ]
