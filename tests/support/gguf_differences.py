@@ -5,11 +5,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gguf import GGUFReader
+
+SCORES = "tokenizer.ggml.scores"
+UNUSED = 5
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,15 @@ class Meant:
     reason: str
     cases: tuple[str, ...] = ("*",)
 
+    def names_it(self, name: str) -> bool:
+        return any(name == pattern or fnmatch(name, pattern) for pattern in self.names)
+
     def covers(self, case: str, found: Difference) -> bool:
         sides = {(True, False): "ours", (False, True): "theirs"}
         side = sides.get((found.ours is not None, found.theirs is not None), "both")
         return (
             side == self.side
-            and any(fnmatch(found.name, pattern) for pattern in self.names)
+            and self.names_it(found.name)
             and any(fnmatch(case, pattern) for pattern in self.cases)
         )
 
@@ -56,6 +63,24 @@ MEANT = (
     Meant(("general.size_label",), "theirs", "a label for people; upstream counts the weights for it"),
     Meant(("tokenizer.ggml.pre",), "both", "found by trial; upstream by the hash of a known tokenizer"),
     Meant(("tokenizer.ggml.eot_token_id",), "ours", "the end of a turn, read from the chat template"),
+    Meant(
+        (f"{SCORES} (unused tokens)",),
+        "both",
+        "of embedding rows without a token; nothing reads them",
+        ("*-sentencepiece",),
+    ),
+    Meant(
+        ("tokenizer.ggml.add_space_prefix",),
+        "ours",
+        "written always; upstream for Llama only where tokenizer_config.json has it",
+        ("llama-sentencepiece",),
+    ),
+    Meant(
+        ("tokenizer.ggml.eot_token_id",),
+        "theirs",
+        "upstream gives Gemma 1 a fixed one; here the template says what ends a turn",
+        ("gemma-sentencepiece",),
+    ),
     Meant(
         ("rope_factors_*.weight", "*.rope.scaling.attn_factor", "*.rope.scaling.original_context_length"),
         "ours",
@@ -123,10 +148,17 @@ def unmeant(case: str, found: list[Difference]) -> list[Difference]:
 def _keys(one: GGUFReader, other: GGUFReader) -> list[Difference]:
     left, right = ({name: f.contents() for name, f in file.fields.items()} for file in (one, other))
     return [
-        Difference(name, left.get(name), right.get(name))
+        Difference(_scores_of(left, right) if name == SCORES else name, left.get(name), right.get(name))
         for name in sorted(left.keys() | right.keys())
-        if left.get(name) != right.get(name) and name != "GGUF.kv_count" and name != "GGUF.tensor_count"
+        if left.get(name) != right.get(name) and name not in ("GGUF.kv_count", "GGUF.tensor_count")
     ]
+
+
+def _scores_of(left: dict[str, Any], right: dict[str, Any]) -> str:
+    """What is called different: all scores, or no more than those of tokens that no text becomes."""
+    used = [kind != UNUSED for kind in left["tokenizer.ggml.token_type"]]
+    same = [list(compress(side.get(SCORES) or (), used)) for side in (left, right)]
+    return f"{SCORES} (unused tokens)" if same[0] == same[1] else SCORES
 
 
 def _same(left: Any, right: Any) -> bool:

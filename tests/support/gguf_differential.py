@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -24,7 +25,8 @@ from support.gguf_differences import (
     unmeant,
 )
 from support.gguf_variants import FAMILIES, SHARED_HEAD
-from support.tiny_models import build_tiny_model
+from support.kind_tokenizers import BYTE_FALLBACK, save, sentencepiece_bpe, sentencepiece_bytes
+from support.tiny_models import FamilyName, build_tiny_model
 from support.upstream_converter import upstream
 
 from whet.engine.export.gguf.convert import convert
@@ -32,14 +34,32 @@ from whet.engine.export.gguf.convert import convert
 VARIABLE = "WHET_LLAMA_SOURCES"
 TABLE = Path(__file__).parents[2] / "docs" / "gguf-differential.md"
 
+SENTENCEPIECE = {
+    "llama-sentencepiece": "every",
+    "gemma-sentencepiece": "never",
+    "gemma3-sentencepiece": "never",
+}
+"""Case -> what the tokenizer does with spaces."""
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[INST] {{ m['content'] }} [/INST]{{ eos_token }}{% endfor %}"
+)
+
+CASES: dict[str, tuple[FamilyName, dict[str, Any]]] = {
+    **FAMILIES,
+    "llama-sentencepiece": ("llama", {}),
+    "gemma-sentencepiece": ("gemma", {}),
+    "gemma3-sentencepiece": ("gemma3_text", {"tied": True}),
+}
+
 Outcomes = dict[str, list[Difference] | str]
 """Case -> all differences, or why upstream wrote no file."""
 
 PAGE = """# Against llama.cpp's own converter
 
 Written by `make gguf-differential`: tiny random models of every family are converted to f16 by whet and by
-`convert_hf_to_gguf.py` of llama-cpp-python's sources, and compared tensor by tensor and key by key. All have
-byte-level tokenizers; the other kinds are compared by ids (see [gguf.md](gguf.md)).
+`convert_hf_to_gguf.py` of llama-cpp-python's sources, and compared tensor by tensor and key by key. Most have
+byte-level tokenizers, some a SentencePiece model.
 
 ## Differences that are meant
 
@@ -57,10 +77,8 @@ above, which may appear in every file.
 def compare_all(sources: Path, folder: Path) -> Outcomes:
     """Build, convert twice and compare every case. ``sources`` are llama-cpp-python's."""
     jobs = {}
-    for case, (family, changes) in FAMILIES.items():
-        model = build_tiny_model(
-            folder / case / "model", family, **{"tied": family in SHARED_HEAD, **changes}
-        )
+    for case in CASES:
+        model = build(folder / case / "model", case)
         convert(model, folder / case / "ours.gguf", "f16", name="m")
         jobs[case] = (model, folder / case / "theirs.gguf")
     answers = upstream(sources / "vendor" / "llama.cpp", list(jobs.values()))
@@ -68,6 +86,21 @@ def compare_all(sources: Path, folder: Path) -> Outcomes:
         case: error or differences(folder / case / "ours.gguf", theirs)
         for (case, (_, theirs)), error in zip(jobs.items(), answers, strict=True)
     }
+
+
+def build(path: Path, case: str) -> Path:
+    """A family's model, with the tokenizer of the tiny models or with a SentencePiece one."""
+    family, changes = CASES[case]
+    spaces = SENTENCEPIECE.get(case)
+    rows = {"vocab_size": 3600, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0} if spaces else {}
+    model = build_tiny_model(path, family, **{"tied": family in SHARED_HEAD, **changes, **rows})
+    if spaces:
+        special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
+        around = {"add_bos_token": True, "add_eos_token": False}
+        save(model, sentencepiece_bpe(spaces), **special, **around, chat_template=TEMPLATE)
+        (model / "generation_config.json").unlink()
+        (model / "tokenizer.model").write_bytes(sentencepiece_bytes("bpe", **BYTE_FALLBACK))
+    return model
 
 
 def table(outcomes: Outcomes) -> str:

@@ -37,9 +37,21 @@ def main(vendor: str) -> None:
 
     base.TextModel.get_vocab_base_pre = known
     for family in (gemma.GemmaModel, gemma.Gemma2Model, gemma.Gemma3Model, phi.Phi3MiniModel):
-        family.set_vocab = base.TextModel._set_vocab_gpt2
+        family.set_vocab = byte_level_too(family.set_vocab)
     logging.disable()
     print(json.dumps([convert(convert_hf_to_gguf, model, out) for model, out in json.load(sys.stdin)]))
+
+
+def byte_level_too(sentencepiece: Any) -> Any:
+    """A family's own reading of the vocabulary where there is a SentencePiece file."""
+
+    def set_vocab(self: Any) -> None:
+        if (self.dir_model / "tokenizer.model").is_file():
+            sentencepiece(self)
+        else:
+            self._set_vocab_gpt2()
+
+    return set_vocab
 
 
 def convert(converter: Any, model: str, out: str) -> str | None:
