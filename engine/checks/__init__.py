@@ -70,6 +70,7 @@ CHECKS: tuple[Check[PlanFacts], ...] = (
     export.disk_space,
     export.gguf_possible,
     export.adapter_file_possible,
+    export.targets_possible,
     export.merge_possible,
 )
 

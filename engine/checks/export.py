@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..disk import FOLDERS
 from ..export.gguf.native import REBUILD
+from ..export.targets.table import TARGETS
 from ..findings import Finding, Fix
 from ..resolve import adapted_layers
 from .registry import PlanFacts, check
@@ -127,10 +128,27 @@ def adapter_file_possible(facts: PlanFacts) -> Iterator[Finding]:
 
 
 @check("export", "X04")
+def targets_possible(facts: PlanFacts) -> Iterator[Finding]:
+    """4 and 8 bits and adapter files are written of language models, whose readers know them."""
+    asked = [name for name in TARGETS if getattr(facts.recipe.export, name)]
+    if asked and facts.recipe.method.kind != "sft":
+        yield Finding(
+            id="X04",
+            severity="error",
+            title=f"{' and '.join(asked)} cannot be written: this method does not train a language model.",
+            evidence={"method": facts.recipe.method.kind},
+            fix=Fix(
+                text="Export 16-bit weights instead.",
+                patch={"export.merged": True, **{f"export.{name}": False for name in asked}},
+            ),
+        )
+
+
+@check("export", "X04")
 def merge_possible(facts: PlanFacts) -> Iterator[Finding]:
     """Merged weights and GGUF need a base that is 16-bit, or rounded in a way that can be undone."""
     export, held = facts.recipe.export, facts.model.quantization
-    targets = [name for name in ("merged_4bit", "fp8") if getattr(export, name)]
+    targets = [name for name in TARGETS if name != "adapter_gguf" and getattr(export, name)]
     if held in (None, *UNDOABLE) or not (export.merged or export.gguf or targets):
         return
     yield Finding(

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ...errors import WhetError
+from ...models.sentence_folder import is_embedding_model
 from ..adapter_weights import Adapter
 from ..base_weights import BaseWeights
 from ..files import atomic_file
@@ -58,6 +59,8 @@ def write_adapter_gguf(
             ``gguf.not_finite``, ``merge.no_adapter``, ``merge.adapter_kind``, ``export.disk_full``.
     """
     adapter, base = Adapter(adapter_dir), BaseWeights(base_dir)
+    if is_embedding_model(base_dir):
+        raise _error(f"{base_dir} is an embedding model; adapter files are written of language models.")
     _check_kind(adapter, base)
     raw = json.loads((base_dir / "config.json").read_text(encoding="utf-8"))
     architecture, config = find_architecture(raw, base_dir)

@@ -14,8 +14,10 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ...errors import WhetError
+from ...models.sentence_folder import is_embedding_model
 
 EXPERT = re.compile(r"\.experts\.\d+\.\w+\.weight$")
 """An expert's matrix in a checkpoint; transformers stacks them into one parameter that is no linear layer."""
@@ -35,17 +37,18 @@ def find_linears(model_dir: Path) -> Linears:
     """The linear layers of the class that ``model_dir`` names; an output head counts apart.
 
     Raises:
-        WhetError: ``export.own_code`` for a model that transformers itself cannot build.
+        WhetError: ``export.few_bits`` for anything but a causal language model that transformers itself has.
     """
     config = AutoConfig.from_pretrained(model_dir)
     named = (config.architectures or [""])[0]
-    kind = getattr(transformers, named, None)
-    if kind is None:
+    if named not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() or is_embedding_model(model_dir):
         raise WhetError(
-            "export.own_code",
-            f"transformers has no model class {named!r}, which {model_dir} names.",
-            "Formats of few bits are written for transformers' own models; export 16-bit weights instead.",
+            "export.few_bits",
+            f"{model_dir} is no causal language model of transformers (its class is {named!r}), and 4 and 8 "
+            "bits are written for those.",
+            "Export 16-bit weights (`--merged`) or a GGUF instead.",
         )
+    kind = getattr(transformers, named)
     with torch.device("meta"):
         model = kind(config)
     head = model.get_output_embeddings()

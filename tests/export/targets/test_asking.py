@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from support.plan_inputs import LLAMA_8B, model_facts, plan_facts, recipe
 
 from whet.engine.checks import run_checks
+from whet.engine.checks.export import targets_possible
 from whet.engine.disk import disk_bytes, target_bytes
 from whet.engine.errors import WhetError
 from whet.engine.job_starts import export_section
@@ -66,6 +68,14 @@ def test_an_adapter_file_of_an_unknown_architecture_is_refused_before_training(t
     facts = plan_facts(model_facts(tmp_path / "m"), wanted=wanted, gguf_refusal="It is not known.")
     (found,) = [one for one in run_checks(facts) if one.id == "X04"]
     assert found.fix is not None and found.fix.patch["export.adapter_gguf"] is False
+
+
+def test_targets_of_an_embedding_model_are_refused_before_training(tmp_path: Path) -> None:
+    wanted = recipe(export__fp8=True, method={"kind": "embedding"})
+    facts = plan_facts(model_facts(tmp_path / "m"), wanted=recipe(export__fp8=True))
+    assert not [one for one in run_checks(facts) if one.id == "X04"]
+    (found,) = list(targets_possible.run(replace(facts, recipe=wanted)))
+    assert found.fix is not None and found.fix.patch == {"export.merged": True, "export.fp8": False}
 
 
 def test_what_targets_take_on_the_disk(tmp_path: Path) -> None:
