@@ -7,6 +7,7 @@ from typing import Any
 
 _EXPORTS = {
     "FastLanguageModel": "python_api.fast_language_model",
+    "FastSentenceTransformer": "python_api.fast_sentence_transformer",
     "SFTConfig": "python_api.trl_classes",
     "SFTTrainer": "python_api.trl_classes",
     "get_chat_template": "python_api.chat_templates",

@@ -14,12 +14,12 @@ from ...checks.live import Watch, Watched
 from ...models.loading import DTYPES
 from ...recipe import EmbeddingSection
 from ...runs.context import RunContext
-from ...runs.events import EvalEvent, Event, FindingEvent, PhaseEvent, StepEvent, last_attempt, read_events
+from ...runs.events import FindingEvent, PhaseEvent
 from .. import training
-from ..checkpoints import step_of
+from ..arguments import shared_arguments
+from ..earlier import earlier_events
 from ..optimizers import usable_optimizer
 from ..resuming import cursor_of, look_at_checkpoint
-from ..sft.arguments import OPTIMIZERS, scheduler_of
 from ..sft.loading import locate_base, planned_tokens
 from ..watching import Watching
 from .loading import device_of, load_embedder
@@ -82,7 +82,7 @@ class EmbeddingTraining(training.Training):
         if checkpoint is not None and isinstance(encoder, PeftModel):
             self.say(look_at_checkpoint(checkpoint, encoder, self.plan))
         watched = Watched(recipe=self.recipe, resolved=self.resolved, vocabulary=2, chats=False)
-        watch = Watch(watched, _earlier(self.context, checkpoint))
+        watch = Watch(watched, earlier_events(self.context, checkpoint))
         self.watching = Watching(self.context.emit, watch, self.recipe, self.reporter, self.trainer)
         self.trainer.add_callback(self.watching)
 
@@ -99,8 +99,8 @@ class EmbeddingTraining(training.Training):
 
 
 def embedding_arguments(run: EmbeddingTraining, optimizer: str, layout: str) -> Any:
-    """sentence-transformers' configuration: every choice stated, saving and evaluating driven by ours."""
-    recipe, resolved, settings = run.recipe, run.resolved, run.recipe.training
+    """sentence-transformers' configuration."""
+    recipe, resolved = run.recipe, run.resolved
     prompts = run.model.prompts
     columns = {"anchor": prompts.get("query"), "positive": prompts.get("document")}
     sampler = BatchSamplers.BATCH_SAMPLER
@@ -109,38 +109,9 @@ def embedding_arguments(run: EmbeddingTraining, optimizer: str, layout: str) -> 
     elif run.section.no_duplicates and layout in ("pairs", "triplets"):
         sampler = BatchSamplers.NO_DUPLICATES
     return SentenceTransformerTrainingArguments(
-        output_dir=str(run.context.dir.checkpoints),
-        max_steps=resolved.total_steps,
-        per_device_train_batch_size=resolved.batch_size,
-        per_device_eval_batch_size=recipe.eval.batch_size,
-        gradient_accumulation_steps=resolved.gradient_accumulation,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.scheduler,
-        lr_scheduler_kwargs=scheduler_of(settings),
-        warmup_steps=resolved.warmup_steps,
-        optim=OPTIMIZERS[optimizer],
-        weight_decay=settings.weight_decay,
-        adam_beta1=settings.beta1,
-        adam_beta2=settings.beta2,
-        adam_epsilon=settings.epsilon,
-        max_grad_norm=settings.max_grad_norm or float("inf"),
-        bf16=resolved.compute_dtype == "bf16",
-        fp16=resolved.compute_dtype == "fp16",
-        use_cpu=resolved.device == "cpu",
-        seed=settings.seed,
-        data_seed=settings.seed,
+        **shared_arguments(recipe, resolved, run.context.dir.checkpoints, optimizer),
         batch_sampler=sampler,
         prompts={name: text for name, text in columns.items() if text},
-        dataloader_num_workers=0,
-        dataloader_pin_memory=resolved.device == "cuda",
-        eval_strategy="no",
-        save_strategy="no",
-        logging_strategy="no",
-        save_total_limit=None,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        push_to_hub=False,
     )
 
 
@@ -151,12 +122,3 @@ def open_table(path: Path) -> Dataset:
         names = sorted(rows.unique("label"))
         rows = rows.cast_column("label", ClassLabel(names=names))
     return rows
-
-
-def _earlier(context: RunContext, checkpoint: Path | None) -> list[Event]:
-    """Steps and evaluations up to the checkpoint that is resumed."""
-    if checkpoint is None:
-        return []
-    last = step_of(checkpoint)
-    events = last_attempt(read_events(context.dir.events)[0])
-    return [e for e in events if isinstance(e, StepEvent | EvalEvent) and e.step <= last]

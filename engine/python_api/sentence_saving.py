@@ -1,0 +1,159 @@
+"""Saving and pushing an embedding model, bound on its instance; `save_pretrained` is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import copytree
+from tempfile import TemporaryDirectory
+from types import MethodType
+from typing import Any
+
+from peft import PeftModel
+
+from ..export.merging import merge
+from ..export.targets.memory import DEFAULT_SHARE, block_bytes, check_share
+from ..methods.embedding.trainer import save_embedder
+from ..recipe import ExportSection
+from .notes import say
+from .saved_weights import known_state, save_method_of
+from .saving import gguf_types
+from .spellings import refuse_token
+
+METHODS = ("merged_16bit", "lora")
+
+
+def bind_saving(model: Any) -> Any:
+    """Give this instance the saving methods; its class stays as it is."""
+    for method in (save_pretrained_merged, save_pretrained_gguf, push_to_hub_merged, push_to_hub_gguf):
+        setattr(model, method.__name__, MethodType(method, model))
+    return model
+
+
+def save_pretrained_merged(
+    self: Any,
+    save_directory: str | Path,
+    tokenizer: Any = None,
+    save_method: str = "merged_16bit",
+    maximum_memory_usage: float = DEFAULT_SHARE,
+    token: str | None = None,
+) -> Path:
+    """Write a folder that plain `SentenceTransformer` loads: the whole model, or with `lora` the adapter.
+
+    Args:
+        save_directory: a new folder.
+        tokenizer: accepted; the model's own is written.
+        save_method: `merged_16bit` or `lora`.
+        maximum_memory_usage: share of the free memory that a merge may take.
+        token: refused; nothing is sent from here.
+
+    Raises:
+        WhetError: `export.*`, `python_api.token`.
+    """
+    refuse_token("token", token)
+    share, out = check_share(maximum_memory_usage), Path(save_directory)
+    method = save_method_of(save_method, METHODS)
+    with _trained(self) as folder:
+        if method == "lora" or not isinstance(self[0].model, PeftModel):
+            copytree(folder, out, dirs_exist_ok=True)
+            return out
+        state = known_state(self[0].model)
+        report = merge(
+            state.base_dir, folder, out, trained_precision=state.rounded, memory=block_bytes(share)
+        )
+        for note in report.notes:
+            say(note)
+    return out
+
+
+def save_pretrained_gguf(
+    self: Any,
+    save_directory: str | Path,
+    tokenizer: Any = None,
+    quantization_method: str | Sequence[str] = "f16",
+    maximum_memory_usage: float = DEFAULT_SHARE,
+    token: str | None = None,
+) -> Any:
+    """Merge, convert, quantise, and prove each GGUF's vectors with llama.cpp.
+
+    Args:
+        save_directory: receives the files and their verdicts.
+        tokenizer: accepted; the model's own is written.
+        quantization_method: one type or several; embedding models lose most below q8_0.
+        maximum_memory_usage: share of the free memory that merging and its proof may take.
+        token: refused; nothing is sent from here.
+
+    Returns:
+        The :class:`..export.pipeline.ExportResult`: paths and verdicts.
+
+    Raises:
+        WhetError: `gguf.*`, `export.*`, `python_api.token`.
+    """
+    from ..export.pipeline import export_model
+
+    refuse_token("token", token)
+    section = ExportSection(
+        gguf=gguf_types(quantization_method), maximum_memory_usage=check_share(maximum_memory_usage)
+    )
+    state = known_state(self[0].model)
+    with _trained(self) as folder:
+        base = state.base_dir if isinstance(self[0].model, PeftModel) else folder
+        result = export_model(
+            folder,
+            base,
+            Path(save_directory),
+            section,
+            emit=lambda event: None,
+            trained_precision=state.rounded,
+        )
+    for note in result.notes:
+        say(note)
+    for verdict in result.verdicts:
+        if verdict.status != "pass":
+            say(f"{Path(verdict.gguf).name}: {verdict.status}; the verdict says which proof and why.")
+    return result
+
+
+def push_to_hub_merged(
+    self: Any,
+    repo_id: str,
+    tokenizer: Any = None,
+    save_method: str = "merged_16bit",
+    private: bool = True,
+    commit_message: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Write as :func:`save_pretrained_merged` does, then upload; returns the repository's address."""
+    from ..export.hub import push_folder
+
+    refuse_token("token", token)
+    with TemporaryDirectory(prefix="whet-merged-") as parent:
+        folder = save_pretrained_merged(self, Path(parent) / "model", tokenizer, save_method)
+        return push_folder(folder, repo_id, private=private, message=commit_message)
+
+
+def push_to_hub_gguf(
+    self: Any,
+    repo_id: str,
+    tokenizer: Any = None,
+    quantization_method: str | Sequence[str] = "f16",
+    private: bool = True,
+    commit_message: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Write as :func:`save_pretrained_gguf` does, then upload; returns the repository's address."""
+    from ..export.hub import push_folder
+
+    refuse_token("token", token)
+    with TemporaryDirectory(prefix="whet-gguf-") as parent:
+        save_pretrained_gguf(self, Path(parent) / "gguf", tokenizer, quantization_method)
+        return push_folder(Path(parent) / "gguf", repo_id, private=private, message=commit_message)
+
+
+@contextmanager
+def _trained(model: Any) -> Iterator[Path]:
+    """What is in memory as a folder, while the context lasts."""
+    with TemporaryDirectory(prefix="whet-embedder-") as folder:
+        save_embedder(model, Path(folder))
+        yield Path(folder)
