@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .tokenizer_facts import Facts
+from .tokenizer_facts import Facts, neighbours
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -79,12 +79,14 @@ def _last_space(facts: Facts, text: str) -> bool:
 
 
 def _first_space(facts: Facts, text: str) -> bool:
+    if facts.spaces not in ("first", "always"):
+        return False
     first, *others = facts.stretches(text)
     if facts.spaces == "first" and not facts.space_added:
         return bool(first)
     if facts.spaces == "first":
         return first[:1] in (" ", "▁") or any(others)
-    return facts.spaces == "always" and any(part[:1] in (" ", "▁") for part in (first, *others))
+    return any(part[:1] in (" ", "▁") for part in (first, *others))
 
 
 def _named_special(facts: Facts, text: str) -> bool:
@@ -92,25 +94,21 @@ def _named_special(facts: Facts, text: str) -> bool:
 
 
 def _swallowed_space(facts: Facts, text: str) -> bool:
-    before = facts.neighbours(text, (t for t, token in facts.added.items() if token.lstrip))
-    after = facts.neighbours(text, (t for t, token in facts.added.items() if token.rstrip))
+    before, after = neighbours(text, facts.swallowing_before), neighbours(text, facts.swallowing_after)
     beside = [c for c, _ in before] + [c for _, c in after]
     # Where llama.cpp is told of the flags, it still knows no spaces but ASCII's.
     return any(c.isspace() and not (facts.flags_carried and c.isascii()) for c in beside)
 
 
 def _within_word(facts: Facts, text: str) -> bool:
-    places = facts.neighbours(text, (t for t, token in facts.added.items() if token.single_word))
-    return any(c.isalnum() or c == "_" for place in places for c in place)
+    return any(c.isalnum() or c == "_" for place in neighbours(text, facts.whole_words) for c in place)
 
 
 def _normalized_token(facts: Facts, text: str) -> bool:
-    changed = [
-        (content, facts.normalize(content))
-        for content, token in facts.added.items()
-        if token.normalized and facts.normalize(content) != content
-    ]
-    return any(content in text or other in facts.normalize(text) for content, other in changed)
+    if not facts.normalized_tokens:
+        return False
+    normalized = facts.normalize(text)
+    return any(before in text or after in normalized for before, after in facts.normalized_tokens)
 
 
 RULES = (
