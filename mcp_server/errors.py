@@ -24,6 +24,7 @@ NEXT = {
     "recipe.invalid": "whet://recipe-schema says what each key takes",
     "chat.load": "model_inspect(model=...)",
     "gguf.unreadable": "export_start(run_id=...)",
+    "smoke.decode": "export_start(run_id=...)",
     "tool.failed": "env_inspect()",
     "data.format": 'dataset_inspect(data=..., format="alpaca", columns={"instruction": "question", ...})',
 }
@@ -53,6 +54,7 @@ SHELL = (
     (r"whet export", "export_start(run_id=...)"),
     (r"whet eval (\S+?) --data FILE", r'eval_run(run_id="\1", data=...)'),
     (r"whet smoke \S+? --reference \S+?", "gguf_smoke_test(run_id=...)"),
+    (r"whet push --unproven", "hub_push(..., force_unproven=true), about which the person is asked"),
     (r"whet explain ID", "whet://findings/ID"),
     (r"whet explain (\w\d\d)", r"whet://findings/\1"),
     (r"whet explain", "whet://findings"),
