@@ -25,6 +25,7 @@ NEXT = {
     "chat.load": "model_inspect(model=...)",
     "gguf.unreadable": "export_start(run_id=...)",
     "smoke.decode": "export_start(run_id=...)",
+    "smoke.unloadable": "export_start(run_id=...)",
     "tool.failed": "env_inspect()",
     "data.format": 'dataset_inspect(data=..., format="alpaca", columns={"instruction": "question", ...})',
 }
