@@ -34,11 +34,14 @@ from .pipeline import Emit, ExportResult, export_model
 from .smoke import smoke_test
 from .verdict import EXIT_FAIL, Status
 
+ENDING = (signal.SIGINT, signal.SIGTERM)
+
 
 def main() -> int:
     """Serve one request; returns the exit code."""
     out, sys.stdout = sys.stdout, sys.stderr
-    signal.signal(signal.SIGTERM, _leave)
+    for number in ENDING:
+        signal.signal(number, _leave)
 
     def emit(event: Event) -> None:
         out.write(event.model_dump_json() + "\n")
@@ -61,7 +64,9 @@ def main() -> int:
 
 
 def _leave(number: int, frame: object) -> None:
-    """End in good order: what was half-written goes."""
+    """End in good order: what was half-written goes, and a second signal does not disturb that."""
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)
     sys.exit(128 + number)
 
 

@@ -51,6 +51,7 @@ def interrupted(model: Path, out: Path, number: int) -> int:
         event = json.loads(line)
         if event["type"] == "phase" and event["detail"] == "GGUF q4_k_m":
             process.send_signal(number)
+            process.send_signal(number)  # as a terminal's Ctrl-C and the program that waits both do
             break
     code = process.wait(60)
     process.stdout.close()

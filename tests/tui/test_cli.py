@@ -92,6 +92,8 @@ def test_doctor_exits_by_its_findings() -> None:
         (("stop", "last"), 1, "run.none"),
         (("chat", "nothing", "-p", "hi"), 1, "run.unknown"),
         (("export", "nothing", "--gguf", "q4"), 1, "gguf.unknown_type"),
+        (("export", "nothing", "--gguf", "q8_0,q4"), 1, "gguf.unknown_type"),
+        (("export", "nothing", "--imatrix", "rows"), 2, "usage"),
         (("recipes", "--copy", "demo", "--to", "/dev/null/x"), 1, "recipe.not_writable"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
