@@ -25,7 +25,8 @@ def pruned(spec: dict[str, Any]) -> tuple[Tokenizer, Vocabulary]:
     model = spec["model"]
     merges = merges_of(model)[:MERGES]
     alphabet = [text for text in model["vocab"] if len(text) == 1]
-    tokens = list(dict.fromkeys([*alphabet, *(merge.replace(" ", "", 1) for merge in merges)]))
+    pairs = (merge.split(" ", 1) for merge in merges)
+    tokens = list(dict.fromkeys([*alphabet, *(text for a, b in pairs for text in (a, b, a + b))]))
     small = {
         **spec,
         "added_tokens": [],
