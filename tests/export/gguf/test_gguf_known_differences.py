@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 from whet.engine.export.gguf.known_differences import RULES, KnownDifferences, explain
 from whet.engine.export.gguf.pretokenizer import LLAMA_3, TEKKEN
+from whet.engine.export.probe_corpus import probe_texts
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "gguf.md"
 PLAIN = [
@@ -110,6 +111,7 @@ def test_every_rule_is_tried_documented_and_explained() -> None:
         for line in DOCUMENT.read_text(encoding="utf-8").splitlines()
         if "|" in line
     ]
+    assert f"{len(probe_texts())}\ntexts" in DOCUMENT.read_text(encoding="utf-8")
     for rule in RULES:
         assert rule.name in CASES and rule.name in rows
         assert explain(rule.name) == rule.reason
