@@ -23,6 +23,9 @@ FAMILIES = {
     "modernbert": ("modern-bert", "layer_norm_epsilon", "norm_eps", True),
     "gemma3_text": ("gemma-embedding", "layer_norm_rms_epsilon", "rms_norm_eps", True),
     "qwen3": ("qwen3", "layer_norm_rms_epsilon", "rms_norm_eps", False),
+    "qwen2": ("qwen2", "layer_norm_rms_epsilon", "rms_norm_eps", False),
+    "mistral": ("llama", "layer_norm_rms_epsilon", "rms_norm_eps", False),
+    "llama": ("llama", "layer_norm_rms_epsilon", "rms_norm_eps", False),
 }
 
 
@@ -36,6 +39,8 @@ def expected_values(sentence: SentenceFolder, config: Mapping[str, Any]) -> dict
     model_type = config["model_type"]
     architecture, epsilon, epsilon_name, bidirectional = FAMILIES[model_type]
     positions = int(config["max_position_embeddings"])
+    if not bidirectional:  # llama.cpp has no windows for these
+        positions = min(positions, int(config.get("sliding_window") or positions))
     values: dict[str, Any] = {
         "general.architecture": architecture,
         "block_count": config["num_hidden_layers"],

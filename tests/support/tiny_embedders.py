@@ -141,6 +141,17 @@ EMBEDDERS: dict[str, Embedder] = {
         pooling="lasttoken",
         prompts={"query": "Instruct: Find it.\nQuery:"},
     ),
+    "qwen2": Embedder(
+        "qwen2",
+        lambda f: byte_level_tokenizer(f, "qwen2", "", EOS),
+        {"num_key_value_heads": 2, "tie_word_embeddings": True},
+    ),
+    "mistral": Embedder(  # as E5-Mistral
+        "mistral",
+        lambda f: byte_level_tokenizer(f, "llama", BOS, EOS),
+        {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 280, "tie_word_embeddings": False},
+        pooling="lasttoken",
+    ),
 }  # fmt: skip
 
 

@@ -23,8 +23,11 @@ KINDS = {
     "modernbert": ("modern-bert", 1),
     "embeddinggemma": ("gemma-embedding", 1),
     "qwen3": ("qwen3", 3),
+    "qwen2": ("qwen2", 1),
+    "mistral": ("llama", 3),
 }
 """Family -> llama.cpp's architecture, its number of the pooling."""
+DECODERS = ("qwen3", "qwen2", "mistral")
 
 
 def values(path: Path) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def test_architecture_and_pooling(name: str, tmp_path: Path) -> None:
     architecture, pooling = KINDS[name]
     assert found["general.architecture"] == architecture
     assert found[f"{architecture}.pooling_type"] == pooling
-    assert found.get(f"{architecture}.attention.causal") is (None if name == "qwen3" else False)
+    assert found.get(f"{architecture}.attention.causal") is (None if name in DECODERS else False)
     assert "tokenizer.chat_template" not in found  # nobody talks to it
 
 
@@ -122,6 +125,16 @@ def test_mpnet_is_refused_before_training(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "mpnet"}))
     refused = conversion_refusal(folder, rows=None)
     assert refused is not None and refused.code == "gguf.unsupported" and "MPNet" in refused.message
+
+
+def test_decoders_that_were_made_encoders(tmp_path: Path) -> None:
+    file = build_embedder(tmp_path / "m", "qwen2") / "config.json"
+    config = json.loads(file.read_text())
+    assert conversion_refusal(tmp_path / "m", rows=None) is None
+    for change, words in ({"is_causal": False}, "both ways"), ({"auto_map": {"AutoModel": "x"}}, "auto_map"):
+        file.write_text(json.dumps(config | change))
+        refused = conversion_refusal(tmp_path / "m", rows=None)
+        assert refused is not None and words in refused.message
 
 
 DENSE: dict[str, tuple[str, dict[str, Any], str]] = {

@@ -1,4 +1,4 @@
-"""Encoders: BERT, XLM-RoBERTa, ModernBERT, EmbeddingGemma, and Qwen3 as it embeds. Light.
+"""Encoders: BERT, XLM-RoBERTa, ModernBERT, EmbeddingGemma, and decoders as they embed. Light.
 
 llama.cpp approximates BERT's GELU by tanh, from a table in float16; measured in docs/embedding_export.md.
 """
@@ -13,6 +13,7 @@ from ..keys import whole_context, write_rope
 from ..model_config import ModelConfig
 from ..transforms import Weights
 from . import gemma
+from .llama import LLAMA, MISTRAL
 from .pooled import (
     BARE_NAMES,
     DENSE,
@@ -25,7 +26,7 @@ from .pooled import (
     write_dense,
     write_pooling,
 )
-from .qwen import QWEN3
+from .qwen import QWEN2, QWEN3
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -227,5 +228,6 @@ EMBEDDING_GEMMA = replace(
     vocabulary=framed,
 )
 
-ENCODERS: tuple[Architecture, ...] = (BERT, XLM_ROBERTA, MODERN_BERT, EMBEDDING_GEMMA, as_embedding(QWEN3))
+EMBEDDING_DECODERS = tuple(map(as_embedding, (QWEN3, QWEN2, MISTRAL, LLAMA)))
+ENCODERS: tuple[Architecture, ...] = (BERT, XLM_ROBERTA, MODERN_BERT, EMBEDDING_GEMMA, *EMBEDDING_DECODERS)
 """Before the decoders in the list of families: some of them share a model_type."""

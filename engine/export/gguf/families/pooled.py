@@ -112,13 +112,22 @@ def framed(vocabulary: Vocabulary, config: ModelConfig) -> Vocabulary:
     return replace(vocabulary, chat_template=None)
 
 
+def attends_both_ways(config: ModelConfig) -> str | None:
+    """Decoders turned into encoders, by a switch or by code of their own."""
+    if not config.get("is_causal", True) or config.get("use_bidirectional_attention"):
+        return "llama.cpp attends backwards only in this architecture, this model both ways (is_causal)."
+    if config.get("auto_map"):
+        return "The model comes with code of its own (auto_map), which may compute something else."
+    return None
+
+
 def as_embedding(decoder: Architecture) -> Architecture:
     """The same decoder without its head, pooled: for folders that sentence-transformers saved."""
     return replace(
         decoder,
         applies=lambda config: config.folder is not None and is_embedding_model(config.folder),
         head="none",
-        refusals=(pools_otherwise, no_dense, *decoder.refusals),
+        refusals=(pools_otherwise, no_dense, attends_both_ways, *decoder.refusals),
         keys=(*decoder.keys, write_pooling),
         aliases=(*decoder.aliases, *BARE_NAMES),
         ignored=(*decoder.ignored, "lm_head.*"),
