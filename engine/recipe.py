@@ -15,8 +15,11 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 from .errors import WhetError
 from .export.gguf.types import check_types
 from .export.targets.memory import DEFAULT_SHARE, MAX_SHARE
+from .methods.classification.section import ClassificationSection
 from .methods.embedding.section import EmbeddingSection
+from .methods.reranker.section import RerankerSection
 from .methods.sft.section import SFTSection
+from .methods.token_classification.section import TokenClassificationSection
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 BasePrecision = Literal["auto", "bf16", "fp16", "fp32", "nf4", "int8", "fp8"]
@@ -29,8 +32,16 @@ Optimizer = Literal["adamw_8bit", "adamw"]
 OnError = Literal["continue", "checkpoint", "pause", "stop"]
 
 # A union discriminated on `kind`: a setting of another method cannot be expressed.
-MethodSection = SFTSection | EmbeddingSection
-METHODS: dict[str, type[BaseModel]] = {"sft": SFTSection, "embedding": EmbeddingSection}
+MethodSection = (
+    SFTSection | EmbeddingSection | ClassificationSection | TokenClassificationSection | RerankerSection
+)
+METHODS: dict[str, type[BaseModel]] = {
+    "sft": SFTSection,
+    "embedding": EmbeddingSection,
+    "classification": ClassificationSection,
+    "token_classification": TokenClassificationSection,
+    "reranker": RerankerSection,
+}
 OTHER_METHODS = {"ppo": "use rloo or grpo, which need no value model"}
 """Methods that whet has not, and what does their work."""
 
@@ -250,7 +261,11 @@ class Recipe(Section):
     model: ModelSection
     data: DataSection
     method: Annotated[
-        Annotated[SFTSection, Tag("sft")] | Annotated[EmbeddingSection, Tag("embedding")],
+        Annotated[SFTSection, Tag("sft")]
+        | Annotated[EmbeddingSection, Tag("embedding")]
+        | Annotated[ClassificationSection, Tag("classification")]
+        | Annotated[TokenClassificationSection, Tag("token_classification")]
+        | Annotated[RerankerSection, Tag("reranker")],
         Discriminator(kind_of_method),
     ] = Field(default_factory=SFTSection)
     adapter: AdapterSection = Field(default_factory=AdapterSection)

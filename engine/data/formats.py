@@ -15,7 +15,9 @@ from .messages import Message, canonical_messages, content_text, looks_like_shar
 from .rows import RawRow, RowError
 
 FormatName = Literal["text", "alpaca", "sharegpt", "messages", "prompt_completion"]
-OtherName = Literal["preference", "ratings", "pairs", "triplets", "scored", "labelled"]
+OtherName = Literal[
+    "preference", "ratings", "pairs", "triplets", "scored", "labelled", "multi_labelled", "tagged"
+]
 """Layouts of other methods: recognised, named, and not read for supervised fine-tuning."""
 
 # A row's fields decide its layout; the first layout whose required fields are all there wins.
@@ -39,6 +41,8 @@ OTHER_METHODS: dict[OtherName, str] = {
     "pairs": "pairs for embeddings",
     "scored": "pairs with a score for embeddings",
     "labelled": "texts with a label",
+    "multi_labelled": "texts with any number of labels",
+    "tagged": "words with a tag each",
 }
 
 

@@ -119,6 +119,9 @@ class DataReport(BaseModel):
     eval_in_train_examples: list[RowRef] = Field(default_factory=list)
     max_length: int
     supervise: str
+    labels: dict[str, int] = Field(
+        default_factory=dict, description="Classes, and how often the training rows name each."
+    )
     texts_per_row: int = Field(1, description="Texts of a row that go through the model, each by itself.")
     template: str | None = Field(None, description="Template in force: as the recipe names it, or `model`.")
     bos_token: str | None = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .pairs import embedding_layout
+from .labelled import classification_layout, token_layout
+from .pairs import embedding_layout, reranker_layout
 from .rows import RawRow
 from .tables import Layout
 
@@ -15,12 +16,23 @@ if TYPE_CHECKING:
 READS = {
     "embedding": "pairs (anchor, positive), triplets (anchor, positive, negative), scored pairs (anchor, "
     "positive, score) and labelled texts (text, label)",
+    "classification": "texts (text) or pairs of texts (text, text_pair) with a class (label) or a list of "
+    "classes (labels)",
+    "token_classification": "lists of words (tokens) with a list of as many tags (tags or ner_tags)",
+    "reranker": "scored pairs (query, document, score), pairs (query, positive) and triplets (query, "
+    "positive, negative, negative_1, ...)",
+}
+FIND: dict[str, Callable[[Sequence[RawRow], Mapping[str, str]], Layout | None]] = {
+    "embedding": embedding_layout,
+    "classification": classification_layout,
+    "token_classification": token_layout,
+    "reranker": reranker_layout,
 }
 
 
 def find_layout(method: MethodSection, rows: Sequence[RawRow], columns: Mapping[str, str]) -> Layout | None:
     """The layout of the first rows of a source; None where the method has none like it."""
-    return {"embedding": embedding_layout}[method.kind](rows, columns)
+    return FIND[method.kind](rows, columns)
 
 
 def wanted_layouts(method: MethodSection) -> str:

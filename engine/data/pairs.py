@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .formats import renamed
@@ -29,20 +30,36 @@ def embedding_layout(rows: Sequence[RawRow], columns: Mapping[str, str]) -> Layo
         rows: of one source.
         columns: the recipe's renaming, a stored column's name to this data's.
     """
+    return chosen(rows, columns, (_triplets, _scored, _pairs, _labelled))
+
+
+def reranker_layout(rows: Sequence[RawRow], columns: Mapping[str, str]) -> Layout | None:
+    """As :func:`embedding_layout`, of a query and documents that the model reads beside it."""
+    found = chosen(rows, columns, (_triplets, _scored, _pairs))
+    return None if found is None else replace(found, joint=True)
+
+
+def chosen(
+    rows: Sequence[RawRow],
+    columns: Mapping[str, str],
+    finders: Sequence[Callable[[Mapping[str, Any]], Layout | None]],
+) -> Layout | None:
+    """The first layout that nearly all rows have."""
     values = [renamed(row.value, columns) for row in rows]
-    for find in (_triplets, _scored, _pairs, _labelled):
+    for find in finders:
         votes = [layout for layout in map(find, values) if layout is not None]
         if votes and len(votes) >= SHARE * len(values):
             return votes[0]
     return None
 
 
-def _first(value: Mapping[str, Any], names: Sequence[str]) -> str | None:
+def first_text(value: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first of these fields that holds text."""
     return next((name for name in names if isinstance(value.get(name), str)), None)
 
 
 def _two(value: Mapping[str, Any]) -> tuple[str, str] | None:
-    anchor, positive = _first(value, ANCHORS), _first(value, POSITIVES)
+    anchor, positive = first_text(value, ANCHORS), first_text(value, POSITIVES)
     return None if anchor is None or positive is None else (anchor, positive)
 
 
@@ -80,7 +97,7 @@ def _scored(value: Mapping[str, Any]) -> Layout | None:
 
 
 def _labelled(value: Mapping[str, Any]) -> Layout | None:
-    text, label = _first(value, TEXTS), next((name for name in LABELS if name in value), None)
+    text, label = first_text(value, TEXTS), next((name for name in LABELS if name in value), None)
     if text is None or label is None:
         return None
     return Layout("labelled", {"text": Column("text", text), "label": Column("label", label)})

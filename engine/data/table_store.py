@@ -6,6 +6,7 @@ they are, which decides memory, time and what is cut.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -43,13 +44,15 @@ class TableWriter(SplitWriter):
 
     def __init__(self, layout: Layout, path: Path, drop: Iterable[str], leaked: Iterable[int]) -> None:
         self.layout = layout
+        self.classes: Counter[str] = Counter()
         super().__init__(path, drop, leaked)
 
     def schema(self) -> pyarrow.Schema:
-        """Strings, and numbers as float64."""
+        """Strings or lists of them, and numbers as float64."""
         import pyarrow as pa
 
-        kinds = {"text": pa.string(), "label": pa.string(), "number": pa.float64()}
+        texts, many = pa.string(), pa.list_(pa.string())
+        kinds = {"text": texts, "label": texts, "number": pa.float64(), "labels": many, "words": many}
         columns = [(name, kinds[column.kind]) for name, column in self.layout.columns.items()]
         return pa.schema([*columns, ("row", pa.int64())])
 
@@ -63,6 +66,8 @@ class TableWriter(SplitWriter):
             for value, place, used in zip(batch.values, number, keep, strict=True)
             if used
         ]
+        for row in kept:
+            self.classes.update(self.layout.classes_of(row))
         if kept:
             self._writer.write_batch(pa.RecordBatch.from_pylist(kept, schema=self._schema))
 
@@ -142,12 +147,10 @@ class TableBuilder(Builder):
 
     def _count(self, done: TableBatch, layout: Layout) -> None:
         """Tokens of each row: all of its texts, each cut to the longest that is trained."""
-        most, texts = self.recipe.model.max_length, layout.texts
-        encoded = self.tokenizer.encode_batch(
-            list(chain.from_iterable([value[name] for name in texts] for value in done.values))
-        )
+        most, each = self.recipe.model.max_length, layout.inputs_per_row
+        encoded = self.tokenizer.encode_batch(list(chain.from_iterable(map(layout.inputs, done.values))))
         for number in range(len(done.values)):
-            parts = encoded[number * len(texts) : (number + 1) * len(texts)]
+            parts = encoded[number * each : (number + 1) * each]
             ids = [one.ids[:most] for one in parts]
             longest = max(len(one.ids) for one in parts)
             done.owners.append(number)
@@ -172,7 +175,9 @@ class TableBuilder(Builder):
                 f"No usable training row among {self.read:,} ({self.bad_count:,} bad{first}).",
                 "Check data.train, data.columns and data.eval_fraction.",
             )
+        labels = self._labels(train)
         return DataReport(
+            labels=labels,
             formats=dict(sorted(self.formats.items(), key=lambda one: one[0].endswith(EVAL_MARK))),
             bad_rows=self.bad_count,
             bad=self.bad,
@@ -184,6 +189,24 @@ class TableBuilder(Builder):
             else [],
             max_length=self.recipe.model.max_length,
             supervise=self.recipe.method.supervise,
-            texts_per_row=len(self.layout.texts) if self.layout else 1,
+            texts_per_row=self.layout.inputs_per_row if self.layout else 1,
             seconds=round(seconds, 3),
         )
+
+    def _labels(self, train: SplitWriter) -> dict[str, int]:
+        """How often each class occurs in the training rows; those of held-out rows alone: 0.
+
+        Raises WhetError ``data.one_class``.
+        """
+        if self.layout is None or self.layout.classes is None:
+            return {}
+        assert isinstance(train, TableWriter)
+        held = self.eval.classes if isinstance(self.eval, TableWriter) else Counter()
+        if len(train.classes) < 2:
+            seen = ", ".join(map(repr, train.classes)) or "none"
+            raise WhetError(
+                "data.one_class",
+                f"The training rows name fewer than two classes in {self.layout.classes!r}: {seen}.",
+                "Add rows of the other classes; a model cannot learn a difference that its rows do not show.",
+            )
+        return {**dict.fromkeys(sorted(held), 0), **dict(sorted(train.classes.items()))}

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from .messages import content_text
 from .rows import RowError
 
-Kind = Literal["text", "number", "label"]
+Kind = Literal["text", "number", "label", "labels", "words"]
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,57 @@ class Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a table of rows, and their name among the layouts."""
+    """The columns of a table of rows, and their name among the layouts.
+
+    Args:
+        name: among the layouts.
+        columns: as they are stored.
+        joint: the first text goes through the model beside each of the others, not each by itself.
+        classes: the column that names a row's class, or classes.
+        aligned: two columns whose lists are equally long in each row.
+    """
 
     name: str
     columns: dict[str, Column]
+    joint: bool = False
+    classes: str | None = None
+    aligned: tuple[str, str] | None = None
 
     @property
     def texts(self) -> list[str]:
         """Columns that a model reads."""
-        return [name for name, column in self.columns.items() if column.kind == "text"]
+        return [name for name, column in self.columns.items() if column.kind in ("text", "words")]
+
+    @property
+    def inputs_per_row(self) -> int:
+        """What goes through the model of a row."""
+        return max(1, len(self.texts) - 1) if self.joint else len(self.texts)
+
+    def inputs(self, row: Mapping[str, Any]) -> list[str | tuple[str, str]]:
+        """Of a stored row, as a tokenizer takes them."""
+        texts = [" ".join(row[name]) if isinstance(row[name], list) else row[name] for name in self.texts]
+        if self.joint and len(texts) > 1:
+            return [(texts[0], other) for other in texts[1:]]
+        return list(texts)
+
+    def classes_of(self, row: Mapping[str, Any]) -> list[str]:
+        """Those that a stored row names."""
+        if self.classes is None:
+            return []
+        held = row[self.classes]
+        return held if isinstance(held, list) else [held]
 
     def read(self, value: Mapping[str, Any]) -> dict[str, Any]:
         """A row's stored columns. Raises RowError where a field is missing or of another type."""
-        return {name: READERS[column.kind](value, column.field) for name, column in self.columns.items()}
+        row = {name: READERS[column.kind](value, column.field) for name, column in self.columns.items()}
+        if self.aligned is not None:
+            one, other = self.aligned
+            if len(row[one]) != len(row[other]):
+                raise RowError(
+                    f"field {self.columns[one].field!r} has {len(row[one])} entries, "
+                    f"{self.columns[other].field!r} {len(row[other])}"
+                )
+        return row
 
 
 def text_of(value: Mapping[str, Any], name: str) -> str:
@@ -63,7 +101,33 @@ def number_of(value: Mapping[str, Any], name: str) -> float:
 
 def label_of(value: Mapping[str, Any], name: str) -> str:
     """A field that names a class: text, a whole number or a truth value."""
+    return _label(_present(value, name), name)
+
+
+def labels_of(value: Mapping[str, Any], name: str) -> list[str]:
+    """A field that names any number of classes, in a list."""
+    return [_label(held, name) for held in _list(value, name)]
+
+
+def words_of(value: Mapping[str, Any], name: str) -> list[str]:
+    """A field that holds a text as a list of its words."""
+    words = _list(value, name)
+    if not words:
+        raise RowError(f"field {name!r} is an empty list")
+    for word in words:
+        if not isinstance(word, str) or not word.strip():
+            raise RowError(f"field {name!r} holds {word!r}, expected words")
+    return [word.strip() for word in words]
+
+
+def _list(value: Mapping[str, Any], name: str) -> list[Any]:
     held = _present(value, name)
+    if not isinstance(held, list):
+        raise RowError(f"field {name!r} is {held!r}, expected a list")
+    return held
+
+
+def _label(held: Any, name: str) -> str:
     if isinstance(held, float) and held.is_integer():
         held = int(held)
     if not isinstance(held, str | int) or (isinstance(held, str) and not held.strip()):
@@ -84,4 +148,6 @@ READERS: dict[Kind, Callable[[Mapping[str, Any], str], Any]] = {
     "text": text_of,
     "number": number_of,
     "label": label_of,
+    "labels": labels_of,
+    "words": words_of,
 }

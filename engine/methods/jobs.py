@@ -10,6 +10,9 @@ from ..runs.jobs import EvaluateJob, ExportJob, SmokeJob
 METHODS = {
     "sft": (".sft.job", "run_sft"),
     "embedding": (".embedding.job", "run_embedding"),
+    "classification": (".classification.job", "run_classification"),
+    "token_classification": (".token_classification.job", "run_token_classification"),
+    "reranker": (".reranker.job", "run_reranker"),
 }
 """Method -> where its job is; only that one is imported."""
 

@@ -50,7 +50,7 @@ def training_arguments(
         bf16=resolved.compute_dtype == "bf16",
         fp16=resolved.compute_dtype == "fp16",
         use_cpu=resolved.device == "cpu",
-        **_checkpointing(resolved.gradient_checkpointing and recompute),
+        **checkpointing(resolved.gradient_checkpointing and recompute),
         neftune_noise_alpha=recipe.method.neftune_alpha if recipe.method.kind == "sft" else None,
         seed=training.seed,
         data_seed=training.seed,
@@ -77,7 +77,7 @@ def scheduler_of(training: TrainingSection) -> dict[str, Any]:
     return {"min_lr_rate": MIN_LR_SHARE} if training.scheduler == "cosine_with_min_lr" else {}
 
 
-def _checkpointing(on: bool) -> dict[str, Any]:
+def checkpointing(on: bool) -> dict[str, Any]:
     """Recomputing activations, under the name that this version of transformers has for it."""
     newer = "activation_checkpointing"
     name = newer if newer in {field.name for field in fields(SFTConfig)} else "gradient_checkpointing"

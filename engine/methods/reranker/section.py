@@ -1,0 +1,35 @@
+"""Recipe section of rerankers. Light: no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ..section import RowMethod
+
+Loss = Literal["bce", "mse", "multiple_negatives", "cached_multiple_negatives"]
+
+
+class RerankerSection(RowMethod):
+    """A query and a document, read together, become one score; what fits scores higher."""
+
+    kind: Literal["reranker"] = "reranker"
+    loss: Loss | Literal["auto"] = Field(
+        "auto",
+        description="auto: bce (binary cross-entropy) for scored pairs, from 0 to 1, and for triplets; "
+        "multiple_negatives for pairs. mse learns any scores, e.g. a teacher's.",
+    )
+    negatives: int = Field(
+        4, ge=1, description="Other documents of the batch that multiple_negatives sets beside each positive."
+    )
+    scale: float = Field(10.0, gt=0, description="The multiple_negatives losses multiply scores by this.")
+    mini_batch_size: int = Field(
+        32, ge=1, description="Pairs at once in the cached loss; memory follows it, the result does not."
+    )
+    candidates: int = Field(
+        20,
+        ge=2,
+        description="Documents that each held-out query ranks for nDCG@10 and MRR@10: its own, filled up "
+        "with those of other queries.",
+    )
