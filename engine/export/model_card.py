@@ -178,7 +178,7 @@ def is_local(name: str) -> bool:
 
 
 def _metadata(facts: CardFacts, verdicts: Sequence[Verdict], part: Part | None) -> dict[str, Any]:
-    proven = any(verdict.file_type != "merged" for verdict in verdicts)
+    proven = any(verdict.gguf.endswith(".gguf") for verdict in verdicts)
     library = ("gguf" if proven else None) if part is None else LIBRARIES.get(part, "gguf")
     front: dict[str, Any] = {"tags": ["whet", "fine-tuned"], "pipeline_tag": "text-generation"}
     if facts.embedding:
@@ -211,7 +211,8 @@ def _proof(verdicts: Sequence[Verdict], part: Part | None) -> list[str]:
         what = "weights" if part in LIBRARIES else "GGUF file"
         return [f"## Proof\n\nNo {what} of this export was proven."]
     how = (
-        "Merged weights were compared with base and adapter, GGUF files with the trained model by llama.cpp."
+        "Merged weights were compared with base and adapter, those in 4 and 8 bits with the merged ones, GGUF "
+        "files with the trained model by llama.cpp."
     )
     lines = ["## Proof", "", how]
     for verdict in verdicts:

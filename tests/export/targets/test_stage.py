@@ -39,6 +39,7 @@ def test_all_targets_of_one_export(tmp_path: Path) -> None:
     assert unproven(tmp_path / "out") == []
     card = (tmp_path / "out" / "README.md").read_text()
     assert all(f"`{name}`" in card for name in ("merged-4bit", "fp8", "tiny-lora.gguf"))
+    assert "those in 4 and 8 bits with the merged ones" in card
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert left == {"merged-4bit", "fp8", "adapter-gguf", "README.md"} | {
         f"{name}.verdict.json" for name in ("merged-4bit", "fp8")
