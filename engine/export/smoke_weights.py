@@ -38,7 +38,7 @@ def compare_weights(gguf: Path, source: Path, budget: int = BUDGET) -> dict[str,
     mine = {tensor.name: tensor for tensor in GGUFReader(gguf).tensors}
     theirs = {tensor.name: tensor for tensor in GGUFReader(source).tensors}
     both = [name for name in theirs if name in mine]
-    reshaped = [name for name in both if mine[name].shape.tolist() != theirs[name].shape.tolist()]
+    reshaped = [name for name in both if _shape(mine[name]) != _shape(theirs[name])]
     total = sum(int(tensor.n_elements) for tensor in theirs.values())
     step = max(1, math.ceil(total / budget))
     types: dict[str, dict[str, Any]] = {}
@@ -60,6 +60,14 @@ def compare_weights(gguf: Path, source: Path, budget: int = BUDGET) -> dict[str,
         "reshaped": reshaped,
         "share": 1 / step,
     }
+
+
+def _shape(tensor: Any) -> list[int]:
+    """Without dimensions of one at its end, which llama.cpp drops when it writes."""
+    shape = [int(size) for size in tensor.shape]
+    while len(shape) > 1 and shape[-1] == 1:
+        shape.pop()
+    return shape
 
 
 def _errors(mine: Any, theirs: Any, step: int) -> tuple[float, float]:

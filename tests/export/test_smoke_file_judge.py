@@ -124,6 +124,12 @@ def test_tensors_that_one_file_lacks(tmp_path: Path) -> None:
     assert proof.status == "fail" and "lacks b" in proof.summary
 
 
+def test_a_dimension_of_one_may_be_dropped(tmp_path: Path) -> None:
+    one = {"a": drawn(1, rows=1)}
+    found = compared(tmp_path, one, {"a": drawn(1, rows=1)[0]})
+    assert found["reshaped"] == [] and weights({"weights": found}).status == "pass"
+
+
 def test_nan_fails(tmp_path: Path) -> None:
     types = {"Q8_0": {"tensors": 1, "worst": math.nan, "name": "a", "block": math.nan, "block_name": "a"}}
     found = {"types": types, "missing": [], "added": [], "reshaped": [], "share": 1.0}
