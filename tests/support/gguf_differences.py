@@ -31,7 +31,7 @@ class Meant:
 
     Args:
         names: patterns (fnmatch) of keys and tensors.
-        side: which file has it: ours, theirs, or both with other values.
+        side: which file has it: ours, theirs, or both with other values; any where that differs.
         cases: patterns of the cases in which it may appear.
     """
 
@@ -47,7 +47,7 @@ class Meant:
         sides = {(True, False): "ours", (False, True): "theirs"}
         side = sides.get((found.ours is not None, found.theirs is not None), "both")
         return (
-            side == self.side
+            self.side in (side, "any")
             and self.names_it(found.name)
             and any(fnmatch(case, pattern) for pattern in self.cases)
         )
@@ -113,6 +113,26 @@ MEANT = (
         ("*-other-windows",),
     ),
     Meant(
+        ("tokenizer.*", "general.tags"),
+        "any",
+        "encoders' vocabularies are compared by ids, in the tests and in every proof",
+        ("embedder-*",),
+    ),
+    Meant(
+        ("modern-bert.*",),
+        "any",
+        "upstream writes ModernBERT's epsilon as that of an RMS norm, its pooling as a classifier's, its "
+        "windows as a period",
+        ("embedder-modernbert",),
+    ),
+    Meant(
+        ("gemma-embedding.attention.causal", "gemma-embedding.attention.sliding_window_pattern",
+         "gemma-embedding.dense_*", "dense_*.weight"),
+        "ours",
+        "upstream leaves out what is usual, and the dense layers unless it is asked for them",
+        ("embedder-embeddinggemma",),
+    ),
+    Meant(
         ("*.context_length",),
         "both",
         "llama.cpp has no window for this architecture, so the context ends with the window",
@@ -121,7 +141,8 @@ MEANT = (
 )  # fmt: skip
 
 REFUSED_UPSTREAM = {
-    "granite-llama3": "its table of Granite's tensors lacks rope_freqs, which llama.cpp reads"
+    "granite-llama3": "its table of Granite's tensors lacks rope_freqs, which llama.cpp reads",
+    "embedder-mistral": "it does not know a Mistral without a head",
 }
 """Case -> why only whet converts it."""
 

@@ -26,6 +26,7 @@ from support.gguf_differences import (
 )
 from support.gguf_variants import FAMILIES, SHARED_HEAD
 from support.kind_tokenizers import BYTE_FALLBACK, save, sentencepiece_bpe, sentencepiece_bytes
+from support.tiny_embedders import EMBEDDERS, build_embedder
 from support.tiny_models import FamilyName, build_tiny_model
 from support.upstream_converter import upstream
 
@@ -52,14 +53,16 @@ CASES: dict[str, tuple[FamilyName, dict[str, Any]]] = {
     "gemma3-sentencepiece": ("gemma3_text", {"tied": True}),
 }
 
+EMBEDDING = tuple(f"embedder-{name}" for name in EMBEDDERS)
+
 Outcomes = dict[str, list[Difference] | str]
 """Case -> all differences, or why upstream wrote no file."""
 
 PAGE = """# Against llama.cpp's own converter
 
-Written by `make gguf-differential`: tiny random models of every family are converted to f16 by whet and by
-`convert_hf_to_gguf.py` of llama-cpp-python's sources, and compared tensor by tensor and key by key. Most have
-byte-level tokenizers, some a SentencePiece model.
+Written by `make gguf-differential`: tiny random models of every family, decoders and encoders, are converted to f16 by
+whet and by `convert_hf_to_gguf.py` of llama-cpp-python's sources, and compared tensor by tensor and key by key. Most
+decoders have byte-level tokenizers, some a SentencePiece model.
 
 ## Differences that are meant
 
@@ -77,7 +80,7 @@ above, which may appear in every file.
 def compare_all(sources: Path, folder: Path) -> Outcomes:
     """Build, convert twice and compare every case. ``sources`` are llama-cpp-python's."""
     jobs = {}
-    for case in CASES:
+    for case in (*CASES, *EMBEDDING):
         model = build(folder / case / "model", case)
         convert(model, folder / case / "ours.gguf", "f16", name="m")
         jobs[case] = (model, folder / case / "theirs.gguf")
@@ -89,7 +92,9 @@ def compare_all(sources: Path, folder: Path) -> Outcomes:
 
 
 def build(path: Path, case: str) -> Path:
-    """A family's model, with the tokenizer of the tiny models or with a SentencePiece one."""
+    """A family's model, with the tokenizer of the tiny models or with a SentencePiece one; or an embedder."""
+    if case in EMBEDDING:
+        return build_embedder(path, case.removeprefix("embedder-"))
     family, changes = CASES[case]
     spaces = SENTENCEPIECE.get(case)
     rows = {"vocab_size": 3600, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0} if spaces else {}
@@ -125,6 +130,8 @@ def _result(case: str, found: list[Difference] | str) -> str:
     if faults := unmeant(case, found):
         return f"**not meant:** {', '.join(f'`{one.name}`' for one in faults)}"
     own = [f"`{one.name}`" for one in found if not any(meant.covers(case, one) for meant in EVERYWHERE)]
+    if case in EMBEDDING:
+        own = ["the vocabulary", *(name for name in own if "`tokenizer." not in name)]
     return f"same but for {', '.join(own)}" if own else "same"
 
 

@@ -30,7 +30,7 @@ def upstream(vendor: Path, jobs: list[tuple[Path, Path]]) -> list[str | None]:
 def main(vendor: str) -> None:
     sys.path.insert(0, vendor)
     import convert_hf_to_gguf  # type: ignore[import-not-found]
-    from conversion import base, gemma, phi  # type: ignore[import-not-found]
+    from conversion import base, bert, gemma, phi  # type: ignore[import-not-found]
 
     def known(self: Any, tokenizer: Any) -> str:
         return "llama-bpe"
@@ -38,8 +38,14 @@ def main(vendor: str) -> None:
     base.TextModel.get_vocab_base_pre = known
     for family in (gemma.GemmaModel, gemma.Gemma2Model, gemma.Gemma3Model, phi.Phi3MiniModel):
         family.set_vocab = byte_level_too(family.set_vocab)
+    # It imports protobuf, which nothing here needs otherwise.
+    bert.BertModel._xlmroberta_set_vocab = without_vocabulary
     logging.disable()
     print(json.dumps([convert(convert_hf_to_gguf, model, out) for model, out in json.load(sys.stdin)]))
+
+
+def without_vocabulary(self: Any) -> None:
+    """Tensors and hyperparameters only."""
 
 
 def byte_level_too(sentencepiece: Any) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.gguf_differences import MEANT
-from support.gguf_differential import CASES, VARIABLE, Outcomes, as_meant, compare_all
+from support.gguf_differential import CASES, EMBEDDING, VARIABLE, Outcomes, as_meant, compare_all
 
 pytestmark = pytest.mark.skipif(
     VARIABLE not in os.environ,
@@ -25,7 +25,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     return compare_all(Path(os.environ[VARIABLE]), tmp_path_factory.mktemp("differential"))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *EMBEDDING])
 def test_same_file_but_for_what_is_meant(outcomes: Outcomes, case: str) -> None:
     assert as_meant(case, outcomes[case]), outcomes[case]
 
