@@ -21,8 +21,8 @@ from .vocabulary import read_vocabulary, unsupported_tokenizer
 def conversion_refusal(folder: Path, rows: int | None) -> WhetError | None:
     """Why a model cannot become a GGUF on this machine; None when it can.
 
-    The trial takes a second and runs llama.cpp in a process of its own; a good answer is kept under whet's
-    home for this tokenizer and this llama.cpp.
+    The trial takes one to five seconds, by the vocabulary's size, and runs llama.cpp in a process of its own;
+    a good answer is kept under whet's home for this tokenizer and this llama.cpp.
 
     Args:
         folder: of the model; weights are not needed.

@@ -14,33 +14,11 @@ from .sentencepiece_model import Piece, SentencePieceModel
 from .space_prefix import space_prefix
 from .special_roles import ROLE_KEYS, added_around_text, special_ids
 from .stripping import name_mark
-from .token_list import (
-    BYTE,
-    CONTROL,
-    NORMAL,
-    UNKNOWN,
-    UNUSED,
-    USER_DEFINED,
-    read_tokens,
-    tokenizer_kind,
-)
+from .token_list import read_tokens, tokenizer_kind
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
     from tokenizers import Tokenizer
-
-__all__ = [
-    "BYTE",
-    "CONTROL",
-    "NORMAL",
-    "UNKNOWN",
-    "UNUSED",
-    "USER_DEFINED",
-    "Vocabulary",
-    "read_vocabulary",
-    "tokenizer_kind",
-    "unsupported_tokenizer",
-]
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,9 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, processors
 from whet.engine.data.tokenizer_files import TokenizerFiles
 from whet.engine.errors import WhetError
 from whet.engine.export.gguf.native import run_native
+from whet.engine.export.gguf.token_list import CONTROL, UNKNOWN, UNUSED
 from whet.engine.export.gguf.trial import choose_pretokenizer, try_names, write_vocabulary_file
-from whet.engine.export.gguf.vocabulary import (
-    CONTROL,
-    UNKNOWN,
-    UNUSED,
-    Vocabulary,
-    read_vocabulary,
-    unsupported_tokenizer,
-)
+from whet.engine.export.gguf.vocabulary import Vocabulary, read_vocabulary, unsupported_tokenizer
 
 ROWS = 4096
 

@@ -20,8 +20,9 @@ from whet.engine.errors import WhetError
 from whet.engine.export.gguf.sentencepiece_model import SentencePieceModel
 from whet.engine.export.gguf.space_prefix import space_prefix
 from whet.engine.export.gguf.stripping import PHI_3, PHI_3_EXEMPT
+from whet.engine.export.gguf.token_list import BYTE, UNKNOWN, USER_DEFINED
 from whet.engine.export.gguf.trial import Trial, probe_forms, try_names
-from whet.engine.export.gguf.vocabulary import BYTE, UNKNOWN, USER_DEFINED, Vocabulary, read_vocabulary
+from whet.engine.export.gguf.vocabulary import Vocabulary, read_vocabulary
 
 ROWS = 4096
 SPECIALS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}

@@ -17,6 +17,7 @@ from whet.engine.errors import WhetError
 from whet.engine.export.gguf.known_differences import KnownDifferences
 from whet.engine.export.gguf.native import run_native
 from whet.engine.export.gguf.pretokenizer import DEEPSEEK_3, GPT_4O, LLAMA_3, QWEN_2, QWEN_3_5, TEKKEN
+from whet.engine.export.gguf.token_list import CONTROL, UNUSED, USER_DEFINED
 from whet.engine.export.gguf.trial import (
     Trial,
     choose_pretokenizer,
@@ -24,13 +25,7 @@ from whet.engine.export.gguf.trial import (
     try_names,
     write_vocabulary_file,
 )
-from whet.engine.export.gguf.vocabulary import (
-    CONTROL,
-    UNUSED,
-    USER_DEFINED,
-    Vocabulary,
-    read_vocabulary,
-)
+from whet.engine.export.gguf.vocabulary import Vocabulary, read_vocabulary
 from whet.engine.export.probe_corpus import probe_groups, probe_texts, with_special_tokens
 
 ROWS = 4096
