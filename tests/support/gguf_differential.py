@@ -60,9 +60,9 @@ Outcomes = dict[str, list[Difference] | str]
 
 PAGE = """# Against llama.cpp's own converter
 
-Written by `make gguf-differential`: tiny random models of every family, decoders and encoders, are converted to f16 by
-whet and by `convert_hf_to_gguf.py` of llama-cpp-python's sources, and compared tensor by tensor and key by key. Most
-decoders have byte-level tokenizers, some a SentencePiece model.
+Written by `make gguf-differential`: tiny random models of every family, decoders and encoders, are converted
+to f16 by whet and by `convert_hf_to_gguf.py` of llama-cpp-python's sources, and compared tensor by tensor and
+key by key. Most decoders have byte-level tokenizers, some a SentencePiece model.
 
 ## Differences that are meant
 
