@@ -20,6 +20,8 @@ RELATIVE = 1e-6
 FAMILIES = {
     "bert": ("bert", "layer_norm_epsilon", "layer_norm_eps", True),
     "xlm-roberta": ("bert", "layer_norm_epsilon", "layer_norm_eps", True),
+    "roberta": ("bert", "layer_norm_epsilon", "layer_norm_eps", True),
+    "camembert": ("bert", "layer_norm_epsilon", "layer_norm_eps", True),
     "modernbert": ("modern-bert", "layer_norm_epsilon", "norm_eps", True),
     "gemma3_text": ("gemma-embedding", "layer_norm_rms_epsilon", "rms_norm_eps", True),
     "qwen3": ("qwen3", "layer_norm_rms_epsilon", "rms_norm_eps", False),
@@ -27,6 +29,10 @@ FAMILIES = {
     "mistral": ("llama", "layer_norm_rms_epsilon", "rms_norm_eps", False),
     "llama": ("llama", "layer_norm_rms_epsilon", "rms_norm_eps", False),
 }
+
+
+ROBERTAS = ("xlm-roberta", "roberta", "camembert")
+"""They count positions from the padding's id up."""
 
 
 def expected_values(sentence: SentenceFolder, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,9 +61,9 @@ def expected_values(sentence: SentenceFolder, config: Mapping[str, Any]) -> dict
         values["attention.head_count_kv"] = config["num_key_value_heads"]
     if bidirectional:
         values["attention.causal"] = False
-    if model_type == "xlm-roberta":
+    if model_type in ROBERTAS:
         values["context_length"] = positions - int(config["pad_token_id"]) - 1
-    if model_type in ("bert", "xlm-roberta"):
+    if model_type in ("bert", *ROBERTAS):
         values["tokenizer.ggml.token_type_count"] = config["type_vocab_size"]
     if model_type == "modernbert":
         values["attention.sliding_window"] = config["local_attention"]

@@ -122,6 +122,11 @@ EMBEDDERS: dict[str, Embedder] = {
         pooling="cls",
         normalize=False,
     ),
+    "roberta": Embedder(  # its padding's id is near 400, and rows up to there are never read
+        "roberta",
+        lambda f: byte_level_tokenizer(f, "llama", BOS, EOS),
+        UNDROPPED | {"type_vocab_size": 1, "layer_norm_eps": 1e-5, "max_position_embeddings": 700},
+    ),
     "modernbert": Embedder(
         "modernbert",
         lambda f: byte_level_tokenizer(f, "llama", BOS, EOS) | {"cls_token_id": None, "sep_token_id": None},

@@ -20,6 +20,7 @@ KINDS = {
     "bert": ("bert", 1),
     "bge": ("bert", 2),
     "xlm-r": ("bert", 2),
+    "roberta": ("bert", 1),
     "modernbert": ("modern-bert", 1),
     "embeddinggemma": ("gemma-embedding", 1),
     "qwen3": ("qwen3", 3),

@@ -1,4 +1,4 @@
-"""Encoders: BERT, XLM-RoBERTa, ModernBERT, EmbeddingGemma, and decoders as they embed. Light.
+"""Encoders: BERT, RoBERTa and XLM-R, ModernBERT, EmbeddingGemma, and decoders as they embed. Light.
 
 llama.cpp approximates BERT's GELU by tanh, from a table in float16; measured in docs/embedding_export.md.
 """
@@ -128,7 +128,7 @@ def shorter_context(writer: GGUFWriter, config: ModelConfig) -> None:
 
 XLM_ROBERTA = replace(
     BERT,
-    model_types=("xlm-roberta",),
+    model_types=("xlm-roberta", "roberta", "camembert"),
     tensors=bert_tensors(Spelling(POSITIONS, without_unused)),
     defaults={**BERT.defaults, "pad_token_id": 1},
     keys=(encoder_sizes, shorter_context, bert_keys, bidirectional, write_pooling),
