@@ -4,14 +4,17 @@ Needs torch."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import safe_open
 
 from ..errors import WhetError
+from ..models.stored_tensors import stored_tensors
+from .targets.shards import DTYPES
 
 # What bitsandbytes stores beside a rounded weight; used up by dequantising, never copied.
 FOUR_BIT_PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
@@ -31,7 +34,8 @@ class BaseWeights:
         self.config: dict[str, Any] = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
         self.rounding = self._rounding()
         self.file_of = _tensor_files(model_dir)
-        self._open: tuple[str, Any] | None = None
+        files = [model_dir / file for file in dict.fromkeys(self.file_of.values())]
+        self._stored = stored_tensors(files)
 
     def _rounding(self) -> str | None:
         """``nf4``, ``fp4``, ``int8`` when the checkpoint itself holds rounded weights, else None."""
@@ -64,16 +68,35 @@ class BaseWeights:
 
     def raw(self, name: str) -> torch.Tensor:
         """As stored."""
-        return self._file_with(name).get_tensor(name)
+        return self._read(name, 0, self._stored[name].rows_in_all)
 
-    def _slice(self, name: str) -> Any:
-        return self._file_with(name).get_slice(name)
+    def _read(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows as stored. Read, not mapped: what a map has touched counts as resident until the file is
+        closed."""
+        stored = self._stored[name]
+        dtype = self._dtype(name)
+        stop = min(stop, stored.rows_in_all)
+        width = math.prod(stored.shape[1:]) * dtype.itemsize
+        size, place = (stop - start) * width, stored.start + start * width
+        bytes_N = np.fromfile(stored.file, np.uint8, size, offset=place)
+        if len(bytes_N) < size:
+            raise WhetError(
+                "merge.no_weights",
+                f"{stored.file} ends within {name}: it is shorter than its header says.",
+                "Download the model again.",
+            )
+        shape = (stop - start, *stored.shape[1:]) if stored.shape else ()
+        return torch.from_numpy(bytes_N).view(dtype).reshape(shape)
 
-    def _file_with(self, name: str) -> Any:
-        file = self.file_of[name]
-        if self._open is None or self._open[0] != file:
-            self._open = (file, safe_open(self.dir / file, framework="pt", device="cpu"))
-        return self._open[1]
+    def _dtype(self, name: str) -> torch.dtype:
+        stored = self._stored[name].dtype
+        if stored not in DTYPES:
+            raise WhetError(
+                "merge.quantized",
+                f"{name} in {self.dir} is stored as {stored}, which is not read here.",
+                "Merge onto the 16-bit model that it was made from.",
+            )
+        return DTYPES[stored]
 
     def is_rounded(self, name: str) -> bool:
         """Whether this very weight is stored in fewer bits."""
@@ -94,18 +117,17 @@ class BaseWeights:
         """Of the weight as the model computes with it."""
         if self.is_rounded(name) and self.rounding != "int8":
             return tuple(self._four_bit_state(name)["shape"])
-        return tuple(self._slice(name).get_shape())
+        return self._stored[name].shape
 
     def dtype_of(self, name: str) -> torch.dtype:
         """Of :meth:`tensor`."""
-        return torch.float32 if self.is_rounded(name) else self.rows(name, 0, 1).dtype
+        return torch.float32 if self.is_rounded(name) else self._dtype(name)
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """A part of :meth:`tensor` along its first dimension; a rounded one is dequantised as a whole."""
         if self.is_rounded(name):
             return self.tensor(name)[start:stop]
-        part = self._slice(name)
-        return part[start:stop] if part.get_shape() else self.raw(name)
+        return self._read(name, start, stop)
 
     def _four_bit_state(self, name: str) -> dict[str, Any]:
         """What bitsandbytes noted of one weight: shape, type, block sizes."""
@@ -132,9 +154,9 @@ class BaseWeights:
         """Floating type of the stored weights: the one most weights of the first file have, 4-bit ones
         aside."""
         for name in self.names():
-            tensor = self.raw(name)
-            if tensor.is_floating_point() and tensor.ndim > 1:
-                return tensor.dtype
+            dtype = self._dtype(name)
+            if dtype.is_floating_point and len(self._stored[name].shape) > 1:
+                return dtype
         return torch.bfloat16
 
 
@@ -156,5 +178,4 @@ def _tensor_files(model_dir: Path) -> dict[str, str]:
             f"{model_dir} holds no model.safetensors.",
             "Weights must be safetensors; pickled checkpoints (.bin, .pt) are not read.",
         )
-    with safe_open(single, framework="pt") as file:
-        return dict.fromkeys(file.keys(), single.name)
+    return dict.fromkeys(stored_tensors([single]), single.name)

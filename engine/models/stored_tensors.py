@@ -26,6 +26,11 @@ class StoredTensor:
     shape: tuple[int, ...]
     start: int
 
+    @property
+    def rows_in_all(self) -> int:
+        """Along the first dimension; 1 for a single number."""
+        return self.shape[0] if self.shape else 1
+
     def bits(self) -> np.ndarray:
         """A two-dimensional tensor (rows, width), mapped and not read: floats, or bf16's bits as uint16."""
         import numpy as np

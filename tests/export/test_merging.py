@@ -123,6 +123,17 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "merged").exists() and not list(tmp_path.glob(".merged*"))
 
 
+def test_a_file_cut_short_is_named(tmp_path: Path) -> None:
+    base = build_tiny_model(tmp_path / "base")
+    adapter = train_at_random(base, tmp_path / "adapter")
+    file = base / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(WhetError, match=r"model\.safetensors ends within") as error:
+        merge(base, adapter, tmp_path / "merged")
+    assert error.value.code == "merge.no_weights"
+    assert not (tmp_path / "merged").exists()
+
+
 def test_a_full_disk_is_seen_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = build_tiny_model(tmp_path / "base")
     adapter = train_at_random(base, tmp_path / "adapter")

@@ -36,6 +36,8 @@ TYPE_NAMES = {
     torch.bool: "BOOL",
 }
 
+DTYPES = {name: dtype for dtype, name in TYPE_NAMES.items()}
+
 
 class ShardWriter:
     """Writes ``model.safetensors``, or numbered files of at most ``shard_bytes`` and their index.
