@@ -177,3 +177,18 @@ def test_large_files_are_waited_for(tmp_path: Path) -> None:
     with large.open("wb") as file:
         file.truncate(20 << 30)
     assert patience_for(tmp_path) == patience_for(large) > 3600 > patience_for(tmp_path / "none") == 600
+
+
+def test_what_libraries_print_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "noisy.py").write_text(
+        "import os\n"
+        "from whet.engine.export.gguf.native import serve\n"
+        "def main(request, progress):\n"
+        "    os.write(1, b'[New LWP 1]\\n')\n"
+        "    progress(1, 1)\n"
+        "    print('a line of Python')\n"
+        "    return {'quiet': os.environ['GGML_NO_BACKTRACE']}\n"
+        "serve(main)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    assert run_native("noisy", {}) == {"quiet": "1"}

@@ -67,7 +67,8 @@ def run_native(
     """
     patience = patience or PATIENCE
     with tempfile.TemporaryFile() as log:
-        process = start(module, stderr=log)
+        # An assertion of ggml's would call gdb, where there is one, before it ends the process.
+        process = start(module, stderr=log, GGML_NO_BACKTRACE="1")
         watch = _Watch(process, patience)
         try:
             answer = _converse(process, request, progress, watch)
@@ -174,7 +175,8 @@ def _last_words(log: IO[bytes]) -> str:
 
 def serve(handle: Callable[[dict[str, Any], Progress], dict[str, Any]]) -> None:
     """The other side: read the request, call ``handle(request, progress)``, write the answer."""
-    out = sys.stdout
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print goes to the log and not among the answers
 
     def say(message: dict[str, Any]) -> None:
         try:
