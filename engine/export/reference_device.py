@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
+from ..hardware import host_memory
 from .targets.memory import DEFAULT_SHARE
 
 WEIGHTS_SHARE = 0.8
@@ -26,6 +25,6 @@ def place(float32_bytes: int, share: float = DEFAULT_SHARE) -> tuple[torch.devic
         if float32_bytes < WEIGHTS_SHARE * share * free:
             torch.backends.cuda.matmul.allow_tf32 = False
             return torch.device("cuda"), torch.float32
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    fits = float32_bytes < WEIGHTS_SHARE * share * free
+    # The files' cache counts as free: after an export has written gigabytes it holds most of the memory.
+    fits = float32_bytes < WEIGHTS_SHARE * share * host_memory()[1]
     return torch.device("cpu"), torch.float32 if fits else torch.bfloat16

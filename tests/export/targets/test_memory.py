@@ -88,8 +88,7 @@ def test_what_is_no_share_is_refused(share: float) -> None:
 
 def test_proofs_compute_in_what_the_share_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    pages = {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 1 << 20}
-    monkeypatch.setattr(reference_device.os, "sysconf", pages.__getitem__)
+    monkeypatch.setattr(reference_device, "host_memory", lambda: (4000 << 20, 1000 << 20))
     weights = 500 << 20  # of 1000 free
     assert place(weights, 0.75)[1] is torch.float32
     assert place(weights, 0.5)[1] is torch.bfloat16
