@@ -27,6 +27,8 @@ from .native import Progress, serve
 
 SHARE = 0.6
 """Share of the free memory that weights may take."""
+LONGEST, SPARE_POSITIONS = 512, 2
+"""Tokens of a row where the config names no limit; positions that RoBERTa's kind keeps for padding."""
 NOT_MEASURED = ("token_embd.weight", "output.weight")
 """Read by rows or kept at five bits and more; llama-imatrix leaves them out as well."""
 
@@ -41,7 +43,8 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         raise _failed(f"transformers cannot load {model_dir}: {error}") from error
     model = model.to(device).eval()
     squares = InputSquares(model)
-    rows, done = request["rows"], 0
+    longest = model.config.to_dict().get("max_position_embeddings", LONGEST + SPARE_POSITIONS)
+    rows, done = [row[: longest - SPARE_POSITIONS] for row in request["rows"]], 0
     total = sum(len(row) for row in rows)
     with torch.no_grad(), squares:
         for row in rows:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support.gguf_inputs import llama_input_squares
 from support.gguf_logits import kl, llama_log_probs
+from support.tiny_embedders import build_embedder
 from support.tiny_models import FamilyName, build_tiny_model
 
 from whet.engine import demo
@@ -59,6 +60,14 @@ def test_it_is_what_llama_cpp_multiplies_with(tmp_path: Path, family: FamilyName
     assert seen[-1] == (TOKENS, TOKENS) and found.positions == TOKENS
     experts = [len(count) for count in found.counts.values()]
     assert (max(experts) > 1) == (family in ("mixtral", "qwen3_moe"))
+
+
+def test_an_encoder_has_one_too(tmp_path: Path) -> None:
+    model = build_embedder(tmp_path / "model", "bert")
+    source = convert(model, tmp_path / "f32.gguf", "f32")
+    long = [RNG.integers(5, 90, 400).tolist()]  # beyond its 300 positions
+    found = Importance.load(measure(model, source, long, tmp_path / "m.gguf", "rows"))
+    assert len(found.sums) == 18 and 290 < found.positions < 300
 
 
 def test_the_file_is_llama_imatrix_s_form(tmp_path: Path, matrix: Path) -> None:
