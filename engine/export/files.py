@@ -55,18 +55,23 @@ def new_folder(out: Path) -> Iterator[Path]:
     """A folder to fill; it takes ``out``'s place, replacing a folder there, when the block ends well, else it
     vanishes."""
     partial = out.with_name(f".{out.name}.{os.getpid()}{PARTIAL}")
+    replaced = out.with_name(f".{out.name}.replaced.{os.getpid()}{PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
-        for path in [*partial.iterdir(), partial]:
+        for path in [*partial.rglob("*"), partial]:
             sync_path(path)
+        # Moved and not removed here: nobody finds half a folder under this name.
         if out.exists():
-            shutil.rmtree(out)
+            os.replace(out, replaced)
         os.replace(partial, out)
         sync_path(out.parent)
     finally:
+        if replaced.exists() and not out.exists():
+            os.replace(replaced, out)
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def write_text(out: Path, text: str) -> Path:

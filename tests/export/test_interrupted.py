@@ -107,6 +107,37 @@ def test_an_earlier_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> Non
     assert (tmp_path / "a.gguf").read_text() == "earlier" and names(tmp_path) == {"a.gguf"}
 
 
+@pytest.mark.parametrize("torn", ["first", "second"])
+def test_an_earlier_folder_is_never_half_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: str
+) -> None:
+    """Neither when moving the old one away fails, nor when moving the new one there does."""
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / "weights").write_text("earlier")
+    left = iter([torn == "first", torn == "second", False])
+    rename = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if next(left):
+            raise OSError("torn")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="torn"), new_folder(tmp_path / "merged") as partial:
+        (partial / "weights").write_text("later")
+    assert names(tmp_path) == {"merged"}
+    assert (tmp_path / "merged" / "weights").read_text() == "earlier"
+
+
+def test_a_folder_takes_another_ones_place(tmp_path: Path) -> None:
+    for text in ("earlier", "later"):
+        with new_folder(tmp_path / "merged") as partial:
+            (partial / "1_Pooling").mkdir()
+            (partial / "1_Pooling" / "config.json").write_text(text)
+    assert names(tmp_path) == {"merged"}
+    assert (tmp_path / "merged" / "1_Pooling" / "config.json").read_text() == "later"
+
+
 def test_only_dead_ones_are_swept(tmp_path: Path) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
