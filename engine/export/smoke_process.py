@@ -203,23 +203,25 @@ class Measurement:
         nats."""
         losses = []
         for row in self.each(self.reference["rows"]):
-            prompt = self._prompt(row["messages"], row["prompt"])
+            prompt = self._prompt(row["messages"], row["prompt"], len(row["answer"]))
             logp_TV = self.log_probabilities(prompt + row["answer"])
             at = np.arange(len(prompt) - 1, len(prompt) + len(row["answer"]) - 1)
             losses.append(float(-logp_TV[at, row["answer"]].mean()))
         return losses
 
-    def _prompt(self, messages: list[dict[str, str]] | None, ids: list[int]) -> list[int]:
-        if messages is None or "tokenizer.chat_template" not in self.llama.metadata:
-            return ids
-        return self.tokenize(self.render(messages, True)) or ids
+    def _prompt(self, messages: list[dict[str, str]] | None, ids: list[int], answer: int) -> list[int]:
+        """As this file renders it. A wrong tokenizer may make more tokens of it than there is room for beside
+        the answer; then its end counts."""
+        if messages is not None and "tokenizer.chat_template" in self.llama.metadata:
+            ids = self.tokenize(self.render(messages, True)) or ids
+        return ids[-(self.llama.n_ctx() - answer) :]
 
     def greedy(self) -> list[dict[str, Any]]:
         return [self._greedy(prompt) for prompt in self.each(self.reference["greedy"])]
 
     def _greedy(self, prompt: dict[str, Any]) -> dict[str, Any]:
         self.llama.reset()
-        self.llama.eval(self._prompt(prompt["messages"], prompt["ids"]))
+        self.llama.eval(self._prompt(prompt["messages"], prompt["ids"], self.request["new_tokens"]))
         answer: list[int] = []
         while len(answer) < self.request["new_tokens"]:
             token = int(self.llama.scores[self.llama.n_tokens - 1].argmax())
