@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..recipe import ExportSection
+from ..recipe import ExportSection, Recipe
 from ..runs import locks
 from ..runs.events import PhaseEvent
 from ..runs.store import trained_weights
 from .importance_rows import training_rows
 from .model_card import run_facts
 from .pipeline import Emit, ExportResult, clean_name, export_model
+from .targets.table import TARGETS
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -66,12 +67,18 @@ def export_finished(
             out_dir or run.export,
             section,
             emit,
-            planned_rows(plan, base) if section.gguf and section.smoke_test else None,
+            planned_rows(plan, base) if section.smoke_test and asks_rows(section, recipe) else None,
             name=recipe.name or clean_name(Path(recipe.model.name).name),
             trained_precision=plan.resolved.base_precision,
             facts=facts,
             own_rows=lambda: training_rows(plan, base),
         )
+
+
+def asks_rows(section: ExportSection, recipe: Recipe) -> bool:
+    """Whether a proof of what is written begins with rows; all of language models do."""
+    weights = section.merged or any(getattr(section, name) for name in TARGETS)
+    return bool(section.gguf) or (weights and recipe.method.kind == "sft")
 
 
 @contextmanager

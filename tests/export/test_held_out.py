@@ -12,8 +12,10 @@ from support.tiny_runs import tiny_recipe, write_chat_rows
 
 from whet.engine.errors import WhetError
 from whet.engine.export.held_out import planned_rows
+from whet.engine.export.of_run import asks_rows
 from whet.engine.export.smoke_cases import Limits
 from whet.engine.plan import make_plan
+from whet.engine.recipe import ExportSection
 
 
 def test_a_lost_source_costs_the_conversations_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +46,11 @@ def test_a_template_that_the_plan_chose_renders_the_rows(
     plan = make_plan(tiny_recipe(model, write_chat_rows(tmp_path / "rows.jsonl")))
     assert plan.data.report.template == "vicuna"
     assert all(row["messages"] and row["input_ids"] for row in planned_rows(plan, model))
+
+
+@pytest.mark.parametrize("asked", ["merged", "merged_4bit", "fp8", "adapter_gguf"])
+def test_all_that_is_proven_is_proven_on_them(tmp_path: Path, asked: str) -> None:
+    recipe = tiny_recipe(tmp_path, tmp_path / "rows.jsonl")
+    assert asks_rows(ExportSection.model_validate({asked: True}), recipe)
+    assert asks_rows(ExportSection(gguf=["f16"]), recipe)
+    assert not asks_rows(ExportSection(), recipe)  # the adapter alone has no proof
