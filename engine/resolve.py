@@ -166,7 +166,8 @@ def resolve(
         packing=packing,
         sequences=sequences,
         longest=longest,
-        texts_per_row=report.texts_per_row,
+        texts_per_row=report.texts_per_row
+        + (0 if recipe.method.kind == "sft" else recipe.method.more_inputs(report.format.name)),
         **steps,
         gradient_checkpointing=training.gradient_checkpointing == "on",
         threads=training.threads or machine.cpu_count,

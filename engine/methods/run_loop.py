@@ -74,8 +74,8 @@ class RunLoop(RunCheckpoints, Trainer):
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """One micro-batch, forward and backward; its share of the step's loss."""
-        tokens = self.count_tokens(inputs)
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        tokens = self.count_tokens(inputs)
         self._parts.append((loss, tokens))
         if self.accelerator.sync_gradients:
             self.stats.loss = float(torch.stack([part for part, _ in self._parts]).sum())

@@ -14,3 +14,7 @@ class RowMethod(BaseModel):
 
     packing: ClassVar[bool] = False
     supervise: ClassVar[Literal["responses", "all"]] = "all"
+
+    def more_inputs(self, layout: str) -> int:
+        """What goes through the model for each row of a micro-batch beside the row's own texts."""
+        return 0

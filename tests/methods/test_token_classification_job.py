@@ -1,4 +1,4 @@
-"""Token classifiers as runs: tags on the right tokens, entities counted right, the same answers without whet."""
+"""Token classifiers as runs: tags on the right tokens, entities counted right, whet not needed after."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_numbered_tags_get_names(folders: dict[str, Path], tmp_path: Path) -> No
 
 
 def test_tags_without_entities_are_measured_by_tag(folders: dict[str, Path], tmp_path: Path) -> None:
-    kinds = {tag: kind for tag, kind in zip(NAMES, ("WORD", "NAME", "NAME", "NAME"), strict=True)}
+    kinds = dict(zip(NAMES, ("WORD", "NAME", "NAME", "NAME"), strict=True))
     tagged = [{**row, "ner_tags": [kinds[tag] for tag in row["ner_tags"]]} for row in rows()]
     run = finished(recipe(folders["bert"], tmp_path, tagged))
     last = [event for event in events_of(run) if isinstance(event, EvalEvent)][-1]

@@ -61,18 +61,15 @@ def load_headed(
     Raises:
         WhetError: ``model.load``, ``model.remote_code``, ``classification.precision``, ``adapter.*``.
     """
-    if plan.resolved.base_precision == "fp8":
-        raise WhetError(
-            "classification.precision",
-            f"method.kind={plan.recipe.method.kind} does not train over model.precision=fp8.",
-            "Set model.precision to auto, nf4 or int8.",
-        )
+    refuse_fp8(plan)
     set_seed(plan.recipe.training.seed)
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
         _configure(config, tokenizer, _kept_order(config, names), problem)
-        model, seen = auto.from_pretrained(path, config=config, **_options(plan, config, trust_remote_code))
+        model, seen = auto.from_pretrained(
+            path, config=config, **load_options(plan, config, trust_remote_code)
+        )
     except (OSError, ValueError, KeyError) as error:
         raise refused_code(path, error) or WhetError(
             "model.load",
@@ -80,11 +77,22 @@ def load_headed(
             "Choose a model that transformers has this task for, whole, as safetensors.",
         ) from error
     model.config.use_cache = False
-    heads = _head_modules(path, model, seen["missing_keys"], seen["mismatched_keys"])
-    return Headed(_trainable(plan, path, model, heads, task), tokenizer, model.config)
+    heads = head_modules(path, model, seen["missing_keys"], seen["mismatched_keys"])
+    return Headed(trainable(plan, path, model, heads, task), tokenizer, model.config)
 
 
-def _options(plan: Plan, config: Any, trusted: bool) -> dict[str, Any]:
+def refuse_fp8(plan: Plan) -> None:
+    """Raises WhetError ``classification.precision``: FP8 layers are made for causal language models alone."""
+    if plan.resolved.base_precision == "fp8":
+        raise WhetError(
+            "classification.precision",
+            f"method.kind={plan.recipe.method.kind} does not train over model.precision=fp8.",
+            "Set model.precision to auto, nf4 or int8.",
+        )
+
+
+def load_options(plan: Plan, config: Any, trusted: bool) -> dict[str, Any]:
+    """What ``from_pretrained`` is told, weights' type and place."""
     resolved = plan.resolved
     dtype = DTYPES[resolved.compute_dtype]
     set_compute_dtype(config, dtype)
@@ -122,7 +130,7 @@ def _configure(config: Any, tokenizer: Any, names: Sequence[str], problem: str |
     config.pad_token_id = tokenizer.pad_token_id
 
 
-def _head_modules(path: Path, model: Any, missing: Collection[str], mismatched: Collection[Any]) -> list[str]:
+def head_modules(path: Path, model: Any, missing: Collection[str], mismatched: Collection[Any]) -> list[str]:
     """What stands on the base and trains whole. Raises WhetError ``model.load`` where the base has holes."""
     base = model.base_model_prefix
     inside = [str(name) for name in missing if str(name).startswith(f"{base}.")]
@@ -143,7 +151,8 @@ def _head_modules(path: Path, model: Any, missing: Collection[str], mismatched: 
     return [*heads, POOLER] if inside else heads
 
 
-def _trainable(plan: Plan, path: Path, model: Any, heads: list[str], task: str) -> Any:
+def trainable(plan: Plan, path: Path, model: Any, heads: list[str], task: str) -> Any:
+    """The model with a fresh adapter and its heads beside it, or with all of its weights to train."""
     recipe = plan.recipe
     if recipe.adapter.kind == "none":
         hold_trained_in_fp32(model)

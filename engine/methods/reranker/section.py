@@ -33,3 +33,8 @@ class RerankerSection(RowMethod):
         description="Documents that each held-out query ranks for nDCG@10 and MRR@10: its own, filled up "
         "with those of other queries.",
     )
+
+    def more_inputs(self, layout: str) -> int:
+        """Negatives from the batch; the cached loss holds a mini-batch at a time, however many they are."""
+        asked = self.loss == "multiple_negatives" or (self.loss == "auto" and layout == "pairs")
+        return self.negatives if asked else 0
