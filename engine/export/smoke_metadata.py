@@ -17,6 +17,7 @@ def read_metadata(gguf: Path) -> dict[str, Any]:
 
     Raises WhetError ``gguf.unreadable`` for a file that is no GGUF, or was cut off.
     """
+    import numpy as np
     from gguf import GGUFReader
 
     try:
@@ -32,6 +33,6 @@ def read_metadata(gguf: Path) -> dict[str, Any]:
         for name, field in reader.fields.items()
         if not name.startswith(TOKENIZER_ARRAYS) and name != "tokenizer.ggml.token_type"
     }
-    values = {key: value.item() if hasattr(value, "item") else value for key, value in values.items()}
+    values = {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
     factors = {one.name: one.data.tolist() for one in reader.tensors if one.name in ROPE_TENSORS}
     return {**values, "tensors": [tensor.name for tensor in reader.tensors], "rope_tensors": factors}
