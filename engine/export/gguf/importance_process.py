@@ -9,7 +9,6 @@ family needs code of its own.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoModel
 
 from ...errors import WhetError
+from ...hardware import host_memory
 from .architectures import find_architecture
 from .importance import Importance
 from .native import Progress, serve
@@ -141,8 +141,8 @@ def _place(stored_bytes: int) -> tuple[torch.device, torch.dtype]:
     """A GPU that holds the 16-bit weights, else the CPU, in float32 where that fits: it is faster there."""
     if torch.cuda.is_available() and stored_bytes < SHARE * torch.cuda.mem_get_info()[0]:
         return torch.device("cuda"), torch.bfloat16
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return torch.device("cpu"), torch.float32 if 2 * stored_bytes < SHARE * free else torch.bfloat16
+    fits = 2 * stored_bytes < SHARE * host_memory()[1]
+    return torch.device("cpu"), torch.float32 if fits else torch.bfloat16
 
 
 def _failed(why: str) -> WhetError:
