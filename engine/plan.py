@@ -21,6 +21,7 @@ from .data.mapping import Mapping
 from .data.tokenizer_files import TokenizerFiles
 from .disk import disk_bytes
 from .errors import WhetError
+from .export.task_heads import KINDS, no_gguf
 from .findings import Finding
 from .fitting import fit, room_of
 from .hardware import Machine, inspect_machine, with_memory
@@ -264,6 +265,8 @@ def _gguf_refusal(recipe: Recipe, facts: ModelFacts, llama_cpp: bool) -> WhetErr
     """Why this model has no GGUF, or llama.cpp cannot make one; known before hours of training."""
     if not (recipe.export.gguf or recipe.export.adapter_gguf):
         return None
+    if recipe.method.kind in KINDS:
+        return no_gguf()
     from .export.gguf.probe import conversion_refusal
     from .export.importance_rows import importance_refusal
 

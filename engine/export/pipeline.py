@@ -35,6 +35,7 @@ from .smoke import HeldOut, prove, reference_of
 from .targets.memory import block_bytes
 from .targets.stage import Made, make_adapter_gguf, make_few_bits
 from .targets.table import TARGETS
+from .task_heads import head_task, no_gguf
 from .verdict import RANK, Status, Verdict, verdict_path
 
 Emit = Callable[[Event], None]
@@ -140,7 +141,7 @@ class _Export:
         return self.result
 
     def _of_merged(self, model_dir: Path, kinds: list[GGUFType], scratch: Path) -> None:
-        if is_embedding_model(model_dir):
+        if is_embedding_model(model_dir) and head_task(model_dir) is None:
             self.remarks = embedding_notes(model_dir, kinds)
         if any(one.file_type == "merged" and one.status == "fail" for one in self.result.verdicts):
             return  # of a wrong merge nothing is made
@@ -171,6 +172,10 @@ class _Export:
         ``export.no_base``, ``export.disk_full``.
         """
         check_importance(kinds, self.section.imatrix, self.own_rows is not None)
+        asked = self.section
+        beyond = kinds or asked.adapter_gguf or asked.merged_4bit or asked.fp8
+        if beyond and head_task(self.trained_dir) is not None:
+            raise no_gguf()
         merges = (self.trained_dir / "adapter_config.json").is_file()
         if merges and self.base_dir is None:
             raise WhetError(
@@ -210,6 +215,10 @@ class _Export:
             yield self.trained_dir
             return
         assert self.base_dir is not None
+        task = head_task(self.trained_dir)
+        if task is not None:
+            yield self._merged_head(task)
+            return
         from .merging import merge
 
         keep = self.section.merged
@@ -228,6 +237,18 @@ class _Export:
         if self.section.smoke_test:
             self._prove_merge(merged)
         yield merged
+
+    def _merged_head(self, task: str) -> Path:
+        """Classes or scores: written whole, and compared by its outputs."""
+        assert self.base_dir is not None
+        from .head_merge import merge_head
+
+        merged = self.out_dir / "merged"
+        self.emit(PhaseEvent(phase="merge", detail="adapter and head into base"))
+        self.merge, verdict = merge_head(self.base_dir, self.trained_dir, merged, task)
+        self._wrote("merged", merged, self.merge.bytes, {"dtype": self.merge.dtype})
+        self._proven(verdict, merged)
+        return merged
 
     def _prove_merge(self, merged: Path) -> None:
         assert self.base_dir is not None
