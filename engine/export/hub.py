@@ -153,8 +153,8 @@ def _refuse_unproven(found: Sequence[tuple[str, str]]) -> None:
         raise WhetError(
             "hub.unproven",
             f"Not uploaded, since {len(found)} file(s) are unproven: {named}.",
-            "Prove them with `whet smoke FILE --reference MODEL`. To upload them all the same: "
-            "`whet push --unproven`, or force=True in Python.",
+            "Prove them with `whet smoke FILE --reference MODEL` (adapters: export them again). To upload "
+            "them all the same: `whet push --unproven`, or force=True in Python.",
         )
 
 

@@ -106,12 +106,15 @@ def smoke_test(
         gguf: the file to prove.
         reference_dir: the merged 16-bit model.
         held_out: see :data:`HeldOut`; without it the model's answers to two questions of our own are
-        compared. f16: unquantised GGUF of the same model; a quantised file is then compared with it instead
-        of transformers. limits: how much to look at.
+            compared.
+        f16: unquantised GGUF of the same model; a quantised file is then compared with it instead of
+            transformers.
+        limits: how much to look at.
         progress: (stages done, stages in all).
 
     Raises:
-        WhetError: ``smoke.no_gguf``, ``smoke.reference``. What is wrong with the file is in the verdict.
+        WhetError: ``smoke.no_gguf``, ``smoke.adapter``, ``smoke.reference``. What is wrong with the file is
+            in the verdict.
     """
     with reference_of(reference_dir, held_out, limits) as baseline:
         if f16 is not None and type_of(gguf) not in DIRECT:
@@ -132,8 +135,15 @@ def prove(
         raise WhetError(
             "smoke.no_gguf", f"There is no GGUF file at {gguf}.", "Export one with `whet export`."
         )
-    started, kind = time.monotonic(), type_of(gguf)
-    saved = baseline.work / "f16.npy"
+    started = time.monotonic()
+    number, role = _header(gguf, "general.file_type", "general.type")
+    if role == "adapter":
+        raise WhetError(
+            "smoke.adapter",
+            f"{gguf} is an adapter: llama.cpp lays it over a model, and it is none by itself.",
+            "It is proven where it is written: `whet export RUN --adapter-gguf`.",
+        )
+    saved, kind = baseline.work / "f16.npy", _type_name(number)
     direct = kind in DIRECT
     against_f16 = not direct and saved.is_file()
     out = baseline.work / "measured.jsonl"
@@ -230,13 +240,22 @@ def _crash(error: WhetError, reached: str) -> Proof:
 def type_of(gguf: Path) -> str:
     """The file's GGUF type from its header, e.g. ``q4_k_m``; empty for one whet does not know or cannot
     read."""
-    from gguf import GGUFReader
+    return _type_name(*_header(gguf, "general.file_type"))
 
+
+def _type_name(number: int | None) -> str:
     from .gguf.types import GGUF_TYPES
 
-    try:
-        field = GGUFReader(gguf).fields.get("general.file_type")
-    except (ValueError, IndexError):
-        return ""  # no GGUF, or cut off: llama.cpp's own words go into the verdict
-    number = None if field is None else int(field.contents())
     return next((kind.name for kind in GGUF_TYPES.values() if kind.file_type == number), "")
+
+
+def _header(gguf: Path, *keys: str) -> list[Any]:
+    """Values of the file's header; None for what it has not. Reading one takes a second for large
+    vocabularies."""
+    from gguf import GGUFReader
+
+    try:
+        fields = GGUFReader(gguf).fields
+    except (ValueError, IndexError):
+        return [None] * len(keys)  # no GGUF, or cut off: llama.cpp's own words go into the verdict
+    return [fields[key].contents() if key in fields else None for key in keys]

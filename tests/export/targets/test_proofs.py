@@ -12,7 +12,10 @@ from safetensors.torch import load_file, save_file
 from support.tiny_adapters import train_at_random
 from support.tiny_models import build_tiny_model
 
+from whet.engine.errors import WhetError
 from whet.engine.export.gguf.convert import convert
+from whet.engine.export.smoke import Baseline, prove
+from whet.engine.export.smoke_cases import Limits
 from whet.engine.export.targets import reload_process
 from whet.engine.export.targets.adapter_gguf import write_adapter_gguf
 from whet.engine.export.targets.adapter_proof import judge_adapter, prove_adapter
@@ -104,6 +107,10 @@ def test_an_adapter_file_is_proven_and_a_wrong_alpha_seen(tmp_path: Path) -> Non
     assert (verdict.status, verdict.proofs[0].name) == ("pass", "adapter")
     assert verdict.proofs[0].evidence["mean"] < 1e-5 < 1e-2 < verdict.proofs[0].evidence["moved"]
     assert load_verdict(tmp_path / "right.gguf") == verdict
+    nothing = Baseline(tmp_path, {"side": "smoke"}, Limits())
+    with pytest.raises(WhetError, match="lays it over a model") as refusal:
+        prove(tmp_path / "right.gguf", nothing)  # as if it were a model; its verdict stays
+    assert refusal.value.code == "smoke.adapter" and load_verdict(tmp_path / "right.gguf") == verdict
 
     config = adapter / "adapter_config.json"
     right = config.read_text()
