@@ -90,7 +90,7 @@ def answers_of_llama_cpp(gguf: Path, prompts: list[Messages]) -> list[str]:
 def main(request: dict[str, Any]) -> list[str]:
     import llama_cpp
 
-    llama = llama_cpp.Llama(request["gguf"], n_ctx=512, n_threads=1, verbose=False)
+    llama: Any = llama_cpp.Llama(request["gguf"], n_ctx=512, n_threads=1, verbose=False)
     options: dict[str, Any] = {"temperature": 0.0, "max_tokens": LONGEST, "repeat_penalty": 1.0}
     return [
         llama.create_chat_completion(messages, **options)["choices"][0]["message"]["content"]
