@@ -37,9 +37,10 @@ ENTRIES: tuple[Entry, ...] = (
         "merged weights for a while. Folders that look alike may be on different disks; a temporary folder "
         "is often in memory.",
         fix="Point `WHET_HOME`, `HF_HOME` or `TMPDIR` to a larger disk, lower `training.keep_checkpoints`, "
-        "export fewer types, or export elsewhere: `whet export RUN --out FOLDER`. Memory is no concern: "
-        "merging holds one tensor and one file of at most 2 GiB, converting about two copies of the largest "
-        "tensor. Nothing half-written is left, and `whet resume RUN` goes on from the last checkpoint.",
+        "export fewer types, or export elsewhere: `whet export RUN --out FOLDER`. Merging and converting "
+        "hold at most a block of 1 GiB or one tensor; what needs memory is the proof: lower "
+        "`export.maximum_memory_usage` (`--memory`). Nothing half-written is left, and `whet resume RUN` "
+        "goes on from the last checkpoint.",
     ),
     Entry(
         id="X03",
@@ -64,9 +65,9 @@ ENTRIES: tuple[Entry, ...] = (
         title="The export cannot be made, known before training",
         symptom="Training finishes, then the GGUF export fails: a converter or library is missing, or does "
         "not know the model.",
-        seen="When `export.gguf` or `export.merged` asks for files, the plan checks that the writer knows "
-        "the architecture and the tokenizer, loads llama.cpp in a process of its own and lets it tokenise "
-        "with this very vocabulary, and that the base's weights can be merged into.",
+        seen="When `export` asks for files, the plan checks that the writer knows the architecture and the "
+        "tokenizer, loads llama.cpp in a process of its own and lets it tokenise with this very vocabulary, "
+        "that the base's weights can be merged into, and that what trains can be what is asked for.",
         why="llama-cpp-python is not installed, `LLAMA_CPP_LIB_PATH` points to a folder without its "
         "libraries, the family or kind of tokenizer has no GGUF writer here yet, or the base is held in a "
         "rounding that cannot be undone (GPTQ, AWQ).",
