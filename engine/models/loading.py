@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from ..errors import WhetError
@@ -161,6 +164,9 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a local directory, with ``template`` (Jinja) in force where one is given.
 
+    It is what tokenizer.json says, as rows are tokenised and as the trained model is saved: transformers 5
+    builds the pipeline of some classes anew, and then a text may be cut otherwise than the file does.
+
     Raises WhetError ``model.remote_code`` for one with code of its own.
     """
     try:
@@ -172,6 +178,19 @@ def load_tokenizer(
         if refusal is None:
             raise
         raise refusal from error
+    if (path / "tokenizer.json").is_file() and tokenizer.is_fast and _is_rebuilt(path, tokenizer):
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
     if template is not None:
         tokenizer.chat_template = template
     return tokenizer
+
+
+def _is_rebuilt(path: Path, tokenizer: Any) -> bool:
+    """Whether its steps before the vocabulary are others than those of tokenizer.json."""
+    own, stored = tokenizer.backend_tokenizer, Tokenizer.from_file(str(path / "tokenizer.json"))
+    pairs = ((own.normalizer, stored.normalizer), (own.pre_tokenizer, stored.pre_tokenizer))
+    return any(_steps(mine) != _steps(given) for mine, given in pairs)
+
+
+def _steps(part: Any) -> Any:
+    return None if part is None else json.loads(part.__getstate__())

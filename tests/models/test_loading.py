@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from support.tiny_models import build_tiny_model
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 from whet.engine.errors import WhetError
-from whet.engine.models.loading import Precision, load_model
+from whet.engine.models.loading import Precision, load_model, load_tokenizer
 
 PROMPT = torch.tensor([[5, 17, 99, 42, 8]])
 
@@ -100,3 +102,23 @@ def test_the_seed_of_the_process_is_left_alone(tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
     build_tiny_model(tmp_path / "model")
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_tokenizer_is_what_its_file_says(tmp_path: Path) -> None:
+    """transformers builds Qwen's class anew, with NFC and its own expression."""
+    path = build_tiny_model(tmp_path / "model")
+    config = path / "tokenizer_config.json"
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**settings, "tokenizer_class": "Qwen2Tokenizer"}), encoding="utf-8")
+    decomposed = "Cafe\u0301 1234567"
+    stored = (
+        Tokenizer.from_file(str(path / "tokenizer.json")).encode(decomposed, add_special_tokens=False).ids
+    )
+    rebuilt = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    assert rebuilt(decomposed, add_special_tokens=False).input_ids != stored
+    ours = load_tokenizer(path)
+    assert ours(decomposed, add_special_tokens=False).input_ids == stored
+    ours.save_pretrained(tmp_path / "saved")
+    again = AutoTokenizer.from_pretrained(tmp_path / "saved", local_files_only=True)
+    assert again(decomposed, add_special_tokens=False).input_ids == stored
+    assert again.eos_token == rebuilt.eos_token and again.chat_template == rebuilt.chat_template
