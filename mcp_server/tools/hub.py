@@ -30,7 +30,8 @@ PUSH_SECONDS = 45.0
 ASKED_IN_RESULTS = "2026-07-28"
 """From this revision on a question travels in the result of the call, and needs no way back."""
 
-Upload = tuple[str, str, Part]
+Upload = tuple[str, str, Part, bool, bool]
+"""Run, repository, part, private, unproven files too: all that a person agreed to."""
 
 
 class Consent(BaseModel):
@@ -59,13 +60,12 @@ class Uploads:
         """Whether it goes on, or has ended and was not told yet."""
         return upload in self._under_way
 
-    def address(self, upload: Upload, private: bool, force: bool, seconds: float) -> str | None:
+    def address(self, upload: Upload, seconds: float) -> str | None:
         """Start it unless it goes on; where it lies, or None when that takes longer. Raises ``hub.*``."""
         with self._lock:
             if upload not in self._under_way:
                 done = self._under_way[upload] = Future[str]()
-                arguments = (upload, private, force, done)
-                threading.Thread(target=_upload, args=arguments, daemon=True).start()
+                threading.Thread(target=_upload, args=(upload, done), daemon=True).start()
             future = self._under_way[upload]
         try:
             address = future.result(seconds)
@@ -80,8 +80,8 @@ class Uploads:
         return address
 
 
-def _upload(upload: Upload, private: bool, force: bool, done: Future[str]) -> None:
-    run_id, repo, what = upload
+def _upload(upload: Upload, done: Future[str]) -> None:
+    run_id, repo, what, private, force = upload
     try:
         done.set_result(api.push(run_id, repo, what, private=private, force=force))
     except Exception as error:  # it is raised again where the address is wanted
@@ -114,7 +114,7 @@ def permission(
         )
     run = known_run(run_id)
     parts = api.pushable(run.id, what, force=force_unproven)
-    if server.options.push_unasked or UPLOADS.has((run.id, repo, what)):
+    if server.options.push_unasked or UPLOADS.has((run.id, repo, what, private, force_unproven)):
         return Consent(upload=True)
     if not _can_be_asked(context):
         raise api.WhetError(
@@ -167,11 +167,9 @@ class HubTools(Toolset):
                 "Do not ask again unless they want it.",
             )
         run = await run_sync(known_run, run_id)
-        upload: Upload = (run.id, repo, what)
+        upload: Upload = (run.id, repo, what, private, force_unproven)
         parts = await run_sync(partial(api.pushable, run.id, what, force=force_unproven))
-        address = await run_sync(
-            partial(UPLOADS.address, upload, private, force_unproven, PUSH_SECONDS), abandon_on_cancel=True
-        )
+        address = await run_sync(partial(UPLOADS.address, upload, PUSH_SECONDS), abandon_on_cancel=True)
         size = sum(part.bytes for part in parts)
         again = call(
             "hub_push", run_id=run.id, repo=repo, what=what, private=private, force_unproven=force_unproven

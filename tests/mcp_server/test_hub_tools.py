@@ -147,6 +147,11 @@ async def test_a_long_upload_goes_on_and_is_joined_unasked(
     async with connect(elicitation_callback=person) as client:
         first = await said(client, "hub_push", run_id=trained.id, repo="me/model")
         assert first["address"] is None and "still going up" in first["summary"]
+        other = Person("decline")
+        async with connect(elicitation_callback=other) as asking:
+            public = {"run_id": trained.id, "repo": "me/model", "private": False}
+            assert "[hub.declined]" in await refused(asking, "hub_push", **public)
+        assert "PUBLIC" in other.asked[0], "what goes up privately is no word for more"
         gate.set()
         monkeypatch.setattr(hub, "PUSH_SECONDS", 20.0)
         tool, arguments = parsed(first["next"][0])
