@@ -309,7 +309,7 @@ def logits(
     mixture = "expert_count" in reference["values"]
     mean = found["typical" if mixture else "mean"]
     most = gate * (LOSS_SLACK if only_rounded else 1)
-    evidence |= {"gate": gate, "most": most}
+    evidence |= {"judged": mean, "gate": gate, "most": most}
     summary = (
         f"Mean KL from {against} is {mean:.1e} nat over {found['positions']} positions"
         f"{' (without the 2% where experts change)' if mixture else ''} (gate {gate:.0e})."
