@@ -329,7 +329,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("X03", "one matrix upside down", gguf_with(tensors=reversed_matrix), "convert again", "error"),
     Fault("X03", "another epsilon",
           gguf_with({"llama.attention.layer_norm_rms_epsilon": 1e-5}), "config.json", "error"),
-    Fault("X03", "rounded too far", rounded_too_far, {"export.gguf": ["q6_k"]}, "error"),
+    Fault("X03", "rounded too far", rounded_too_far, {"export.gguf": ["q6_k"]}),
     Fault("X04", "llama-cpp-python is not installed", llama_cpp_missing, {"export.gguf": []}, "error"),
     Fault("X04", "llama.cpp finds no libraries", llama_cpp_without_libraries, "LLAMA_CPP_LIB_PATH", "error"),
     Fault("X04", "an activation that llama.cpp lacks", unknown_activation, {"export.gguf": []}, "error"),
