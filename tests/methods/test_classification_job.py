@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from support.live_runs import attempt
 from support.tiny_embedders import save_transformer
 from support.tiny_runs import create_run, events_of, next_attempt
@@ -20,6 +22,7 @@ from whet.engine.methods.classification.classes import class_names, numbers_of
 from whet.engine.methods.classification.job import ClassificationTraining
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
+from whet.engine.recipe_files import patched
 from whet.engine.runs.events import EvalEvent, StepEvent
 from whet.engine.runs.store import RunDir
 
@@ -224,3 +227,48 @@ def test_numbered_classes() -> None:
     assert numbers_of({"0": 1, "1": 1}, named) == {"0": 0, "1": 1}
     with pytest.raises(WhetError, match="no name for 2"):
         class_names({"2": 1}, ["no", "yes"])
+
+
+@pytest.mark.parametrize("precision", ["nf4", "int8"])
+def test_a_rounded_base_trains_and_its_head_is_not_rounded(
+    folders: dict[str, Path], tmp_path: Path, precision: str
+) -> None:
+    wanted = recipe(folders["modernbert"], tmp_path, rows(), training={"max_steps": 2})
+    run = finished(patched(wanted, {"model.precision": precision}))
+    assert all(np.isfinite(losses(run)))
+    model = ClassificationTraining(next_attempt(run)).headed.model
+    kinds = {path: type(part).__name__ for path, part in model.named_modules()}
+    assert any(kind.startswith("Linear") and kind != "Linear" for kind in kinds.values())
+    ends = ("head.modules_to_save.default.dense", "classifier.modules_to_save.default")
+    heads = [path for path in kinds if path.endswith(ends)]
+    assert len(heads) == 2 and {kinds[path] for path in heads} == {"Linear"}
+    fp8 = create_run(patched(wanted, {"model.precision": "fp8"}))
+    assert attempt(fp8, method=ClassificationTraining) == "classification.precision"
+
+
+@pytest.mark.parametrize("name", ["bert", "qwen3"])
+def test_recomputing_activations_changes_no_loss(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
+    seen = [
+        losses(finished(recipe(folders[name], tmp_path, rows(),
+                               training={"max_steps": 3, "gradient_checkpointing": switch})))
+        for switch in ("on", "off")
+    ]  # fmt: skip
+    assert seen[0] == pytest.approx(seen[1], rel=1e-5)
+
+
+def test_a_pooler_that_the_checkpoint_lacks_trains_whole_and_holes_are_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    def without(part: str) -> Path:
+        folder = tmp_path / f"without-{part}"
+        shutil.copytree(folders["bert"], folder)
+        weights = {name: tensor for name, tensor in load_file(folder / "model.safetensors").items()
+                   if part not in name}  # fmt: skip
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    run = finished(recipe(without("pooler"), tmp_path, rows(), training={"max_steps": 2}))
+    saved = load_file(run.export / "adapter" / "adapter_model.safetensors")
+    assert {"base_model.model.bert.pooler.dense.weight", "base_model.model.classifier.weight"} <= set(saved)
+    broken = create_run(recipe(without("layer.1.intermediate"), tmp_path, rows()))
+    assert attempt(broken, method=ClassificationTraining) == "model.load"

@@ -19,8 +19,8 @@ from ...plan import Plan
 
 POOLER = "pooler"
 """Part of BERT's base class that only some of its tasks train: where it is missing it is the head's."""
-UNROUNDED = ["classifier", "score", "head", POOLER, "lm_head"]
-"""Modules that bitsandbytes leaves alone, since they train."""
+UNROUNDED = ["classifier", "score", "head", rf".*\b{POOLER}", "lm_head"]
+"""Modules that bitsandbytes leaves alone, since they train: patterns of their paths from the beginning."""
 
 
 @dataclass(frozen=True)

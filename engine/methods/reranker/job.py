@@ -21,6 +21,7 @@ from ..arguments import shared_arguments
 from ..earlier import earlier_events
 from ..optimizers import usable_optimizer
 from ..resuming import cursor_of, look_at_checkpoint
+from ..sft.arguments import checkpointing
 from ..sft.loading import locate_base, planned_tokens
 from ..watching import Watching
 from .loading import device_of, load_reranker, sets_apart
@@ -71,6 +72,7 @@ class RerankerTraining(training.Training):
             self.model,
             CrossEncoderTrainingArguments(
                 **shared_arguments(recipe, self.resolved, context.dir.checkpoints, optimizer),
+                **checkpointing(self.resolved.gradient_checkpointing),
                 # A text twice in a batch would be its own negative.
                 batch_sampler=BatchSamplers.NO_DUPLICATES if in_batch else BatchSamplers.BATCH_SAMPLER,
             ),
