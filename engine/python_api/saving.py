@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
 
@@ -23,6 +23,9 @@ from ..recipe import ExportSection
 from .notes import say
 from .saved_weights import known_state, save_method_of, weights_folder, write_adapter, write_whole
 from .spellings import refuse_token
+
+if TYPE_CHECKING:
+    from ..export.pipeline import ExportResult
 
 MERGED_METHODS = ("merged_16bit", "merged_4bit", "merged_4bit_forced", "merged_fp8", "lora")
 GGUF_METHODS = ("merged", "lora")
@@ -160,11 +163,7 @@ def save_pretrained_gguf(
             trained_precision=known_state(self).rounded,
             own_rows=_rows_of(known_state(self).trained_on),
         )
-    for note in result.notes:
-        say(note)
-    for verdict in result.verdicts:
-        if verdict.status != "pass":
-            say(f"{Path(verdict.gguf).name}: {verdict.status}; the verdict says which proof and why.")
+    tell_of(result)
     return result
 
 
@@ -252,6 +251,15 @@ def push_to_hub_gguf(
             imatrix=imatrix,
         )
         return push_folder(folder, repo_id, private=private, message=commit_message)
+
+
+def tell_of(result: ExportResult) -> None:
+    """Notes of an export, and files without a plain pass."""
+    for note in result.notes:
+        say(note)
+    for verdict in result.verdicts:
+        if verdict.status != "pass":
+            say(f"{Path(verdict.gguf).name}: {verdict.status}; the verdict says which proof and why.")
 
 
 def gguf_types(methods: str | Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from ..methods.embedding.trainer import save_embedder
 from ..recipe import ExportSection
 from .notes import say
 from .saved_weights import known_state, save_method_of
-from .saving import gguf_types
+from .saving import gguf_types, tell_of
 from .spellings import refuse_token
 
 METHODS = ("merged_16bit", "lora")
@@ -107,11 +107,7 @@ def save_pretrained_gguf(
             emit=lambda event: None,
             trained_precision=state.rounded,
         )
-    for note in result.notes:
-        say(note)
-    for verdict in result.verdicts:
-        if verdict.status != "pass":
-            say(f"{Path(verdict.gguf).name}: {verdict.status}; the verdict says which proof and why.")
+    tell_of(result)
     return result
 
 
