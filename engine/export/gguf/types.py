@@ -84,7 +84,7 @@ ALIASES = {
 """Other tools' names."""
 USUAL = ("q4_k_m", "q8_0", "f16")
 USUAL_FOR_EMBEDDINGS = ("f16", "q8_0")
-"""Vectors suffer more than answers do: MiniLM keeps a cosine of 0.999 in q8_0 and 0.974 in q4_k_m."""
+"""Vectors suffer more than answers do: MiniLM keeps a cosine of 0.9996 in q8_0 and 0.990 in q4_k_m."""
 
 
 def find_type(name: str) -> GGUFType:
