@@ -1,4 +1,4 @@
-"""Smoke test: prove that a GGUF is the trained model, in six steps, against transformers.
+"""Smoke test: prove step by step that a GGUF is the trained model, against transformers.
 
 Two processes: ``smoke_reference`` (transformers, once for any number of files) and ``smoke_process``
 (llama.cpp, one a file). Neither can take the caller down: a crash is a failed proof. Light: imports no torch.
