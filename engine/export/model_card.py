@@ -211,8 +211,8 @@ def _proof(verdicts: Sequence[Verdict], part: Part | None) -> list[str]:
         what = "weights" if part in LIBRARIES else "GGUF file"
         return [f"## Proof\n\nNo {what} of this export was proven."]
     how = (
-        "Merged weights were compared with base and adapter, those in 4 and 8 bits with the merged ones, GGUF "
-        "files with the trained model by llama.cpp."
+        "Merged weights were compared with base and adapter, those in 4 and 8 bits with the merged ones, "
+        "GGUF files with the trained model by llama.cpp."
     )
     lines = ["## Proof", "", how]
     for verdict in verdicts:

@@ -75,8 +75,9 @@ def test_watching_is_cheap_and_quiet(
     seconds = sum(event.seconds for event in steps[5:])
     calls = spent["watching"]  # two a step; the first looks at every gradient, once a run
     share = sum(calls[10:]) / seconds
-    print(f"\ndropout {dropout}: watching {share:.3%} of a step of {1e3 * seconds / len(steps[5:]):.1f} ms, "
-          f"{1e3 * sum(calls[:2]):.1f} ms of the first, self-tests {sum(spent['self-tests']):.2f} s")  # fmt: skip
+    step, first, tests = seconds / len(steps[5:]), sum(calls[:2]), sum(spent["self-tests"])
+    print(f"\ndropout {dropout}: watching {share:.3%} of a step of {1e3 * step:.1f} ms, "
+          f"{1e3 * first:.1f} ms of the first, self-tests {tests:.2f} s")  # fmt: skip
     assert share < MOST
     assert [f for f in findings_of(run) if f.id[0] in "LT" and f.severity != "note"] == []
 
