@@ -17,6 +17,7 @@ from .export.gguf.types import check_types
 from .export.targets.memory import DEFAULT_SHARE, MAX_SHARE
 from .methods.classification.section import ClassificationSection
 from .methods.embedding.section import EmbeddingSection
+from .methods.preference.section import PreferenceSection
 from .methods.reranker.section import RerankerSection
 from .methods.sft.section import SFTSection
 from .methods.token_classification.section import TokenClassificationSection
@@ -33,7 +34,12 @@ OnError = Literal["continue", "checkpoint", "pause", "stop"]
 
 # A union discriminated on `kind`: a setting of another method cannot be expressed.
 MethodSection = (
-    SFTSection | EmbeddingSection | ClassificationSection | TokenClassificationSection | RerankerSection
+    SFTSection
+    | EmbeddingSection
+    | ClassificationSection
+    | TokenClassificationSection
+    | RerankerSection
+    | PreferenceSection
 )
 METHODS: dict[str, type[BaseModel]] = {
     "sft": SFTSection,
@@ -41,6 +47,7 @@ METHODS: dict[str, type[BaseModel]] = {
     "classification": ClassificationSection,
     "token_classification": TokenClassificationSection,
     "reranker": RerankerSection,
+    "preference": PreferenceSection,
 }
 OTHER_METHODS = {"ppo": "use rloo or grpo, which need no value model"}
 """Methods that whet has not, and what does their work."""
@@ -265,7 +272,8 @@ class Recipe(Section):
         | Annotated[EmbeddingSection, Tag("embedding")]
         | Annotated[ClassificationSection, Tag("classification")]
         | Annotated[TokenClassificationSection, Tag("token_classification")]
-        | Annotated[RerankerSection, Tag("reranker")],
+        | Annotated[RerankerSection, Tag("reranker")]
+        | Annotated[PreferenceSection, Tag("preference")],
         Discriminator(kind_of_method),
     ] = Field(default_factory=SFTSection)
     adapter: AdapterSection = Field(default_factory=AdapterSection)

@@ -8,6 +8,7 @@ from ..disk import FOLDERS
 from ..export.gguf.native import REBUILD
 from ..export.targets.table import TARGETS
 from ..findings import Finding, Fix
+from ..methods.section import LANGUAGE_MODELS
 from ..resolve import adapted_layers
 from .registry import PlanFacts, check
 
@@ -131,7 +132,7 @@ def adapter_file_possible(facts: PlanFacts) -> Iterator[Finding]:
 def targets_possible(facts: PlanFacts) -> Iterator[Finding]:
     """4 and 8 bits and adapter files are written of language models, whose readers know them."""
     asked = [name for name in TARGETS if getattr(facts.recipe.export, name)]
-    if asked and facts.recipe.method.kind != "sft":
+    if asked and facts.recipe.method.kind not in LANGUAGE_MODELS:
         yield Finding(
             id="X04",
             severity="error",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from .answers import answer_layout
 from .labelled import classification_layout, token_layout
 from .pairs import embedding_layout, reranker_layout
 from .rows import RawRow
@@ -19,6 +20,8 @@ READS = {
     "classification": "texts (text) or pairs of texts (text, text_pair) with a class (label) or a list of "
     "classes (labels)",
     "token_classification": "lists of words (tokens) with a list of as many tags (tags or ner_tags)",
+    "preference": "compared answers (prompt, chosen, rejected; or whole conversations as chosen and "
+    "rejected) and rated ones (prompt, completion, label: true or false)",
     "reranker": "scored pairs (query, document, score), pairs (query, positive) and triplets (query, "
     "positive, negative, negative_1, ...)",
 }
@@ -26,6 +29,7 @@ FIND: dict[str, Callable[[Sequence[RawRow], Mapping[str, str]], Layout | None]] 
     "embedding": embedding_layout,
     "classification": classification_layout,
     "token_classification": token_layout,
+    "preference": answer_layout,
     "reranker": reranker_layout,
 }
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .messages import content_text
+from .messages import Message, canonical_messages, content_text
 from .rows import RowError
 
-Kind = Literal["text", "number", "label", "labels", "words"]
+Kind = Literal["text", "number", "label", "labels", "words", "turns", "truth"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Layout:
     @property
     def texts(self) -> list[str]:
         """Columns that a model reads."""
-        return [name for name, column in self.columns.items() if column.kind in ("text", "words")]
+        return [name for name, column in self.columns.items() if column.kind in ("text", "words", "turns")]
 
     @property
     def inputs_per_row(self) -> int:
@@ -104,6 +104,24 @@ def label_of(value: Mapping[str, Any], name: str) -> str:
     return _label(_present(value, name), name)
 
 
+def truth_of(value: Mapping[str, Any], name: str) -> str:
+    """A field that says yes or no, as ``true`` or ``false``; a CSV's cell may spell it."""
+    held = _present(value, name)
+    said = str(held).strip().lower() if isinstance(held, bool | int | float | str) else ""
+    if said in ("true", "1", "1.0"):
+        return "true"
+    if said in ("false", "0", "0.0"):
+        return "false"
+    raise RowError(f"field {name!r} is {held!r}, expected true or false")
+
+
+def turns_of(value: Mapping[str, Any], name: str) -> str | list[Message]:
+    """A field that must hold text, or a list of messages."""
+    if isinstance(value.get(name), list):
+        return canonical_messages(value[name], name)
+    return text_of(value, name)
+
+
 def labels_of(value: Mapping[str, Any], name: str) -> list[str]:
     """A field that names any number of classes, in a list."""
     return [_label(held, name) for held in _list(value, name)]
@@ -150,4 +168,6 @@ READERS: dict[Kind, Callable[[Mapping[str, Any], str], Any]] = {
     "label": label_of,
     "labels": labels_of,
     "words": words_of,
+    "turns": turns_of,
+    "truth": truth_of,
 }

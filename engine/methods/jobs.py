@@ -13,6 +13,7 @@ METHODS = {
     "classification": (".classification.job", "run_classification"),
     "token_classification": (".token_classification.job", "run_token_classification"),
     "reranker": (".reranker.job", "run_reranker"),
+    "preference": (".preference.job", "run_preference"),
 }
 """Method -> where its job is; only that one is imported."""
 

@@ -12,6 +12,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from ..models.fast_path import generate, program_of
 from ..models.loading import ModelHandle
 from ..recipe import SamplingSection
+from ..runs.context import RunContext
+from ..runs.events import PhaseEvent, SampleEvent
 from .random_numbers import preserved_rng
 
 SENTINEL = "sentinel"
@@ -108,3 +110,21 @@ def answers(
         program = program_of(model)
         if program is not None:
             program.decoding = None  # training wants the memory of the cache
+
+
+def sample_events(context: RunContext, handle: ModelHandle, step: int, *, chat: bool) -> None:
+    """Answer a recipe's prompts, where it has any, and say what came.
+
+    Args:
+        context: of the run.
+        handle: the model as it is after ``step``.
+        step: optimizer steps so far.
+        chat: whether prompts go through the chat template.
+    """
+    recipe = context.recipe
+    if not recipe.sampling.prompts:
+        return
+    context.emit(PhaseEvent(phase="sample", detail=f"step {step}"))
+    seed, system = recipe.training.seed, recipe.data.system
+    for answer in answers(handle, recipe.sampling, chat=chat, system=system, seed=seed):
+        context.emit(SampleEvent(step=step, prompt=answer.prompt, answer=answer.text, stopped=answer.stopped))

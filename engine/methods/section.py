@@ -6,6 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+LANGUAGE_MODELS = ("sft", "preference")
+"""Methods whose rows the chat template writes, and whose result answers in text."""
+
 
 class RowMethod(BaseModel):
     """A method whose rows are no chat to be continued: they lie as columns, see :mod:`..data.tables`."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..data.inspection import DataReport
 from ..hardware import Machine
+from ..methods.section import LANGUAGE_MODELS
 from ..recipe import AdapterSection
 from ..resolve import Resolved, adapted_layers, adapter_parts
 from .facts import ModelFacts, match_targets
@@ -97,7 +98,7 @@ def estimate_memory(
         "optimizer": int(trainable * (ADAMW_8BIT_BYTES if resolved.optimizer == "adamw_8bit" else 8)),
         "activations": activation_bytes(facts, adapter, resolved),
         # Only what is to be continued is compared with the whole vocabulary.
-        "loss": loss_bytes(facts, adapter, resolved, report) if resolved.method == "sft" else 0,
+        "loss": loss_bytes(facts, adapter, resolved, report) if resolved.method in LANGUAGE_MODELS else 0,
         "runtime": CUDA_CONTEXT + CUDA_WORKSPACE if cuda else PROCESS,
     }
     return Memory(

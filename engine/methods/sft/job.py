@@ -15,11 +15,11 @@ from ...models.adapters import save_weights
 from ...models.fast_path import program_of, slow_parts
 from ...models.loading import DTYPES, ModelHandle
 from ...runs.context import RunContext
-from ...runs.events import FAST_PATH, FindingEvent, PhaseEvent, SampleEvent
+from ...runs.events import FAST_PATH, FindingEvent, PhaseEvent
 from .. import training
 from ..optimizers import usable_optimizer
 from ..resuming import cursor_of, look_at_checkpoint
-from ..sampling import answers
+from ..sampling import sample_events
 from ..watching import Watching
 from .arguments import training_arguments
 from .collation import PackingCollator, PaddingCollator
@@ -120,15 +120,7 @@ class SFTTraining(training.Training):
 
     def sample(self, step: int) -> None:
         """Answer the recipe's prompts."""
-        recipe, context = self.recipe, self.context
-        if not recipe.sampling.prompts:
-            return
-        context.emit(PhaseEvent(phase="sample", detail=f"step {step}"))
-        chat = self.data.report.template is not None
-        seed = recipe.training.seed
-        for answer in answers(self.handle, recipe.sampling, chat=chat, system=recipe.data.system, seed=seed):
-            said = SampleEvent(step=step, prompt=answer.prompt, answer=answer.text, stopped=answer.stopped)
-            context.emit(said)
+        sample_events(self.context, self.handle, step, chat=self.data.report.template is not None)
 
     def write(self, folder: Path) -> None:
         """The weights and the tokenizer with the template in force."""

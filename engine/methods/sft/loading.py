@@ -46,6 +46,12 @@ def locate_base(context: RunContext) -> tuple[Path, bool]:
 
 def load_trainee(plan: Plan, path: Path, trust_remote_code: bool = False) -> Trainee:
     """Load the model of a plan from ``path``. A fresh adapter changes nothing yet: it answers as its base."""
+    handle, more_ends = load_plain(plan, path, trust_remote_code)
+    return Trainee(handle, _to_fast_path(plan, handle), more_ends)
+
+
+def load_plain(plan: Plan, path: Path, trust_remote_code: bool = False) -> tuple[ModelHandle, bool]:
+    """As :func:`load_trainee`, on transformers' own layers; and whether the end tokens changed."""
     recipe = plan.recipe
     named = plan.data_recipe().data.template
     template = None if named is None else strip_generation_tags(template_source(named, None) or "")
@@ -58,7 +64,7 @@ def load_trainee(plan: Plan, path: Path, trust_remote_code: bool = False) -> Tra
         base = str(path) if Path(name).exists() or name == "demo" else name
         seed = recipe.training.seed
         handle.model = add_adapter(handle.model, recipe.adapter, seed, name=base, revision=revision)
-    return Trainee(handle, _to_fast_path(plan, handle), more_ends)
+    return handle, more_ends
 
 
 def _end_tokens(plan: Plan, handle: ModelHandle, template: str | None) -> list[str]:

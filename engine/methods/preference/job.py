@@ -1,0 +1,153 @@
+"""Preference training as a run: compared or rated answers in, an adapter that plain PEFT loads out."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from ...checks.live import Watch, Watched
+from ...checks.loaded import look_at_loaded
+from ...errors import WhetError
+from ...findings import Finding
+from ...models.adapters import save_weights
+from ...models.loading import DTYPES, ModelHandle
+from ...recipe import PreferenceSection
+from ...runs.context import RunContext
+from ...runs.events import FindingEvent, PhaseEvent
+from .. import training
+from ..arguments import shared_arguments
+from ..earlier import earlier_events
+from ..optimizers import usable_optimizer
+from ..resuming import cursor_of, look_at_checkpoint
+from ..sampling import sample_events
+from ..sft.arguments import checkpointing
+from ..sft.first_look import loaded_facts
+from ..sft.loading import load_plain, locate_base, planned_tokens
+from ..watching import Watching
+from .losses import trainer_of
+from .section import REFERENCE_FREE
+from .trainers import AnswerTrainer, RatedCollator, compared_collator, open_answers
+
+SHOWN = ("rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected", "kl")
+"""Of TRL's metrics. A reward is beta times how much likelier an answer became than it is to the reference."""
+
+
+def run_preference(context: RunContext) -> None:
+    """Train what the plan says and export it. See :func:`whet.engine.methods.jobs.run_job`."""
+    training.run_method(context, PreferenceTraining)
+
+
+class PreferenceTraining(training.Training):
+    """The objects of one attempt."""
+
+    def __init__(self, context: RunContext) -> None:
+        super().__init__(context)
+        assert isinstance(self.recipe.method, PreferenceSection)
+        self.section = self.recipe.method
+        self.layout = self.plan.data.report.format.name
+        self.loss = self.section.loss_of(self.layout)
+        self._refuse()
+        self.handle = self._load()
+        context.leave_if_asked()
+        self.data = planned_tokens(context, self.handle.path)
+        context.leave_if_asked()
+        self.trainer = self._trainer()
+        self.report(evaluates=self.data.eval is not None)
+
+    def _refuse(self) -> None:
+        """Raises WhetError ``preference.*`` for settings that the loss cannot work with."""
+        if self.resolved.head_precision != "16bit":
+            raise WhetError(
+                "preference.head",
+                f"model.head_precision={self.resolved.head_precision}: these losses multiply with the head's "
+                "weights themselves.",
+                "Set model.head_precision=16bit.",
+            )
+        if self.loss == "kto" and self.resolved.batch_size < 2:
+            raise WhetError(
+                "preference.batch",
+                "method.loss=kto measures how far the model has moved by the other answers of a micro-batch, "
+                "and training.batch_size is 1.",
+                "Set training.batch_size to 2 or more, better 4.",
+            )
+
+    def _load(self) -> ModelHandle:
+        self.context.emit(PhaseEvent(phase="load", detail=self.recipe.model.name))
+        path, trusted = locate_base(self.context)
+        handle, self.more_ends = load_plain(self.plan, path, trusted)
+        handle.model.config.use_cache = False
+        self.context.emit(FindingEvent(finding=plain_path()))
+        return handle
+
+    def _trainer(self) -> AnswerTrainer:
+        context, recipe, handle = self.context, self.recipe, self.handle
+        optimizer, finding = usable_optimizer(self.resolved.optimizer, handle.device)
+        if finding is not None:
+            context.emit(FindingEvent(finding=finding))
+        shared = shared_arguments(recipe, self.resolved, context.dir.checkpoints, optimizer)
+        shared |= checkpointing(self.resolved.gradient_checkpointing)
+        length = self.resolved.max_length
+        kind, arguments = trainer_of(
+            self.section, self.layout, shared, length, dropout=recipe.adapter.dropout > 0
+        )
+        more: dict[str, Any] = {}
+        if recipe.adapter.kind == "none" and self.loss not in REFERENCE_FREE:
+            more["ref_model"] = copy.deepcopy(handle.model).requires_grad_(False).eval()
+        rated = self.layout == "ratings"
+        return kind(
+            handle.model,
+            args=arguments,
+            emit=context.emit,
+            keep=recipe.training.keep_checkpoints,
+            cursor=cursor_of(self.plan),
+            train_dataset=open_answers(self.data.train),
+            eval_dataset=open_answers(self.data.eval) if self.data.eval is not None else None,
+            processing_class=handle.tokenizer,
+            data_collator=RatedCollator(handle.pad_id, length) if rated else compared_collator(handle.pad_id),
+            **more,
+        )
+
+    def look(self, checkpoint: Path | None) -> None:
+        """What the checks see in the loaded model and the checkpoint; the live ones take over."""
+        report = self.data.report
+        largest = max(report.train.max_token_id, report.eval.max_token_id if report.eval else -1)
+        found = look_at_loaded(loaded_facts(self.handle, self.recipe, largest_id=largest))
+        if checkpoint is not None:
+            found += look_at_checkpoint(checkpoint, self.trainer.model, self.plan)
+        self.say(found)
+        watched = Watched(self.recipe, self.resolved, vocabulary=2, chats=False)
+        watch = Watch(watched, earlier_events(self.context, checkpoint))
+        self.watching = Watching(self.context.emit, watch, self.recipe, self.reporter, self.trainer)
+        self.trainer.add_callback(self.watching)
+
+    def sample(self, step: int) -> None:
+        """Answer the recipe's prompts."""
+        sample_events(self.context, self.handle, step, chat=self.data.report.template is not None)
+
+    def shown(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Rewards of the held-out answers."""
+        return {name: metrics[f"eval_{name}"] for name in SHOWN if f"eval_{name}" in metrics}
+
+    def write(self, folder: Path) -> None:
+        """The weights and the tokenizer with the template in force."""
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        if self.recipe.adapter.kind == "none":
+            stored = {"bfloat16": "bf16", "float16": "fp16"}.get(self.plan.model.dtype, "fp32")
+            model = model.to(DTYPES[stored])
+        save_weights(model, folder)
+        self.handle.tokenizer.save_pretrained(folder)
+        if self.more_ends:
+            model.generation_config.save_pretrained(folder)
+        if self.data.template_digest is not None:
+            (folder / "template_digest").write_text(self.data.template_digest + "\n", encoding="utf-8")
+
+
+def plain_path() -> Finding:
+    """Said aloud: the fast path is supervised fine-tuning's."""
+    return Finding(
+        id="L08",
+        severity="note",
+        title="Preference training runs on transformers' own layers, which is slower than the fast path.",
+        evidence={"fused": "the head and its log-probabilities"},
+    )

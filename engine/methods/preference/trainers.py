@@ -1,0 +1,173 @@
+"""TRL's preference trainers in a run, on rows that come tokenised, without logits, telemetry or copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file
+from trl import DPOTrainer, KTOTrainer
+from trl.experimental.cpo import CPOTrainer
+from trl.experimental.orpo import ORPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
+from trl.trainer.utils import add_fused_lm_head
+
+from ...data.masking import IGNORE
+from ...models.adapters import hold_trained_in_fp32
+from ..run_loop import RunLoop
+
+ADAPTER = "adapter_model.safetensors"
+COPY = "ref"
+"""TRL puts a copy of a given adapter beside it under this name."""
+
+
+class Tokenised(Dataset):
+    """Rows of tokens: what TRL's constructors would make of texts was done when the run was planned."""
+
+    def map(self, *args: Any, **kwargs: Any) -> Tokenised:  # type: ignore[override]
+        """Nothing is left to do."""
+        return self
+
+
+def open_answers(path: Path) -> Tokenised:
+    """Stored rows: prompt_ids with chosen_ids and rejected_ids, or with completion_ids and label."""
+    rows = Tokenised.from_file(str(path)).remove_columns(["row"])
+    assert isinstance(rows, Tokenised)
+    return rows
+
+
+class AnswerTrainer(RunLoop):
+    """What TRL's trainers must do without in a run, and how their checkpoints are loaded."""
+
+    def __init__(self, model: Any, *args: Any, **more: Any) -> None:
+        super().__init__(model, *args, **more)
+        if isinstance(model, PeftModel):
+            if COPY in model.peft_config:
+                model.delete_adapter(COPY)  # ours is fresh: the model with its adapter off is the same
+            hold_trained_in_fp32(model)  # TRL rounds the adapter of a quantised base to bf16
+
+    def _send_telemetry(self) -> None:
+        """Never."""
+
+    def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
+        return dataset
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As the base class; what TRL notes down of each step is not collected."""
+        loss = super().training_step(*args, **kwargs)
+        self.forget_notes()
+        return loss
+
+    def forget_notes(self) -> None:
+        """Of training steps: they would be written where the trainer logs, which ours does not."""
+        notes: Any = self
+        notes._metrics["train"].clear()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        own: Any = self.model
+        if isinstance(own, PeftModel):
+            set_peft_model_state_dict(own, load_file(Path(resume_from_checkpoint) / ADAPTER))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint)
+
+
+class ComparedTrainer(AnswerTrainer, DPOTrainer):
+    """DPO and its kin."""
+
+
+class RatedTrainer(AnswerTrainer, KTOTrainer):
+    """KTO, its rows in random order: TRL pairs neighbours beforehand, our collator does it in the batch."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.args.train_sampling_strategy = "random"
+
+
+class WithoutLogits(AnswerTrainer):
+    """CPO's and ORPO's forward pass by the head that TRL gives to DPO: no logits of whole batches."""
+
+    learns_prompts = False
+    """The chosen conversation's own loss counts its prompt too."""
+
+    def __init__(self, model: Any, *args: Any, **more: Any) -> None:
+        super().__init__(model, *args, **more)
+        base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        add_fused_lm_head(base, outputs=("log_probs", "mean_logits"))
+
+    def takes_means(self) -> bool:
+        """Answers are compared by their mean log-probability a token, not by the sum."""
+        return True
+
+    def forget_notes(self) -> None:
+        """See the base class."""
+        notes: Any = self
+        notes._stored_metrics.pop("train", None)
+
+    def concatenated_forward(self, model: Any, batch: dict[str, Any]) -> Any:
+        """Log-probabilities and mean logits of chosen and rejected answers, and the chosen ones' own loss."""
+        own: Any = self
+        ids, attended = batch["input_ids"], batch["attention_mask"]
+        learnt = attended if self.learns_prompts else batch["completion_mask"]
+        more = {"output_router_logits": True} if own.aux_loss_enabled else {}
+        found = model(
+            input_ids=ids,
+            attention_mask=attended,
+            labels=ids.masked_fill(learnt == 0, IGNORE),
+            fused_lm_head=True,
+            **more,
+        )
+        answers = batch["completion_mask"][:, 1:]
+        logps = (found.log_probs * answers).sum(1)
+        if self.takes_means():
+            logps = logps / answers.sum(1)
+        half = len(ids) // 2
+        loss = -found.log_probs[:half].sum() / learnt[:half, 1:].sum()
+        parts = (logps[:half], logps[half:], found.mean_logits[:half], found.mean_logits[half:], loss)
+        return (*parts, found.aux_loss) if own.aux_loss_enabled else parts
+
+
+class OddsTrainer(WithoutLogits, ORPOTrainer):
+    """ORPO."""
+
+    learns_prompts = True
+
+
+class ContrastTrainer(WithoutLogits, CPOTrainer):
+    """CPO and SimPO."""
+
+    def takes_means(self) -> bool:
+        """SimPO does."""
+        return bool(self.loss_type == "simpo")
+
+
+class RatedCollator:
+    """Rated answers, and each prompt with the answer of the row before it: how far the model has moved.
+
+    Args:
+        pad_id: filler.
+        max_length: of a prompt with a foreign answer.
+    """
+
+    def __init__(self, pad_id: int, max_length: int) -> None:
+        self.collate = DataCollatorForUnpairedPreference(pad_token_id=pad_id, max_length=max_length)
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """A batch of stored rows, as KTO's trainer takes it."""
+        others = [rows[-1], *rows[:-1]]
+        batch: dict[str, Any] = self.collate(
+            [
+                {**row, "label": row["label"] == "true", "KL_completion_ids": other["completion_ids"]}
+                for row, other in zip(rows, others, strict=True)
+            ]
+        )
+        return batch
+
+
+def compared_collator(pad_id: int) -> DataCollatorForPreference:
+    """Chosen answers, then rejected ones, each behind its prompt."""
+    return DataCollatorForPreference(pad_token_id=pad_id)

@@ -1,0 +1,337 @@
+"""Preference training as runs: it learns, equals TRL's trainers, goes on where it stopped, loads plainly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from support.live_runs import attempt
+from support.tiny_models import build_tiny_model
+from support.tiny_runs import create_run, events_of, next_attempt
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+from whet.engine.errors import WhetError
+from whet.engine.methods.preference.job import PreferenceTraining
+from whet.engine.plan import make_plan
+from whet.engine.recipe import Recipe
+from whet.engine.runs.events import EvalEvent, FindingEvent, StepEvent
+from whet.engine.runs.store import RunDir
+
+SUBJECTS = ["the river", "a small house", "the old road", "my friend", "the long day", "a good book"]
+VERBS = ["was", "is", "will be", "had been", "may be"]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("model") / "llama")
+
+
+def pairs(conversations: bool = True) -> list[dict[str, Any]]:
+    """Answers that say yes are better than those that say no."""
+    rows: list[dict[str, Any]] = []
+    for subject in SUBJECTS:
+        for number, verb in enumerate(VERBS):
+            question, good, bad = (
+                f"{subject} {verb}",
+                f"yes {subject} all" + " day" * number,
+                f"no {verb} not",
+            )
+            if conversations:
+                before = [{"role": "user", "content": question}]
+                rows.append(
+                    {
+                        "chosen": [*before, {"role": "assistant", "content": good}],
+                        "rejected": [*before, {"role": "assistant", "content": bad}],
+                    }
+                )
+            else:
+                rows.append({"prompt": question, "chosen": good, "rejected": bad})
+    return rows
+
+
+def ratings() -> list[dict[str, Any]]:
+    return [
+        {"prompt": row["prompt"], "completion": row[name], "label": name == "chosen"}
+        for row in pairs(conversations=False)
+        for name in ("chosen", "rejected")
+    ]
+
+
+def recipe(model: Path, folder: Path, rows: list[dict[str, Any]], **sections: dict[str, Any]) -> Recipe:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    values: dict[str, dict[str, Any]] = {
+        "model": {"name": str(model), "max_length": 64},
+        "data": {"train": str(path)},
+        "method": {"kind": "preference"},
+        "adapter": {"rank": 8, "alpha": 16},
+        "training": {
+            "max_steps": 2, "batch_size": 4, "gradient_accumulation": 2, "learning_rate": 5e-3,
+            "optimizer": "adamw", "save_every": 3, "warmup": 0, "threads": 1,
+        },
+    }  # fmt: skip
+    names = values | sections
+    return Recipe.model_validate({name: values.get(name, {}) | sections.get(name, {}) for name in names})
+
+
+def finished(wanted: Recipe) -> RunDir:
+    run = create_run(wanted)
+    assert attempt(run, method=PreferenceTraining) == "finished"
+    return run
+
+
+def steps(run: RunDir) -> list[StepEvent]:
+    return [event for event in events_of(run) if isinstance(event, StepEvent)]
+
+
+def test_dpo_learns_what_is_preferred_and_plain_peft_loads_the_result(tiny: Path, tmp_path: Path) -> None:
+    run = finished(
+        recipe(
+            tiny, tmp_path, pairs(),
+            data={"eval_fraction": 0.25}, training={"max_steps": 12}, eval={"every": 12, "batch_size": 8},
+        )
+    )  # fmt: skip
+    first, last = [event for event in events_of(run) if isinstance(event, EvalEvent)]
+    assert first.loss == pytest.approx(0.6931, abs=1e-3) and last.loss < 0.5
+    assert first.metrics["rewards/margins"] == 0
+    assert last.metrics["rewards/accuracies"] > 0.9 and last.metrics["rewards/margins"] > 0.5
+    assert any(e.finding.id == "L08" for e in events_of(run) if isinstance(e, FindingEvent))
+    base = AutoModelForCausalLM.from_pretrained(tiny)
+    tokenizer = AutoTokenizer.from_pretrained(run.export / "adapter")
+    ids = torch.tensor([tokenizer.encode("the river was yes")])
+    untrained = base(ids).logits
+    loaded = PeftModel.from_pretrained(base, run.export / "adapter").eval()
+    training = PreferenceTraining(next_attempt(run))
+    training.trainer.load_weights(run.export / "adapter")
+    own = training.handle.model.eval()
+    assert list(own.peft_config) == ["default"]
+    torch.testing.assert_close(loaded(ids).logits, own(ids).logits)
+    with own.disable_adapter():
+        torch.testing.assert_close(untrained, own(ids).logits)
+    assert not torch.allclose(untrained, own(ids).logits, atol=1e-2)
+
+
+def test_rated_answers_move_apart(tiny: Path, tmp_path: Path) -> None:
+    run = finished(
+        recipe(
+            tiny, tmp_path, ratings(),
+            data={"eval_fraction": 0.25}, training={"max_steps": 12, "learning_rate": 1e-2},
+            eval={"every": 12, "batch_size": 16},
+        )
+    )  # fmt: skip
+    first, last = [event for event in events_of(run) if isinstance(event, EvalEvent)]
+    assert last.loss < first.loss - 0.05 and last.metrics["rewards/margins"] > 0.5
+
+
+@pytest.mark.parametrize("loss", ["ipo", "robust", "apo_zero", "simpo", "cpo", "orpo"])
+def test_every_loss_trains(tiny: Path, tmp_path: Path, loss: str) -> None:
+    more = {"label_smoothing": 0.1} if loss == "robust" else {}
+    run = finished(recipe(tiny, tmp_path, pairs(), method={"loss": loss, **more}))
+    seen = steps(run)
+    assert len(seen) == 2 and all(step.grad_norm > 0 and step.tokens > 0 for step in seen)
+
+
+@pytest.mark.parametrize("loss", ["dpo", "kto", "orpo"])
+def test_a_stopped_run_goes_on_where_it_was(tiny: Path, tmp_path: Path, loss: str) -> None:
+    wanted = recipe(
+        tiny, tmp_path, ratings() if loss == "kto" else pairs(),
+        method={"loss": loss}, adapter={"dropout": 0.1}, training={"max_steps": 5},
+    )  # fmt: skip
+    whole = [step.loss for step in steps(finished(wanted))]
+    run = create_run(wanted)
+    assert attempt(run, stop_after=2, method=PreferenceTraining) == "stopped"
+    assert attempt(run, method=PreferenceTraining) == "finished"
+    assert list({step.step: step.loss for step in steps(run)}.values()) == whole
+
+
+TRL: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "dpo": (DPOTrainer, DPOConfig, {}),
+    "ipo": (DPOTrainer, DPOConfig, {"loss_type": ["ipo"]}),
+    "cpo": (CPOTrainer, CPOConfig, {"loss_type": "sigmoid", "cpo_alpha": 1.0}),
+    "simpo": (CPOTrainer, CPOConfig, {"loss_type": "simpo", "cpo_alpha": 0.0, "beta": 2.0}),
+    "orpo": (ORPOTrainer, ORPOConfig, {}),
+    "kto": (KTOTrainer, KTOConfig, {}),
+}
+
+
+@pytest.mark.parametrize("loss", TRL)
+def test_steps_are_those_of_trl_on_the_same_rows(tiny: Path, tmp_path: Path, loss: str) -> None:
+    """All rows in each step, so that their order does not count; TRL reads and tokenises them for itself."""
+    told = ratings()[:8] if loss == "kto" else pairs()[:8]
+    run = create_run(
+        recipe(
+            tiny, tmp_path, told,
+            method={"loss": loss},
+            training={"batch_size": 8, "gradient_accumulation": 1, "max_steps": 3, "scheduler": "constant",
+                      "weight_decay": 0},
+        )
+    )  # fmt: skip
+    training = PreferenceTraining(next_attempt(run))
+    if loss == "kto":
+        training.trainer.args.train_sampling_strategy = "sequential"  # each row's neighbour counts
+    plain = plain_trl(training, tiny, tmp_path, loss, told)
+    training.trainer.train()
+    plain.train()
+    ours = [event.loss for event in steps(run)]
+    theirs = [log["loss"] for log in plain.state.log_history if "loss" in log]
+    assert ours == pytest.approx(theirs, rel=2e-4, abs=2e-5)
+    assert len(set(ours)) == 3
+
+
+def plain_trl(training: PreferenceTraining, tiny: Path, folder: Path, loss: str, rows: list[Any]) -> Any:
+    """TRL's trainer of its own, with the same fresh adapter."""
+    kind, config, more = TRL[loss]
+    adapter = folder / "fresh"
+    training.handle.model.save_pretrained(adapter)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), adapter, is_trainable=True)
+    if loss == "kto":
+        rows = [
+            {
+                "prompt": [{"role": "user", "content": row["prompt"]}],
+                "completion": [{"role": "assistant", "content": row["completion"]}],
+                "label": row["label"],
+            }
+            for row in rows
+        ]
+    settings: dict[str, Any] = {
+        "output_dir": str(folder / "trl"), "max_steps": 3, "per_device_train_batch_size": 8,
+        "learning_rate": 5e-3, "lr_scheduler_type": "constant", "optim": "adamw_torch", "weight_decay": 0.0,
+        "max_grad_norm": training.recipe.training.max_grad_norm or 1e9, "bf16": False, "use_cpu": True,
+        "gradient_checkpointing": False, "logging_steps": 1, "report_to": "none", "disable_tqdm": True,
+        "save_strategy": "no", "max_length": 64, "beta": 0.1, "seed": training.recipe.training.seed,
+        "adam_beta2": training.recipe.training.beta2, "adam_epsilon": training.recipe.training.epsilon,
+    } | more  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    # TRL also trains the line break that a template writes behind the last turn's end, for the next one.
+    source = tokenizer.chat_template
+    tokenizer.eos_token = training.data.report.end_of_turn  # its CPO and ORPO put another EOS there
+    trimmed = "{{ whole if add_generation_prompt else whole.rstrip() }}"
+    tokenizer.chat_template = "{% set whole %}" + source + "{% endset %}" + trimmed
+    return kind(
+        model, args=config(**settings), train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
+
+
+def test_rows_are_rendered_as_for_supervised_fine_tuning(tiny: Path, tmp_path: Path) -> None:
+    """One BOS, one end of turn, nothing after it; both answers behind the same prompt."""
+    from whet.engine.methods.preference.trainers import open_answers
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    told = [
+        pairs()[0],
+        {
+            "prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+                       {"role": "user", "content": "c"}],
+            "chosen": [{"role": "assistant", "content": "yes"}], "rejected": "no",
+        },
+        pairs(conversations=False)[1],
+    ]  # fmt: skip
+    plan = make_plan(recipe(tiny, tmp_path, told, data={"system": "be kind"}))
+    assert plan.data.report.template == "model" and plan.data.report.bad_rows == 0
+    stored = list(open_answers(plan.data.train))
+    turns = [{"role": "system", "content": "be kind"}, *told[1]["prompt"]]
+    prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert stored[1]["prompt_ids"] == tokenizer.encode(prompt, add_special_tokens=False)
+    end = plan.data.report.end_id
+    for row in stored:
+        whole = row["prompt_ids"] + row["chosen_ids"]
+        assert whole.count(tokenizer.bos_token_id) == (tokenizer.bos_token in prompt)
+        assert row["chosen_ids"].count(end) == 1 and row["chosen_ids"][-1] == row["rejected_ids"][-1] == end
+    assert tokenizer.decode(stored[1]["chosen_ids"][:-1]) == "yes"
+
+
+def test_long_rows_are_cut_and_those_without_an_answer_left_out(tiny: Path, tmp_path: Path) -> None:
+    long = {"prompt": "the river", "chosen": "day " * 80, "rejected": "no"}
+    lost = {"prompt": "house " * 80, "chosen": "yes", "rejected": "no"}
+    plan = make_plan(recipe(tiny, tmp_path, [*pairs(conversations=False)[:6], long, lost]))
+    train = plan.data.report.train
+    assert (train.rows, train.token_rows) == (8, 7)
+    assert (train.truncated_rows, train.truncated_lost_end, train.truncated_lost_all) == (2, 1, 1)
+    assert train.length.max > 64 and plan.resolved.longest == 64 and plan.resolved.texts_per_row == 2
+
+
+BAD = [
+    ({"prompt": "a", "chosen": "same", "rejected": "same"}, "are the same"),
+    ({"prompt": "a", "chosen": "yes", "rejected": 3}, "'rejected' is int"),
+    ({"chosen": "yes", "rejected": "no"}, "'prompt' is missing"),
+    ({"prompt": "a", "chosen": "yes", "rejected": " "}, "'rejected' is empty"),
+    (
+        {
+            "chosen": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+            "rejected": [{"role": "user", "content": "other"}, {"role": "assistant", "content": "c"}],
+        },
+        "same conversation",
+    ),
+    (
+        {
+            "chosen": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+            "rejected": [{"role": "user", "content": "a"}, {"role": "user", "content": "c"}],
+        },
+        "one message of the assistant",
+    ),
+    (
+        {"chosen": [{"role": "user", "content": "a"}, {"role": "pope", "content": "b"}], "rejected": "c"},
+        "pope",
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "reason"), BAD)
+def test_bad_rows_are_named(tiny: Path, tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    plan = make_plan(recipe(tiny, tmp_path, [*pairs()[:12], row]))
+    assert plan.data.report.bad_rows == 1
+    bad = plan.data.report.bad[0]
+    assert reason in bad.reason and bad.line == 13
+    assert plan.blocked()
+
+
+def test_verdicts_must_be_yes_or_no_and_both(tiny: Path, tmp_path: Path) -> None:
+    rows = [*ratings()[:12], {"prompt": "a", "completion": "b", "label": "maybe"}]
+    assert "expected true or false" in make_plan(recipe(tiny, tmp_path, rows)).data.report.bad[0].reason
+    with pytest.raises(WhetError, match="fewer than two classes"):
+        make_plan(recipe(tiny, tmp_path, ratings()[::2]))
+
+
+def test_rows_and_settings_that_do_not_suit_the_loss_are_refused(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(WhetError, match=r"method\.loss=dpo learns from pairs"):
+        make_plan(recipe(tiny, tmp_path, ratings(), method={"loss": "dpo"}))
+    with pytest.raises(WhetError, match="no layout"):
+        make_plan(recipe(tiny, tmp_path, [{"messages": [{"role": "user", "content": "a"}]}]))
+    for settings in (
+        {"loss": "dpo", "label_smoothing": 0.1},
+        {"loss": "kto", "gamma": 1.0},
+        {"loss": "robust"},
+    ):
+        with pytest.raises(ValueError, match=r"method\."):
+            recipe(tiny, tmp_path, pairs(), method=settings)
+    run = create_run(recipe(tiny, tmp_path, ratings(), training={"batch_size": 1}))
+    assert attempt(run, method=PreferenceTraining) == "preference.batch"
+
+
+def test_all_weights_train_against_a_copy(tiny: Path, tmp_path: Path) -> None:
+    run = finished(
+        recipe(
+            tiny,
+            tmp_path,
+            pairs(),
+            adapter={"kind": "none"},
+            training={"learning_rate": 1e-3, "max_steps": 4},
+        )
+    )
+    seen = steps(run)
+    assert seen[0].loss == pytest.approx(0.6931, abs=1e-3) and seen[-1].loss < seen[0].loss
+    assert (run.export / "model" / "model.safetensors").is_file()
