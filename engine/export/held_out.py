@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from ..data.answers import answer_layout, examples_of
 from ..data.batches import content_hash
 from ..data.building import held_out
-from ..data.formats import Example, sniff, to_example
+from ..data.formats import Example, renamed, sniff, to_example
+from ..data.masking import IGNORE
 from ..data.rows import RawRow, RowError
 from ..data.sources import iter_rows
+from ..data.tables import Layout
 from ..data.tokenization import RowTokenizer, TokenizerFiles
 from ..errors import WhetError
 from ..recipe import Recipe
@@ -56,11 +59,20 @@ def _token_rows(file: Path, limits: Limits) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     with pa.memory_map(str(file)) as source:
         for batch in pa.ipc.open_stream(source):
-            rows = batch.select(["input_ids", "labels"]).to_pylist()
+            rows = [token_row(row) for row in batch.to_pylist()]
             found += [row for row in rows if len(row["input_ids"]) <= limits.row_tokens]
             if len(found) >= limits.held_out_rows:
                 break
     return found[: limits.held_out_rows]
+
+
+def token_row(stored: dict[str, Any]) -> dict[str, Any]:
+    """ids and labels of a stored row; of compared answers the chosen one's."""
+    if "input_ids" in stored:
+        return {name: stored[name] for name in ("input_ids", "labels")}
+    prompt = stored["prompt_ids"]
+    answer = stored["chosen_ids"] if "chosen_ids" in stored else stored["completion_ids"]
+    return {"input_ids": prompt + answer, "labels": [IGNORE] * len(prompt) + answer}
 
 
 def _examples(recipe: Recipe) -> Iterator[Example]:
@@ -81,6 +93,9 @@ def read_examples(source: str, recipe: Recipe, role: Any) -> Iterator[Example]:
     rows = itertools.islice(iter_rows(source, recipe.data, role), SCANNED)
     head = list(itertools.islice(rows, 300))
     good = [row for row in head if isinstance(row, RawRow)]
+    if recipe.method.kind == "preference":
+        yield from _answered(itertools.chain(head, rows), answer_layout(good, recipe.data.columns), recipe)
+        return
     chosen = recipe.data.format
     layout = sniff(good, recipe.data.columns).format if chosen == "auto" else chosen
     if layout is None:
@@ -94,11 +109,23 @@ def read_examples(source: str, recipe: Recipe, role: Any) -> Iterator[Example]:
             continue  # the plan has reported it
 
 
+def _answered(rows: Iterable[Any], layout: Layout | None, recipe: Recipe) -> Iterator[Example]:
+    """Prompts with their chosen, or their only, answer."""
+    for row in rows:
+        if layout is None or not isinstance(row, RawRow):
+            continue
+        try:
+            value = renamed(row.value, recipe.data.columns)
+            yield examples_of(value, layout.name, recipe.data.system)[0]
+        except RowError:
+            continue  # the plan has reported it
+
+
 def _row(tokenizer: RowTokenizer, recipe: Recipe, example: Example) -> dict[str, Any] | None:
     if example.tools:
         return None
     try:
-        encoded = tokenizer.encode_examples([example], supervise=recipe.method.supervise)[0]
+        encoded = tokenizer.encode_examples([example], supervise=_supervised(recipe))[0]
     except RowError:
         return None
     if encoded.supervised == 0:
@@ -110,3 +137,8 @@ def _row(tokenizer: RowTokenizer, recipe: Recipe, example: Example) -> dict[str,
             {"role": "assistant", "content": example.completion or ""},
         ]
     return {"messages": messages, "input_ids": encoded.input_ids, "labels": encoded.labels}
+
+
+def _supervised(recipe: Recipe) -> Literal["responses", "all"]:
+    """Answers are what preference training compares, too."""
+    return "responses" if recipe.method.kind == "preference" else recipe.method.supervise

@@ -16,7 +16,7 @@ from ..data.tokenization import RowTokenizer, TokenizerFiles
 from ..errors import WhetError
 from ..recipe import ExportSection, Recipe
 from .gguf.types import GGUFType, check_types, importance_missing
-from .held_out import read_examples
+from .held_out import SCANNED, read_examples, token_row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -94,7 +94,17 @@ def training_rows(plan: Plan, model_dir: Path, tokens: int = TOKENS) -> Rows:
     complete = plan.data.is_complete()
     file = plan.data.train if complete else prepare(plan.data_recipe(), model_dir).train
     with pa.memory_map(str(file)) as source:
-        return spread_rows(pa.ipc.open_stream(source).read_all()["input_ids"], tokens)
+        return spread_rows(_conversations(pa.ipc.open_stream(source).read_all()), tokens)
+
+
+def _conversations(table: pa.Table) -> pa.ChunkedArray:
+    """All ids of each stored row; of compared answers the chosen one's."""
+    import pyarrow as pa
+
+    if "input_ids" in table.column_names:
+        return table["input_ids"]
+    first = table.slice(0, SCANNED).to_pylist()
+    return pa.chunked_array([pa.array([token_row(row)["input_ids"] for row in first], pa.list_(pa.int32()))])
 
 
 def spread_rows(column: pa.ChunkedArray, tokens: int = TOKENS) -> Rows:

@@ -335,3 +335,23 @@ def test_all_weights_train_against_a_copy(tiny: Path, tmp_path: Path) -> None:
     seen = steps(run)
     assert seen[0].loss == pytest.approx(0.6931, abs=1e-3) and seen[-1].loss < seen[0].loss
     assert (run.export / "model" / "model.safetensors").is_file()
+
+
+def test_the_result_leaves_merged_and_proven_on_chosen_answers(tiny: Path, tmp_path: Path) -> None:
+    from whet.engine.export.held_out import planned_rows
+    from whet.engine.export.importance_rows import training_rows
+    from whet.engine.export.of_run import export_run
+
+    wanted = recipe(tiny, tmp_path, pairs(), export={"merged": True})
+    run = finished(wanted)
+    plan = run.load_plan()
+    row = planned_rows(plan, tiny)[0]
+    assert row["messages"][-1]["content"].startswith("yes ")
+    assert sum(label != -100 for label in row["labels"]) > 2
+    assert len(training_rows(plan, tiny)) == len(pairs())
+    result = export_run(next_attempt(run))
+    merged = AutoModelForCausalLM.from_pretrained(result.paths["merged"]).eval()
+    base = AutoModelForCausalLM.from_pretrained(tiny)
+    ids = torch.tensor([row["input_ids"]])
+    trained = PeftModel.from_pretrained(base, run.export / "adapter").eval()(ids).logits
+    torch.testing.assert_close(merged(ids).logits.float(), trained, atol=0.05, rtol=0.05)
