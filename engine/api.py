@@ -101,6 +101,7 @@ if TYPE_CHECKING:
     from .goals import Goal, Option, Proposal
     from .hardware import Machine
     from .kernel_report import KernelReport
+    from .methods.section import LANGUAGE_MODELS
     from .models.hub_search import HubModel
     from .models.listing import ModelEntry
     from .models.report import ModelReport
@@ -116,6 +117,7 @@ if TYPE_CHECKING:
 
 # Loaded when first used: listing runs and completing words in a shell must not wait for the planner.
 _LAZY = {
+    "LANGUAGE_MODELS": "methods.section",
     "RECIPE_KEYS": "plan",
     "Artifact": "export.artifacts",
     "ChatPiece": "chat.session",
@@ -155,6 +157,7 @@ _LAZY = {
 
 __all__ = [
     "FAST_PATH",
+    "LANGUAGE_MODELS",
     "RECIPE_KEYS",
     "Artifact",
     "ChatPiece",

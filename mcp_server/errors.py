@@ -23,6 +23,7 @@ NEXT = {
     "lock.held": "the same call again in a minute; job_list() says who works",
     "recipe.invalid": "whet://recipe-schema says what each key takes",
     "chat.load": "model_inspect(model=...)",
+    "chat.no_language_model": 'run_get(run_id=..., view="artifacts")',
     "gguf.unreadable": "export_start(run_id=...)",
     "smoke.decode": "export_start(run_id=...)",
     "smoke.unloadable": "export_start(run_id=...)",

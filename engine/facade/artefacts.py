@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import WhetError
+from ..methods.section import LANGUAGE_MODELS
 from ..runs.events import Event
 from ..runs.store import trained_weights
 from .running import find_trained
@@ -206,6 +207,14 @@ def chat_target(target: str) -> ChatTarget:
     if (path / "config.json").is_file():
         return ChatTarget(model=path.absolute())
     found = find_trained(target)
+    kind = found.load_plan().recipe.method.kind
+    if kind not in LANGUAGE_MODELS:
+        raise WhetError(
+            "chat.no_language_model",
+            f"Run {found.id} trained by method.kind={kind}: its model gives vectors, classes or scores, and "
+            "answers nothing.",
+            f"docs/methods.md shows how the result is used; `whet show {found.id}` says where it lies.",
+        )
     if (found.export / "adapter").is_dir():
         return ChatTarget(model=found.load_plan().model.path, adapter=found.export / "adapter")
     if (found.export / "model").is_dir():

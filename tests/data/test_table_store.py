@@ -92,7 +92,7 @@ def test_lengths_are_of_the_longest_text_and_what_is_cut_is_counted(model: Path,
 
 
 def test_bad_rows_are_named(model: Path, tmp_path: Path) -> None:
-    bad = [{"query": "x", "answer": ""}, {"query": "x"}, {**PAIR, "answer": None}]
+    bad: list[dict[str, Any]] = [{"query": "x", "answer": ""}, {"query": "x"}, {**PAIR, "answer": None}]
     rows: list[dict[str, Any]] = [*[PAIR] * 30, *bad]
     with pytest.raises(
         WhetError, match=r"rows.jsonl:31: field 'answer' is empty.*:32: .*missing.*:33: .*null"

@@ -13,6 +13,7 @@ from support.live_runs import attempt
 from support.tiny_embedders import build_embedder, save_transformer
 from support.tiny_runs import create_run, events_of
 
+from whet.engine import api
 from whet.engine.errors import WhetError
 from whet.engine.methods.embedding.job import EmbeddingTraining
 from whet.engine.plan import make_plan
@@ -136,6 +137,8 @@ def test_every_layout_trains(
 def test_a_decoder_embeds_by_its_last_token(tmp_path: Path) -> None:
     plain = save_transformer(tmp_path / "qwen3", "qwen3")
     run = finished(recipe(plain, tmp_path, pairs(), training={"max_steps": 2}))
+    with pytest.raises(WhetError, match="answers nothing"):
+        api.chat_target(run.id)
     pooling = json.loads((run.export / "adapter" / "1_Pooling" / "config.json").read_text())
     assert "lasttoken" in json.dumps(pooling)
 

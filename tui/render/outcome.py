@@ -11,7 +11,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from whet.engine.api import ExportEvent, RunState, RunSummary, RunView, SampleEvent
+from whet.engine.api import LANGUAGE_MODELS, ExportEvent, RunState, RunSummary, RunView, SampleEvent
 
 from .facts import facts
 from .findings import VERDICT_COLOURS, findings_block
@@ -195,8 +195,9 @@ def _verdict(view: RunView) -> list[RenderableType]:
 def _next(view: RunView) -> Text:
     gguf = next((event.path for event in view.exports if event.kind == "gguf"), None)
     run = view.state.parent or view.id
-    lines = [(f"whet chat {run}", "talk: base beside tuned")]
-    if gguf:
+    talks = view.plan is None or view.plan.recipe.method.kind in LANGUAGE_MODELS
+    lines = [(f"whet chat {run}", "talk: base beside tuned")] if talks else []
+    if gguf and talks:
         lines.append((f"whet chat {shlex.quote(gguf)}", ""))
     lines += [
         (f"whet show {view.id}", "this page, and the findings"),
