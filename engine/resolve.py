@@ -50,6 +50,7 @@ class Resolved(BaseModel):
     sequences: int = Field(description="Training rows, or packed sequences, in one epoch.")
     longest: int = Field(description="Tokens of the longest sequence a step can meet.")
     texts_per_row: int = Field(default=1, description="Texts of a row, each by itself.")
+    second_copy: bool = Field(default=False, description="Base weights are held again, as they were.")
     steps_per_epoch: int
     total_steps: int
     epochs: float = Field(description="Passes over the data that total_steps make.")
@@ -168,6 +169,9 @@ def resolve(
         longest=longest,
         texts_per_row=report.texts_per_row
         + (0 if recipe.method.kind == "sft" else recipe.method.more_inputs(report.format.name)),
+        second_copy=recipe.method.kind == "preference"
+        and recipe.adapter.kind == "none"
+        and recipe.method.measured(report.format.name),
         **steps,
         gradient_checkpointing=training.gradient_checkpointing == "on",
         threads=training.threads or machine.cpu_count,

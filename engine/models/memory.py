@@ -91,7 +91,8 @@ def estimate_memory(
     components = {
         "base": base_bytes(
             facts, resolved.base_precision, resolved.embedding_precision, resolved.head_precision
-        ),
+        )
+        * (2 if resolved.second_copy else 1),
         # PEFT holds adapters, and its copies of whole modules, in fp32.
         "adapter": 0 if full else 4 * trainable,
         "gradients": 4 * trainable,

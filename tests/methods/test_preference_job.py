@@ -322,16 +322,16 @@ def test_rows_and_settings_that_do_not_suit_the_loss_are_refused(tiny: Path, tmp
     assert attempt(run, method=PreferenceTraining) == "preference.batch"
 
 
-def test_all_weights_train_against_a_copy(tiny: Path, tmp_path: Path) -> None:
-    run = finished(
-        recipe(
-            tiny,
-            tmp_path,
-            pairs(),
-            adapter={"kind": "none"},
-            training={"learning_rate": 1e-3, "max_steps": 4},
-        )
-    )
+def test_all_weights_train_against_a_copy_that_the_plan_counts(tiny: Path, tmp_path: Path) -> None:
+    sections: dict[str, dict[str, Any]] = {
+        "adapter": {"kind": "none"},
+        "training": {"learning_rate": 1e-3, "max_steps": 4},
+    }
+    wanted = recipe(tiny, tmp_path, pairs(), **sections)
+    alone = make_plan(recipe(tiny, tmp_path, pairs(), method={"loss": "orpo"}, **sections))
+    bases = [plan.memory.components["base"] for plan in (make_plan(wanted), alone)]
+    assert bases[0] == 2 * bases[1]
+    run = finished(wanted)
     seen = steps(run)
     assert seen[0].loss == pytest.approx(0.6931, abs=1e-3) and seen[-1].loss < seen[0].loss
     assert (run.export / "model" / "model.safetensors").is_file()

@@ -26,7 +26,6 @@ from ..sft.first_look import loaded_facts
 from ..sft.loading import load_plain, locate_base, planned_tokens
 from ..watching import Watching
 from .losses import trainer_of
-from .section import REFERENCE_FREE
 from .trainers import AnswerTrainer, RatedCollator, compared_collator, open_answers
 
 SHOWN = ("rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected", "kl")
@@ -92,7 +91,7 @@ class PreferenceTraining(training.Training):
             self.section, self.layout, shared, length, dropout=recipe.adapter.dropout > 0
         )
         more: dict[str, Any] = {}
-        if recipe.adapter.kind == "none" and self.loss not in REFERENCE_FREE:
+        if self.resolved.second_copy:
             more["ref_model"] = copy.deepcopy(handle.model).requires_grad_(False).eval()
         rated = self.layout == "ratings"
         return kind(

@@ -85,6 +85,10 @@ class PreferenceSection(RowMethod):
             return None
         return "ratings" if self.loss in RATED else "preference"
 
+    def measured(self, layout: str) -> bool:
+        """Whether the loss for such rows measures from a reference."""
+        return self.loss_of(layout) not in REFERENCE_FREE
+
     def more_inputs(self, layout: str) -> int:
         """kto also reads each prompt with another row's answer."""
         return 1 if layout == "ratings" else 0
