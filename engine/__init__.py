@@ -6,8 +6,17 @@ from importlib import import_module
 from typing import Any
 
 _EXPORTS = {
+    "CPOConfig": "python_api.preference_classes",
+    "CPOTrainer": "python_api.preference_classes",
+    "DPOConfig": "python_api.preference_classes",
+    "DPOTrainer": "python_api.preference_classes",
     "FastLanguageModel": "python_api.fast_language_model",
     "FastSentenceTransformer": "python_api.fast_sentence_transformer",
+    "KTOConfig": "python_api.preference_classes",
+    "KTOTrainer": "python_api.preference_classes",
+    "ORPOConfig": "python_api.preference_classes",
+    "ORPOTrainer": "python_api.preference_classes",
+    "PatchDPOTrainer": "python_api.preference_classes",
     "SFTConfig": "python_api.trl_classes",
     "SFTTrainer": "python_api.trl_classes",
     "get_chat_template": "python_api.chat_templates",

@@ -81,12 +81,13 @@ def refuse_token(name: str, value: Any) -> None:
     )
 
 
-def translate_config(given: dict[str, Any], known: Iterable[str]) -> dict[str, Any]:
-    """Today's arguments for `SFTConfig` from any generation's.
+def translate_config(given: dict[str, Any], known: Iterable[str], owner: str = "SFTConfig") -> dict[str, Any]:
+    """Today's arguments for a configuration class from any generation's.
 
     Args:
         given: keyword arguments as the script wrote them.
         known: field names of the configuration class.
+        owner: its name.
 
     Raises:
         WhetError: `python_api.token` for an access token, `python_api.conflict` when two spellings of one
@@ -112,7 +113,7 @@ def translate_config(given: dict[str, Any], known: Iterable[str]) -> dict[str, A
         _rename(arguments, "include_inputs_for_metrics", "include_for_metrics", ["inputs"])
     if (share := arguments.pop("warmup_ratio", None)) is not None:
         _warmup(arguments, share)
-    refuse_unknown("SFTConfig", arguments, known)
+    refuse_unknown(owner, arguments, known)
     return arguments
 
 

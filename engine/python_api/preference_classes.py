@@ -1,0 +1,215 @@
+"""TRL's DPO, KTO, ORPO and CPO trainers, taking every generation's spellings, without telemetry."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import trl
+from datasets import Dataset
+from peft import PeftModel
+from trl.experimental.cpo import CPOConfig as _CPOConfig
+from trl.experimental.cpo import CPOTrainer as _CPOTrainer
+from trl.experimental.orpo import ORPOConfig as _ORPOConfig
+from trl.experimental.orpo import ORPOTrainer as _ORPOTrainer
+
+from ..errors import WhetError
+from ..models.locate import resolve_model
+from .notes import say
+from .precision import resolve_mixed_precision, resolve_optimizer
+from .spellings import translate_config
+from .state import state_of
+
+MOVED = ("beta", "max_length", "max_prompt_length", "max_completion_length", "label_smoothing", "loss_type")
+"""Arguments of older trainers that are the configuration's today."""
+COPY = "ref"
+"""TRL's name of it."""
+UNCUT = ("max_prompt_length", "max_target_length", "max_completion_length")
+"""Lengths that TRL has no more."""
+
+
+def PatchDPOTrainer() -> None:
+    """Nothing: there is nothing to patch. Accepted so that scripts run as they are."""
+
+
+def preference_arguments(owner: type[Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Today's arguments of a configuration class from any generation's, with the hardware's choices made.
+
+    Args:
+        owner: the class of TRL.
+        given: keyword arguments as the script wrote them.
+
+    Raises:
+        WhetError: ``python_api.removed`` for what TRL can do no more; as :func:`.spellings.translate_config`.
+    """
+    known = [field.name for field in fields(owner) if field.init]
+    arguments = dict(given)
+    for name in UNCUT:
+        if name not in known and arguments.pop(name, None) is not None:
+            say(f"{name}= has no effect: max_length= cuts prompt and answer together, at the end.")
+    _removed(arguments, known)
+    arguments = translate_config(arguments, known, owner=owner.__name__)
+    bf16, fp16 = resolve_mixed_precision(arguments.get("bf16"), arguments.get("fp16"))
+    arguments |= {"bf16": bf16, "fp16": fp16}
+    if "optim" in arguments:
+        arguments["optim"] = resolve_optimizer(str(getattr(arguments["optim"], "value", arguments["optim"])))
+    # A NaN that is logged as 0.0 looks like perfect learning.
+    arguments.setdefault("logging_nan_inf_filter", False)
+    return arguments
+
+
+def _removed(arguments: dict[str, Any], known: Sequence[str]) -> None:
+    """Take out, in place, what DPO's configuration had once."""
+    if "padding_value" not in known and arguments.pop("padding_value", None) is not None:
+        say("padding_value= has no effect: padding is attended by nothing.")
+    if "reference_free" not in known and arguments.pop("reference_free", False):
+        raise WhetError(
+            "python_api.removed",
+            "reference_free=True: TRL's DPO always measures from a reference.",
+            'Use CPOTrainer, with CPOConfig(loss_type="simpo") for SimPO.',
+        )
+    if "generate_during_eval" not in known and arguments.pop("generate_during_eval", False):
+        raise WhetError(
+            "python_api.removed",
+            "generate_during_eval=True: TRL's trainer shows no answers any more.",
+            "Generate in a callback, or train by a recipe with sampling.prompts.",
+        )
+    if "rpo_alpha" not in known and (alpha := arguments.pop("rpo_alpha", None)) is not None:
+        first = arguments.get("loss_type", "sigmoid")
+        arguments["loss_type"] = [*([first] if isinstance(first, str) else first), "sft"]
+        arguments["loss_weights"] = [1.0] * (len(arguments["loss_type"]) - 1) + [float(alpha)]
+
+
+@dataclass(init=False)
+class DPOConfig(trl.DPOConfig):
+    """TRL's, with older spellings; see :func:`preference_arguments`."""
+
+    def __init__(self, output_dir: str | None = None, **given: Any) -> None:
+        self.explicit = dict(given)
+        super().__init__(output_dir=output_dir, **preference_arguments(trl.DPOConfig, given))
+
+
+@dataclass(init=False)
+class KTOConfig(trl.KTOConfig):
+    """TRL's, with older spellings; see :func:`preference_arguments`."""
+
+    def __init__(self, output_dir: str | None = None, **given: Any) -> None:
+        self.explicit = dict(given)
+        super().__init__(output_dir=output_dir, **preference_arguments(trl.KTOConfig, given))
+
+
+@dataclass(init=False)
+class ORPOConfig(_ORPOConfig):
+    """TRL's, with older spellings; see :func:`preference_arguments`."""
+
+    def __init__(self, output_dir: str | None = None, **given: Any) -> None:
+        self.explicit = dict(given)
+        super().__init__(output_dir=output_dir, **preference_arguments(_ORPOConfig, given))
+
+
+@dataclass(init=False)
+class CPOConfig(_CPOConfig):
+    """TRL's, with older spellings; SimPO is ``loss_type="simpo"``. See :func:`preference_arguments`."""
+
+    def __init__(self, output_dir: str | None = None, **given: Any) -> None:
+        self.explicit = dict(given)
+        super().__init__(output_dir=output_dir, **preference_arguments(_CPOConfig, given))
+
+
+class _Spelt:
+    """Goes before one of TRL's preference trainers among a class's bases.
+
+    Args:
+        model: loaded, or its name.
+        args: the configuration; without one the class's own.
+        tokenizer: older name of ``processing_class``.
+        given: the trainer's arguments, and those that moved to the configuration. Rows may be a list.
+    """
+
+    config_class: type[Any]
+
+    def __init__(
+        self,
+        model: Any = None,
+        *positional: Any,
+        args: Any = None,
+        tokenizer: Any = None,
+        processing_class: Any = None,
+        **given: Any,
+    ) -> None:
+        if tokenizer is not None and processing_class is not None and tokenizer is not processing_class:
+            raise WhetError(
+                "python_api.conflict",
+                "tokenizer= and processing_class= are two different tokenizers.",
+                "Keep processing_class=.",
+            )
+        moved = {name: given.pop(name) for name in MOVED if given.get(name) is not None}
+        config = self._configured(model, args, moved)
+        for name in ("train_dataset", "eval_dataset"):
+            if isinstance(given.get(name), list):
+                given[name] = Dataset.from_list(given[name])
+        if isinstance(model, str):
+            model = str(resolve_model(model, weights=True))
+        parent: Any = super()
+        parent.__init__(
+            model,
+            *positional,
+            args=config,
+            processing_class=tokenizer if processing_class is None else processing_class,
+            **given,
+        )
+        own: Any = self
+        _drop_copy(own.model)
+
+    def _configured(self, model: Any, args: Any, moved: dict[str, Any]) -> Any:
+        """A configuration of our own, changed by what the trainer was told."""
+        config = self.config_class("preference") if args is None else copy.copy(args)
+        known = [field.name for field in fields(self.config_class) if field.init]
+        for name, value in moved.items():
+            if name in known:
+                setattr(config, name, value)
+            else:
+                say(f"{name}= has no effect: max_length= cuts prompt and answer together, at the end.")
+        state = None if model is None or isinstance(model, str) else state_of(model)
+        explicit = {*getattr(config, "explicit", {"max_length": None}), *moved}
+        if state is not None and "max_length" not in explicit:
+            config.max_length = state.max_seq_length
+        return config
+
+    def _send_telemetry(self) -> None:
+        """Never."""
+
+
+def _drop_copy(model: Any) -> None:
+    """TRL's frozen copy of an adapter that changes nothing yet: with the adapter off the model is the same."""
+    if not isinstance(model, PeftModel) or COPY not in model.peft_config:
+        return
+    second = [param for name, param in model.named_parameters() if ".lora_B.default." in name]
+    if second and not any(bool(param.any()) for param in second):
+        model.delete_adapter(COPY)
+
+
+class DPOTrainer(_Spelt, trl.DPOTrainer):
+    """TRL's `DPOTrainer`; with an adapter and ``ref_model=None`` the reference is the adapter as it began."""
+
+    config_class = DPOConfig
+
+
+class KTOTrainer(_Spelt, trl.KTOTrainer):
+    """TRL's `KTOTrainer`."""
+
+    config_class = KTOConfig
+
+
+class ORPOTrainer(_Spelt, _ORPOTrainer):
+    """TRL's `ORPOTrainer`."""
+
+    config_class = ORPOConfig
+
+
+class CPOTrainer(_Spelt, _CPOTrainer):
+    """TRL's `CPOTrainer`, of CPO and SimPO."""
+
+    config_class = CPOConfig

@@ -1,0 +1,128 @@
+"""Preference scripts of any generation run with only their import lines changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+from peft import PeftModel
+from support.tiny_models import build_tiny_model
+from transformers import AutoModelForCausalLM
+
+import whet.engine as engine
+from whet.engine import CPOConfig, DPOConfig, DPOTrainer, FastLanguageModel, PatchDPOTrainer
+from whet.engine.errors import WhetError
+from whet.engine.python_api.notes import WhetNote
+
+ROWS = [
+    {
+        "prompt": [{"role": "user", "content": f"the {thing}"}],
+        "chosen": [{"role": "assistant", "content": f"yes the {thing} is good"}],
+        "rejected": [{"role": "assistant", "content": "no"}],
+    }
+    for thing in ("river", "house", "road", "friend", "day", "book")
+]
+RATED = [
+    {"prompt": row["prompt"], "completion": row[name], "label": name == "chosen"}
+    for row in ROWS
+    for name in ("chosen", "rejected")
+]
+"""Good and bad in turns: TRL leaves them in order, and a batch of one kind teaches nothing."""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("model") / "llama")
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What would be sent home."""
+    sent: list[str] = []
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda **said: sent.append(said["topic"]))
+    return sent
+
+
+def adapted(tiny: Path) -> tuple[Any, Any]:
+    model, tokenizer = FastLanguageModel.from_pretrained(str(tiny), max_seq_length=64, load_in_4bit=False)
+    return FastLanguageModel.get_peft_model(model, r=8, lora_alpha=16), tokenizer
+
+
+def settings(folder: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "output_dir": str(folder), "max_steps": 3, "per_device_train_batch_size": 3, "learning_rate": 5e-3,
+        "report_to": "none", "logging_steps": 1, "save_strategy": "no", "warmup_ratio": 0.1, **more,
+    }  # fmt: skip
+
+
+def losses(trainer: Any) -> list[float]:
+    return [log["loss"] for log in trainer.state.log_history if "loss" in log]
+
+
+def test_the_seeds_dpo_script_learns_and_saves_a_plain_adapter(
+    tiny: Path, tmp_path: Path, quiet: list[str]
+) -> None:
+    PatchDPOTrainer()
+    model, tokenizer = adapted(tiny)
+    with pytest.warns(WhetNote, match="max_prompt_length"):
+        trainer = DPOTrainer(
+            model=model,
+            ref_model=None,
+            args=DPOConfig(**settings(tmp_path, bf16=True)),
+            beta=0.2,
+            train_dataset=ROWS,
+            tokenizer=tokenizer,
+            max_length=48,
+            max_prompt_length=32,
+        )
+    assert (trainer.beta, trainer.args.max_length, trainer.args.bf16) == (0.2, 48, torch.cuda.is_available())
+    assert list(model.peft_config) == ["default"]
+    trainer.train()
+    assert losses(trainer)[0] == pytest.approx(0.6931, abs=1e-3) and losses(trainer)[-1] < 0.5
+    assert quiet == []
+    model.save_pretrained(tmp_path / "saved")
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), tmp_path / "saved").eval()
+    ids = torch.tensor([[1, 2, 3, 4]])
+    torch.testing.assert_close(plain(ids).logits, model.eval()(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_an_adapter_that_has_learnt_is_measured_from_as_it_was(tiny: Path, tmp_path: Path) -> None:
+    model, tokenizer = adapted(tiny)
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            if "lora_B" in name:
+                param.normal_(std=0.1)
+    trainer = DPOTrainer(
+        model, args=DPOConfig(**settings(tmp_path)), train_dataset=ROWS, processing_class=tokenizer
+    )
+    assert list(model.peft_config) == ["default", "ref"]
+    trainer.train()
+    assert losses(trainer)[0] == pytest.approx(0.6931, abs=1e-3) and losses(trainer)[-1] < 0.6
+
+
+@pytest.mark.parametrize(("name", "more"), [("ORPO", {}), ("CPO", {"loss_type": "simpo"}), ("KTO", {})])
+def test_its_kin_train(tiny: Path, tmp_path: Path, name: str, more: dict[str, Any], quiet: list[str]) -> None:
+    model, tokenizer = adapted(tiny)
+    config, trainer = getattr(engine, f"{name}Config"), getattr(engine, f"{name}Trainer")
+    rows = RATED if name == "KTO" else ROWS
+    run = trainer(model, args=config(**settings(tmp_path, **more)), train_dataset=rows, tokenizer=tokenizer)
+    assert run.args.max_length == 64  # the model's
+    run.train()
+    assert len(losses(run)) == 3 and losses(run)[-1] < losses(run)[0] and quiet == []
+
+
+def test_settings_of_older_trl_are_mapped_or_refused_by_name(tmp_path: Path) -> None:
+    mixed = DPOConfig(str(tmp_path), rpo_alpha=0.5)
+    assert (mixed.loss_type, mixed.loss_weights) == (["sigmoid", "sft"], [1.0, 0.5])
+    with pytest.warns(WhetNote, match="padding_value"):
+        DPOConfig(str(tmp_path), padding_value=0)
+    for gone in ("reference_free", "generate_during_eval"):
+        with pytest.raises(WhetError, match=gone):
+            DPOConfig(str(tmp_path), **{gone: True})
+    with pytest.raises(WhetError, match=r"CPOConfig has no argument 'simpo_gama'"):
+        CPOConfig(str(tmp_path), simpo_gama=1.0)
+    assert isinstance(mixed, trl.DPOConfig)
