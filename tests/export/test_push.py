@@ -194,8 +194,10 @@ def test_a_killed_upload_goes_on(run: RunDir) -> None:
     """Killed while one file hangs and the others have arrived: only that one is sent again."""
     with serve(StandIn(faults=[Fault("PUT /storage", None, skip=2, stalls=True)])) as hub:
         with start_push(run, hub) as process:
-            until(lambda: len(hub.storage) == 2, "two of three files")
-            process.kill()
+            try:
+                until(lambda: len(hub.storage) == 2, "two of three files", 60.0)
+            finally:
+                process.kill()  # it waits for the hub, and the hub for the end of this test
         assert hub.repositories["me/model"].commits == []
         arrived = {hashlib.sha256(data).hexdigest() for data in hub.storage.values()}
         received = hub.received
