@@ -19,6 +19,7 @@ from .methods.classification.section import ClassificationSection
 from .methods.embedding.section import EmbeddingSection
 from .methods.preference.section import PreferenceSection
 from .methods.reranker.section import RerankerSection
+from .methods.reward.section import RewardSection
 from .methods.sft.section import SFTSection
 from .methods.token_classification.section import TokenClassificationSection
 
@@ -40,6 +41,7 @@ MethodSection = (
     | TokenClassificationSection
     | RerankerSection
     | PreferenceSection
+    | RewardSection
 )
 METHODS: dict[str, type[BaseModel]] = {
     "sft": SFTSection,
@@ -48,6 +50,7 @@ METHODS: dict[str, type[BaseModel]] = {
     "token_classification": TokenClassificationSection,
     "reranker": RerankerSection,
     "preference": PreferenceSection,
+    "reward": RewardSection,
 }
 OTHER_METHODS = {"ppo": "use rloo or grpo, which need no value model"}
 """Methods that whet has not, and what does their work."""
@@ -273,7 +276,8 @@ class Recipe(Section):
         | Annotated[ClassificationSection, Tag("classification")]
         | Annotated[TokenClassificationSection, Tag("token_classification")]
         | Annotated[RerankerSection, Tag("reranker")]
-        | Annotated[PreferenceSection, Tag("preference")],
+        | Annotated[PreferenceSection, Tag("preference")]
+        | Annotated[RewardSection, Tag("reward")],
         Discriminator(kind_of_method),
     ] = Field(default_factory=SFTSection)
     adapter: AdapterSection = Field(default_factory=AdapterSection)

@@ -20,6 +20,11 @@ def answer_layout(rows: Sequence[RawRow], columns: Mapping[str, str]) -> Layout 
     return chosen(rows, columns, (_compared, _rated))
 
 
+def compared_layout(rows: Sequence[RawRow], columns: Mapping[str, str]) -> Layout | None:
+    """Compared answers alone; see :func:`.pairs.embedding_layout`."""
+    return chosen(rows, columns, (_compared,))
+
+
 def _compared(value: Mapping[str, Any]) -> Layout | None:
     if not {"chosen", "rejected"} <= value.keys():
         return None

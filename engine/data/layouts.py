@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .answers import answer_layout
+from .answers import answer_layout, compared_layout
 from .labelled import classification_layout, token_layout
 from .pairs import embedding_layout, reranker_layout
 from .rows import RawRow
@@ -22,6 +22,7 @@ READS = {
     "token_classification": "lists of words (tokens) with a list of as many tags (tags or ner_tags)",
     "preference": "compared answers (prompt, chosen, rejected; or whole conversations as chosen and "
     "rejected) and rated ones (prompt, completion, label: true or false)",
+    "reward": "compared answers (prompt, chosen, rejected; or whole conversations as chosen and rejected)",
     "reranker": "scored pairs (query, document, score), pairs (query, positive) and triplets (query, "
     "positive, negative, negative_1, ...)",
 }
@@ -30,6 +31,7 @@ FIND: dict[str, Callable[[Sequence[RawRow], Mapping[str, str]], Layout | None]] 
     "classification": classification_layout,
     "token_classification": token_layout,
     "preference": answer_layout,
+    "reward": compared_layout,
     "reranker": reranker_layout,
 }
 

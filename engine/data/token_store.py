@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import WhetError
-from ..methods.section import LANGUAGE_MODELS
+from ..methods.section import TEMPLATED
 from ..recipe import Recipe
 from ..settings import settings
 from .batch_process import in_order
@@ -60,7 +60,7 @@ def prepare(recipe: Recipe, model_dir: Path, progress: Callable[[int], None] | N
             ``tokenizer.*``, ``template.*``.
     """
     files = TokenizerFiles.read(model_dir)
-    chats = recipe.method.kind in LANGUAGE_MODELS
+    chats = recipe.method.kind in TEMPLATED
     template = template_source(recipe.data.template, files.chat_template) if chats else None
     template_digest = _hash(template) if template is not None else None
     digest = _digest(recipe, files, template_digest)
@@ -100,7 +100,7 @@ def _build(recipe: Recipe, model_dir: Path, target: Path, progress: Callable[[in
 def _builder(recipe: Recipe) -> Callable[..., Builder]:
     if recipe.method.kind == "sft":
         return _TokenBuilder
-    if recipe.method.kind in LANGUAGE_MODELS:
+    if recipe.method.kind in TEMPLATED:
         from .answer_store import AnswerBuilder
 
         return AnswerBuilder

@@ -11,7 +11,7 @@ from ..errors import WhetError
 
 TASKS = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
 """PEFT's names -> how transformers' classes end."""
-KINDS = ("classification", "token_classification", "reranker")
+KINDS = ("classification", "token_classification", "reranker", "reward")
 """Methods that train one."""
 
 

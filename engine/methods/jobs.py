@@ -14,6 +14,7 @@ METHODS = {
     "token_classification": (".token_classification.job", "run_token_classification"),
     "reranker": (".reranker.job", "run_reranker"),
     "preference": (".preference.job", "run_preference"),
+    "reward": (".reward.job", "run_reward"),
 }
 """Method -> where its job is; only that one is imported."""
 

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 LANGUAGE_MODELS = ("sft", "preference")
 """Methods whose rows the chat template writes, and whose result answers in text."""
+TEMPLATED = (*LANGUAGE_MODELS, "reward")
+"""Methods whose rows the chat template writes."""
 
 
 class RowMethod(BaseModel):

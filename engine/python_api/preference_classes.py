@@ -183,7 +183,7 @@ class _Spelt:
 
 
 def _drop_copy(model: Any) -> None:
-    """TRL's frozen copy of an adapter that changes nothing yet: with the adapter off the model is the same."""
+    """TRL's frozen copy of an adapter that changes nothing yet: with the adapter off it is the same."""
     if not isinstance(model, PeftModel) or COPY not in model.peft_config:
         return
     second = [param for name, param in model.named_parameters() if ".lora_B.default." in name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from support.comparisons import pairs, ratings, recipe, steps
 from support.live_runs import attempt
 from support.tiny_models import build_tiny_model
 from support.tiny_runs import create_run, events_of, next_attempt
@@ -22,11 +22,8 @@ from whet.engine.errors import WhetError
 from whet.engine.methods.preference.job import PreferenceTraining
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
-from whet.engine.runs.events import EvalEvent, FindingEvent, StepEvent
+from whet.engine.runs.events import EvalEvent, FindingEvent
 from whet.engine.runs.store import RunDir
-
-SUBJECTS = ["the river", "a small house", "the old road", "my friend", "the long day", "a good book"]
-VERBS = ["was", "is", "will be", "had been", "may be"]
 
 
 @pytest.fixture(autouse=True)
@@ -40,62 +37,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("model") / "llama")
 
 
-def pairs(conversations: bool = True) -> list[dict[str, Any]]:
-    """Answers that say yes are better than those that say no."""
-    rows: list[dict[str, Any]] = []
-    for subject in SUBJECTS:
-        for number, verb in enumerate(VERBS):
-            question, good, bad = (
-                f"{subject} {verb}",
-                f"yes {subject} all" + " day" * number,
-                f"no {verb} not",
-            )
-            if conversations:
-                before = [{"role": "user", "content": question}]
-                rows.append(
-                    {
-                        "chosen": [*before, {"role": "assistant", "content": good}],
-                        "rejected": [*before, {"role": "assistant", "content": bad}],
-                    }
-                )
-            else:
-                rows.append({"prompt": question, "chosen": good, "rejected": bad})
-    return rows
-
-
-def ratings() -> list[dict[str, Any]]:
-    return [
-        {"prompt": row["prompt"], "completion": row[name], "label": name == "chosen"}
-        for row in pairs(conversations=False)
-        for name in ("chosen", "rejected")
-    ]
-
-
-def recipe(model: Path, folder: Path, rows: list[dict[str, Any]], **sections: dict[str, Any]) -> Recipe:
-    path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    values: dict[str, dict[str, Any]] = {
-        "model": {"name": str(model), "max_length": 64},
-        "data": {"train": str(path)},
-        "method": {"kind": "preference"},
-        "adapter": {"rank": 8, "alpha": 16},
-        "training": {
-            "max_steps": 2, "batch_size": 4, "gradient_accumulation": 2, "learning_rate": 5e-3,
-            "optimizer": "adamw", "save_every": 3, "warmup": 0, "threads": 1,
-        },
-    }  # fmt: skip
-    names = values | sections
-    return Recipe.model_validate({name: values.get(name, {}) | sections.get(name, {}) for name in names})
-
-
 def finished(wanted: Recipe) -> RunDir:
     run = create_run(wanted)
     assert attempt(run, method=PreferenceTraining) == "finished"
     return run
-
-
-def steps(run: RunDir) -> list[StepEvent]:
-    return [event for event in events_of(run) if isinstance(event, StepEvent)]
 
 
 def test_dpo_learns_what_is_preferred_and_plain_peft_loads_the_result(tiny: Path, tmp_path: Path) -> None:

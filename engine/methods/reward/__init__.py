@@ -1,0 +1,1 @@
+"""Models that score answers, from comparisons of them."""
