@@ -12,6 +12,7 @@ from typing import Any
 
 from peft import PeftModel
 
+from ..export.files import new_folder
 from ..export.merging import merge
 from ..export.targets.memory import DEFAULT_SHARE, block_bytes, check_share
 from ..methods.embedding.trainer import save_embedder
@@ -56,7 +57,11 @@ def save_pretrained_merged(
     method = save_method_of(save_method, METHODS)
     with _trained(self) as folder:
         if method == "lora" or not isinstance(self[0].model, PeftModel):
-            copytree(folder, out, dirs_exist_ok=True)
+            if out.exists():  # what else lies there stays
+                copytree(folder, out, dirs_exist_ok=True)
+            else:
+                with new_folder(out) as partial:
+                    copytree(folder, partial, dirs_exist_ok=True)
             return out
         state = known_state(self[0].model)
         report = merge(
@@ -74,6 +79,7 @@ def save_pretrained_gguf(
     quantization_method: str | Sequence[str] = "f16",
     maximum_memory_usage: float = DEFAULT_SHARE,
     token: str | None = None,
+    imatrix: str | Path | None = None,
 ) -> Any:
     """Merge, convert, quantise, and prove each GGUF's vectors with llama.cpp.
 
@@ -83,6 +89,7 @@ def save_pretrained_gguf(
         quantization_method: one type or several; embedding models lose most below q8_0.
         maximum_memory_usage: share of the free memory that merging and its proof may take.
         token: refused; nothing is sent from here.
+        imatrix: a text or data file, or a matrix (`.gguf`), that an importance matrix comes from.
 
     Returns:
         The :class:`..export.pipeline.ExportResult`: paths and verdicts.
@@ -94,7 +101,9 @@ def save_pretrained_gguf(
 
     refuse_token("token", token)
     section = ExportSection(
-        gguf=gguf_types(quantization_method), maximum_memory_usage=check_share(maximum_memory_usage)
+        gguf=gguf_types(quantization_method),
+        imatrix=None if imatrix is None else str(imatrix),
+        maximum_memory_usage=check_share(maximum_memory_usage),
     )
     state = known_state(self[0].model)
     with _trained(self) as folder:
