@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from support import comparisons
 from support.comparisons import pairs, ratings, steps
 from support.live_runs import attempt
 from support.tiny_models import build_tiny_model
@@ -15,6 +16,7 @@ from support.tiny_runs import create_run, events_of, next_attempt
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from whet.engine.errors import WhetError
+from whet.engine.export.of_run import export_run
 from whet.engine.methods.preference.trainers import open_answers
 from whet.engine.methods.reward.job import RewardTraining
 from whet.engine.plan import make_plan
@@ -84,3 +86,16 @@ def test_rated_answers_and_gguf_are_refused(tiny: Path, tmp_path: Path) -> None:
         make_plan(recipe(tiny, tmp_path, ratings()))
     plan = make_plan(recipe(tiny, tmp_path, pairs(), export={"gguf": ["f16"]}))
     assert any("head" in finding.title for finding in plan.blocked())
+
+
+def test_merged_weights_score_as_the_trained_model(tiny: Path, tmp_path: Path) -> None:
+    run = finished(recipe(tiny, tmp_path, pairs(), export={"merged": True}))
+    result = export_run(next_attempt(run))
+    merged = AutoModelForSequenceClassification.from_pretrained(result.paths["merged"]).eval()
+    plan = run.load_plan()
+    own = RewardTraining(next_attempt(run))
+    own.trainer.load_weights(run.export / "adapter")
+    row = open_answers(plan.data.train)[0]
+    ids = torch.tensor([row["prompt_ids"] + row["chosen_ids"]])
+    expected = own.headed.model.eval()(ids).logits.item()
+    assert merged(ids).logits.item() == pytest.approx(expected, abs=0.02)
