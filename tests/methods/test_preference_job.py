@@ -83,11 +83,17 @@ def test_rated_answers_move_apart(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loss", ["ipo", "robust", "apo_zero", "simpo", "cpo", "orpo"])
-def test_every_loss_trains(tiny: Path, tmp_path: Path, loss: str) -> None:
+def test_every_loss_trains_and_nothing_is_sent_home(
+    tiny: Path, tmp_path: Path, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda **said: sent.append(said))
     more = {"label_smoothing": 0.1} if loss == "robust" else {}
     run = finished(recipe(tiny, tmp_path, pairs(), method={"loss": loss, **more}))
     seen = steps(run)
     assert len(seen) == 2 and all(step.grad_norm > 0 and step.tokens > 0 for step in seen)
+    assert sent == []
 
 
 @pytest.mark.parametrize("loss", ["dpo", "kto", "orpo"])
