@@ -81,11 +81,13 @@ def _commands(text: str) -> Iterator[tuple[str, str]]:
         match = COMMAND.fullmatch(line)
         if match is None:
             continue  # empty, or a comment
-        command, value = match[1].upper(), match[2].strip()
+        command, value = match[1].upper(), match[2].lstrip()
         open_part = STOP.fullmatch(value) if command == "PARAMETER" else None
         quoted = open_part[1] if open_part else value
-        while _unquoted(quoted) is None and (more := next(lines, None)) is not None:
-            quoted = f"{quoted}\n{more}".strip()
+        # Blank lines and the spaces at the ends of lines belong to the value.
+        while _unquoted(quoted.rstrip()) is None and (more := next(lines, None)) is not None:
+            quoted = f"{quoted}\n{more}"
+        quoted = quoted.rstrip()
         yield command, f"stop {quoted}" if open_part else quoted
 
 

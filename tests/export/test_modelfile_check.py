@@ -26,6 +26,10 @@ def test_parsing_takes_what_ollama_takes() -> None:
     assert found.system == 'Be \\"kind\\".', "quotes escape nothing"
     assert found.stops == ("<|im_end|>", "<|eot_id|>")
     assert parse_modelfile("FROM llama3\n").template is None
+    assert (
+        parse_modelfile('FROM a\nTEMPLATE """a \n\n{{ .Prompt }}\n\n"""  \nSYSTEM b\n').template
+        == "a \n\n{{ .Prompt }}\n\n"
+    )
     over_lines = parse_modelfile('FROM a\r\nSYSTEM "one\r\n# two\r\nthree"\r\nPARAMETER stop """a\nb"""\n')
     assert over_lines.system == "one\n# two\nthree" and over_lines.stops == ("a\nb",)
 
