@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from support.tiny_models import EOS, TURN_END, write_tokenizer
 
 from whet.engine.checks.exported import ExportFacts, run_export_checks
+from whet.engine.data.chat_templates import TEMPLATES, find
+from whet.engine.data.chat_templates.renderer import strip_generation_tags
 from whet.engine.errors import WhetError
 from whet.engine.export.modelfile_check import inspect_modelfile, parse_modelfile, write_checked_modelfile
 from whet.engine.export.regenerate import regenerate_modelfile
@@ -109,3 +112,18 @@ def test_it_is_written_anew_for_the_smallest_file_that_did_not_fail(tmp_path: Pa
     save_verdict(Verdict.of([proof], small, fingerprint=fingerprint(small)), small)
     facts = regenerate_modelfile(tmp_path, tmp_path)
     assert facts.path is not None and parse_modelfile(facts.path.read_text()).source == "./middle.gguf"
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_what_is_written_with_each_template_of_ours_is_found_right(tmp_path: Path, name: str) -> None:
+    """Read back from the file, blank lines and all."""
+    write_tokenizer(tmp_path)
+    settings = tmp_path / "tokenizer_config.json"
+    config = json.loads(settings.read_text(encoding="utf-8"))
+    (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
+    config["chat_template"] = strip_generation_tags(find(name).source)
+    settings.write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "m.gguf").touch()
+    facts = write_checked_modelfile(tmp_path, "m.gguf", tmp_path)
+    assert facts.path is not None, facts.notes
+    assert facts.difference is None and not any("not compared" in note for note in facts.notes)
