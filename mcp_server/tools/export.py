@@ -64,9 +64,8 @@ class ExportTools(Toolset):
         imatrix: str | None = None,
         idempotency_key: str | None = None,
     ) -> StartResult:
-        """Start an export into the run's folder: `types` of GGUF (q4_k_m, q8_0, f16…), merged_4bit, fp8 for
-        vLLM, adapter_gguf; `merged`: 16-bit weights. Each is proven. `imatrix`: rows, or a file; 2-bit types
-        have their own."""
+        """Start an export into the run's folder: `types` are GGUF's (q4_k_m, f16…), merged_4bit, fp8,
+        adapter_gguf. Each is proven. `imatrix`: rows, or a file."""
         run = known_run(run_id)
         self.chats.close()
         begun = time.time()

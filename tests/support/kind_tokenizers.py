@@ -6,6 +6,7 @@ import base64
 import functools
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from tokenizers import (
     normalizers,
     pre_tokenizers,
     processors,
-    trainers,
 )
 
 from whet.engine.data.tokenizer_files import TokenizerFiles
@@ -54,17 +54,40 @@ def wordpiece(
 ) -> Tokenizer:
     """BERT's: normalizer, splitting on spaces and punctuation, [CLS] text [SEP]; MPNet's by its specials."""
     unknown, begin, end = (specials[role] for role in ("unk", "cls", "sep"))
-    tokenizer = Tokenizer(models.WordPiece(unk_token=unknown, max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, **settings)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = list(specials.values())
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size, limit_alphabet=1200, special_tokens=special, show_progress=False
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase, **settings)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words = Counter(
+        word for line in lines() for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(line))
     )
-    tokenizer.train_from_iterator(lines(), trainer)
-    ids = tokenizer.get_vocab()
-    tokenizer.post_processor = processors.BertProcessing((end, ids[end]), (begin, ids[begin]))
+    texts = dict.fromkeys([*specials.values(), *_word_pieces(words)])
+    vocabulary = {text: id for id, text in enumerate(list(texts)[:size])}
+    model = models.WordPiece(vocabulary, unk_token=unknown, max_input_chars_per_word=100)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in specials.values()])
+    ends = ((end, vocabulary[end]), (begin, vocabulary[begin]))
+    tokenizer.post_processor = processors.BertProcessing(*ends)
     return tokenizer
+
+
+def _word_pieces(words: Counter[str]) -> list[str]:
+    """Usual letters, at the beginning of words and within, then usual pieces of words.
+
+    Not the library's trainer: it gives other pieces in every process.
+    """
+    letters: Counter[str] = Counter()
+    pieces: Counter[str] = Counter()
+    for word, count in words.items():
+        for at in range(len(word)):
+            mark = "##" if at else ""
+            letters[mark + word[at]] += count
+            for length in range(2, min(8, len(word) - at) + 1):
+                pieces[mark + word[at : at + length]] += count
+
+    def usual(found: Counter[str], most: int) -> list[str]:
+        return sorted(found, key=lambda piece: (-found[piece], piece))[:most]
+
+    return [*usual(letters, 2000), *usual(pieces, 4000)]
 
 
 def sentencepiece_model(kind: str, size: int = 3500, **settings: Any) -> SentencePieceModel:

@@ -109,16 +109,17 @@ def _texts_and_types(
             "trained with.",
         )
     tokens, types = [_filler(id, vocabulary) for id in range(rows)], [UNUSED] * rows
-    for text, id in vocabulary.items():
-        tokens[id], types[id] = text, BYTE if kind == "llama" and _is_byte(text) else NORMAL
-    for id, token in tokenizer.get_added_tokens_decoder().items():
-        if types[id] != UNUSED and tokens[id] != token.content:
+    added = tokenizer.get_added_tokens_decoder()
+    for text, id in [*vocabulary.items(), *((token.content, id) for id, token in added.items())]:
+        if types[id] != UNUSED and tokens[id] != text:
             raise WhetError(
                 "gguf.unsupported",
-                f"Tokens {tokens[id]!r} and {token.content!r} share the id {id}; in llama.cpp none can.",
+                f"Tokens {tokens[id]!r} and {text!r} share the id {id}; in llama.cpp none can.",
                 "Save the tokenizer anew with its added tokens behind the others.",
             )
-        tokens[id], types[id] = token.content, CONTROL if token.special else USER_DEFINED
+        tokens[id], types[id] = text, BYTE if kind == "llama" and _is_byte(text) else NORMAL
+    for id, token in added.items():
+        types[id] = CONTROL if token.special else USER_DEFINED
     unknown = vocabulary.get(model.get("unk_token") or "")
     if kind == "t5":
         unknown = model.get("unk_id")
