@@ -163,9 +163,10 @@ def test_a_row_may_have_any_number_of_classes(folders: dict[str, Path], tmp_path
         for also, other in words
     ] + [{"text": text, "labels": []} for text in ("and", "nothing", "and so on", "of it")]
     method = {"class_weights": "balanced"}
-    run = finished(recipe(folders["bert"], tmp_path, many, method=method, **long(80, 1e-2)))
-    first, last = evaluations(run)
-    assert last.metrics["micro_f1"] > 0.85 and last.metrics["accuracy"] > first.metrics["accuracy"] + 0.3
+    run = finished(recipe(folders["bert"], tmp_path, many, method=method, **long(160, 5e-3)))
+    first, *_, last = evaluations(run)
+    assert last.metrics["micro_f1"] > 0.85, last.metrics
+    assert last.metrics["accuracy"] > first.metrics["accuracy"] + 0.3
     config = AutoConfig.from_pretrained(run.export / "adapter")
     assert config.problem_type == "multi_label_classification"
 
