@@ -14,7 +14,7 @@ from ..errors import WhetError
 from ..recipe import DataSection, Recipe
 from .batches import TokenBatch
 from .formats import FormatGuess
-from .inspection import KEPT_BAD_ROWS, BadRowRecord, DataReport
+from .inspection import KEPT_BAD_ROWS, KEPT_EXAMPLES, BadRowRecord, DataReport, rows_also_in
 from .rows import BadRow, RawRow
 from .sources import Role, iter_rows
 from .split_writer import SplitWriter
@@ -63,6 +63,29 @@ class Builder(ABC):
     @abstractmethod
     def report(self, train: SplitWriter, seconds: float) -> DataReport:
         """What was seen."""
+
+    def counts(self, train: SplitWriter, seconds: float) -> dict[str, Any]:
+        """What a report says of any rows, as its fields."""
+        held = self.eval.counter if self.eval is not None else None
+        leaked = rows_also_in(held.hashes, train.counter.hashes) if held else []
+        return {
+            "formats": dict(sorted(self.formats.items(), key=lambda one: one[0].endswith(EVAL_MARK))),
+            "bad_rows": self.bad_count,
+            "bad": self.bad,
+            "train": train.counter.report(),
+            "eval": held.report() if held else None,
+            "eval_in_train": len(leaked),
+            "eval_in_train_examples": [held.locate(row) for row in leaked[:KEPT_EXAMPLES]] if held else [],
+            "max_length": self.recipe.model.max_length,
+            "supervise": self.recipe.method.supervise,
+            "seconds": round(seconds, 3),
+        }
+
+    def nothing_usable(self, hint: str) -> WhetError:
+        """The error of training rows that are all bad or left out."""
+        first = "".join(f", the first: {one.file}:{one.line}: {one.reason}" for one in self.bad[:1])
+        found = f"No usable training row among {self.read:,} ({self.bad_count:,} bad{first})."
+        return WhetError("data.empty", found, hint)
 
     @property
     def stops(self) -> bool:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import WhetError
 from ..recipe import Recipe
 from .batches import BATCH_ROWS, TokenBatch, hash_of
-from .building import EVAL_MARK, Builder
+from .building import Builder
 from .formats import FormatGuess, renamed
-from .inspection import KEPT_EXAMPLES, DataReport, rows_also_in
+from .inspection import DataReport
 from .layouts import find_layout, wanted_layouts
 from .row_flags import Odd
 from .rows import BadRow, RawRow, RowError, preview_of
@@ -163,34 +163,12 @@ class TableBuilder(Builder):
 
     def report(self, train: SplitWriter, seconds: float) -> DataReport:
         """Counts; no template writes these rows."""
-        leaked = rows_also_in(self.eval.counter.hashes, train.counter.hashes) if self.eval else []
         if train.counter.counts["rows"] == 0:
-            first = (
-                f", the first: {self.bad[0].file}:{self.bad[0].line}: {self.bad[0].reason}"
-                if self.bad
-                else ""
-            )
-            raise WhetError(
-                "data.empty",
-                f"No usable training row among {self.read:,} ({self.bad_count:,} bad{first}).",
-                "Check data.train, data.columns and data.eval_fraction.",
-            )
-        labels = self._labels(train)
+            raise self.nothing_usable("Check data.train, data.columns and data.eval_fraction.")
         return DataReport(
-            labels=labels,
-            formats=dict(sorted(self.formats.items(), key=lambda one: one[0].endswith(EVAL_MARK))),
-            bad_rows=self.bad_count,
-            bad=self.bad,
-            train=train.counter.report(),
-            eval=self.eval.counter.report() if self.eval else None,
-            eval_in_train=len(leaked),
-            eval_in_train_examples=[self.eval.counter.locate(row) for row in leaked[:KEPT_EXAMPLES]]
-            if self.eval
-            else [],
-            max_length=self.recipe.model.max_length,
-            supervise=self.recipe.method.supervise,
+            labels=self._labels(train),
+            **self.counts(train, seconds),
             texts_per_row=self.layout.inputs_per_row if self.layout else 1,
-            seconds=round(seconds, 3),
         )
 
     def _labels(self, train: SplitWriter) -> dict[str, int]:

@@ -17,9 +17,9 @@ from ..recipe import Recipe
 from ..settings import settings
 from .batch_process import in_order
 from .batches import BatchTokenizer, RowBatch, TokenBatch, batches_of
-from .building import EVAL_MARK, Builder, sources_of
+from .building import Builder, sources_of
 from .formats import FormatGuess, sniff
-from .inspection import KEPT_EXAMPLES, DataReport, rows_also_in
+from .inspection import DataReport
 from .mapping import find_mapping
 from .rows import REFUSES, BadRow, RawRow
 from .sources import Role, source_digest
@@ -152,40 +152,25 @@ class _TokenBuilder(Builder):
 
     def report(self, train: SplitWriter, seconds: float) -> DataReport:
         """With what the template and the tokenizer write."""
-        leaked = rows_also_in(self.eval.counter.hashes, train.counter.hashes) if self.eval else []
         renderer, tokenizer = self.tokenizer.renderer, self.tokenizer
         origin = self.section.template or ("model" if renderer is not None else None)
         end = renderer.end_of_turn if renderer else tokenizer.eos_token
         known = template_facts(tokenizer)
         if train.counter.counts["rows"] == 0:
-            first = "; ".join(f", the first: {one.file}:{one.line}: {one.reason}" for one in self.bad[:1])
-            refused = origin == "model" and REFUSES in first and known is not None and known.family
-            raise WhetError(
-                "data.empty",
-                f"No usable training row among {self.read:,} ({self.bad_count:,} bad{first}).",
+            refuses = any(REFUSES in one.reason for one in self.bad[:1])
+            raise self.nothing_usable(
                 f"whet's own template of this format takes more: data.template={known.nearest}"
-                if known and refused
-                else "Check data.train, data.format and data.eval_fraction.",
+                if origin == "model" and refuses and known is not None and known.family
+                else "Check data.train, data.format and data.eval_fraction."
             )
         return DataReport(
-            formats=dict(sorted(self.formats.items(), key=lambda one: one[0].endswith(EVAL_MARK))),
-            bad_rows=self.bad_count,
-            bad=self.bad,
-            train=train.counter.report(),
-            eval=self.eval.counter.report() if self.eval else None,
-            eval_in_train=len(leaked),
-            eval_in_train_examples=[self.eval.counter.locate(row) for row in leaked[:KEPT_EXAMPLES]]
-            if self.eval
-            else [],
-            max_length=self.recipe.model.max_length,
-            supervise=self.recipe.method.supervise,
+            **self.counts(train, seconds),
             template=origin,
             bos_token=tokenizer.bos_token,
             end_of_turn=end,
             end_id=tokenizer.tokenizer.token_to_id(end) if end else None,
             eos_id=tokenizer.eos_id,
             template_facts=known,
-            seconds=round(seconds, 3),
         )
 
 

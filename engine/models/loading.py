@@ -178,7 +178,9 @@ def load_tokenizer(
         if refusal is None:
             raise
         raise refusal from error
-    if (path / "tokenizer.json").is_file() and tokenizer.is_fast and _is_rebuilt(path, tokenizer):
+    # The general class is the file; of a class of its own the steps are looked at.
+    own_class = tokenizer.is_fast and type(tokenizer) is not PreTrainedTokenizerFast
+    if own_class and (path / "tokenizer.json").is_file() and _is_rebuilt(path, tokenizer):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
     if template is not None:
         tokenizer.chat_template = template
