@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -164,9 +165,6 @@ def make_plan(
     others = [] if memory.fits else find_alternatives(recipe, resolved, facts, machine, data.report, memory)
     disk = disk_bytes(recipe, resolved, facts)
     missing = missing_markers(recipe, facts)
-    llama_cpp = LLAMA_CPP in machine.versions and find_spec("llama_cpp") is not None
-    refusal = _gguf_refusal(recipe, facts, llama_cpp)
-    broken = refusal is not None and refusal.code in LLAMA_CPP_BROKEN
     findings = run_checks(
         PlanFacts(
             recipe=recipe,
@@ -180,10 +178,8 @@ def make_plan(
             fitting_template=template,
             missing_markers=missing,
             better_template=template_for(facts) if missing and not facts.has_chat_template else None,
-            gguf_refusal=refusal.message if refusal is not None and not broken else None,
             bitsandbytes="bitsandbytes" in machine.versions,
-            llama_cpp=llama_cpp,
-            llama_cpp_says=refusal.message if refusal is not None and broken else None,
+            **_gguf_facts(recipe, facts, machine),
             weights=weight_facts(facts, data.train),
             tokenizer=TokenizerFiles.read(path),
             mapping=mapping,
@@ -194,7 +190,6 @@ def make_plan(
     total_tokens = round(tokens * resolved.epochs)
     measured = known_rate(facts, resolved)
     rate = measured or (predicted_rate(resolved) if memory.fits else None)
-    longest = longest_sequence(facts, recipe.adapter, resolved, room_of(machine))
     return Plan(
         id=_plan_id(recipe, resolved, facts, data),
         recipe=recipe,
@@ -207,7 +202,7 @@ def make_plan(
         total_tokens=total_tokens,
         seconds=round(total_tokens / rate, 1) if rate else None,
         seconds_measured=measured is not None,
-        longest_sequence=longest,
+        longest_sequence=longest_sequence(facts, recipe.adapter, resolved, room_of(machine)),
         longest_by_memory=_longest_by_memory(recipe, resolved, facts, machine),
         disk_bytes=disk,
         mapping=mapping,
@@ -259,6 +254,19 @@ def _data_recipe(
     if max_length != recipe.model.max_length:
         patch["model.max_length"] = max_length
     return patched(recipe, patch) if patch else recipe
+
+
+def _gguf_facts(recipe: Recipe, facts: ModelFacts, machine: Machine) -> dict[str, Any]:
+    """For the checks: whether llama.cpp is here and works, and why the model has no GGUF."""
+    here = LLAMA_CPP in machine.versions and find_spec("llama_cpp") is not None
+    refusal = _gguf_refusal(recipe, facts, here)
+    said = None if refusal is None else refusal.message
+    broken = refusal is not None and refusal.code in LLAMA_CPP_BROKEN
+    return {
+        "llama_cpp": here,
+        "gguf_refusal": None if broken else said,
+        "llama_cpp_says": said if broken else None,
+    }
 
 
 def _gguf_refusal(recipe: Recipe, facts: ModelFacts, llama_cpp: bool) -> WhetError | None:
