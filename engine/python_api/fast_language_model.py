@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from ..errors import WhetError
 from ..models.adapters import add_adapter, hold_trained_in_fp32
 from ..models.loading import load_model
-from ..recipe import AdapterSection
 from ..resolve import moved_to_whole
 from .answering import start_answering, stop_answering
 from .checkpointing import is_checkpointing, start_checkpointing, stop_checkpointing
 from .fast import to_fast_path
 from .load_options import (
+    adapter_section,
     checkpointing_wanted,
     choose_precision,
     locate,
@@ -149,20 +148,9 @@ class FastLanguageModel:
                 that already has an adapter, `python_api.unknown_argument`, `python_api.adapter_option`.
         """
         refuse_adapter_options(given, signature(FastLanguageModel.get_peft_model).parameters)
-        if isinstance(model, PeftModel):
-            raise WhetError(
-                "python_api.adapter",
-                "This model already has an adapter.",
-                "Call get_peft_model once, on a model without one; a loaded adapter trains on as it is.",
-            )
-        section = AdapterSection(
-            kind="dora" if use_dora else "rslora" if use_rslora else "lora",
-            rank=r,
-            alpha=lora_alpha,
-            dropout=lora_dropout,
-            bias=bias,  # type: ignore[arg-type]  # pydantic checks the value
-            target_modules=target_names(target_modules),
-            modules_to_save=list(modules_to_save or []),
+        targets = target_names(target_modules)
+        section = adapter_section(
+            model, r, targets, lora_alpha, lora_dropout, bias, modules_to_save, use_rslora, use_dora
         )
         if moved := moved_to_whole(section):
             say(f"{' and '.join(moved)} in target_modules: trained whole, not by an adapter.")

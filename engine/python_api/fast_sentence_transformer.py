@@ -15,17 +15,24 @@ from ..errors import WhetError
 from ..methods.embedding.loading import adapt, freeze_unread, load_folder
 from ..models.adapters import hold_trained_in_fp32
 from ..models.families import family_of
-from ..recipe import AdapterSection
 from .checkpointing import start_checkpointing
-from .load_options import checkpointing_wanted, choose_precision, locate, set_aside, stored_quantisation
+from .load_options import (
+    adapter_section,
+    checkpointing_wanted,
+    choose_precision,
+    locate,
+    refuse_adapter_options,
+    set_aside,
+    stored_quantisation,
+    target_names,
+)
 from .loading import load_settings
 from .notes import say
 from .sentence_saving import bind_saving
-from .spellings import refuse_token, refuse_unknown
+from .spellings import refuse_token
 from .state import ModelState, remember, state_of
 
 MODES = {"mean": "mean", "cls": "cls", "lasttoken": "last", "last": "last"}
-OPTIONS = ("max_seq_length", "modules_to_save", "init_lora_weights", "loftq_config")
 
 
 class FastSentenceTransformer:
@@ -100,6 +107,7 @@ class FastSentenceTransformer:
         use_gradient_checkpointing: bool | str | None = False,
         random_state: int = 3407,
         task_type: str = "FEATURE_EXTRACTION",
+        modules_to_save: Sequence[str] | None = None,
         use_rslora: bool = False,
         use_dora: bool = False,
         **given: Any,
@@ -116,16 +124,15 @@ class FastSentenceTransformer:
             use_gradient_checkpointing: `True` or `"unsloth"` recomputes activations.
             random_state: seed of the adapter's first weights.
             task_type: `FEATURE_EXTRACTION`; another is refused.
+            modules_to_save: modules trained whole beside the adapter.
             use_rslora, use_dora: the kind of adapter.
-            **given: `max_seq_length`, `modules_to_save`, `init_lora_weights`, `loftq_config`: defaults pass.
+            **given: as `FastLanguageModel.get_peft_model`'s: defaults pass, others are refused by name.
 
         Raises:
             WhetError: `adapter.*`, `python_api.adapter`, `python_api.task_type`,
-                `python_api.unknown_argument`.
+                `python_api.unknown_argument`, `python_api.adapter_option`.
         """
-        refuse_unknown(
-            "get_peft_model", given, OPTIONS, signature(FastSentenceTransformer.get_peft_model).parameters
-        )
+        refuse_adapter_options(given, signature(FastSentenceTransformer.get_peft_model).parameters)
         if not str(task_type).endswith("FEATURE_EXTRACTION"):
             raise WhetError(
                 "python_api.task_type",
@@ -133,25 +140,10 @@ class FastSentenceTransformer:
                 'Use task_type="FEATURE_EXTRACTION", or leave it out.',
             )
         encoder = model[0].model
-        if isinstance(encoder, PeftModel):
-            raise WhetError(
-                "python_api.adapter",
-                "This model already has an adapter.",
-                "Call get_peft_model once; a loaded adapter trains on as it is.",
-            )
-        family = family_of(encoder.config.model_type)
-        names = list(family.target_modules) if target_modules is None else target_modules
-        section = AdapterSection(
-            kind="dora" if use_dora else "rslora" if use_rslora else "lora",
-            rank=r,
-            alpha=lora_alpha,
-            dropout=lora_dropout,
-            bias=bias,  # type: ignore[arg-type]  # pydantic checks the value
-            target_modules=names
-            if isinstance(names, list)
-            else "all-linear"
-            if names == "all-linear"
-            else list(names),
+        own = family_of(encoder.config.model_type).target_modules
+        targets = target_names(own if target_modules is None else target_modules)
+        section = adapter_section(
+            encoder, r, targets, lora_alpha, lora_dropout, bias, modules_to_save, use_rslora, use_dora
         )
         state = state_of(encoder)
         adapt(model, section, random_state, state.name if state else "")

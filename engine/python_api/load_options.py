@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from peft import PeftModel
+
 from ..errors import WhetError
 from ..models.families.descriptor import LINEAR_NAMES
 from ..models.locate import adapter_base, resolve_model
+from ..recipe import AdapterSection
 from .notes import say
 from .spellings import refuse_unknown
 
@@ -132,6 +135,39 @@ def target_names(target_modules: Sequence[str] | str | None) -> list[str] | Lite
     if isinstance(target_modules, str):
         return [target_modules]
     return list(LINEAR_NAMES if target_modules is None else target_modules)
+
+
+def adapter_section(
+    model: Any,
+    r: int,
+    target_modules: list[str] | Literal["all-linear"],
+    lora_alpha: float,
+    lora_dropout: float,
+    bias: str,
+    modules_to_save: Sequence[str] | None,
+    use_rslora: bool,
+    use_dora: bool,
+) -> AdapterSection:
+    """The arguments of `get_peft_model` as the engine's section.
+
+    Raises:
+        WhetError: `python_api.adapter` for a model that already has one.
+    """
+    if isinstance(model, PeftModel):
+        raise WhetError(
+            "python_api.adapter",
+            "This model already has an adapter.",
+            "Call get_peft_model once, on a model without one; a loaded adapter trains on as it is.",
+        )
+    return AdapterSection(
+        kind="dora" if use_dora else "rslora" if use_rslora else "lora",
+        rank=r,
+        alpha=lora_alpha,
+        dropout=lora_dropout,
+        bias=bias,  # type: ignore[arg-type]  # pydantic checks the value
+        target_modules=target_modules,
+        modules_to_save=list(modules_to_save or []),
+    )
 
 
 def set_aside(given: dict[str, Any], also: Iterable[str]) -> None:

@@ -33,13 +33,18 @@ GGUF_METHODS = ("merged", "lora")
 
 def bind_saving(model: Any) -> Any:
     """Give this instance the saving methods; its class stays as it is."""
-    methods = (
+    return bind(
+        model,
         save_pretrained_merged,
         save_pretrained_gguf,
         push_to_hub,
         push_to_hub_merged,
         push_to_hub_gguf,
     )
+
+
+def bind(model: Any, *methods: Callable[..., Any]) -> Any:
+    """Functions of a first argument ``self`` as this instance's methods."""
     for method in methods:
         setattr(model, method.__name__, MethodType(method, model))
     return model

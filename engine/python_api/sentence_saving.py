@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from shutil import copytree
 from tempfile import TemporaryDirectory
-from types import MethodType
 from typing import Any
 
 from peft import PeftModel
@@ -19,7 +18,7 @@ from ..methods.embedding.trainer import save_embedder
 from ..recipe import ExportSection
 from .notes import say
 from .saved_weights import known_state, save_method_of
-from .saving import gguf_types, tell_of
+from .saving import bind, gguf_types, tell_of
 from .spellings import refuse_token
 
 METHODS = ("merged_16bit", "lora")
@@ -27,9 +26,7 @@ METHODS = ("merged_16bit", "lora")
 
 def bind_saving(model: Any) -> Any:
     """Give this instance the saving methods; its class stays as it is."""
-    for method in (save_pretrained_merged, save_pretrained_gguf, push_to_hub_merged, push_to_hub_gguf):
-        setattr(model, method.__name__, MethodType(method, model))
-    return model
+    return bind(model, save_pretrained_merged, save_pretrained_gguf, push_to_hub_merged, push_to_hub_gguf)
 
 
 def save_pretrained_merged(

@@ -115,6 +115,8 @@ def test_what_does_not_fit_is_refused(bert: Path) -> None:
     model = FastSentenceTransformer.from_pretrained(str(bert))
     with pytest.raises(WhetError, match="SEQ_CLS"):
         FastSentenceTransformer.get_peft_model(model, task_type="SEQ_CLS")
+    with pytest.raises(WhetError, match="loftq_config"):
+        FastSentenceTransformer.get_peft_model(model, loftq_config={"bits": 4})
     with pytest.raises(WhetError, match="no_such"):
         FastSentenceTransformer.get_peft_model(model, target_modules=["no_such"])
     with pytest.raises(WhetError, match="pooling_mode='middle'"):
