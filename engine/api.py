@@ -24,6 +24,7 @@ from .facade.artefacts import (
     start_export,
     start_smoke,
     trained,
+    usual_target,
     write_modelfile,
 )
 from .facade.findings import catalogue, explain, fix, patch_text, write_recipe
@@ -268,6 +269,7 @@ __all__ = [
     "to_yaml",
     "trained",
     "trash",
+    "usual_target",
     "write_modelfile",
     "write_recipe",
 ]

@@ -113,6 +113,15 @@ def gguf_types() -> dict[str, float]:
     return {name: GGUF_TYPES[name].bits_per_weight for name in names}
 
 
+def usual_target(method: str) -> str:
+    """The file that most people want of a run of this method: a name as ``start_export`` takes it."""
+    from ..export.gguf.types import USUAL, USUAL_FOR_EMBEDDINGS
+
+    if method in LANGUAGE_MODELS:
+        return USUAL[0]
+    return USUAL_FOR_EMBEDDINGS[0] if method == "embedding" else "merged"
+
+
 def export_targets(plan: Plan) -> dict[str, int]:
     """What can be written of a run beside GGUF models, and its bytes: merged weights in 16, 4 and 8 bits,
     and the adapter as a GGUF where its kind allows that."""

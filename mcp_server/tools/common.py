@@ -78,8 +78,7 @@ def follow_up(run: api.RunDir, status: str, state: api.RunState, since: str | No
         return [diagnose, call("run_resume", run_id=run.id)] if status != "unreadable" else [diagnose]
     if not state.is_job:
         exported = any(one.kind == "gguf" for one in api.artifacts(run.id))
-        answers = state.method in api.LANGUAGE_MODELS
-        ship = call("export_start", run_id=run.id, types=["q4_k_m" if answers else "merged"])
+        ship = call("export_start", run_id=run.id, types=[api.usual_target(state.method)])
         return [
             call("run_diagnose", run_id=run.id),
             call("gguf_smoke_test", run_id=run.id) if exported else ship,

@@ -139,6 +139,8 @@ def test_a_decoder_embeds_by_its_last_token(tmp_path: Path) -> None:
     run = finished(recipe(plain, tmp_path, pairs(), training={"max_steps": 2}))
     with pytest.raises(WhetError, match="answers nothing"):
         api.chat_target(run.id)
+    kinds = ("sft", "preference", "embedding", "reranker")
+    assert [api.usual_target(kind) for kind in kinds] == ["q4_k_m", "q4_k_m", "f16", "merged"]
     pooling = json.loads((run.export / "adapter" / "1_Pooling" / "config.json").read_text())
     assert "lasttoken" in json.dumps(pooling)
 

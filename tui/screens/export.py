@@ -45,6 +45,7 @@ class ExportScreen(WhetScreen):
         super().__init__()
         self.run_id = run_id
         self.choices: list[Choice] = []
+        self.usual = api.usual_target("sft")
         self.free = 0
         self.job: str | None = None
         self.heard = 0
@@ -80,11 +81,13 @@ class ExportScreen(WhetScreen):
         self.run_id, self.free = view.id, machine.disk_free
         assert view.plan is not None, "an export is of a run that trained"
         self.set_heading(f"whet · export · {plain(view.id, 60)}")
+        self.usual = api.usual_target(view.plan.recipe.method.kind)
         targets = api.export_targets(view.plan)
         self.choices = choices(view.plan.model.parameters.total, api.gguf_types(), targets)
         there = {name for one in self.files for name in (one.kind, one.path.name)}
         self.query_one(CheckList).offer(
-            ((one.name, choice_text(one, there)) for one in self.choices), ["q4_k_m"]
+            ((one.name, choice_text(one, there)) for one in self.choices),
+            [self.usual],
         )
         active = next(
             (job.id for job in view.jobs if job.status in ACTIVE and job.state.method == "export"), None
@@ -217,7 +220,7 @@ class ExportScreen(WhetScreen):
                 Advice(f"{proven} Talk to base, tuned and GGUF side by side.", "c"),
                 Advice("Or serve it: ollama create NAME -f Modelfile, in the folder shown."),
             )
-        return (Advice("q4_k_m is right for most; space chooses, g begins.", "g"),)
+        return (Advice(f"{self.usual} is right for most; space chooses, g begins.", "g"),)
 
     def actions(self) -> Sequence[Action]:
         wanted = self._wanted()

@@ -127,6 +127,8 @@ def _next(look: Look) -> tuple[str, ...]:
         return ("7 shows each proof.",)
     if look.summary.state.is_job:
         return ("7 shows files and proofs, 5 the answers · c chat",)
+    if look.summary.state.method not in api.LANGUAGE_MODELS:
+        return ("e export · 7 files",)
     return ("c chat, base beside tuned · e export · v measure on held-out rows",)
 
 
@@ -179,6 +181,8 @@ def _state_advice(look: Look, progress: RunProgress, status: str) -> list[Advice
     if status in RESUMABLE:
         return [Advice(f"It can go on {_place(progress)}.", "r", "warning")]
     if status == "finished" and not look.summary.state.is_job:
+        if look.summary.state.method not in api.LANGUAGE_MODELS:
+            return [Advice("Export it, with the proof.", "e")]
         return [
             Advice("Talk to it, base beside tuned.", "c"),
             Advice("Export it to GGUF, with the proof.", "e"),
