@@ -102,7 +102,7 @@ if TYPE_CHECKING:
     from .goals import Goal, Option, Proposal
     from .hardware import Machine
     from .kernel_report import KernelReport
-    from .methods.section import LANGUAGE_MODELS
+    from .methods.kinds import LANGUAGE_MODELS
     from .models.hub_search import HubModel
     from .models.listing import ModelEntry
     from .models.report import ModelReport
@@ -118,7 +118,7 @@ if TYPE_CHECKING:
 
 # Loaded when first used: listing runs and completing words in a shell must not wait for the planner.
 _LAZY = {
-    "LANGUAGE_MODELS": "methods.section",
+    "LANGUAGE_MODELS": "methods.kinds",
     "RECIPE_KEYS": "plan",
     "Artifact": "export.artifacts",
     "ChatPiece": "chat.session",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from whet.engine import api
-
 from .widgets.assistant_bar import Advice
 
 if TYPE_CHECKING:
@@ -51,6 +49,8 @@ def home_advice(
         advice.append(Advice("No run yet. The demo goes from data to a proven GGUF in about a minute.", "x"))
         advice.append(Advice("Have a file of chats? whet finds the settings and says why.", "n"))
     elif not advice:
+        from whet.engine import api  # the first screen is painted before the engine is there
+
         done = next((run for run in runs if not run.state.is_job), runs[0])
         if done.state.is_job or done.state.method in api.LANGUAGE_MODELS:
             advice.append(Advice(f"{done.id} is done: talk to it, base beside tuned.", "c"))

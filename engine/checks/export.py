@@ -8,7 +8,7 @@ from ..disk import FOLDERS
 from ..export.gguf.native import REBUILD
 from ..export.targets.table import TARGETS
 from ..findings import Finding, Fix
-from ..methods.section import LANGUAGE_MODELS
+from ..methods.kinds import LANGUAGE_MODELS
 from ..resolve import adapted_layers
 from .registry import PlanFacts, check
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..methods.section import LANGUAGE_MODELS
+from ..methods.kinds import LANGUAGE_MODELS
 from ..recipe import ExportSection, Recipe
 from ..runs import locks
 from ..runs.events import PhaseEvent

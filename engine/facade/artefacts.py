@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import WhetError
-from ..methods.section import LANGUAGE_MODELS
+from ..methods.kinds import LANGUAGE_MODELS
 from ..runs.events import Event
 from ..runs.store import trained_weights
 from .running import find_trained

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-LANGUAGE_MODELS = ("sft", "preference")
-"""Methods whose rows the chat template writes, and whose result answers in text."""
+from .kinds import LANGUAGE_MODELS
+
 TEMPLATED = (*LANGUAGE_MODELS, "reward")
 """Methods whose rows the chat template writes."""
 

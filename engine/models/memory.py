@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..data.inspection import DataReport
 from ..hardware import Machine
-from ..methods.section import LANGUAGE_MODELS
+from ..methods.kinds import LANGUAGE_MODELS
 from ..recipe import AdapterSection
 from ..resolve import Resolved, adapted_layers, adapter_parts
 from .facts import ModelFacts, match_targets

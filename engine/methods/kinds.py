@@ -1,0 +1,6 @@
+"""Which methods give a model that answers in text. Imports nothing: the first screen asks it."""
+
+from __future__ import annotations
+
+LANGUAGE_MODELS = ("sft", "preference")
+"""Methods whose rows the chat template writes, and whose result answers in text."""
