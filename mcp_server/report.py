@@ -41,6 +41,11 @@ def _losses(view: api.RunView) -> list[str]:
     if view.evals:
         best = min(one.loss for one in view.evals)
         lines.append(f"Held out: {view.evals[0].loss:.3f} at first, {best:.3f} at best.")
+        first, last = view.evals[0].metrics, view.evals[-1].metrics
+        lines += [
+            f"{api.printable(name)}: {first.get(name, value):.3f} at first, {value:.3f} at last."
+            for name, value in last.items()
+        ]
     return [*lines, ""]
 
 

@@ -91,7 +91,7 @@ def _metrics(view: api.RunView) -> str:
     steps = [
         one.model_dump(mode="json", include={"step", "loss", "learning_rate", "grad_norm"}) for one in kept
     ]
-    evals = [one.model_dump(mode="json", include={"step", "loss", "best"}) for one in view.evals]
+    evals = [one.model_dump(mode="json", include={"step", "loss", "best", "metrics"}) for one in view.evals]
     return json.dumps({"steps": steps, "evals": evals})
 
 

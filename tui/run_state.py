@@ -276,6 +276,15 @@ class RunProgress:
         return min(finite, key=lambda one: one.loss, default=None)
 
     @property
+    def metrics(self) -> dict[str, dict[int, float]]:
+        """What evaluations tell beside the loss: by name, the values by step, in the order of steps."""
+        found: dict[str, dict[int, float]] = {}
+        for step in sorted(self.evals):
+            for name, value in self.evals[step].metrics.items():
+                found.setdefault(name, {})[step] = value
+        return found
+
+    @property
     def prompts(self) -> list[str]:
         """In the order they were first asked."""
         return list(dict.fromkeys(prompt for _, prompt in self.samples))

@@ -61,7 +61,7 @@ def _summary(run: api.RunView, limit: int, cursor: str | None) -> Page:
         "loss": number(state.loss),
         "eval_loss": number(state.eval_loss),
         "best_eval_loss": number(min((one.loss for one in run.evals), default=None)),
-        "metrics": run.evals[-1].metrics if run.evals else {},
+        "metrics": measured(run.evals[-1]) if run.evals else {},
         "attempt": state.attempt,
         "paused_by": run.paused_by,
         "verdict": run.verdict,
@@ -96,7 +96,9 @@ def _metrics(run: api.RunView, limit: int, cursor: str | None) -> Page:
         "first": number(losses[0]) if losses else None,
         "last": number(losses[-1]) if losses else None,
         "min": None if least is None else {"step": least.step, "loss": number(least.loss)},
-        "evals": [{"step": one.step, "loss": number(one.loss), "best": one.best} for one in evals],
+        "evals": [
+            {"step": one.step, "loss": number(one.loss), "best": one.best, **measured(one)} for one in evals
+        ],
     }
     entries = [
         {
@@ -109,6 +111,11 @@ def _metrics(run: api.RunView, limit: int, cursor: str | None) -> Page:
         for one in kept
     ]
     return Page(facts, entries)
+
+
+def measured(held_out: api.EvalEvent) -> dict[str, Any]:
+    """What an evaluation tells beside the loss."""
+    return {name: number(value, 4) for name, value in held_out.metrics.items()}
 
 
 def _logs(run: api.RunView, limit: int, cursor: str | None) -> Page:

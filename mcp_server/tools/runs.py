@@ -15,7 +15,7 @@ from whet.engine import api
 from ..results import FoundOut, Result, call
 from .changes import merged
 from .common import ACTIVE, RESUMABLE, fitting, follow_up, known_run, number, standing
-from .run_views import View, look
+from .run_views import View, look, measured
 from .toolsets import READS, Toolset
 from .waiting import Until, Waited, begin, is_alert, wait
 
@@ -221,6 +221,7 @@ def _waited(run: api.RunDir, seen: Waited, until: Until) -> WaitResult:
     alerts = [
         event.finding for event in seen.events if isinstance(event, api.FindingEvent) and is_alert(event)
     ]
+    held_out = [event for event in seen.events if isinstance(event, api.EvalEvent)]
     going_on = seen.status in ACTIVE
     again = call("job_wait", run_id=run.id, until=until, since=since)
     diagnose = [call("run_diagnose", run_id=run.id)] if alerts else []
@@ -238,6 +239,7 @@ def _waited(run: api.RunDir, seen: Waited, until: Until) -> WaitResult:
             "total_steps": state.total_steps,
             "loss": number(state.loss),
             "eval_loss": number(state.eval_loss),
+            **({"metrics": measured(held_out[-1])} if held_out and held_out[-1].metrics else {}),
         },
         behind=state.behind if going_on else [],
         alerts=[FoundOut.of(one) for one in alerts],

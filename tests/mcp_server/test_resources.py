@@ -40,7 +40,11 @@ def run(tmp_path: Path) -> Iterator[RunDir]:
                 grad_norm=1.0, tokens=8, supervised_tokens=4, seconds=0.1, memory_bytes=1,
             )
         )  # fmt: skip
-    log.append(EvalEvent(step=STEPS, loss=1.1, supervised_tokens=4, seconds=0.1, best=True))
+    log.append(
+        EvalEvent(
+            step=STEPS, loss=1.1, supervised_tokens=4, seconds=0.1, best=True, metrics={"ndcg@10": 0.75}
+        )
+    )
     log.append(SampleEvent(step=0, prompt="Hi?", answer="\x1b[2Jgone", stopped=True))
     log.append(SampleEvent(step=STEPS, prompt="Hi?", answer="Hello, hf_abcdefghijklmnop.", stopped=True))
     log.append(ExportEvent(kind="smoke", path="/x/model.gguf", bytes=1 << 20, detail={"status": "pass"}))
@@ -78,11 +82,12 @@ def test_a_run_is_seen_from_five_sides(run: RunDir, tmp_path: Path, era: str) ->
     assert f"name: {MODEL_DIR}" in read(tmp_path, era, f"run://{run.id}/config")
     metrics = json.loads(read(tmp_path, era, f"run://{run.id}/metrics"))
     assert len(metrics["steps"]) <= CURVE_POINTS and metrics["steps"][-1]["step"] == STEPS
-    assert metrics["evals"] == [{"step": STEPS, "loss": 1.1, "best": True}]
+    assert metrics["evals"] == [{"step": STEPS, "loss": 1.1, "best": True, "metrics": {"ndcg@10": 0.75}}]
     run.log.write_text("one\ntwo\n")
     assert read(tmp_path, era, f"run://{run.id}/log") == "one\ntwo"
     report = read(tmp_path, era, f"run://{run.id}/report")
     assert "Training: 1.995 at first, 1.000 at last." in report and "Verdict: pass" in report
+    assert "ndcg@10: 0.750 at first, 0.750 at last." in report
     assert "\x1b" not in report and "hf_abcdefghijklmnop" not in report
 
 

@@ -48,7 +48,8 @@ def step(number: int, loss: float = 1.0) -> StepEvent:
 
 
 def evaluation(number: int) -> EvalEvent:
-    return EvalEvent(step=number, loss=1.5, supervised_tokens=4, seconds=0.1, best=True)
+    metrics = {"ndcg@10": 0.75}
+    return EvalEvent(step=number, loss=1.5, supervised_tokens=4, seconds=0.1, best=True, metrics=metrics)
 
 
 class Worker:
@@ -140,6 +141,7 @@ async def test_waiting_ends_with_the_event_asked_for(connect: Connect, worker: W
         since = first["since"]
         second = await wait(lambda: worker.emit(evaluation(1)), until="eval", since=since)
         assert second["reached"] == "eval" and second["progress"]["eval_loss"] == 1.5
+        assert second["progress"]["metrics"] == {"ndcg@10": 0.75}
 
         def find() -> None:
             worker.emit(FindingEvent(finding=NOTE))
@@ -239,6 +241,7 @@ async def test_each_view_of_a_run_fits_and_pages_leave_nothing_out(connect: Conn
     for number in range(1, 301):
         worker.emit(step(number, 0.1 if number == 77 else 3 - number / 200))
     worker.emit(step(301, float("nan")))
+    worker.emit(evaluation(301))
     for number in range(0, 12):
         worker.emit(SampleEvent(step=number, prompt="Hi?", answer=INJECTION * 30, stopped=True))
     run = worker.end("finished")
@@ -249,10 +252,12 @@ async def test_each_view_of_a_run_fits_and_pages_leave_nothing_out(connect: Conn
     async with connect() as client:
         get = partial(said, client, "run_get", run_id=run.id)
         assert (await get())["facts"]["started_by"] == "test"
+        assert (await get())["facts"]["metrics"] == {"ndcg@10": 0.75}
         assert (await get(view="config"))["facts"]["training.max_steps"] == 6
         metrics = await get(view="metrics", limit=40)
         points = {one["step"]: one["loss"] for one in metrics["entries"]}
         assert {1, 77, 301} <= set(points) and 40 <= len(points) <= 42
+        assert metrics["facts"]["evals"][0]["ndcg@10"] == 0.75
         assert points[77] == 0.1 and points[301] == "nan" and metrics["facts"]["min"]["step"] == 77
         assert await pages(get, "samples") == 12
         shown = await get(view="samples")

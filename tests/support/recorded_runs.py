@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -42,8 +42,12 @@ def step(number: int, total: int = 120, loss: float | None = None, seconds: floa
     )
 
 
-def held_out(number: int, loss: float, best: bool = True) -> EvalEvent:
-    return EvalEvent(step=number, loss=loss, supervised_tokens=1000, seconds=2.0, best=best)
+def held_out(
+    number: int, loss: float, best: bool = True, metrics: Mapping[str, float] | None = None
+) -> EvalEvent:
+    return EvalEvent(
+        step=number, loss=loss, supervised_tokens=1000, seconds=2.0, best=best, metrics=dict(metrics or {})
+    )
 
 
 def answers(number: int) -> list[SampleEvent]:

@@ -346,6 +346,44 @@ def test_scale_smoothing_and_zoom(run: RunDir, held: Any, monkeypatch: pytest.Mo
     opened(run, do)
 
 
+def test_what_a_method_measures_stands_beside_the_loss_and_is_drawn(
+    run: RunDir, held: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {0: 0.51, 20: 0.8, 40: 0.996}
+    said = [
+        held_out(at, 2.0 - at / 40, metrics={"ndcg@10": value, "rewards/accuracies": value / 2})
+        for at, value in found.items()
+    ]
+    record(run, [*training(last=40), *said], monkeypatch)
+    held(run)
+
+    async def do(pilot: Pilot[None], opened: RunScreen) -> None:
+        beside = shown(pilot.app)
+        assert "ndcg@10    0.510→0.996" in beside and "accuracies 0.255→0.498" in beside
+        drawn = await pressed(pilot, "o")
+        assert "ndcg@10   ◆ 0.996" in drawn
+        curve = opened.query_one("#curve-loss", Curve)
+        assert [list(line.y) for line in curve._lines] == [list(found.values())] * 2
+        assert "rewards/accuracies   ◆" in await pressed(pilot, "o")
+        assert "held out 1" in await pressed(pilot, "o")
+
+    opened(run, do)
+
+
+def test_runs_that_measure_nothing_more_say_so(
+    run: RunDir, held: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told(run, monkeypatch)
+    held(run, step=60)
+
+    async def do(pilot: Pilot[None], opened: RunScreen) -> None:
+        await pressed(pilot, "o")
+        assert "nothing beside the loss" in next(one.message for one in pilot.app._notifications)
+        assert opened.measure is None
+
+    opened(run, do)
+
+
 def test_answers_of_each_evaluation(run: RunDir, held: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     record(
         run,

@@ -35,6 +35,15 @@ def curve_of(progress: RunProgress, name: str, *, smoothed: bool, ascii: bool) -
     return Drawn(lines, title)
 
 
+def metric_of(progress: RunProgress, name: str, *, ascii: bool) -> Drawn:
+    """A metric of the evaluations: a line, and a mark at each."""
+    values = progress.metrics.get(name, {})
+    x, y = finite(list(values), list(values.values()))
+    mark = EVAL_ASCII if ascii else EVAL
+    lines = [Line(x, y, "eval"), Line(x, y, "eval", mark)] if len(x) > 1 else [Line(x, y, "eval", mark)]
+    return Drawn(lines, f"   {mark} {tick(rounded(y[-1]))}" if len(y) else "")
+
+
 def _of_loss(progress: RunProgress, mark: str) -> tuple[list[Line], str]:
     """Held-out losses as marks, and what is odd about the curve."""
     steps = sorted(progress.evals)

@@ -16,6 +16,7 @@ from ...widgets.run_table import LOOKS
 from .look import Look
 
 GIB = 1 << 30
+LONGEST_NAME = 12
 FULL, EMPTY = "█", "░"
 FULL_ASCII, EMPTY_ASCII = "#", "."
 LEAST_BAR, BAR = 6, 24
@@ -126,6 +127,17 @@ def _held_out(progress: RunProgress) -> Rows:
     rows: Rows = [("held out", Text(number(newest.loss), "bold"))]
     if best is not None and best is not newest:
         rows.append(("best", Text(f"{number(best.loss)} at {best.step}")))
+    return [*rows, *_measured(progress)]
+
+
+def _measured(progress: RunProgress) -> Rows:
+    """The method's own metrics: the first value and the newest one."""
+    rows: Rows = []
+    for name, values in progress.metrics.items():
+        first, newest = values[min(values)], values[max(values)]
+        value = Text(f"{first:.3f}→" if len(values) > 1 else "", "dim")
+        value.append(f"{newest:.3f}", "not dim bold")
+        rows.append((plain(name.rpartition("/")[2], LONGEST_NAME), value))
     return rows
 
 

@@ -27,7 +27,7 @@ from ...widgets.curve import Curve
 from ..room import mark_room
 from .asking import run_actions
 from .controls import Controls
-from .drawing import curve_of
+from .drawing import curve_of, metric_of
 from .figures import columns, figure_rows, status_line
 from .look import Look, look
 from .panels import Findings, Page, files, files_key, samples
@@ -62,6 +62,7 @@ class RunScreen(Controls):
         Binding("e", "with_weights('export')", "export", id="run.export"),
         Binding("v", "evaluate", "measure", show=False, id="run.evaluate"),
         Binding("g", "log_scale", "log scale", show=False, id="run.log_scale"),
+        Binding("o", "measure", "metrics", show=False, id="run.measure"),
         Binding("m", "smoothing", "smoothing", show=False, id="run.smoothing"),
         Binding("z", "all", "zoom out", show=False, id="run.zoom_out"),
         Binding("left_square_bracket", "sample(-1)", "earlier answers", show=False, id="run.earlier"),
@@ -83,6 +84,8 @@ class RunScreen(Controls):
         self.tab = "loss"
         self.curve, self.panel = "speed", "samples"
         """The curve beside the loss, and the panel below, where there is room for one of each."""
+        self.measure: str | None = None
+        """The metric that is drawn in place of the loss; None: the loss."""
         self.log_scale: set[str] = set()
         self.smoothed = True
         self.sample_step: int | None = None
@@ -226,10 +229,14 @@ class RunScreen(Controls):
         version = self.progress.curves.version
         if self.seen is not None and self.seen.active:  # a step that moves no dot is not worth a redraw
             version //= max(1, len(self.progress.curves) // DOTS)
-        if not self._changed(name, (version, evals, log, self.smoothed, curve.size)):
+        measure = self.measure if name == "loss" else None
+        if not self._changed(name, (version, evals, log, self.smoothed, measure, curve.size)):
             return
-        drawn = curve_of(self.progress, name, smoothed=self.smoothed, ascii=self.whet.kept.ascii)
-        title = f"{CURVES[name][0]}{' (log)' if log else ''}{drawn.title}"
+        if measure is None:
+            drawn = curve_of(self.progress, name, smoothed=self.smoothed, ascii=self.whet.kept.ascii)
+        else:
+            drawn = metric_of(self.progress, measure, ascii=self.whet.kept.ascii)
+        title = f"{plain(measure or CURVES[name][0])}{' (log)' if log else ''}{drawn.title}"
         curve.show(drawn.lines, title, log=log, upright=self.progress.resumed_at)
 
     def _show_notice(self, said: Notice | None) -> None:
@@ -289,6 +296,18 @@ class RunScreen(Controls):
         """Switch the axis of the curve that was chosen last."""
         name = self.tab if self.tab in CURVES else "loss"
         self.log_scale ^= {name}
+        self._draw()
+
+    def action_measure(self) -> None:
+        """Draw the next metric of the held-out rows where the loss stands, and after the last the loss."""
+        names = list(self.progress.metrics)
+        if not names:
+            self.notify("Held-out rows tell nothing beside the loss here, or not yet.", timeout=3)
+            return
+        place = names.index(self.measure) + 1 if self.measure in names else 0
+        self.measure = names[place] if place < len(names) else None
+        if self.tab != "loss" and self.room == "small":
+            self.action_tab("loss")
         self._draw()
 
     def action_smoothing(self) -> None:

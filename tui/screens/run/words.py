@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from whet.engine import api
 
+from ...render.text import plain
 from ...render.units import clock
 from ...run_state import RunProgress
 from ...widgets.assistant_bar import Advice
@@ -98,6 +99,9 @@ def _trained(look: Look, progress: RunProgress) -> str:
             said.append(f"Held-out loss {number(first.loss)} → {number(best.loss)} (step {best.step}).")
         else:
             said.append(f"Held-out loss {number(first.loss)}.")
+    for name, values in list(progress.metrics.items())[:1]:
+        before, after = values[min(values)], values[max(values)]
+        said.append(f"{name} {before:.3f} → {after:.3f}." if len(values) > 1 else f"{name} {after:.3f}.")
     if progress.verdict:
         said.append(f"Proof: {progress.verdict}.")
     return " ".join(said)
@@ -172,7 +176,7 @@ def _state_advice(look: Look, progress: RunProgress, status: str) -> list[Advice
                 *_fresh_answers(progress),
             ]
         said = Advice(f"About {clock(left)} left. Quit any time; it goes on, and opening it again is enough.")
-        return [said, *_fresh_answers(progress)]
+        return [said, *_fresh_answers(progress), *_metrics(progress)]
     if status in ("queued", "waiting"):
         return [Advice("It starts by itself as soon as it can: nothing to do, quit any time.")]
     if status == "finished" and look.summary.state.is_job:
@@ -182,12 +186,17 @@ def _state_advice(look: Look, progress: RunProgress, status: str) -> list[Advice
         return [Advice(f"It can go on {_place(progress)}.", "r", "warning")]
     if status == "finished" and not look.summary.state.is_job:
         if look.summary.state.method not in api.LANGUAGE_MODELS:
-            return [Advice("Export it, with the proof.", "e")]
+            return [Advice("Export it, with the proof.", "e"), *_metrics(progress)]
         return [
             Advice("Talk to it, base beside tuned.", "c"),
             Advice("Export it to GGUF, with the proof.", "e"),
         ]
     return []
+
+
+def _metrics(progress: RunProgress) -> list[Advice]:
+    names = [plain(name, 30) for name in progress.metrics]
+    return [Advice(f"{', '.join(names[:3])} as curves in place of the loss.", "o")] if names else []
 
 
 def _fresh_answers(progress: RunProgress) -> list[Advice]:
