@@ -7,7 +7,7 @@ from pathlib import Path
 from .export.gguf.types import GGUF_TYPES
 from .export.targets.table import TARGETS, Target
 from .models.facts import ModelFacts
-from .models.memory import ADAMW_8BIT_BYTES
+from .models.memory import moment_bytes
 from .recipe import ExportSection, Recipe
 from .resolve import Resolved
 
@@ -27,10 +27,10 @@ def disk_bytes(recipe: Recipe, resolved: Resolved, facts: ModelFacts) -> dict[st
     unless it was asked for itself. A hub model whose weights are not here yet is downloaded first.
     """
     full = recipe.adapter.kind == "none"
-    trained = 4 * resolved.trainable_parameters
-    states = int(
-        resolved.trainable_parameters * (ADAMW_8BIT_BYTES if resolved.optimizer == "adamw_8bit" else 8)
-    )
+    # PEFT writes a tied matrix under both of its names.
+    twice = facts.parameters.embedding if facts.tied and recipe.adapter.whole_ends() else 0
+    trained = 4 * (resolved.trainable_parameters + twice)
+    states = moment_bytes(facts, recipe.adapter, resolved.optimizer)
     written = export_bytes(recipe.export, facts, merges=not full)
     if full:
         written["merged"] = 2 * facts.parameters.total  # the trained model itself

@@ -17,6 +17,7 @@ from .export.gguf.types import check_types
 from .export.targets.memory import DEFAULT_SHARE, MAX_SHARE
 from .methods.classification.section import ClassificationSection
 from .methods.embedding.section import EmbeddingSection
+from .methods.kinds import LANGUAGE_MODELS
 from .methods.preference.section import PreferenceSection
 from .methods.reranker.section import RerankerSection
 from .methods.reward.section import RewardSection
@@ -32,6 +33,8 @@ Droppable = Literal["duplicates", "empty", "odd", "leaked", "cut", "markers"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "cosine_with_min_lr"]
 Optimizer = Literal["adamw_8bit", "adamw"]
 OnError = Literal["continue", "checkpoint", "pause", "stop"]
+ENDS = ("embed_tokens", "lm_head")
+"""A decoder's input embedding and output head."""
 
 # A union discriminated on `kind`: a setting of another method cannot be expressed.
 MethodSection = (
@@ -153,6 +156,19 @@ class AdapterSection(Section):
         default_factory=list,
         description="Modules trained whole beside the adapter, e.g. embed_tokens, lm_head.",
     )
+    train_embeddings: bool = Field(
+        False,
+        description="Train embed_tokens and lm_head whole beside the adapter, for text in a language or about a "
+        "field that the model hardly knows; the same as naming both in modules_to_save.",
+    )
+
+    def whole_ends(self) -> list[str]:
+        """Embedding and head where they train whole beside the adapter, whichever setting says so."""
+        if self.kind == "none":
+            return []
+        targets = [] if isinstance(self.target_modules, str) else self.target_modules
+        named = (*self.modules_to_save, *targets, *(ENDS if self.train_embeddings else ()))
+        return [name for name in ENDS if name in named]
 
 
 class TrainingSection(Section):
@@ -163,6 +179,12 @@ class TrainingSection(Section):
     batch_size: int = Field(2, ge=1, description="Rows per micro-batch and device.")
     gradient_accumulation: int = Field(4, ge=1, description="Micro-batches per optimizer step.")
     learning_rate: float = Field(2e-4, gt=0)
+    embedding_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="Of embed_tokens and lm_head where they train whole; by default a tenth of learning_rate "
+        "beside an adapter, and learning_rate where all weights train.",
+    )
     scheduler: Scheduler = "linear"
     warmup: float = Field(5, ge=0, description="Steps, or a share of all steps when below 1.")
     optimizer: Optimizer = "adamw_8bit"
@@ -318,10 +340,7 @@ class Recipe(Section):
         ends = {"embed_tokens": "embedding_precision", "lm_head": "head_precision"}
         for module, setting in ends.items():
             held = getattr(self.model, setting)
-            trains = self.adapter.kind == "none" or module in (
-                *self.adapter.modules_to_save,
-                *self.adapter.target_modules,
-            )
+            trains = self.adapter.kind == "none" or module in self.adapter.whole_ends()
             if trains and held in ("int8", "nf4"):
                 raise ValueError(
                     f"model.{setting}={held} holds {module} quantised, but it trains. "
@@ -341,6 +360,22 @@ class Recipe(Section):
         if full and self.adapter.modules_to_save:
             raise ValueError(
                 "adapter.modules_to_save has no meaning with adapter.kind=none: all weights train."
+            )
+        if full and self.adapter.train_embeddings:
+            raise ValueError(
+                "adapter.train_embeddings has no meaning with adapter.kind=none: all weights train."
+            )
+        language = self.method.kind in LANGUAGE_MODELS
+        if self.adapter.train_embeddings and not language:
+            raise ValueError(
+                f"adapter.train_embeddings trains a language model's embedding and head, not what "
+                f"method.kind={self.method.kind} has. Use adapter.modules_to_save."
+            )
+        rate = self.training.embedding_learning_rate
+        if rate is not None and not (language and (full or self.adapter.whole_ends())):
+            raise ValueError(
+                f"training.embedding_learning_rate={rate:g} is for a language model's embed_tokens and lm_head, "
+                "which do not train. Set adapter.train_embeddings=true, or leave the rate out."
             )
         if self.data.eval is not None and self.data.eval_fraction > 0:
             raise ValueError(
@@ -373,6 +408,5 @@ class Recipe(Section):
             return f"adapter.kind={adapter.kind}"
         if adapter.bias != "none":
             return f"adapter.bias={adapter.bias}"
-        ends = [name for name in adapter.target_modules if name in ("embed_tokens", "lm_head")]
-        whole = [*adapter.modules_to_save, *ends]
+        whole = [*adapter.modules_to_save, *adapter.whole_ends()]
         return f"{whole[0]} trained whole" if whole else None

@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .data.inspection import DataReport
 from .hardware import Machine, supports_bf16, supports_fp8
+from .methods.kinds import LANGUAGE_MODELS
 from .models.facts import LinearModule, ModelFacts, match_targets
 from .models.families import family_of
+from .recipe import ENDS as WHOLE
 from .recipe import AdapterSection, Optimizer, Recipe, TrainingSection
 from .schedule import Schedule
 
@@ -20,7 +22,9 @@ DType = Literal["bf16", "fp16", "fp32"]
 HeldEnd = Literal["16bit", "int8", "nf4"]
 SAVES_PER_RUN = 10
 EVALS_PER_RUN = 5
-WHOLE = ("embed_tokens", "lm_head")
+EMBEDDING_SHARE = 0.1
+"""Of the learning rate, for embedding and head that train whole: a step of theirs moves every weight of a row,
+an adapter's only what two small factors span."""
 
 
 class Resolved(BaseModel):
@@ -40,6 +44,9 @@ class Resolved(BaseModel):
     embedding_precision: HeldEnd = "16bit"
     head_precision: HeldEnd = Field(default="16bit", description="With tied weights that of the embedding.")
     optimizer: Optimizer
+    embedding_learning_rate: float | None = Field(
+        default=None, description="Of embedding and head that train whole; None: the learning rate."
+    )
     max_length: int
     template: str | None = Field(
         description="A name of ours, `model` for the model's own, None for plain text."
@@ -81,6 +88,7 @@ RECIPE_KEYS = {
     "embedding_precision": "model.embedding_precision",
     "head_precision": "model.head_precision",
     "optimizer": "training.optimizer",
+    "embedding_learning_rate": "training.embedding_learning_rate",
     "max_length": "model.max_length",
     "template": "data.template",
     "total_steps": "training.max_steps",
@@ -160,6 +168,7 @@ def resolve(
         embedding_precision=embedding,
         head_precision=head,
         optimizer=_optimizer(training, machine, planned),
+        embedding_learning_rate=_embedding_rate(recipe, planned),
         max_length=max_length,
         template=report.template,
         batch_size=training.batch_size,
@@ -247,6 +256,18 @@ def _optimizer(training: TrainingSection, machine: Machine, planned: Any) -> Opt
     return training.optimizer
 
 
+def _embedding_rate(recipe: Recipe, planned: Any) -> float | None:
+    training, ends = recipe.training, recipe.adapter.whole_ends()
+    language = recipe.method.kind in LANGUAGE_MODELS
+    if training.embedding_learning_rate is not None or not ends or not language:
+        return training.embedding_learning_rate
+    planned(
+        "training.embedding_learning_rate",
+        f"a tenth of learning_rate, since {' and '.join(ends)} train whole",
+    )
+    return float(f"{EMBEDDING_SHARE * training.learning_rate:.6g}")
+
+
 def _steps(
     training: TrainingSection, sequences: int, *, held_out: bool, recipe: Recipe, planned: Any
 ) -> dict[str, Any]:
@@ -320,11 +341,10 @@ def adapter_parts(adapter: AdapterSection) -> tuple[list[str] | str, list[str]]:
 
     The loss multiplies with the head's weight itself, so an adapter on it would be left out.
     """
+    saved = list(dict.fromkeys([*adapter.modules_to_save, *adapter.whole_ends()]))
     if isinstance(adapter.target_modules, str):
-        return adapter.target_modules, list(adapter.modules_to_save)
-    ends = [name for name in adapter.target_modules if name in WHOLE]
-    targets = [name for name in adapter.target_modules if name not in WHOLE]
-    return targets, list(dict.fromkeys([*adapter.modules_to_save, *ends]))
+        return adapter.target_modules, saved
+    return [name for name in adapter.target_modules if name not in WHOLE], saved
 
 
 def moved_to_whole(adapter: AdapterSection) -> list[str]:

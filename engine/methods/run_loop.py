@@ -13,6 +13,8 @@ from transformers import PrinterCallback, ProgressCallback, Trainer
 
 from ..errors import WhetError
 from ..runs.events import PhaseEvent
+from ..models.fast_path import causal_model
+from .embedding_rate import split_embedding_groups
 from .random_numbers import preserved_rng
 from .resuming import Cursor
 from .run_checkpoints import RunCheckpoints
@@ -53,6 +55,8 @@ class RunLoop(RunCheckpoints, Trainer):
         super().__init__(*args, **more)
         self.emit, self.keep, self.cursor = emit, keep, cursor
         self.stats = StepStats()
+        self.embedding_rate: float | None = None
+        """Of embedding and head that train whole; None is the learning rate."""
         self.data_seconds = 0.0
         self._parts: list[tuple[torch.Tensor, int]] = []
         for callback in (PrinterCallback, ProgressCallback):  # they write to stdout
@@ -69,6 +73,14 @@ class RunLoop(RunCheckpoints, Trainer):
         found = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.data_seconds += time.perf_counter() - began
         return found
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The base class's, with groups of their own for embedding and head that have another rate."""
+        if self.optimizer is None:
+            super().create_optimizer(*([] if model is None else [model]))
+            if self.embedding_rate is not None:
+                split_embedding_groups(self.optimizer, causal_model(self.model), self.embedding_rate)
+        return self.optimizer
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None

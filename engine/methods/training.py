@@ -95,6 +95,7 @@ class Training(ABC):
     def report(self, evaluates: bool) -> None:
         """The callbacks of a run: step events, the schedule, held-out results."""
         recipe, emit = self.recipe, self.context.emit
+        self.trainer.embedding_rate = self.resolved.embedding_learning_rate
         self.reporter = StepReporter(emit, self.trainer.stats)
         eval_every = self.resolved.eval_every if evaluates else None
         held_out = HeldOut(

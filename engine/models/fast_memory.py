@@ -214,6 +214,8 @@ def fast_peak(shape: FastShape, choice: Choice) -> FastPeak:
         moments.append(
             (kept_before(shape, choice, layer + 1) - gone, attention_passing(shape, choice, dropped), False)
         )
+    if shape.embedding_trains:  # the last gradient of all, whole before it is added to the buffer
+        moments.append((0, 4 * shape.vocabulary * shape.width, False))
     batch = BATCH_BYTES * tokens + 8 * shape.rotary * (-(-choice.longest // TABLE_STEP) * TABLE_STEP)
     batch += UNDER_WAY * stream // 2 if choice.offload else 0
     kept, passing, loss = max(moments, key=lambda moment: moment[0] + moment[1])

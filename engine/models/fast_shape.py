@@ -17,7 +17,7 @@ from ..recipe import AdapterSection
 from ..resolve import WHOLE, adapted_layers, adapter_parts, trainable_parameters
 from .facts import ModelFacts, text_config
 from .families import FastSettings, Unsupported, family_of, fast_settings
-from .memory import ADAMW_8BIT_BYTES, BYTES, base_bytes
+from .memory import BYTES, base_bytes, embedding_trains, head_trains, moment_bytes
 
 RANK_STEP = 8
 """Stacked ranks are padded to a multiple of this."""
@@ -97,6 +97,7 @@ class FastShape:
         dropout: of the adapter.
         rotary: width of the rotary tables; 0 without.
         head_trains: the output head gets a gradient.
+        embedding_trains: so does the input embedding; tied to the head, both are one.
         head_expands: it is held in fewer bits, and expanded in blocks.
         trainable: parameters with a gradient.
         base: bytes of the frozen weights.
@@ -127,6 +128,7 @@ class FastShape:
     dropout: bool
     rotary: int
     head_trains: bool
+    embedding_trains: bool
     head_expands: bool
     trainable: int
     base: int
@@ -206,7 +208,6 @@ def fast_shape(facts: ModelFacts, adapter: AdapterSection, held: Precisions) -> 
     }
     factors = sum(one.rank * (one.inputs + one.outputs) for one in products.values()) * facts.layers
     trainable = trainable_parameters(facts, adapter)
-    eight_bit = held.optimizer == "adamw_8bit"
     layout = family_of(facts.model_type).fast
     return FastShape(
         layers=facts.layers,
@@ -227,12 +228,13 @@ def fast_shape(facts: ModelFacts, adapter: AdapterSection, held: Precisions) -> 
         scaled=settings.residual_multiplier != 1.0,
         dropout=adapter.dropout > 0,
         rotary=settings.rotary_dim,
-        head_trains="lm_head" in adapter_parts(adapter)[1],
+        head_trains=head_trains(facts, adapter),
+        embedding_trains=embedding_trains(facts, adapter),
         head_expands=(held.embedding_precision if facts.tied else held.head_precision) != "16bit",
         trainable=trainable,
         base=base_bytes(facts, held.base_precision, held.embedding_precision, held.head_precision),
         factors=w * factors,
-        moments=int(trainable * (ADAMW_8BIT_BYTES if eight_bit else 8)),
+        moments=moment_bytes(facts, adapter, held.optimizer),
         positions=facts.max_positions,
     )
 

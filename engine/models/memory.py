@@ -15,7 +15,7 @@ from ..data.inspection import DataReport
 from ..hardware import Machine
 from ..methods.kinds import LANGUAGE_MODELS
 from ..recipe import AdapterSection
-from ..resolve import Resolved, adapted_layers, adapter_parts
+from ..resolve import Resolved, adapted_layers, trainable_parameters
 from .facts import ModelFacts, match_targets
 from .families import family_of
 
@@ -96,7 +96,7 @@ def estimate_memory(
         # PEFT holds adapters, and its copies of whole modules, in fp32.
         "adapter": 0 if full else 4 * trainable,
         "gradients": 4 * trainable,
-        "optimizer": int(trainable * (ADAMW_8BIT_BYTES if resolved.optimizer == "adamw_8bit" else 8)),
+        "optimizer": moment_bytes(facts, adapter, resolved.optimizer),
         "activations": activation_bytes(facts, adapter, resolved),
         # Only what is to be continued is compared with the whole vocabulary.
         "loss": loss_bytes(facts, adapter, resolved, report) if resolved.method in LANGUAGE_MODELS else 0,
@@ -110,6 +110,28 @@ def estimate_memory(
         available=max(gpu.memory_free for gpu in machine.gpus) if cuda else machine.ram_available,
         exact_parameters=facts.parameters.exact,
     )
+
+
+def moment_bytes(facts: ModelFacts, adapter: AdapterSection, optimizer: str) -> int:
+    """The optimizer's two states. An input embedding keeps them in fp32 beside 8-bit ones, as transformers
+    has it: most of its rows get no gradient in a step, and few get large ones."""
+    trainable = trainable_parameters(facts, adapter)
+    if optimizer != "adamw_8bit":
+        return 8 * trainable
+    wide = facts.parameters.embedding if embedding_trains(facts, adapter) else 0
+    return int((trainable - wide) * ADAMW_8BIT_BYTES) + 8 * wide
+
+
+def embedding_trains(facts: ModelFacts, adapter: AdapterSection) -> bool:
+    """Whether the input embedding does; tied to the head, both are one matrix."""
+    ends = adapter.whole_ends()
+    return adapter.kind == "none" or "embed_tokens" in ends or (facts.tied and bool(ends))
+
+
+def head_trains(facts: ModelFacts, adapter: AdapterSection) -> bool:
+    """Whether the output head does; tied to the embedding, both are one matrix."""
+    ends = adapter.whole_ends()
+    return adapter.kind == "none" or "lm_head" in ends or (facts.tied and bool(ends))
 
 
 END_BYTES: dict[str, float] = {"16bit": 2, "int8": 1, "nf4": NF4_BYTES}
@@ -267,5 +289,5 @@ def loss_bytes(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved, r
     width = BYTES[resolved.compute_dtype]
     tile = min(rows, TILE_TOKENS) * min(facts.embedding_rows, TILE_VOCABULARY) * (width + 4)
     hidden = rows * facts.hidden_size * (width + 4)
-    head_trains = adapter.kind == "none" or "lm_head" in adapter_parts(adapter)[1]
-    return tile + hidden + (4 * facts.embedding_rows * facts.hidden_size if head_trains else 0)
+    accumulator = 4 * facts.embedding_rows * facts.hidden_size if head_trains(facts, adapter) else 0
+    return tile + hidden + accumulator

@@ -10,8 +10,7 @@ from typing import Any
 import trl
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, PeftConfig, PeftModel
-from torch.optim import Optimizer
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments
 
 from ..errors import WhetError
 from ..findings import Finding
@@ -113,7 +112,7 @@ class SFTTrainer(SupervisedTrainer):
         self._assistant_only, config.assistant_only_loss = config.assistant_only_loss, False
         if isinstance(model, str):
             model = str(resolve_model(model, weights=True))
-        given["peft_config"] = _train_embeddings_whole(given.get("peft_config"))
+        given["peft_config"] = _train_embeddings_whole(given.get("peft_config"), model)
         self._text_field_named = "dataset_text_field" in (*moved, *getattr(config, "explicit", {}))
         refuse_unknown("SFTTrainer", given, _TRAINER_ARGUMENTS)
         super().__init__(
@@ -172,14 +171,11 @@ class SFTTrainer(SupervisedTrainer):
         update(self.model, trained_on=self.train_dataset)
         return super().train(*args, **kwargs)
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
-        """The base trainer's optimizer; embeddings with a rate of their own get their own groups."""
-        optimizer = super().create_optimizer(*args, **kwargs)
-        rate = getattr(self.args, "embedding_learning_rate", None)
-        if rate is not None:
-            _split_embedding_groups(optimizer, self.model, rate)
-        return optimizer
 
+WhetTrainer = SFTTrainer
+WhetTrainingArguments = SFTConfig
+UnslothTrainer = SFTTrainer
+UnslothTrainingArguments = SFTConfig
 
 _TRAINER_ARGUMENTS = (
     "compute_loss_func",
@@ -233,8 +229,8 @@ def _recompute_by_program(config: TrainingArguments, model: Any) -> None:
         setattr(config, name, False)
 
 
-def _train_embeddings_whole(peft_config: PeftConfig | None) -> PeftConfig | None:
-    """Embedding and head among an adapter's targets move to `modules_to_save`, said aloud."""
+def _train_embeddings_whole(peft_config: PeftConfig | None, model: Any) -> PeftConfig | None:
+    """Embedding and head among an adapter's targets move to `modules_to_save`, said aloud; tied stay tied."""
     if not isinstance(peft_config, LoraConfig) or isinstance(peft_config.target_modules, str | None):
         return peft_config
     moved = sorted(set(peft_config.target_modules) & set(WHOLE))
@@ -244,34 +240,11 @@ def _train_embeddings_whole(peft_config: PeftConfig | None) -> PeftConfig | None
     changed = copy.copy(peft_config)
     changed.target_modules = sorted(set(peft_config.target_modules) - set(moved))
     changed.modules_to_save = list(dict.fromkeys([*(peft_config.modules_to_save or []), *moved]))
+    config = AutoConfig.from_pretrained(model) if isinstance(model, str) else base_model(model).config
+    changed.ensure_weight_tying = bool(config.get_text_config().tie_word_embeddings)
     return changed
 
 
 def _as_dataset(rows: Any) -> Any:
     """A Python list of rows becomes a Dataset; everything else is TRL's to judge."""
     return Dataset.from_list(rows) if isinstance(rows, list) else rows
-
-
-def _split_embedding_groups(optimizer: Optimizer, model: Any, rate: float) -> None:
-    """Move the trained input and output embeddings to parameter groups with learning rate `rate`.
-
-    Raises:
-        WhetError: `python_api.no_embeddings` when neither trains.
-    """
-    base = base_model(model)
-    owners = [base.get_input_embeddings(), base.get_output_embeddings()]
-    embeddings = {
-        id(p) for owner in owners if owner is not None for p in owner.parameters() if p.requires_grad
-    }
-    if not embeddings:
-        raise WhetError(
-            "python_api.no_embeddings",
-            f"embedding_learning_rate={rate}, but neither embed_tokens nor lm_head trains.",
-            'Add "embed_tokens" and "lm_head" to target_modules or modules_to_save, or drop the setting.',
-        )
-    for group in list(optimizer.param_groups):
-        chosen = [p for p in group["params"] if id(p) in embeddings]
-        group["params"] = [p for p in group["params"] if id(p) not in embeddings]
-        if chosen:
-            optimizer.add_param_group({**group, "params": chosen, "lr": rate})
-    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]

@@ -169,7 +169,7 @@ def test_an_embedding_rate_without_embeddings_is_refused(loaded: tuple[Any, Any]
     trainer = trainer_for(loaded, tmp_path, config={"embedding_learning_rate": 5e-6})
     with pytest.raises(WhetError) as refused:
         trainer.create_optimizer()
-    assert refused.value.code == "python_api.no_embeddings"
+    assert refused.value.code == "train.no_embeddings"
 
 
 def test_trls_own_trainer_takes_whets_model(loaded: tuple[Any, Any], tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from ...checks.evaluation import predictions_fit
 from ...errors import WhetError
 from ...findings import Finding
 from ...models.fast_path import apply_fast_path, causal_model, program_of
+from ..embedding_rate import split_embedding_groups
 from ..flat_optimizer import FlatAdamW
 from ..random_numbers import preserved_rng
 from .ahead import BatchesAhead
@@ -74,6 +75,8 @@ class SupervisedTrainer(trl.SFTTrainer):
         self.plain_reason: str | None = None
         """Why steps do not run on the fast path that the model is on."""
         self.noise: EmbeddingNoise | None = None
+        self.embedding_rate: float | None = getattr(self.args, "embedding_learning_rate", None)
+        """Of embedding and head that train whole; None is the learning rate."""
         self.fast = self._fast_step()
         # A NaN must be seen; the base class would log the mean of the losses before it.
         self.args.logging_nan_inf_filter = False
@@ -210,10 +213,20 @@ class SupervisedTrainer(trl.SFTTrainer):
         return inner if isinstance(inner, FlatAdamW) else None
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW over flat buffers for a model on the fast path, else the base trainer's choice."""
+        """AdamW over flat buffers for a model on the fast path, else the base trainer's choice; embedding
+        and head in groups of their own where they have another rate."""
+        if self.optimizer is not None:
+            return self.optimizer
         bits = FLAT_OPTIMIZERS.get(str(getattr(self.args.optim, "value", self.args.optim)))
-        if self.fast is None or bits is None or self.optimizer is not None:
-            return super().create_optimizer(*([] if model is None else [model]))
+        if self.fast is None or bits is None:
+            super().create_optimizer(*([] if model is None else [model]))
+        else:
+            self.optimizer = self._flat_optimizer(bits)
+        if self.embedding_rate is not None:
+            split_embedding_groups(self.optimizer, causal_model(self.model), self.embedding_rate)
+        return self.optimizer
+
+    def _flat_optimizer(self, bits: int) -> FlatAdamW:
         args, trainee = self.args, self.model
         assert trainee is not None
         decayed = set(self.get_decay_parameter_names(trainee))
@@ -225,14 +238,15 @@ class SupervisedTrainer(trl.SFTTrainer):
             }
             for decays, decay in ((True, args.weight_decay), (False, 0.0))
         ]
-        self.optimizer = FlatAdamW(
+        embedding = causal_model(trainee).get_input_embeddings()
+        return FlatAdamW(
             [group for group in groups if group["params"]],
             lr=args.learning_rate,
             betas=(args.adam_beta1, args.adam_beta2),
             eps=args.adam_epsilon,
             bits=bits,
+            fp32_moments=list(embedding.parameters()),  # as transformers has it with bitsandbytes
         )
-        return self.optimizer
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted; the base class looks for padded ids."""
