@@ -31,16 +31,27 @@ from .vocabulary_head import (
     in_type_of,
     logit_chunks,
     logits_tile,
+    mean_weight,
 )
 from .vocabulary_head_cases import ROWS_SIGNATURE, head_case, head_inputs
 
 
 class LogProbabilities(NamedTuple):
-    """Of every row: log p(label), entropy of the prediction (nats; empty if not asked for), log Σ exp z."""
+    """Of every row: log p(label); entropy (nats) and whether the label is the likeliest, empty if not asked
+    for; log Σ exp z."""
 
     logp_S: torch.Tensor
     entropy_S: torch.Tensor
+    correct_S: torch.Tensor
     lse_S: torch.Tensor
+
+
+class PredictedTokens(NamedTuple):
+    """Of every row: log p(label), which has a gradient; entropy in nats; bool, the label is the likeliest."""
+
+    logp_S: torch.Tensor
+    entropy_S: torch.Tensor
+    correct_S: torch.Tensor
 
 
 def selective_log_softmax_forward(
@@ -64,7 +75,7 @@ def selective_log_softmax_forward(
         wanted=Wanted(statistics=entropy),
         chunk=chunk,
     )
-    return LogProbabilities(found.losses_S.neg_(), found.entropies_S, found.lses_S)
+    return LogProbabilities(found.losses_S.neg_(), found.entropies_S, found.correct_S.bool(), found.lses_S)
 
 
 def selective_log_softmax_backward(
@@ -132,7 +143,7 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
         options: LossOptions,
         chunk: int | None,
         entropy: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         found = selective_log_softmax_forward(
             hidden_SD, weight_VD, labels_S, bias_V, options, chunk=chunk, entropy=entropy
         )
@@ -140,12 +151,12 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
         ctx.save_for_backward(hidden_SD, weight_VD if is_tensor else None, bias_V, labels_S, found.lse_S)
         ctx.head = None if is_tensor else weight_VD
         ctx.options, ctx.chunk = options, chunk
-        ctx.mark_non_differentiable(found.entropy_S)
-        return found.logp_S, found.entropy_S
+        ctx.mark_non_differentiable(found.entropy_S, found.correct_S)
+        return found.logp_S, found.entropy_S, found.correct_S
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_logp_S: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, of_logp_S: torch.Tensor, *_: torch.Tensor) -> tuple[Any, ...]:
         hidden_SD, weight_VD, bias_V, labels_S, lse_S = ctx.saved_tensors
         gradients = selective_log_softmax_backward(
             of_logp_S,
@@ -211,10 +222,52 @@ def selective_log_softmax(
         ValueError: for options out of range.
     """
     options = LossOptions(LogitMap(softcap, logit_scale, temperature), ignore_index=ignore_index)
-    logp_S, entropy_S = _SelectiveLogSoftmax.apply(
+    logp_S, entropy_S, _ = _SelectiveLogSoftmax.apply(
         hidden_SD, weight_VD, bias_V, labels_S, options, chunk, entropy
     )
     return (logp_S, entropy_S) if entropy else logp_S
+
+
+def predicted_tokens(
+    hidden_SD: torch.Tensor,
+    weight_VD: torch.Tensor | HeadWeight,
+    labels_S: torch.Tensor,
+    *,
+    bias_V: torch.Tensor | None = None,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+) -> PredictedTokens:
+    """:func:`selective_log_softmax` with all that the same pass finds; arguments as there."""
+    options = LossOptions(LogitMap(softcap, logit_scale, temperature))
+    return PredictedTokens(
+        *_SelectiveLogSoftmax.apply(hidden_SD, weight_VD, bias_V, labels_S, options, chunk, True)
+    )
+
+
+@torch.no_grad()
+def mean_logits(
+    hidden_SD: torch.Tensor,
+    weight_VD: torch.Tensor | HeadWeight,
+    bias_V: torch.Tensor | None = None,
+    map: LogitMap | None = None,
+    chunk: int | None = None,
+) -> torch.Tensor:
+    """The mean over the vocabulary of each row's logits, fp32 (S,), without a gradient.
+
+    Without a cap it is the product with the mean of the head's rows; a cap takes the logits, chunk by chunk.
+    """
+    map = map or LogitMap()
+    hidden_SD, weight_VD, bias_V = in_type_of(hidden_SD, weight_VD, bias_V)
+    wide = accumulation_type(hidden_SD.dtype)
+    if map.softcap is None:
+        mean_S = hidden_SD.to(wide) @ mean_weight(weight_VD, hidden_SD.dtype)
+        return map.inner * (mean_S if bias_V is None else mean_S + bias_V.mean(dtype=wide))
+    mean_S = torch.empty(hidden_SD.shape[0], dtype=wide, device=hidden_SD.device)
+    for part, logits_SV in logit_chunks(hidden_SD, weight_VD, bias_V, chunk):
+        mean_S[part] = map.apply(logits_SV.to(wide))[0].mean(1)
+    return mean_S
 
 
 def reference(

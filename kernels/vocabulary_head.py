@@ -131,6 +131,13 @@ def _blocks(
         yield start, stop, weight_VD.rows(start, stop, dtype)
 
 
+def mean_weight(weight_VD: torch.Tensor | HeadWeight, dtype: torch.dtype) -> torch.Tensor:
+    """The mean of the head's rows (D,), in fp32 (float64 for float64); ``dtype`` is what blocks expand to."""
+    wide = accumulation_type(dtype)
+    sums = [block_BD.sum(0, dtype=wide) for _, _, block_BD in _blocks(weight_VD, dtype)]
+    return torch.stack(sums).sum(0) / weight_VD.shape[0]
+
+
 def fill_logits(
     hidden_SD: torch.Tensor,
     weight_VD: torch.Tensor | HeadWeight,

@@ -9,8 +9,14 @@ import torch
 
 from whet.kernels.backend import forced, interpreting
 from whet.kernels.linear_cross_entropy import linear_cross_entropy
-from whet.kernels.selective_log_softmax import reference, selective_log_softmax
+from whet.kernels.selective_log_softmax import (
+    mean_logits,
+    predicted_tokens,
+    reference,
+    selective_log_softmax,
+)
 from whet.kernels.spec import relative_error
+from whet.kernels.vocabulary_head import LogitMap
 
 ON_GPU = torch.cuda.is_available() and not interpreting()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
@@ -108,3 +114,19 @@ def test_a_temperature_must_be_positive() -> None:
     hidden, weight, labels = _head(2, 8, 20)
     with pytest.raises(ValueError, match="temperature"):
         selective_log_softmax(hidden, weight, labels, temperature=0.0)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_what_metrics_need_is_found_in_the_same_pass(backend: str, softcap: float | None) -> None:
+    hidden, weight, labels = _head(9, 16, 300)
+    bias = torch.randn(300, device=DEVICE)
+    logits = 0.7 * (hidden @ weight.T + bias).double()
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    labels[:4] = logits.argmax(1)[:4]
+    options = {"softcap": softcap, "logit_scale": 0.7}
+    found = predicted_tokens(hidden.requires_grad_(), weight, labels, bias_V=bias, chunk=4, **options)
+    assert relative_error(found.logp_S, logits.log_softmax(1).gather(1, labels[:, None])[:, 0]) < 1e-6
+    assert torch.equal(found.correct_S, logits.argmax(1) == labels) and found.correct_S[:4].all()
+    assert [each.requires_grad for each in found] == [True, False, False]
+    mean = mean_logits(hidden, weight, bias, LogitMap(softcap, 0.7), chunk=4)
+    torch.testing.assert_close(mean.double(), logits.mean(1), rtol=1e-5, atol=1e-5)

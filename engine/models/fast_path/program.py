@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from torch import nn
 from whet.kernels.linear_cross_entropy import linear_cross_entropy
 from whet.kernels.lora_refresh import Refresher
 from whet.kernels.rms_norm import rms_norm
+from whet.kernels.selective_log_softmax import PredictedTokens, mean_logits, predicted_tokens
+from whet.kernels.vocabulary_head import LogitMap
 
 from ..families.fast_layout import FastSettings
 from .attention_half import AttentionHalf, RotaryTable
@@ -147,18 +149,38 @@ class DecoderProgram:
             options: of :func:`whet.kernels.linear_cross_entropy.linear_cross_entropy`.
         """
         hidden_SD = self.hidden_states(packed).index_select(0, rows_S)
+        return linear_cross_entropy(
+            hidden_SD, self.head.weight, labels_S, **self._head_options(hidden_SD), **options
+        )
+
+    def answers(
+        self, packed: PackedTokens, rows_S: torch.Tensor, labels_S: torch.Tensor, temperature: float = 1.0
+    ) -> tuple[PredictedTokens, Callable[[], torch.Tensor]]:
+        """Log-probabilities of the tokens that follow ``rows_S``, differentiable, with what is found beside
+        them; and what makes the mean over the vocabulary of each row's logits, fp32 (S,).
+
+        Args:
+            packed: on the model's device.
+            rows_S: int64, places in the packed row.
+            labels_S: int64, the tokens that follow them.
+            temperature: divides the logits.
+        """
+        hidden_SD = self.hidden_states(packed).index_select(0, rows_S)
+        options, head = self._head_options(hidden_SD), self.head
+        found = predicted_tokens(hidden_SD, head.weight, labels_S, temperature=temperature, **options)
+        map = LogitMap(options["softcap"], options["logit_scale"], temperature)
+        return found, lambda: mean_logits(hidden_SD, head.weight, head.bias, map, options["chunk"])
+
+    def _head_options(self, hidden_SD: torch.Tensor) -> dict[str, Any]:
+        """What the kernels of the head are told beside weights and rows."""
         settings, vocabulary = self.settings, self.head.weight.shape[0]
         rows = self.logit_bytes and max(1, self.logit_bytes // (vocabulary * hidden_SD.element_size()))
-        return linear_cross_entropy(
-            hidden_SD,
-            self.head.weight,
-            labels_S,
-            bias_V=self.head.bias,
-            softcap=settings.final_softcap,
-            logit_scale=settings.logit_scale,
-            chunk=rows,
-            **options,
-        )
+        return {
+            "bias_V": self.head.bias,
+            "softcap": settings.final_softcap,
+            "logit_scale": settings.logit_scale,
+            "chunk": rows,
+        }
 
     def buffers(self) -> list[torch.Tensor]:
         """What a pass reads beside weights and activations: rotary tables, quantised weights' workspace."""
