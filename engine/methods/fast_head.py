@@ -1,8 +1,8 @@
 """Log-probabilities as TRL's trainers ask a model for them, answered on the fast path.
 
 TRL gives a model a forward pass that, called with ``labels`` and ``fused_lm_head=True``, returns the
-log-probability of every labelled token instead of logits. :func:`put_fast_head` goes before it: rows lie end to
-end without padding, documents never see one another, and the head sees the labelled places alone. Losses,
+log-probability of every labelled token instead of logits. :func:`put_fast_head` goes before it: rows lie end
+to end without padding, documents never see one another, and the head sees the labelled places alone. Losses,
 metrics, and the model with its adapter off as reference stay TRL's.
 
 Legend: B rows of T tokens, padding included; S labelled places.
@@ -95,9 +95,7 @@ class _Last:
         return self.batch
 
 
-def _labelled(
-    ids_BT: torch.Tensor, attended_BT: torch.Tensor | None, labels_BT: torch.Tensor
-) -> _Labelled:
+def _labelled(ids_BT: torch.Tensor, attended_BT: torch.Tensor | None, labels_BT: torch.Tensor) -> _Labelled:
     packed, places_P = pack_padded(ids_BT, attended_BT)
     mask_BT = labels_BT[:, 1:] != IGNORE
     if attended_BT is not None:  # nothing attends to padding, and it predicts nothing

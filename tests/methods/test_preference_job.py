@@ -22,7 +22,7 @@ from whet.engine.errors import WhetError
 from whet.engine.methods.preference.job import PreferenceTraining
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
-from whet.engine.runs.events import EvalEvent, FindingEvent
+from whet.engine.runs.events import FAST_PATH, EvalEvent, FindingEvent, PhaseEvent
 from whet.engine.runs.store import RunDir
 
 
@@ -54,7 +54,9 @@ def test_dpo_learns_what_is_preferred_and_plain_peft_loads_the_result(tiny: Path
     assert first.loss == pytest.approx(0.6931, abs=1e-3) and last.loss < 0.5
     assert first.metrics["rewards/margins"] == 0
     assert last.metrics["rewards/accuracies"] > 0.9 and last.metrics["rewards/margins"] > 0.5
-    assert any(e.finding.id == "L08" for e in events_of(run) if isinstance(e, FindingEvent))
+    assert not any(e.finding.id == "L08" for e in events_of(run) if isinstance(e, FindingEvent))
+    said = [event.detail for event in events_of(run) if isinstance(event, PhaseEvent)]
+    assert f"{FAST_PATH}attention 2/2, mlp 2/2, loss 1/1" in said
     base = AutoModelForCausalLM.from_pretrained(tiny)
     tokenizer = AutoTokenizer.from_pretrained(run.export / "adapter")
     ids = torch.tensor([tokenizer.encode("the river was yes")])

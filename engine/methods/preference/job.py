@@ -9,12 +9,12 @@ from typing import Any
 from ...checks.live import Watch, Watched
 from ...checks.loaded import look_at_loaded
 from ...errors import WhetError
-from ...findings import Finding
 from ...models.adapters import save_weights
+from ...models.fast_path import program_of, slow_parts
 from ...models.loading import DTYPES, ModelHandle
 from ...recipe import PreferenceSection
 from ...runs.context import RunContext
-from ...runs.events import FindingEvent, PhaseEvent
+from ...runs.events import FAST_PATH, FindingEvent, PhaseEvent
 from .. import training
 from ..arguments import shared_arguments
 from ..earlier import earlier_events
@@ -23,10 +23,11 @@ from ..resuming import cursor_of, look_at_checkpoint
 from ..sampling import sample_events
 from ..sft.arguments import checkpointing
 from ..sft.first_look import loaded_facts
-from ..sft.loading import load_plain, locate_base, planned_tokens
+from ..sft.loading import load_trainee, locate_base, planned_tokens
+from ..sft.scheduled import follow_schedule
 from ..watching import Watching
 from .losses import trainer_of
-from .trainers import AnswerTrainer, RatedCollator, compared_collator, open_answers
+from .trainers import LikelihoodTrainer, RatedCollator, compared_collator, open_answers
 
 SHOWN = ("rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected", "kl")
 """Of TRL's metrics. A reward is beta times how much likelier an answer became than it is to the reference."""
@@ -74,18 +75,19 @@ class PreferenceTraining(training.Training):
     def _load(self) -> ModelHandle:
         self.context.emit(PhaseEvent(phase="load", detail=self.recipe.model.name))
         path, trusted = locate_base(self.context)
-        handle, self.more_ends = load_plain(self.plan, path, trusted)
-        handle.model.config.use_cache = False
-        self.context.emit(FindingEvent(finding=plain_path()))
-        return handle
+        trainee = load_trainee(self.plan, path, trusted)
+        self.more_ends, self.fused = trainee.more_ends, trainee.report
+        trainee.handle.model.config.use_cache = False
+        return trainee.handle
 
-    def _trainer(self) -> AnswerTrainer:
+    def _trainer(self) -> LikelihoodTrainer:
         context, recipe, handle = self.context, self.recipe, self.handle
         optimizer, finding = usable_optimizer(self.resolved.optimizer, handle.device)
         if finding is not None:
             context.emit(FindingEvent(finding=finding))
         shared = shared_arguments(recipe, self.resolved, context.dir.checkpoints, optimizer)
-        shared |= checkpointing(self.resolved.gradient_checkpointing)
+        program = program_of(handle.model)
+        shared |= checkpointing(self.resolved.gradient_checkpointing and program is None)
         length = self.resolved.max_length
         kind, arguments = trainer_of(
             self.section, self.layout, shared, length, dropout=recipe.adapter.dropout > 0
@@ -94,7 +96,7 @@ class PreferenceTraining(training.Training):
         if self.resolved.second_copy:
             more["ref_model"] = copy.deepcopy(handle.model).requires_grad_(False).eval()
         rated = self.layout == "ratings"
-        return kind(
+        trainer = kind(
             handle.model,
             args=arguments,
             emit=context.emit,
@@ -106,6 +108,14 @@ class PreferenceTraining(training.Training):
             data_collator=RatedCollator(handle.pad_id, length) if rated else compared_collator(handle.pad_id),
             **more,
         )
+        if program is not None and self.resolved.schedule is not None:
+            follow_schedule(program, self.resolved.schedule)
+        if trainer.plain_reason is not None:
+            self.fused.count("steps", trainer.plain_reason)
+        context.emit(PhaseEvent(phase="load", detail=f"{FAST_PATH}{self.fused}"))
+        if not self.fused.complete:
+            context.emit(FindingEvent(finding=slow_parts(self.fused)))
+        return trainer
 
     def look(self, checkpoint: Path | None) -> None:
         """What the checks see in the loaded model and the checkpoint; the live ones take over."""
@@ -140,13 +150,3 @@ class PreferenceTraining(training.Training):
             model.generation_config.save_pretrained(folder)
         if self.data.template_digest is not None:
             (folder / "template_digest").write_text(self.data.template_digest + "\n", encoding="utf-8")
-
-
-def plain_path() -> Finding:
-    """Said aloud: the fast path is supervised fine-tuning's."""
-    return Finding(
-        id="L08",
-        severity="note",
-        title="Preference training runs on transformers' own layers, which is slower than the fast path.",
-        evidence={"fused": "the head and its log-probabilities"},
-    )

@@ -9,7 +9,7 @@ from trl.experimental.cpo import CPOConfig
 from trl.experimental.orpo import ORPOConfig
 
 from .section import BETA, PreferenceSection
-from .trainers import AnswerTrainer, ComparedTrainer, ContrastTrainer, OddsTrainer, RatedTrainer
+from .trainers import ComparedTrainer, ContrastTrainer, LikelihoodTrainer, OddsTrainer, RatedTrainer
 
 DPO_NAMES = {"dpo": "sigmoid"}
 """What TRL calls losses of its DPO trainer by another name."""
@@ -17,7 +17,7 @@ DPO_NAMES = {"dpo": "sigmoid"}
 
 def trainer_of(
     section: PreferenceSection, layout: str, shared: dict[str, Any], max_length: int, dropout: bool
-) -> tuple[type[AnswerTrainer], Any]:
+) -> tuple[type[LikelihoodTrainer], Any]:
     """Trainer and configuration of a loss.
 
     Args:

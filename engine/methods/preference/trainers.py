@@ -19,7 +19,11 @@ from trl.trainer.utils import add_fused_lm_head
 
 from ...data.masking import IGNORE
 from ...models.adapters import hold_trained_in_fp32
+from ...models.fast_path import program_of
+from ..fast_head import METRICS, put_fast_head
+from ..flat_steps import FlatSteps
 from ..run_loop import RunLoop
+from ..sft.fast_choice import mixed_reason
 
 ADAPTER = "adapter_model.safetensors"
 COPY = "ref"
@@ -41,7 +45,7 @@ def open_answers(path: Path) -> Tokenised:
     return rows
 
 
-class AnswerTrainer(RunLoop):
+class AnswerTrainer(RunLoop, FlatSteps):
     """What TRL's trainers must do without in a run, and how their checkpoints are loaded."""
 
     def __init__(self, model: Any, *args: Any, **more: Any) -> None:
@@ -76,11 +80,34 @@ class AnswerTrainer(RunLoop):
             super()._load_from_checkpoint(resume_from_checkpoint)
 
 
-class ComparedTrainer(AnswerTrainer, DPOTrainer):
+class LikelihoodTrainer(AnswerTrainer):
+    """Learns from log-probabilities, which come from the fast path where the model is on it."""
+
+    plain_reason: str | None = None
+    """Why they do not, though the model is on it."""
+
+    def __init__(self, model: Any, *args: Any, **more: Any) -> None:
+        super().__init__(model, *args, **more)
+        self._put_head(model)
+        program = program_of(model)
+        if program is None:
+            return
+        own: Any = self
+        self.plain_reason = mixed_reason(self.args, program.dtype)
+        if own.aux_loss_enabled:
+            self.plain_reason = "the router's own loss is added"
+        if self.plain_reason is None:
+            put_fast_head(model, METRICS)
+
+    def _put_head(self, model: Any) -> None:
+        """TRL's own head, where its trainer has none."""
+
+
+class ComparedTrainer(LikelihoodTrainer, DPOTrainer):
     """DPO and its kin."""
 
 
-class RatedTrainer(AnswerTrainer, KTOTrainer):
+class RatedTrainer(LikelihoodTrainer, KTOTrainer):
     """KTO, its rows in random order: TRL pairs neighbours beforehand, our collator does it in the batch."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
@@ -88,14 +115,13 @@ class RatedTrainer(AnswerTrainer, KTOTrainer):
         self.args.train_sampling_strategy = "random"
 
 
-class WithoutLogits(AnswerTrainer):
+class WithoutLogits(LikelihoodTrainer):
     """CPO's and ORPO's forward pass by the head that TRL gives to DPO: no logits of whole batches."""
 
     learns_prompts = False
     """The chosen conversation's own loss counts its prompt too."""
 
-    def __init__(self, model: Any, *args: Any, **more: Any) -> None:
-        super().__init__(model, *args, **more)
+    def _put_head(self, model: Any) -> None:
         base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         add_fused_lm_head(base, outputs=("log_probs", "mean_logits"))
 

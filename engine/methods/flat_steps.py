@@ -1,0 +1,97 @@
+"""AdamW over flat buffers for the trainers of models on the fast path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from ..models.fast_path import causal_model, program_of
+from .flat_optimizer import FlatAdamW
+from .sft.trainer import FLAT_OPTIMIZERS
+
+
+class FlatSteps(Trainer):
+    """Goes behind :class:`.run_loop.RunLoop` among a class's bases, before the trainer of the method."""
+
+    _begins = True
+    """The next micro-batch is the first of its step."""
+
+    @property
+    def flat(self) -> FlatAdamW | None:
+        """The optimizer, where it is ours."""
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        return inner if isinstance(inner, FlatAdamW) else None
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The flat AdamW for a model on the fast path, else the base trainer's choice."""
+        bits = FLAT_OPTIMIZERS.get(str(getattr(self.args.optim, "value", self.args.optim)))
+        if bits is None or program_of(self.model) is None:
+            return super().create_optimizer(*([] if model is None else [model]))
+        self.optimizer = flat_adamw(self, bits)
+        return self.optimizer
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the base class, which zeroes gradients by a walk over all modules: ours are one buffer."""
+        self._begins = True
+        with self._zeroed_by_step():
+            return super().train(*args, **kwargs)
+
+    @contextmanager
+    def _zeroed_by_step(self) -> Iterator[None]:
+        model: Any = self.model
+
+        def zero_grad(set_to_none: bool = True) -> None:
+            if self.flat is None:
+                type(model).zero_grad(model, set_to_none)
+
+        model.zero_grad = zero_grad
+        try:
+            yield
+        finally:
+            del model.zero_grad
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As the base class, from zeroed gradients."""
+        if self._begins and self.flat is not None:
+            self.flat.zero_grad()
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self._begins = self.accelerator.sync_gradients
+        return loss
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        """The step of the flat AdamW clips while it reads the gradients."""
+        flat = self.flat
+        if flat is None:
+            return super()._clip_grad_norm(model)
+        if self.accelerator.scaler is not None:
+            self.accelerator.unscale_gradients()
+        return flat.clip_(self.args.max_grad_norm)
+
+
+def flat_adamw(trainer: Trainer, bits: int) -> FlatAdamW:
+    """With the groups that transformers makes: norms and biases do not decay.
+
+    Args:
+        trainer: its arguments, and the model that trains.
+        bits: of the moments; the embedding's are fp32, as transformers has it with bitsandbytes.
+    """
+    args, trainee = trainer.args, trainer.model
+    assert trainee is not None
+    decayed = set(trainer.get_decay_parameter_names(trainee))
+    trained = [(name, param) for name, param in trainee.named_parameters() if param.requires_grad]
+    groups = [
+        {"params": [param for name, param in trained if (name in decayed) == decays], "weight_decay": decay}
+        for decays, decay in ((True, args.weight_decay), (False, 0.0))
+    ]
+    return FlatAdamW(
+        [group for group in groups if group["params"]],
+        lr=args.learning_rate,
+        betas=(args.adam_beta1, args.adam_beta2),
+        eps=args.adam_epsilon,
+        bits=bits,
+        fp32_moments=list(causal_model(trainee).get_input_embeddings().parameters()),
+    )
