@@ -111,6 +111,7 @@ def test_a_stopped_run_goes_on_where_it_was(tiny: Path, tmp_path: Path, loss: st
     assert list({step.step: step.loss for step in steps(run)}.values()) == whole
 
 
+STEPS, RATE = 30, 1e-3
 TRL: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "dpo": (DPOTrainer, DPOConfig, {}),
     "ipo": (DPOTrainer, DPOConfig, {"loss_type": ["ipo"]}),
@@ -129,8 +130,8 @@ def test_steps_are_those_of_trl_on_the_same_rows(tiny: Path, tmp_path: Path, los
         recipe(
             tiny, tmp_path, told,
             method={"loss": loss},
-            training={"batch_size": 8, "gradient_accumulation": 1, "max_steps": 3, "scheduler": "constant",
-                      "weight_decay": 0},
+            training={"batch_size": 8, "gradient_accumulation": 1, "max_steps": STEPS, "scheduler": "constant",
+                      "learning_rate": RATE, "weight_decay": 0},
         )
     )  # fmt: skip
     training = PreferenceTraining(next_attempt(run))
@@ -141,8 +142,9 @@ def test_steps_are_those_of_trl_on_the_same_rows(tiny: Path, tmp_path: Path, los
     plain.train()
     ours = [event.loss for event in steps(run)]
     theirs = [log["loss"] for log in plain.state.log_history if "loss" in log]
-    assert ours == pytest.approx(theirs, rel=2e-4, abs=2e-5)
-    assert len(set(ours)) == 3
+    print(loss, max(abs(a-b)/abs(b) for a,b in zip(ours,theirs)), ours[0], ours[-1])
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert ours[-1] < 0.9 * ours[0]
 
 
 def plain_trl(training: PreferenceTraining, tiny: Path, folder: Path, loss: str, rows: list[Any]) -> Any:
@@ -161,8 +163,8 @@ def plain_trl(training: PreferenceTraining, tiny: Path, folder: Path, loss: str,
             for row in rows
         ]
     settings: dict[str, Any] = {
-        "output_dir": str(folder / "trl"), "max_steps": 3, "per_device_train_batch_size": 8,
-        "learning_rate": 5e-3, "lr_scheduler_type": "constant", "optim": "adamw_torch", "weight_decay": 0.0,
+        "output_dir": str(folder / "trl"), "max_steps": STEPS, "per_device_train_batch_size": 8,
+        "learning_rate": RATE, "lr_scheduler_type": "constant", "optim": "adamw_torch", "weight_decay": 0.0,
         "max_grad_norm": training.recipe.training.max_grad_norm or 1e9, "bf16": False, "use_cpu": True,
         "gradient_checkpointing": False, "logging_steps": 1, "report_to": "none", "disable_tqdm": True,
         "save_strategy": "no", "max_length": 64, "beta": 0.1, "seed": training.recipe.training.seed,
