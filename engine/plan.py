@@ -26,6 +26,7 @@ from .export.task_heads import KINDS, no_gguf
 from .findings import Finding
 from .fitting import fit, room_of
 from .hardware import Machine, inspect_machine, with_memory
+from .methods.stored_rows import StoredRows
 from .models.facts import ModelFacts, read_model_facts, resolve_model
 from .models.memory import Memory
 from .models.weight_facts import weight_facts
@@ -158,6 +159,9 @@ def make_plan(
     resolved, reasons = resolve(recipe, facts, machine, data.report, sequences)
     resolved, memory, why = fit(recipe, resolved, facts, data.report, machine)
     reasons |= why
+    if recipe.method.kind != "sft":
+        held = resolved.base_precision
+        recipe.method.refuse_rows(StoredRows(data.report, data.train, facts, resolved.batch_size, held))
     if targets:
         reasons["adapter.target_modules"] = f"planner: {targets}"
     if template:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from .kinds import LANGUAGE_MODELS
+
+if TYPE_CHECKING:
+    from .stored_rows import StoredRows
 
 TEMPLATED = (*LANGUAGE_MODELS, "reward")
 """Methods whose rows the chat template writes."""
@@ -23,3 +26,7 @@ class RowMethod(BaseModel):
     def more_inputs(self, layout: str) -> int:
         """What goes through the model for each row of a micro-batch beside the row's own texts."""
         return 0
+
+    def refuse_rows(self, rows: StoredRows) -> None:
+        """Raises WhetError where these rows, or this model, cannot be trained on by these settings: while the
+        run is planned, not in its job."""

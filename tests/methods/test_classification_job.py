@@ -216,8 +216,6 @@ def test_bad_rows_are_refused_with_the_reason(folders: dict[str, Path], tmp_path
     plan = make_plan(recipe(bert, tmp_path, broken))
     assert plan.data.report.bad_rows == 2 and "0.5" in plan.data.report.bad[0].reason
     assert plan.data.report.labels == {"animal": 25, "place": 25, "thing": 25}
-    run = create_run(recipe(bert, tmp_path, rows(), method={"label_names": ["animal", "thing"]}))
-    assert attempt(run, method=ClassificationTraining) == "classification.label_names"
 
 
 def test_numbered_classes() -> None:

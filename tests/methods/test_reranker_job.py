@@ -176,10 +176,6 @@ def test_bad_rows_are_refused_with_the_reason(folders: dict[str, Path], tmp_path
     bert = folders["bert"]
     with pytest.raises(WhetError, match=r"no layout that method.kind=reranker"):
         make_plan(recipe(bert, tmp_path, [{"query": "a", "label": 1}]))
-    high = [{**row, "score": 5.0} for row in scored()]
-    assert attempt(create_run(recipe(bert, tmp_path, high)), method=RerankerTraining) == "reranker.scores"
-    pairs = recipe(bert, tmp_path, triplets(), method={"loss": "mse"})
-    assert attempt(create_run(pairs), method=RerankerTraining) == "reranker.loss"
 
 
 def test_the_plan_counts_pairs(folders: dict[str, Path], tmp_path: Path) -> None:

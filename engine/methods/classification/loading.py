@@ -16,6 +16,7 @@ from ...models.loading import DTYPES, load_tokenizer
 from ...models.own_code import refused_code
 from ...models.quantization import quantization_config, set_compute_dtype
 from ...plan import Plan
+from .suiting import refuse_fp8
 
 POOLER = "pooler"
 """Part of BERT's base class that only some of its tasks train: where it is missing it is the head's."""
@@ -61,7 +62,7 @@ def load_headed(
     Raises:
         WhetError: ``model.load``, ``model.remote_code``, ``classification.precision``, ``adapter.*``.
     """
-    refuse_fp8(plan)
+    refuse_fp8(plan.recipe.method.kind, plan.resolved.base_precision)
     set_seed(plan.recipe.training.seed)
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
@@ -79,16 +80,6 @@ def load_headed(
     model.config.use_cache = False
     heads = head_modules(path, model, seen["missing_keys"], seen["mismatched_keys"])
     return Headed(trainable(plan, path, model, heads, task), tokenizer, model.config)
-
-
-def refuse_fp8(plan: Plan) -> None:
-    """Raises WhetError ``classification.precision``: FP8 layers are made for causal language models alone."""
-    if plan.resolved.base_precision == "fp8":
-        raise WhetError(
-            "classification.precision",
-            f"method.kind={plan.recipe.method.kind} does not train over model.precision=fp8.",
-            "Set model.precision to auto, nf4 or int8.",
-        )
 
 
 def load_options(plan: Plan, config: Any, trusted: bool) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from ..section import RowMethod
+
+if TYPE_CHECKING:
+    from ..stored_rows import StoredRows
 
 
 class ClassificationSection(RowMethod):
@@ -20,3 +23,10 @@ class ClassificationSection(RowMethod):
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: a row of a rare class counts more, so that all classes count alike."
     )
+
+    def refuse_rows(self, rows: StoredRows) -> None:
+        """Names that do not fit the rows' classes, and FP8."""
+        from .suiting import refuse_fp8, refuse_names
+
+        refuse_fp8(self.kind, rows.base_precision)
+        refuse_names(self.label_names, rows.report.labels)

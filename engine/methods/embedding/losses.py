@@ -8,41 +8,8 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses as st
 
-from ...errors import WhetError
 from .section import EmbeddingSection
-
-AUTO = {
-    "pairs": "multiple_negatives",
-    "triplets": "multiple_negatives",
-    "scored": "cosent",
-    "labelled": "batch_all_triplet",
-}
-READS = {
-    "multiple_negatives": ("pairs", "triplets"),
-    "cached_multiple_negatives": ("pairs", "triplets"),
-    "triplet": ("triplets",),
-    "cosent": ("scored",),
-    "angle": ("scored",),
-    "cosine_similarity": ("scored",),
-    "contrastive": ("scored",),
-    "online_contrastive": ("scored",),
-    "batch_all_triplet": ("labelled",),
-    "batch_hard_triplet": ("labelled",),
-}
-"""Loss -> layouts of rows that it learns from."""
-
-
-def loss_name(section: EmbeddingSection, layout: str) -> str:
-    """The loss that a recipe asks for. Raises WhetError ``embedding.loss`` where the rows do not suit it."""
-    name = AUTO[layout] if section.loss == "auto" else section.loss
-    if layout not in READS[name]:
-        fitting = [loss for loss, layouts in READS.items() if layout in layouts]
-        raise WhetError(
-            "embedding.loss",
-            f"method.loss={name} learns from {' or '.join(READS[name])}, and these rows are {layout}.",
-            f"Set method.loss to auto or one of {', '.join(fitting)}.",
-        )
-    return name
+from .suiting import loss_name
 
 
 def build_loss(model: SentenceTransformer, section: EmbeddingSection, layout: str) -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from ..section import RowMethod
+
+if TYPE_CHECKING:
+    from ..stored_rows import StoredRows
 
 Loss = Literal[
     "multiple_negatives", "cached_multiple_negatives", "triplet", "cosent", "angle", "cosine_similarity",
@@ -39,10 +42,16 @@ class EmbeddingSection(RowMethod):
     mini_batch_size: int = Field(
         32, ge=1, description="Texts at once in the cached loss; memory follows it, the result does not."
     )
-    matryoshka: list[int] = Field(
+    matryoshka: list[Annotated[int, Field(ge=1)]] = Field(
         default_factory=list,
         description="Also train the first so many dimensions as vectors (arXiv:2205.13147).",
     )
     retrieval: bool = Field(
         True, description="Held-out pairs are also measured by retrieval: nDCG@10, MRR@10, recall@10."
     )
+
+    def refuse_rows(self, rows: StoredRows) -> None:
+        """What :mod:`.suiting` knows of losses, labels and sizes."""
+        from .suiting import refuse
+
+        refuse(self, rows)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow.compute as pc
 from datasets import Dataset
 from peft import PeftModel
 from sentence_transformers.base.training_args import BatchSamplers
 from sentence_transformers.cross_encoder.training_args import CrossEncoderTrainingArguments
 
 from ...checks.live import Watch, Watched
-from ...errors import WhetError
 from ...models.loading import DTYPES
 from ...recipe import RerankerSection
 from ...runs.context import RunContext
@@ -25,8 +23,9 @@ from ..sft.arguments import checkpointing
 from ..sft.loading import locate_base, planned_tokens
 from ..watching import Watching
 from .loading import device_of, load_reranker, sets_apart
-from .losses import build_loss, loss_name
+from .losses import build_loss
 from .ranking import ranking_of, shown
+from .suiting import loss_name
 from .trainer import RerankerTrainer, save_reranker
 
 
@@ -86,18 +85,7 @@ class RerankerTraining(training.Training):
         )
 
     def _rows(self, path: Path) -> Dataset:
-        """Stored rows. Raises WhetError ``reranker.scores`` where bce cannot learn the scores."""
-        rows = Dataset.from_file(str(path)).remove_columns(["row"])
-        if self.loss == "bce" and self.layout == "scored":
-            seen = pc.min_max(rows.data.column("score")).as_py()
-            if seen["min"] < 0 or seen["max"] > 1:
-                raise WhetError(
-                    "reranker.scores",
-                    f"The scores go from {seen['min']:g} to {seen['max']:g}, and method.loss=bce learns "
-                    "probabilities, from 0 to 1.",
-                    "Divide them by the highest one, or set method.loss=mse.",
-                )
-        return rows
+        return Dataset.from_file(str(path)).remove_columns(["row"])
 
     def look(self, checkpoint: Path | None) -> None:
         """Whether a checkpoint is one of this run; then the live checks take over."""

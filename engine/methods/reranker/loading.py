@@ -13,7 +13,8 @@ from transformers import AutoConfig, set_seed
 from ...errors import WhetError
 from ...models.own_code import refused_code
 from ...plan import Plan
-from ..classification.loading import POOLER, head_modules, load_options, refuse_fp8, trainable
+from ..classification.loading import POOLER, head_modules, load_options, trainable
+from ..classification.suiting import refuse_fp8
 
 
 def load_reranker(plan: Plan, path: Path, trust_remote_code: bool = False) -> CrossEncoder:
@@ -23,7 +24,7 @@ def load_reranker(plan: Plan, path: Path, trust_remote_code: bool = False) -> Cr
     Raises:
         WhetError: ``model.load``, ``model.remote_code``, ``classification.precision``, ``adapter.*``.
     """
-    refuse_fp8(plan)
+    refuse_fp8(plan.recipe.method.kind, plan.resolved.base_precision)
     set_seed(plan.recipe.training.seed)
     own = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:

@@ -11,17 +11,8 @@ from sentence_transformers.cross_encoder import losses as st
 from sentence_transformers.util import batch_to_device
 from torch.nn import functional
 
-from ...errors import WhetError
 from .section import RerankerSection
-
-AUTO = {"scored": "bce", "triplets": "bce", "pairs": "multiple_negatives"}
-READS = {
-    "bce": ("scored", "triplets"),
-    "mse": ("scored",),
-    "multiple_negatives": ("pairs", "triplets"),
-    "cached_multiple_negatives": ("pairs", "triplets"),
-}
-"""Loss -> layouts of rows that it learns from."""
+from .suiting import loss_name
 
 
 class TripletCrossEntropy(torch.nn.Module):
@@ -42,19 +33,6 @@ class TripletCrossEntropy(torch.nn.Module):
         fits = torch.zeros_like(scores)
         fits[: len(queries)] = 1.0
         return functional.binary_cross_entropy_with_logits(scores, fits)
-
-
-def loss_name(section: RerankerSection, layout: str) -> str:
-    """The loss that a recipe asks for. Raises WhetError ``reranker.loss`` where the rows do not suit it."""
-    name = AUTO[layout] if section.loss == "auto" else section.loss
-    if layout not in READS[name]:
-        fitting = [loss for loss, layouts in READS.items() if layout in layouts]
-        raise WhetError(
-            "reranker.loss",
-            f"method.loss={name} learns from {' or '.join(READS[name])}, and these rows are {layout}.",
-            f"Set method.loss to auto or one of {', '.join(fitting)}.",
-        )
-    return name
 
 
 def build_loss(model: CrossEncoder, section: RerankerSection, layout: str) -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from ..section import RowMethod
+
+if TYPE_CHECKING:
+    from ..stored_rows import StoredRows
 
 Loss = Literal["bce", "mse", "multiple_negatives", "cached_multiple_negatives"]
 
@@ -38,3 +41,11 @@ class RerankerSection(RowMethod):
         """Negatives from the batch; the cached loss holds a mini-batch at a time, however many they are."""
         asked = self.loss == "multiple_negatives" or (self.loss == "auto" and layout == "pairs")
         return self.negatives if asked else 0
+
+    def refuse_rows(self, rows: StoredRows) -> None:
+        """What :mod:`.suiting` knows of losses and scores, and FP8."""
+        from ..classification.suiting import refuse_fp8
+        from .suiting import refuse
+
+        refuse_fp8(self.kind, rows.base_precision)
+        refuse(self, rows)

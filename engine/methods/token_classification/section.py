@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from ..section import RowMethod
+
+if TYPE_CHECKING:
+    from ..stored_rows import StoredRows
 
 
 class TokenClassificationSection(RowMethod):
@@ -18,3 +21,10 @@ class TokenClassificationSection(RowMethod):
         description="Names of numbered tags, e.g. [O, B-PER, I-PER]: the first is tag 0's. By default the "
         "tags themselves.",
     )
+
+    def refuse_rows(self, rows: StoredRows) -> None:
+        """Names that do not fit the rows' tags, and FP8."""
+        from ..classification.suiting import refuse_fp8, refuse_names
+
+        refuse_fp8(self.kind, rows.base_precision)
+        refuse_names(self.label_names, rows.report.labels)

@@ -1,0 +1,53 @@
+"""Which rows and batches the losses of rerankers learn from. Light: a plan asks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...errors import WhetError
+from ..stored_rows import StoredRows
+
+if TYPE_CHECKING:
+    from .section import RerankerSection
+
+AUTO = {"scored": "bce", "triplets": "bce", "pairs": "multiple_negatives"}
+READS = {
+    "bce": ("scored", "triplets"),
+    "mse": ("scored",),
+    "multiple_negatives": ("pairs", "triplets"),
+    "cached_multiple_negatives": ("pairs", "triplets"),
+}
+"""Loss -> layouts of rows that it learns from."""
+
+
+def loss_name(section: RerankerSection, layout: str) -> str:
+    """The loss that a recipe asks for. Raises WhetError ``reranker.loss`` where the rows do not suit it."""
+    name = AUTO[layout] if section.loss == "auto" else section.loss
+    if layout not in READS[name]:
+        fitting = [loss for loss, layouts in READS.items() if layout in layouts]
+        raise WhetError(
+            "reranker.loss",
+            f"method.loss={name} learns from {' or '.join(READS[name])}, and these rows are {layout}.",
+            f"Set method.loss to auto or one of {', '.join(fitting)}.",
+        )
+    return name
+
+
+def refuse(section: RerankerSection, rows: StoredRows) -> None:
+    """Raises WhetError ``reranker.loss``, ``reranker.scores``, ``reranker.batch``."""
+    loss = loss_name(section, rows.layout)
+    if loss == "bce" and rows.layout == "scored":
+        least, most = rows.range_of("score")
+        if least < 0 or most > 1:
+            raise WhetError(
+                "reranker.scores",
+                f"The scores go from {least:g} to {most:g}, and method.loss=bce learns probabilities, from 0 "
+                "to 1.",
+                "Divide them by the highest one, or set method.loss=mse.",
+            )
+    if rows.layout == "pairs" and rows.batch_size < 2:
+        raise WhetError(
+            "reranker.batch",
+            "training.batch_size=1 leaves a query no document that does not fit: the loss would always be 0.",
+            "Set training.batch_size to 2 or more; each query is told from the documents of the others.",
+        )
