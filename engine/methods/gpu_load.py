@@ -10,7 +10,7 @@ import torch
 
 
 class GpuLoad:
-    """Asks the driver about one GPU, a tenth of a millisecond a question.
+    """Asks the driver about one GPU, milliseconds a question.
 
     Args:
         device: what the run trains on.
@@ -42,11 +42,11 @@ class GpuLoad:
             running = pynvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
         except pynvml.NVMLError:
             return ()
-        mine = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
         # In a container the driver names processes of the host, this one among them, by numbers unknown here.
         known = [process.pid for process in running if psutil.pid_exists(process.pid)]
-        if os.getpid() not in known:
-            return ()
+        if os.getpid() not in known or len(known) == 1:
+            return ()  # the children are asked for only then: that reads every process of the machine
+        mine = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
         found = []
         for pid in (one for one in known if one not in mine):
             with suppress(psutil.NoSuchProcess):  # just ended

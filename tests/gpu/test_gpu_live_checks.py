@@ -36,7 +36,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "llama"
-    return build_tiny_model(folder, wide=True, dtype="bfloat16")
+    # The usual width of random weights: its first loss is that of guessing.
+    return build_tiny_model(folder, wide=True, dtype="bfloat16", initializer_range=0.02)
 
 
 def test_a_kernel_launches_and_the_driver_answers() -> None:
@@ -68,7 +69,7 @@ def test_watching_is_cheap_and_quiet(
         monkeypatch.setattr(Watching, name, timed("watching", getattr(Watching, name)))
     monkeypatch.setattr(job, "self_tests", timed("self-tests", job.self_tests))
     rows = write_chat_rows(tmp_path / "rows.jsonl", 1000)
-    training = {"max_steps": 60, "batch_size": 8, "save_every": 1000, "precision": "bf16"}
+    training = {"max_steps": 400, "batch_size": 8, "save_every": 1000, "precision": "bf16"}
     run = create_run(tiny_recipe(base, rows, adapter={"dropout": dropout}, training=training))
     assert attempt(run) == "finished"
     steps = [event for event in events_of(run) if isinstance(event, StepEvent)]
