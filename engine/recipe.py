@@ -17,12 +17,15 @@ from .export.gguf.types import check_types
 from .export.targets.memory import DEFAULT_SHARE, MAX_SHARE
 from .methods.classification.section import ClassificationSection
 from .methods.embedding.section import EmbeddingSection
+from .methods.grpo.section import GRPOSection
 from .methods.kinds import LANGUAGE_MODELS
 from .methods.preference.section import PreferenceSection
 from .methods.reranker.section import RerankerSection
 from .methods.reward.section import RewardSection
 from .methods.sft.section import SFTSection
+from .methods.speech.section import SpeechSection
 from .methods.token_classification.section import TokenClassificationSection
+from .methods.vision.section import VisionSection
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 BasePrecision = Literal["auto", "bf16", "fp16", "fp32", "nf4", "int8", "fp8"]
@@ -45,6 +48,9 @@ MethodSection = (
     | RerankerSection
     | PreferenceSection
     | RewardSection
+    | GRPOSection
+    | SpeechSection
+    | VisionSection
 )
 METHODS: dict[str, type[BaseModel]] = {
     "sft": SFTSection,
@@ -54,8 +60,17 @@ METHODS: dict[str, type[BaseModel]] = {
     "reranker": RerankerSection,
     "preference": PreferenceSection,
     "reward": RewardSection,
+    "grpo": GRPOSection,
+    "speech": SpeechSection,
+    "vision": VisionSection,
 }
-OTHER_METHODS = {"ppo": "use rloo or grpo, which need no value model"}
+OTHER_METHODS = {
+    "ppo": "use kind: grpo, as it is or with variant: rloo, which need no value model",
+    "rloo": "use kind: grpo with variant: rloo",
+    "dapo": "use kind: grpo with variant: dapo",
+    "gspo": "use kind: grpo with variant: gspo",
+    "dr_grpo": "use kind: grpo with variant: dr_grpo",
+}
 """Methods that whet has not, and what does their work."""
 
 
@@ -158,8 +173,8 @@ class AdapterSection(Section):
     )
     train_embeddings: bool = Field(
         False,
-        description="Train embed_tokens and lm_head whole beside the adapter, for text in a language or about a "
-        "field that the model hardly knows; the same as naming both in modules_to_save.",
+        description="Train embed_tokens and lm_head whole beside the adapter, for a language or a field that "
+        "the model hardly knows; the same as naming both in modules_to_save.",
     )
 
     def whole_ends(self) -> list[str]:
@@ -299,7 +314,10 @@ class Recipe(Section):
         | Annotated[TokenClassificationSection, Tag("token_classification")]
         | Annotated[RerankerSection, Tag("reranker")]
         | Annotated[PreferenceSection, Tag("preference")]
-        | Annotated[RewardSection, Tag("reward")],
+        | Annotated[RewardSection, Tag("reward")]
+        | Annotated[SpeechSection, Tag("speech")]
+        | Annotated[VisionSection, Tag("vision")]
+        | Annotated[GRPOSection, Tag("grpo")],
         Discriminator(kind_of_method),
     ] = Field(default_factory=SFTSection)
     adapter: AdapterSection = Field(default_factory=AdapterSection)
@@ -349,6 +367,23 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _seen_whole(self) -> Recipe:
+        """Refuse what is not made of models that see images, before hours of training."""
+        if self.method.kind == "vision":
+            self.method.check_recipe(self.model, self.adapter, self.export, self.data)
+        return self
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> Recipe:
+        """Refuse steps that do not hold whole groups of answers."""
+        if self.method.kind == "grpo":
+            training = self.training
+            self.method.check_sizes(
+                training.batch_size, training.gradient_accumulation, self.model.max_length
+            )
+        return self
+
+    @model_validator(mode="after")
     def _possible(self) -> Recipe:
         """Refuse combinations that no machine can run; each message names both settings."""
         full = self.adapter.kind == "none"
@@ -374,8 +409,8 @@ class Recipe(Section):
         rate = self.training.embedding_learning_rate
         if rate is not None and not (language and (full or self.adapter.whole_ends())):
             raise ValueError(
-                f"training.embedding_learning_rate={rate:g} is for a language model's embed_tokens and lm_head, "
-                "which do not train. Set adapter.train_embeddings=true, or leave the rate out."
+                f"training.embedding_learning_rate={rate:g} is for a language model's embed_tokens and "
+                "lm_head, which do not train. Set adapter.train_embeddings=true, or leave the rate out."
             )
         if self.data.eval is not None and self.data.eval_fraction > 0:
             raise ValueError(

@@ -13,7 +13,7 @@ from .data.inspection import DataReport
 from .hardware import Machine, supports_bf16, supports_fp8
 from .methods.kinds import LANGUAGE_MODELS
 from .models.facts import LinearModule, ModelFacts, match_targets
-from .models.families import family_of
+from .models.families import Unsupported, family_of
 from .recipe import ENDS as WHOLE
 from .recipe import AdapterSection, Optimizer, Recipe, TrainingSection
 from .schedule import Schedule
@@ -23,8 +23,8 @@ HeldEnd = Literal["16bit", "int8", "nf4"]
 SAVES_PER_RUN = 10
 EVALS_PER_RUN = 5
 EMBEDDING_SHARE = 0.1
-"""Of the learning rate, for embedding and head that train whole: a step of theirs moves every weight of a row,
-an adapter's only what two small factors span."""
+"""Of the learning rate, for embedding and head that train whole: a step moves each of their weights by
+itself, an adapter's only what two small factors span."""
 
 
 class Resolved(BaseModel):
@@ -57,6 +57,7 @@ class Resolved(BaseModel):
     sequences: int = Field(description="Training rows, or packed sequences, in one epoch.")
     longest: int = Field(description="Tokens of the longest sequence a step can meet.")
     texts_per_row: int = Field(default=1, description="Texts of a row, each by itself.")
+    answers: int = Field(default=0, description="Answers that are written at once, each with its cache.")
     second_copy: bool = Field(default=False, description="Base weights are held again, as they were.")
     steps_per_epoch: int
     total_steps: int
@@ -154,6 +155,12 @@ def resolve(
         planned("model.max_length", f"the model has {max_length} positions")
     packing = recipe.method.packing
     longest = max_length if packing else min(max_length, max(report.train.length.max, 1))
+    answers = 0
+    if recipe.method.kind == "grpo":
+        longest = recipe.method.longest(report.train.length.max, max_length)
+        answers = training.batch_size * recipe.method.micro_batches_a_generation(
+            training.gradient_accumulation
+        )
     if training.threads is None:
         planned("training.threads", f"{machine.cpu_count} usable cores")
     if recipe.data.template is None:
@@ -178,15 +185,23 @@ def resolve(
         longest=longest,
         texts_per_row=report.texts_per_row
         + (0 if recipe.method.kind == "sft" else recipe.method.more_inputs(report.format.name)),
-        second_copy=recipe.method.kind == "preference"
-        and recipe.adapter.kind == "none"
-        and recipe.method.measured(report.format.name),
+        answers=answers,
+        second_copy=_second_copy(recipe, report),
         **steps,
         gradient_checkpointing=training.gradient_checkpointing == "on",
         threads=training.threads or machine.cpu_count,
         trainable_parameters=trainable_parameters(facts, recipe.adapter),
     )
     return resolved, why
+
+
+def _second_copy(recipe: Recipe, report: DataReport) -> bool:
+    """Whether a loss measures from the base weights while they train."""
+    if recipe.adapter.kind != "none":
+        return False
+    if recipe.method.kind == "preference":
+        return recipe.method.measured(report.format.name)
+    return recipe.method.kind == "grpo" and recipe.method.beta > 0
 
 
 def _products(recipe: Recipe, base: str, machine: Machine) -> Literal["16bit", "fp8"]:
@@ -273,6 +288,10 @@ def _steps(
 ) -> dict[str, Any]:
     """Steps as transformers' Trainer counts them: the last micro-batch and the last step may be partial."""
     micro_batches = math.ceil(sequences / training.batch_size)
+    if recipe.method.kind == "grpo":
+        micro_batches = recipe.method.micro_batches(
+            sequences, training.batch_size, training.gradient_accumulation
+        )
     per_epoch = max(1, math.ceil(micro_batches / training.gradient_accumulation))
     total = training.max_steps or max(1, math.ceil(training.epochs * per_epoch))
     if training.max_steps is None:
@@ -304,10 +323,11 @@ def _steps(
 def with_family_targets(recipe: Recipe, facts: ModelFacts) -> tuple[Recipe, str]:
     """The adapter on the layers that this family has, where the recipe names none, and the reason for it.
 
-    The recipe's default names the layers of decoders; an encoder's are called otherwise.
+    The recipe's default names the layers of decoders; those of encoders and of Whisper are called otherwise.
     """
     adapter, family = recipe.adapter, family_of(facts.model_type)
-    if adapter.kind == "none" or "target_modules" in adapter.model_fields_set or family.encoder is None:
+    decodes = not isinstance(family.capabilities.get("sft"), Unsupported)
+    if adapter.kind == "none" or "target_modules" in adapter.model_fields_set or decodes:
         return recipe, ""
     targets = list(family.target_modules)
     changed = adapter.model_copy(update={"target_modules": targets})

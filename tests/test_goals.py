@@ -326,14 +326,15 @@ def test_plain_text_takes_the_values_for_text(tmp_path: Path, bare: Path) -> Non
     data = write_rows(tmp_path / "texts.jsonl", rows)
     found = propose(Goal(data=str(data)), machine=MACHINES["24 GiB"])
     sound(found)
-    like = load_recipe("raw-text")
+    like = load_recipe("continued-pretraining")
     assert found.recipe.model.name in (SMALL, "Qwen/Qwen3-0.6B-Base")
     assert found.recipe.method.supervise == "all" and found.recipe.method.packing
     assert found.recipe.training.learning_rate == like.training.learning_rate
-    assert found.recipe.adapter.modules_to_save == like.adapter.modules_to_save
+    assert found.recipe.adapter.train_embeddings and like.adapter.train_embeddings
+    assert found.plan.resolved.embedding_learning_rate == like.training.embedding_learning_rate
     assert found.recipe.sampling.prompts == []
     light = propose(Goal(data=str(data), priority="memory"), machine=MACHINES["24 GiB"])
-    assert light.recipe.adapter.modules_to_save == []
+    assert not light.recipe.adapter.train_embeddings
 
 
 def test_long_rows_are_kept_up_to_the_99th_percentile(tmp_path: Path, three: Path) -> None:

@@ -378,7 +378,8 @@ def answers(reference: Measured, measured: Measured) -> Proof:
             evidence=evidence,
             fix="See the stops proof; if it passes, use a larger type.",
         )
-    if (greedy and stopped[0] == 0) or stopped[1] < stopped[0]:
+    chats = reference["template"] is not None  # a text goes on, an answer ends
+    if (greedy and stopped[0] == 0 and chats) or stopped[1] < stopped[0]:
         return Proof(
             name="answers",
             status="warn",

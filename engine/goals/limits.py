@@ -10,8 +10,10 @@ from ..findings import Finding
 from ..fixing import ACCEPT
 from ..fixing import propose as patches_of
 from ..hardware import Machine, supports_fp8
+from ..methods.kinds import LANGUAGE_MODELS
 from ..models.needs import can_hold
 from ..plan import Plan
+from ..recipe import Recipe
 from ..recipe_files import to_yaml
 from .draft import Draft, PlanOf
 
@@ -111,11 +113,11 @@ def _ladder(draft: Draft, plan: Plan, machine: Machine) -> Iterator[tuple[dict[s
     """From what costs least quality to what costs most."""
     patch: dict[str, Any] = {}
     recipe = draft.recipe()
-    if recipe.adapter.modules_to_save and draft.free({"adapter.modules_to_save": None}):
-        patch = {"adapter.modules_to_save": []}
+    if recipe.adapter.train_embeddings and draft.free({"adapter.train_embeddings": None}):
+        patch = {"adapter.train_embeddings": False}
         yield patch, "embedding and head stay as they are"
     if recipe.adapter.kind != "none":
-        if supports_fp8(machine) and recipe.adapter.kind != "dora" and can_hold(plan.model, machine, "fp8"):
+        if recipe.adapter.kind != "dora" and can_multiply_fp8(recipe, plan, machine):
             yield {**patch, "model.precision": "fp8"}, "base weights are held in 8 bits"
         if can_hold(plan.model, machine, "nf4"):
             yield {**patch, "model.precision": "nf4"}, "base weights are held in 4 bits (QLoRA)"
@@ -170,11 +172,17 @@ def _fewer_passes(draft: Draft, plan: Plan, limits: Limits, seconds: float) -> P
     return plan
 
 
+def can_multiply_fp8(recipe: Recipe, plan: Plan, machine: Machine) -> bool:
+    """Whether the base may be held and multiplied in FP8 here; models with a head of classes are not."""
+    known = recipe.method.kind in LANGUAGE_MODELS and can_hold(plan.model, machine, "fp8")
+    return known and supports_fp8(machine)
+
+
 def faster_products(draft: Draft, plan: Plan, limits: Limits) -> Plan:
     """Hold and multiply the base in FP8 where the GPU has the units and the time model says it is faster."""
     recipe = draft.recipe()
     patch = {"model.precision": "fp8"}
-    possible = supports_fp8(limits.machine) and can_hold(plan.model, limits.machine, "fp8")
+    possible = can_multiply_fp8(recipe, plan, limits.machine)
     if not possible or not draft.free(patch) or recipe.adapter.kind not in ("lora", "rslora"):
         return plan
     if recipe.model.precision not in ("auto", "bf16") or plan.model.quantization is not None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 
 from ..data.inspection import SplitReport
+from ..export.gguf.types import USUAL, USUAL_FOR_EMBEDDINGS
+from ..export.task_heads import KINDS as HEADED
 from ..hardware import Machine
 from ..models.facts import ModelFacts
 from ..models.listing import gguf_reason
@@ -18,6 +20,7 @@ from ..recipe import Recipe, TrainingSection
 from ..recipe_files import load_recipe
 from .draft import HELD_OUT, Draft, Look, questions
 from .goal import ASKED
+from .methods import FROM_CHAT, RECIPES, recipe_of
 
 ENOUGH_TO_SHARE = 150
 """Rows from which some are held out; below, training has too few already."""
@@ -28,6 +31,8 @@ FEW_ROWS, MANY_ROWS = 1000, 10_000
 FEWEST_STEPS = 60
 """The seed of most scripts: a quick run of LoRA is sixty steps."""
 LENGTH_STEP = 256
+LEAST_BATCH = 8
+"""Rows that a batch of texts is not made smaller than."""
 TINY = 50e6
 """Parameters below which a model is a toy: fast on any machine, with a learning rate of its own."""
 RANK = {"quality": 32, "speed": 16, "memory": 16}
@@ -105,22 +110,43 @@ def training(draft: Draft, facts: ModelFacts, machine: Machine, plan: Plan) -> N
         value = getattr(like.training, name)
         if value != getattr(TrainingSection(), name):
             draft.set(f"training.{name}", value, f"as whet's recipe {like.name} has it")
-    epochs, reason = _epochs(facts, machine, rows, layout, like)
-    draft.set("training.epochs", epochs, reason)
+    if like.method.kind in FROM_CHAT:
+        draft.set(
+            "training.epochs", like.training.epochs, "compared answers are seen few times, or they stick"
+        )
+    else:
+        draft.set("training.epochs", *_epochs(facts, machine, rows, layout, like))
     if layout == "text":
         draft.set("method.packing", True, "texts are packed, so that each step is full")
         _whole_ends(draft, like)
+    if like.method.kind != "sft":
+        _smaller_batches(draft, like, rows)
+        draft.set("eval.batch_size", like.eval.batch_size, f"as whet's recipe {like.name} has it")
     _steps(draft, like, rows)
+
+
+def _smaller_batches(draft: Draft, like: Recipe, rows: int) -> None:
+    """Of few rows, where the usual batch gives too few steps to learn from; never below eight."""
+    size = usual = like.training.batch_size
+    while size >= 2 * LEAST_BATCH and rows * draft.recipe().training.epochs / size < FEWEST_STEPS:
+        size //= 2
+    if size < usual:
+        reason = f"{usual} as usual would give too few steps from {rows:,} rows"
+        draft.set("training.batch_size", size, reason)
 
 
 def _recommended(draft: Draft, facts: ModelFacts, layout: str | None) -> tuple[Recipe, str]:
     """The shipped recipe of the same case, whose values are taken."""
+    kind = draft.recipe().method.kind
+    if kind in RECIPES:
+        like = recipe_of(kind)
+        return like, f"as whet's recipe {like.name} has it"
     if draft.recipe().adapter.kind == "none":
         return load_recipe("full-finetune"), "the usual value where all weights train"
     if facts.parameters.total < TINY:
         return load_recipe("demo"), "so small a model needs larger steps than the usual 2e-4"
     if layout == "text":
-        return load_recipe("raw-text"), "the usual value for plain text"
+        return load_recipe("continued-pretraining"), "the usual value for plain text"
     return load_recipe("lora-chat"), "the usual value for LoRA"
 
 
@@ -142,8 +168,8 @@ def _epochs(
 def _whole_ends(draft: Draft, like: Recipe) -> None:
     """New language needs embedding and head, which costs memory."""
     if draft.goal.priority == "quality" and draft.recipe().adapter.kind != "none":
-        ends = like.adapter.modules_to_save
-        draft.set("adapter.modules_to_save", ends, "plain text brings words of its own, so these train too")
+        whole = like.adapter.train_embeddings
+        draft.set("adapter.train_embeddings", whole, "plain text brings words of its own, so these train too")
 
 
 def _steps(draft: Draft, like: Recipe, rows: int) -> None:
@@ -197,13 +223,19 @@ def sampling(draft: Draft, plan: Plan, look: Look) -> None:
 
 def export(draft: Draft, facts: ModelFacts) -> None:
     """What was asked for; else the usual GGUF where the model can have one."""
-    goal = draft.goal
+    goal, kind = draft.goal, draft.recipe().method.kind
+    if kind in HEADED and not goal.export:
+        draft.set("export.merged", True, "one folder that transformers and sentence-transformers load")
+        return
     if goal.export is not None:
         draft.set("export.gguf", goal.export, ASKED if goal.export else "none was asked for")
         return
     refusal = gguf_reason(facts)
     if refusal is None:
         reason = "one small file for Ollama, LM Studio and llama.cpp, good for most uses"
-        draft.set("export.gguf", ["q4_k_m"], reason)
+        usual = USUAL_FOR_EMBEDDINGS[0] if kind == "embedding" else USUAL[0]
+        if kind == "embedding":
+            reason = "one file for embedding servers; rounding moves vectors more than answers"
+        draft.set("export.gguf", [usual], reason)
     else:
         draft.set("export.gguf", [], f"no GGUF of this model: {refusal}")

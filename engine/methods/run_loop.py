@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
 from ..errors import WhetError
-from ..runs.events import PhaseEvent
 from ..models.fast_path import causal_model
+from ..runs.events import PhaseEvent
 from .embedding_rate import split_embedding_groups
 from .random_numbers import preserved_rng
 from .resuming import Cursor
@@ -30,6 +30,8 @@ class StepStats:
     supervised_tokens: int = 0
     grad_norm: float = math.nan
     """L2 norm over all trained parameters, before clipping."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What the method measures beside."""
 
 
 class RunLoop(RunCheckpoints, Trainer):
@@ -76,11 +78,12 @@ class RunLoop(RunCheckpoints, Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The base class's, with groups of their own for embedding and head that have another rate."""
-        if self.optimizer is None:
-            super().create_optimizer(*([] if model is None else [model]))
-            if self.embedding_rate is not None:
-                split_embedding_groups(self.optimizer, causal_model(self.model), self.embedding_rate)
-        return self.optimizer
+        if self.optimizer is not None:
+            return self.optimizer
+        optimizer = super().create_optimizer(*([] if model is None else [model]))
+        if self.embedding_rate is not None:
+            split_embedding_groups(optimizer, causal_model(self.model), self.embedding_rate)
+        return optimizer
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None

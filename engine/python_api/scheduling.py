@@ -8,8 +8,9 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 
+from ..methods.sft.optimizer import FLAT_OPTIMIZERS
 from ..methods.sft.scheduled import follow, schedule_here
-from ..methods.sft.trainer import FLAT_OPTIMIZERS, SupervisedTrainer
+from ..methods.sft.trainer import SupervisedTrainer
 from ..models.facts import read_model_facts
 from ..models.fast_shape import Held
 from ..models.fast_time import Rows

@@ -52,7 +52,7 @@ def plan_facts(plan: Plan) -> RenderableType:
             "steps",
             f"{resolved.total_steps} of {resolved.rows_per_step} rows "
             f"({resolved.batch_size} × {resolved.gradient_accumulation}), {resolved.epochs:.3g} epochs, "
-            f"{resolved.optimizer}, learning rate {plan.recipe.training.learning_rate:g}",
+            f"{resolved.optimizer}, learning rate {_rates(plan)}",
         ),
         (
             "needs",
@@ -64,6 +64,12 @@ def plan_facts(plan: Plan) -> RenderableType:
         ("machine", resolved.machine),
     ]
     return facts(rows)
+
+
+def _rates(plan: Plan) -> str:
+    ends = plan.resolved.embedding_learning_rate
+    rate = f"{plan.recipe.training.learning_rate:g}"
+    return rate if ends is None else f"{rate} ({ends:g} for embedding and head)"
 
 
 def _schedule(plan: Plan) -> list[tuple[str, str | Text]]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,13 +39,12 @@ from .culprit import not_finite
 from .embedding_noise import EmbeddingNoise
 from .fast_choice import plain_reason
 from .fast_step import FastStep
+from .optimizer import FLAT_OPTIMIZERS, flat_optimizer
 from .packed_steps import PaddingFreeCollator, TokenRow
 from .predictions import prediction_facts
 from .unpadding import UnpaddingCollator
 
 UNBOUNDED = 1 << 30
-FLAT_OPTIMIZERS = {"adamw_torch": 32, "adamw_torch_fused": 32, "adamw_bnb_8bit": 8, "adamw_8bit": 8}
-"""transformers' names of the optimizers that the flat AdamW stands in for, and the bits of their moments."""
 
 
 @dataclass
@@ -58,6 +57,8 @@ class StepStats:
     supervised_tokens: int = 0
     grad_norm: float = math.nan
     """L2 norm over all trained parameters, before clipping."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What the method measures beside."""
 
 
 class SupervisedTrainer(trl.SFTTrainer):
@@ -219,34 +220,12 @@ class SupervisedTrainer(trl.SFTTrainer):
             return self.optimizer
         bits = FLAT_OPTIMIZERS.get(str(getattr(self.args.optim, "value", self.args.optim)))
         if self.fast is None or bits is None:
-            super().create_optimizer(*([] if model is None else [model]))
+            optimizer = super().create_optimizer(*([] if model is None else [model]))
         else:
-            self.optimizer = self._flat_optimizer(bits)
+            optimizer = self.optimizer = flat_optimizer(self, bits)
         if self.embedding_rate is not None:
-            split_embedding_groups(self.optimizer, causal_model(self.model), self.embedding_rate)
-        return self.optimizer
-
-    def _flat_optimizer(self, bits: int) -> FlatAdamW:
-        args, trainee = self.args, self.model
-        assert trainee is not None
-        decayed = set(self.get_decay_parameter_names(trainee))
-        trained = [(name, param) for name, param in trainee.named_parameters() if param.requires_grad]
-        groups = [
-            {
-                "params": [param for name, param in trained if (name in decayed) == decays],
-                "weight_decay": decay,
-            }
-            for decays, decay in ((True, args.weight_decay), (False, 0.0))
-        ]
-        embedding = causal_model(trainee).get_input_embeddings()
-        return FlatAdamW(
-            [group for group in groups if group["params"]],
-            lr=args.learning_rate,
-            betas=(args.adam_beta1, args.adam_beta2),
-            eps=args.adam_epsilon,
-            bits=bits,
-            fp32_moments=list(embedding.parameters()),  # as transformers has it with bitsandbytes
-        )
+            split_embedding_groups(optimizer, causal_model(self.model), self.embedding_rate)
+        return optimizer
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted; the base class looks for padded ids."""
