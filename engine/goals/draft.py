@@ -10,6 +10,7 @@ from typing import Any
 from ..data.formats import FormatName, sniff, to_example
 from ..data.rows import BadRow, RawRow, RowError
 from ..data.sources import iter_rows
+from ..data.uses import Use, uses_of
 from ..errors import WhetError
 from ..plan import Plan
 from ..recipe import DataSection, Recipe
@@ -36,10 +37,15 @@ class Draft:
     unmet: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, goal: Goal, model: str) -> Draft:
-        """The goal's own words; raises WhetError ``recipe.*`` where overrides make no recipe."""
+    def of(cls, goal: Goal, model: str, method: str = "sft", why: str = ASKED) -> Draft:
+        """The goal's own words; raises WhetError ``recipe.*`` where overrides make no recipe.
+
+        ``method`` is what the rows are trained for, ``why`` the reason.
+        """
         draft = cls(goal, flat(goal.overrides))
         draft.reasons |= dict.fromkeys(draft.pinned, ASKED)
+        if method != "sft":
+            draft.set("method.kind", method, why)
         draft.set("model.name", model, ASKED)
         draft.set("data.train", goal.data, ASKED)
         if goal.eval_data is not None:
@@ -93,6 +99,8 @@ class Look:
     rows: int
     head: list[RawRow]
     layout: FormatName | None
+    """Of chats and texts; None for rows of another method."""
+    uses: list[Use]
 
 
 def look_at(section: DataSection, progress: Callable[[int], None] | None) -> Look:
@@ -114,7 +122,7 @@ def look_at(section: DataSection, progress: Callable[[int], None] | None) -> Loo
             if progress is not None and rows % PROGRESS_ROWS == 0:
                 progress(rows)
     layout = sniff(head, section.columns).format if section.format == "auto" else section.format
-    return Look(rows, head, layout)
+    return Look(rows, head, layout, uses_of(head, section.columns))
 
 
 def questions(plan: Plan, head: list[RawRow], most: int, longest: int) -> list[str]:

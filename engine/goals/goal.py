@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..data.uses import Use
 from ..plan import Plan
 from ..recipe import Recipe
 from ..recipe_files import to_yaml
@@ -43,7 +44,9 @@ class Goal(BaseModel):
     max_memory_gib: float | None = Field(
         None, gt=0, description="Most GPU memory (RAM where there is no GPU) that training may take."
     )
-    method: Literal["auto", "sft"] = Field("auto", description="Supervised fine-tuning is what there is.")
+    method: str = Field(
+        "auto", description="What the rows are trained for (method.kind); auto: what they look made for."
+    )
     export: list[str] | None = Field(
         None,
         description="GGUF types; None: q4_k_m where the model can be exported, [] for none.",
@@ -79,6 +82,7 @@ class Proposal(BaseModel):
     )
     changed: list[str] = Field(description="What was mended in the data, or given up to meet a limit.")
     unmet: list[str] = Field(description="Wishes and limits that could not be met, or not be checked.")
+    uses: list[Use] = Field(description="Methods that read these rows, the likeliest first.")
     passed_over: list[str] = Field(description="Models that were considered and not taken, and why.")
     alternatives: list[Option] = Field(description="Other settings with what they would cost.")
 

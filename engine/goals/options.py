@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..hardware import supports_fp8
 from ..models.needs import can_hold
 from ..plan import Plan
 from .draft import Draft
 from .goal import Kind, Option
-from .limits import GIB, WORTH, Limits
+from .limits import GIB, WORTH, Limits, can_multiply_fp8
 
 MOST = 6
 MOST_EPOCHS = 3
@@ -81,7 +80,7 @@ def _wishes(draft: Draft, plan: Plan, limits: Limits) -> Iterator[Wish]:
         patch: dict[str, Any] = {"training.epochs": 1.0, "eval.early_stopping": None}
         yield Wish("faster", "one pass over the data", "a first result soon; it may have learnt less", patch)
     plain = recipe.adapter.kind in ("lora", "rslora") and recipe.model.precision == "auto"
-    if plain and supports_fp8(limits.machine) and can_hold(plan.model, limits.machine, "fp8"):
+    if plain and can_multiply_fp8(recipe, plan, limits.machine):
         why = "this GPU multiplies in FP8; the rounding is measured before the first step (L12)"
         yield Wish("faster", "base in 8 bits (FP8)", why, {"model.precision": "fp8"})
     if lora and recipe.model.precision in ("auto", "fp8") and can_hold(plan.model, limits.machine, "nf4"):

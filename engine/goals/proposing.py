@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from ..errors import WhetError
 from ..fitting import capacity_of
 from ..hardware import Machine, inspect_machine, with_memory
 from ..models.listing import ModelEntry
@@ -15,8 +17,14 @@ from .choosing import DEMO, candidates
 from .draft import Draft, Look, look_at
 from .goal import MACHINE, Goal, Proposal
 from .limits import GIB, Limits, duration, faster_products, fit_memory, fit_time, late, mend
+from .methods import FROM_CHAT, method_of, recipe_of
 from .options import find_options
 from .search import Attempt, Search
+
+NO_OTHER = (
+    "no other model that fits is here or can come; the demo model is for learning only: name a real one when "
+    "you have it"
+)
 
 
 def propose(
@@ -36,7 +44,7 @@ def propose(
 
     Raises:
         WhetError: ``data.*`` or ``model.*`` where data or the named model cannot be read at all;
-            ``recipe.unknown_key``, ``recipe.invalid`` for overrides that make no recipe.
+            ``recipe.unknown_key``, ``recipe.invalid`` for overrides that make no recipe; ``goal.method``.
     """
     if machine is None:
         machine = inspect_machine()
@@ -61,7 +69,10 @@ class _Proposing:
         self.machine = machine if most is None else with_memory(machine, int(most * GIB))
         self.overrides = tuple(first.pinned)
         self.named = first.pinned.get("model.name", goal.model)
-        self.look = look_at(first.recipe().data, progress)
+        look = look_at(first.recipe().data, progress)
+        asked = first.recipe().method.kind if {"method", "method.kind"} & set(first.pinned) else None
+        self.method, self.why_method = method_of(goal, look, asked)
+        self.look = look if self.method == "sft" else replace(look, layout=None)
         self.limits = Limits(self.plan_of, self.machine, goal.max_minutes)
 
     def plan_of(self, recipe: Recipe) -> Plan:
@@ -89,6 +100,7 @@ class _Proposing:
             reasons=_said(draft, self.machine),
             changed=draft.changed,
             unmet=draft.unmet,
+            uses=self.look.uses,
             passed_over=passed,
             alternatives=find_options(draft, plan, self.limits),
         )
@@ -97,7 +109,7 @@ class _Proposing:
 
     def attempt(self, model: str, cut: bool) -> Attempt:
         """The settings for one model; ``cut``: at any price within the time."""
-        draft = Draft.of(self.goal, model)
+        draft = Draft.of(self.goal, model, self.method, self.why_method)
         rules.before_reading(draft, self.look)
         plan = self.plan_of(draft.recipe())
         self._decide(draft, plan, self.look)
@@ -126,6 +138,8 @@ class _Proposing:
 
     def choose(self) -> tuple[Attempt, list[str]]:
         """The model that suits the goal best, and those that were passed over for it."""
+        if self.method != "sft" and self.method not in FROM_CHAT:
+            return self.usual()
         capacity = capacity_of(self.machine) / GIB
         found = candidates(self.goal, self.machine, capacity, text=self.look.layout == "text")
         search = Search(self.goal, self.attempt, list(found.passed_over))
@@ -134,12 +148,23 @@ class _Proposing:
         attempt.draft.reasons["model.name"] = self._why(entry, attempt.plan, cut)
         return attempt, search.passed
 
+    def usual(self) -> tuple[Attempt, list[str]]:
+        """The model of the method's own recipe; the demo model where that cannot be had."""
+        name = recipe_of(self.method).model.name
+        try:
+            attempt = self.attempt(name, True)
+        except WhetError as error:
+            if not error.code.startswith(("model.", "tokenizer.")):
+                raise
+            attempt = self.attempt(DEMO, True)
+            attempt.draft.reasons["model.name"] = NO_OTHER
+            return attempt, [f"{name}: {error.message}"]
+        attempt.draft.reasons["model.name"] = f"as whet's recipe {recipe_of(self.method).name} has it"
+        return attempt, []
+
     def _why(self, entry: ModelEntry, plan: Plan, cut: bool) -> str:
         if entry.source == DEMO:
-            return (
-                "no other model that fits is here or can come; the demo model is for learning only: name a "
-                "real one when you have it"
-            )
+            return NO_OTHER
         kind = "instruct model" if entry.chat else "base model"
         where = "is on this machine" if entry.here else "can be downloaded"
         size = "largest" if self.goal.priority == "quality" and self.machine.gpus else "smallest useful"

@@ -31,7 +31,7 @@ FEW_ROWS, MANY_ROWS = 1000, 10_000
 FEWEST_STEPS = 60
 """The seed of most scripts: a quick run of LoRA is sixty steps."""
 LENGTH_STEP = 256
-LEAST_BATCH = 8
+LEAST_BATCH = 16
 """Rows that a batch of texts is not made smaller than."""
 TINY = 50e6
 """Parameters below which a model is a toy: fast on any machine, with a learning rate of its own."""
@@ -126,7 +126,7 @@ def training(draft: Draft, facts: ModelFacts, machine: Machine, plan: Plan) -> N
 
 
 def _smaller_batches(draft: Draft, like: Recipe, rows: int) -> None:
-    """Of few rows, where the usual batch gives too few steps to learn from; never below eight."""
+    """Of few rows, where the usual batch gives too few steps to learn from; never below sixteen."""
     size = usual = like.training.batch_size
     while size >= 2 * LEAST_BATCH and rows * draft.recipe().training.epochs / size < FEWEST_STEPS:
         size //= 2

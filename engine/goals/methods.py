@@ -1,0 +1,62 @@
+"""Which method a goal's rows are trained by, and what whet knows of each: its recipe, its usual file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..data.uses import Use
+from ..errors import WhetError
+from ..recipe import Recipe
+from ..recipe_files import load_recipe
+from .draft import Look
+from .goal import ASKED, Goal
+
+RECIPES = {
+    "embedding": "embedding",
+    "classification": "classification",
+    "token_classification": "token-classification",
+    "reranker": "reranker",
+    "preference": "preference",
+    "reward": "reward",
+}
+"""Methods beside supervised fine-tuning that follow from data alone, and their shipped recipes."""
+FROM_CHAT = ("preference", "reward")
+"""Of these, those that begin with a model that answers."""
+
+
+def method_of(goal: Goal, look: Look, asked: str | None) -> tuple[str, str]:
+    """The method, and why it is that.
+
+    Args:
+        goal: may name one.
+        look: at the rows.
+        asked: by an override of method.kind.
+
+    Raises:
+        WhetError: ``goal.method`` for one that whet does not propose.
+    """
+    named = asked or (None if goal.method == "auto" else goal.method)
+    if named is not None:
+        if named != "sft" and named not in RECIPES:
+            raise WhetError(
+                "goal.method",
+                f"{named!r} is none of the methods that follow from data alone: sft, {', '.join(RECIPES)}.",
+                "Leave it at auto, or begin with a recipe of that method: whet recipes",
+            )
+        return named, ASKED
+    for use in look.uses:
+        if use.method == "sft":
+            break
+        if use.method in RECIPES:
+            return use.method, f"the rows are {use.layout} ({', '.join(use.columns.values())})"
+    return "sft", ASKED
+
+
+def recipe_of(method: str) -> Recipe:
+    """The shipped recipe of a method beside supervised fine-tuning."""
+    return load_recipe(RECIPES[method])
+
+
+def proposable(uses: Sequence[Use]) -> list[str]:
+    """Methods among these that can be proposed."""
+    return [use.method for use in uses if use.method == "sft" or use.method in RECIPES]
