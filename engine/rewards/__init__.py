@@ -1,1 +1,1 @@
-"""What scores completions for reinforcement learning: verifiers of ours, functions of the user's. Light: no torch."""
+"""What scores completions for reinforcement learning: verifiers of ours, functions of the user's. Light."""

@@ -1,0 +1,1 @@
+"""Built-in verifiers: pure functions from one completion, and what is right, to a score."""
