@@ -22,6 +22,7 @@ from .data.mapping import Mapping
 from .data.tokenizer_files import TokenizerFiles
 from .disk import disk_bytes
 from .errors import WhetError
+from .export.other_models import REASONS, no_gguf_of
 from .export.task_heads import KINDS, no_gguf
 from .findings import Finding
 from .fitting import fit, room_of
@@ -103,6 +104,9 @@ class Plan(BaseModel):
     )
     longest_by_memory: dict[int, int] = Field(
         default_factory=dict, description="The same for GPUs of so many GB."
+    )
+    folder: Path = Field(
+        default_factory=Path.cwd, description="Where relative paths of the recipe begin."
     )
     disk_bytes: dict[str, int] = Field(description="What the run will write: checkpoints, export, temporary.")
     mapping: Mapping | None = Field(
@@ -191,6 +195,8 @@ def make_plan(
         )
     )
     tokens = data.report.train.tokens
+    if recipe.method.kind == "grpo":
+        tokens = recipe.method.epoch_tokens(tokens, sequences)
     total_tokens = round(tokens * resolved.epochs)
     measured = known_rate(facts, resolved)
     rate = measured or (predicted_rate(resolved) if memory.fits else None)
@@ -279,6 +285,8 @@ def _gguf_refusal(recipe: Recipe, facts: ModelFacts, llama_cpp: bool) -> WhetErr
         return None
     if recipe.method.kind in KINDS:
         return no_gguf()
+    if facts.architecture in REASONS:
+        return no_gguf_of(facts.architecture)
     from .export.gguf.probe import conversion_refusal
     from .export.importance_rows import importance_refusal
 

@@ -44,6 +44,16 @@ class Builder(ABC):
         self.eval: SplitWriter | None = None
         self.train: SplitWriter | None = None
 
+    @classmethod
+    def decided_by(cls, recipe: Recipe, model_dir: Path) -> dict[str, Any]:
+        """What else decides the stored rows, beside sources, tokenizer and template; JSON values."""
+        return {}
+
+    @classmethod
+    def content_digest(cls, folder: Path) -> str | None:
+        """Hash of files that stored rows only name, as they are in ``folder``; None when they have changed."""
+        return ""
+
     @abstractmethod
     def guess(self, source: str, rows: list[RawRow]) -> FormatGuess:
         """What the first good rows of a source are. Raises WhetError ``data.format`` where nothing fits."""

@@ -16,7 +16,16 @@ from .rows import RawRow, RowError
 
 FormatName = Literal["text", "alpaca", "sharegpt", "messages", "prompt_completion"]
 OtherName = Literal[
-    "preference", "ratings", "pairs", "triplets", "scored", "labelled", "multi_labelled", "tagged"
+    "preference",
+    "ratings",
+    "pairs",
+    "triplets",
+    "scored",
+    "labelled",
+    "multi_labelled",
+    "tagged",
+    "speech",
+    "prompts",
 ]
 """Layouts of other methods: recognised, named, and not read for supervised fine-tuning."""
 
@@ -43,6 +52,8 @@ OTHER_METHODS: dict[OtherName, str] = {
     "labelled": "texts with a label",
     "multi_labelled": "texts with any number of labels",
     "tagged": "words with a tag each",
+    "prompts": "prompts whose answers are scored",
+    "speech": "recordings with what is said in them",
 }
 
 

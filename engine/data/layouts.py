@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from .answers import answer_layout, compared_layout
 from .labelled import classification_layout, token_layout
 from .pairs import embedding_layout, reranker_layout
+from .prompts import prompt_layout
 from .rows import RawRow
+from .speech import speech_layout
 from .tables import Layout
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ READS = {
     "preference": "compared answers (prompt, chosen, rejected; or whole conversations as chosen and "
     "rejected) and rated ones (prompt, completion, label: true or false)",
     "reward": "compared answers (prompt, chosen, rejected; or whole conversations as chosen and rejected)",
+    "grpo": "prompts (prompt: a text or a list of messages) with the columns that the rewards read",
+    "speech": "recordings (audio: a path, or as `datasets` gives them) with what is said in them (text)",
     "reranker": "scored pairs (query, document, score), pairs (query, positive) and triplets (query, "
     "positive, negative, negative_1, ...)",
 }
@@ -32,7 +36,9 @@ FIND: dict[str, Callable[[Sequence[RawRow], Mapping[str, str]], Layout | None]] 
     "token_classification": token_layout,
     "preference": answer_layout,
     "reward": compared_layout,
+    "grpo": prompt_layout,
     "reranker": reranker_layout,
+    "speech": speech_layout,
 }
 
 

@@ -75,6 +75,9 @@ class TableWriter(SplitWriter):
 class TableBuilder(Builder):
     """Rows in the layouts of a method; all sources must have the same one."""
 
+    rows_at_once = BATCH_ROWS
+    """Rows that are held in memory together."""
+
     def __init__(
         self, recipe: Recipe, model_dir: Path, out: Path, progress: Callable[[int], None] | None
     ) -> None:
@@ -109,10 +112,10 @@ class TableBuilder(Builder):
     def batches(
         self, rows: Iterable[RawRow | BadRow], guess: FormatGuess, role: Role
     ) -> Iterator[tuple[Role, Layout, list[RawRow | BadRow]]]:
-        """A thousand rows each."""
+        """As many rows each as are held at once."""
         assert self.layout is not None
         stream = iter(rows)
-        while batch := list(islice(stream, BATCH_ROWS)):
+        while batch := list(islice(stream, self.rows_at_once)):
             yield role, self.layout, batch
 
     def work(self, batches: Iterable[Any]) -> Iterator[TokenBatch]:
@@ -132,18 +135,26 @@ class TableBuilder(Builder):
                 done.bad.append(row)
                 continue
             try:
-                value = layout.read(renamed(row.value, self.section.columns))
+                value = self.value_of(row, layout)
             except RowError as error:
                 done.bad.append(BadRow(row.file, row.line, error.reason, preview_of(row.value)))
                 continue
             if not done.files or done.files[-1][1] != row.file:
                 done.files.append((len(done.lines), row.file))
             done.lines.append(row.line)
-            done.hashes.append(hash_of("\x1f".join(map(str, value.values()))))
+            done.hashes.append(self.key_of(value))
             done.languages.append("")
             done.values.append(value)
         self._count(done, layout)
         return done
+
+    def value_of(self, row: RawRow, layout: Layout) -> dict[str, Any]:
+        """A row's stored columns. Raises RowError."""
+        return layout.read(renamed(row.value, self.section.columns))
+
+    def key_of(self, value: dict[str, Any]) -> int:
+        """What two rows have in common that are the same."""
+        return hash_of("\x1f".join(map(str, value.values())))
 
     def _count(self, done: TableBatch, layout: Layout) -> None:
         """Tokens of each row: all of its texts, each cut to the longest that is trained."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from .messages import Message, canonical_messages, content_text
 from .rows import RowError
 
-Kind = Literal["text", "number", "label", "labels", "words", "turns", "truth"]
+Kind = Literal["text", "number", "label", "labels", "words", "turns", "truth", "audio", "free"]
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,11 @@ def truth_of(value: Mapping[str, Any], name: str) -> str:
     raise RowError(f"field {name!r} is {held!r}, expected true or false")
 
 
+def free_of(value: Mapping[str, Any], name: str) -> Any:
+    """A field that may hold anything, or be missing."""
+    return value.get(name)
+
+
 def turns_of(value: Mapping[str, Any], name: str) -> str | list[Message]:
     """A field that must hold text, or a list of messages."""
     if isinstance(value.get(name), list):
@@ -170,4 +175,5 @@ READERS: dict[Kind, Callable[[Mapping[str, Any], str], Any]] = {
     "words": words_of,
     "turns": turns_of,
     "truth": truth_of,
+    "free": free_of,
 }

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import WhetError
 from ..methods.section import TEMPLATED
@@ -63,10 +64,15 @@ def prepare(recipe: Recipe, model_dir: Path, progress: Callable[[int], None] | N
     chats = recipe.method.kind in TEMPLATED
     template = template_source(recipe.data.template, files.chat_template) if chats else None
     template_digest = _hash(template) if template is not None else None
-    digest = _digest(recipe, files, template_digest)
+    builder = _builder(recipe)
+    digest = _digest(recipe, files, template_digest, builder.decided_by(recipe, model_dir))
     target = settings().cache / "data" / digest
+    if (target / "report.json").is_file() and builder.content_digest(target) is None:
+        shutil.rmtree(target)
     if not (target / "report.json").is_file():
         _build(recipe, model_dir, target, progress)
+    if content := builder.content_digest(target):
+        digest = _hash(digest + content)
     report = DataReport.model_validate_json((target / "report.json").read_text(encoding="utf-8"))
     evaluation = target / "eval.arrow"
     return PreparedData(
@@ -97,9 +103,21 @@ def _build(recipe: Recipe, model_dir: Path, target: Path, progress: Callable[[in
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _builder(recipe: Recipe) -> Callable[..., Builder]:
+def _builder(recipe: Recipe) -> type[Any]:
     if recipe.method.kind == "sft":
         return _TokenBuilder
+    if recipe.method.kind == "speech":
+        from .speech_store import SpeechBuilder
+
+        return SpeechBuilder
+    if recipe.method.kind == "vision":
+        from .image_store import ImageBuilder
+
+        return ImageBuilder
+    if recipe.method.kind == "grpo":
+        from .prompt_store import PromptBuilder
+
+        return PromptBuilder
     if recipe.method.kind in TEMPLATED:
         from .answer_store import AnswerBuilder
 
@@ -190,7 +208,7 @@ def _advice(guess: FormatGuess, rows: list[RawRow]) -> str:
     )
 
 
-def _digest(recipe: Recipe, files: TokenizerFiles, template_digest: str | None) -> str:
+def _digest(recipe: Recipe, files: TokenizerFiles, template_digest: str | None, more: dict[str, Any]) -> str:
     """Key of the cache: all that decides the ids, labels and counts."""
     section = recipe.data
     sources: Iterator[str] = (source_digest(source, section) for source in sources_of(section))
@@ -205,6 +223,7 @@ def _digest(recipe: Recipe, files: TokenizerFiles, template_digest: str | None) 
         "supervise": recipe.method.supervise,
         **({} if recipe.method.kind == "sft" else {"method": recipe.method.kind}),
         "seed": recipe.training.seed if section.eval_fraction > 0 else None,
+        **more,
     }
     return _hash(json.dumps(facts, sort_keys=True))
 

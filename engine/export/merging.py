@@ -44,7 +44,16 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 MODULE_FILES = (MODULES, "config_sentence_transformers.json", "sentence_bert_config.json")
-OTHER_FILES = ("generation_config.json", DIGEST_FILE, "LICENSE", "LICENSE.txt", "NOTICE")
+OTHER_FILES = (
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "normalizer.json",
+    DIGEST_FILE,
+    "LICENSE",
+    "LICENSE.txt",
+    "NOTICE",
+)
 
 
 def merge(

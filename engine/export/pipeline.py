@@ -31,6 +31,7 @@ from .merge_proof import prove_merge
 from .merge_report import MergeReport
 from .model_card import CardFacts, write_card
 from .modelfile_check import ModelfileFacts, write_checked_modelfile
+from .other_models import no_gguf_of, other_class
 from .smoke import HeldOut, prove, reference_of
 from .targets.memory import block_bytes
 from .targets.stage import Made, make_adapter_gguf, make_few_bits
@@ -176,6 +177,8 @@ class _Export:
         beyond = kinds or asked.adapter_gguf or asked.merged_4bit or asked.fp8
         if beyond and head_task(self.trained_dir) is not None:
             raise no_gguf()
+        if beyond and (name := other_class(self.trained_dir)) is not None:
+            raise no_gguf_of(name)
         merges = (self.trained_dir / "adapter_config.json").is_file()
         if merges and self.base_dir is None:
             raise WhetError(
@@ -253,8 +256,13 @@ class _Export:
     def _prove_merge(self, merged: Path) -> None:
         assert self.base_dir is not None
         self.emit(PhaseEvent(phase="smoke", detail="merged against base and adapter"))
-        share = self.section.maximum_memory_usage
-        verdict = prove_merge(self.base_dir, self.trained_dir, merged, self.held_out, share=share)
+        share, name = self.section.maximum_memory_usage, other_class(self.trained_dir)
+        if name is not None:
+            from .weights_proof import prove_weights
+
+            verdict = prove_weights(self.base_dir, self.trained_dir, merged, name)
+        else:
+            verdict = prove_merge(self.base_dir, self.trained_dir, merged, self.held_out, share=share)
         if not self.section.merged:
             verdict_path(merged).unlink()
         shown = self.out_dir / "merged"

@@ -15,6 +15,9 @@ METHODS = {
     "reranker": (".reranker.job", "run_reranker"),
     "preference": (".preference.job", "run_preference"),
     "reward": (".reward.job", "run_reward"),
+    "grpo": (".grpo.job", "run_grpo"),
+    "speech": (".speech.job", "run_speech"),
+    "vision": (".vision.job", "run_vision"),
 }
 """Method -> where its job is; only that one is imported."""
 

@@ -23,7 +23,7 @@ def add_adapter(
     *,
     name: str = "",
     revision: str | None = None,
-    task: str = "CAUSAL_LM",
+    task: str | None = "CAUSAL_LM",
 ) -> PeftModel:
     """Wrap a model with a fresh adapter; only the adapter (and ``modules_to_save``) has gradients.
 
@@ -36,7 +36,7 @@ def add_adapter(
         seed: of the random A matrices (B starts at zero, so the model's answers do not change).
         name: hub id or path that the saved adapter names as its base; by default where the base came from.
         revision: of the base on the hub.
-        task: PEFT's name of what the model does.
+        task: PEFT's name of what the model does; None for a wrapper that passes on whatever it is given.
 
     Raises:
         WhetError: ``adapter.no_target`` when no module has any of the names, ``adapter.rounded`` when weights

@@ -86,6 +86,15 @@ class ModelFacts(BaseModel):
         return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
 
 
+INNER_LLAMA = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "intermediate_size": 11008,
+}
+"""The class's sizes, which LLaVA's files leave out of their text_config."""
+
+
 def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
     """Read ``path``'s config.json, tokenizer files and weight headers.
 
@@ -97,7 +106,8 @@ def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
     config = text_config(whole)
     if not family.model_types:
         family = family_of(config.get("model_type", ""))
-    config = {**family.defaults, **config}
+    sees = bool(whole.get("vision_config"))
+    config = {**family.defaults, **(INNER_LLAMA if sees and family.name == "llama" else {}), **config}
     generation = _optional_json(path / "generation_config.json")
     tokenizer = _optional_json(path / "tokenizer_config.json")
     sizes = _sizes(config, path)
@@ -107,7 +117,7 @@ def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
     tied = _tied(config, tensors, complete=not missing)
     embedding = layout.embedding_rows(tensors) or sizes["vocab_size"]
     quantization = config.get("quantization_config")
-    if not family.exact and tensors and not missing and quantization is None:
+    if (sees or not family.exact) and tensors and not missing and quantization is None:
         parameters = layout.from_headers(tensors, tied)
     else:
         parameters = _count(family, config, sizes, embedding, tied)
@@ -126,7 +136,7 @@ def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
         sparse_mlp_width=decoder_layout.sparse_mlp_width(family, config, sizes["intermediate_size"]),
         embedding_rows=embedding,
         tied=tied,
-        max_positions=config.get("max_position_embeddings"),
+        max_positions=config.get("max_position_embeddings", config.get("max_target_positions")),
         sliding_window=config.get("sliding_window") if config.get("use_sliding_window", True) else None,
         rope=_rope(config),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch."),
@@ -167,7 +177,7 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sizes(config: dict[str, Any], path: Path) -> dict[str, int]:
-    """The sizes every decoder states, under GPT-2's names too."""
+    """The sizes every decoder states, under GPT-2's and Whisper's names too."""
 
     def need(*keys: str) -> int:
         for key in keys:
@@ -179,11 +189,12 @@ def _sizes(config: dict[str, Any], path: Path) -> dict[str, int]:
             "whet fine-tunes decoder language models; check that this is one.",
         )
 
-    hidden, heads = need("hidden_size", "n_embd"), need("num_attention_heads", "n_head")
+    hidden = need("hidden_size", "n_embd", "d_model")
+    heads = need("num_attention_heads", "n_head", "encoder_attention_heads")
     family = family_of(config.get("model_type", ""))
     return {
         "hidden_size": hidden,
-        "layers": need("num_hidden_layers", "n_layer"),
+        "layers": need("num_hidden_layers", "n_layer", "encoder_layers"),
         "heads": heads,
         "kv_heads": int(config.get("num_key_value_heads") or heads),
         "head_dim": _head_dim(config, family, hidden, heads),

@@ -104,7 +104,9 @@ def is_embedding(name: str) -> bool:
 
 
 def _is_table(name: str) -> bool:
-    return is_embedding(name) or name.endswith(("wpe.weight", "position_embeddings.weight"))
+    return is_embedding(name) or name.endswith(
+        ("wpe.weight", "position_embeddings.weight", "embed_positions.weight")
+    )
 
 
 def embedding_rows(tensors: dict[str, tuple[int, ...]]) -> int | None:

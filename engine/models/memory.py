@@ -97,11 +97,16 @@ def estimate_memory(
         "adapter": 0 if full else 4 * trainable,
         "gradients": 4 * trainable,
         "optimizer": moment_bytes(facts, adapter, resolved.optimizer),
-        "activations": activation_bytes(facts, adapter, resolved),
+        "activations": heard_bytes(facts, adapter, resolved)
+        if resolved.method == "speech"
+        else activation_bytes(facts, adapter, resolved),
         # Only what is to be continued is compared with the whole vocabulary.
         "loss": loss_bytes(facts, adapter, resolved, report) if resolved.method in LANGUAGE_MODELS else 0,
         "runtime": CUDA_CONTEXT + CUDA_WORKSPACE if cuda else PROCESS,
     }
+    if resolved.answers:  # written before the step: what a step holds is not there yet
+        held = components["activations"] + components["loss"]
+        components["passing"] = max(0, writing_bytes(facts, resolved) - held)
     return Memory(
         where="gpu" if cuda else "ram",
         components=components,
@@ -184,6 +189,39 @@ def activation_bytes(facts: ModelFacts, adapter: AdapterSection, resolved: Resol
         a_token = facts.layers * layer
     ends = 4 * facts.hidden_size  # the final norm's input
     return tokens * (a_token + ends) + _weight_copies(facts, adapter, resolved)
+
+
+SOUND_POSITIONS = 1500
+"""Of Whisper's encoder: each 20 ms of a window of 30 s, whatever of it is silent (arXiv:2212.04356)."""
+
+
+def heard_bytes(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:
+    """What the forward pass of an encoder of sound and its decoder keeps, for one micro-batch.
+
+    Every layer's tensors as a decoder's (:func:`layer_bytes_a_token`); each decoder layer also keeps keys and
+    values of all of the encoder's positions. The logits stand in the compute type, in fp32, and as their
+    gradient. With checkpointing the layers' inputs, and one layer's tensors.
+    """
+    layers = {"encoder": facts.layers, "decoder": facts.layers}
+    for one in facts.parameters.linear:
+        for part in layers:
+            if one.pattern.endswith(f"{part}.layers.*.fc1"):
+                layers[part] = one.count
+    width, layer = BYTES[resolved.compute_dtype], layer_bytes_a_token(facts, adapter, resolved)
+    kept = width * facts.hidden_size if resolved.gradient_checkpointing else layer
+    crossed = 0 if resolved.gradient_checkpointing else 2 * width * facts.hidden_size
+    sound = layers["encoder"] * kept + layers["decoder"] * crossed
+    text = layers["decoder"] * kept + facts.embedding_rows * (width + 8)
+    row = SOUND_POSITIONS * (sound + 4 * facts.hidden_size) + resolved.longest * text
+    again = layer * SOUND_POSITIONS if resolved.gradient_checkpointing else 0
+    return resolved.batch_size * (row + again) + _weight_copies(facts, adapter, resolved)
+
+
+def writing_bytes(facts: ModelFacts, resolved: Resolved) -> int:
+    """Keys and values of all answers that are written at once, and two rows of logits each in fp32."""
+    width = BYTES[resolved.compute_dtype]
+    places = resolved.longest * facts.layers * 2 * facts.kv_heads * facts.head_dim * width
+    return resolved.answers * (places + 8 * facts.embedding_rows)
 
 
 def evaluation_bytes_a_token(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:

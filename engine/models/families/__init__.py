@@ -20,6 +20,7 @@ from . import (
     qwen3_moe,
     smollm3,
     unknown,
+    whisper,
     xlm_roberta,
 )
 from .descriptor import Capability, Experimental, Family, FastLayout, Supported, Unsupported
@@ -45,6 +46,7 @@ FAMILIES: tuple[Family, ...] = (
     xlm_roberta.FAMILY,
     mpnet.FAMILY,
     modernbert.FAMILY,
+    whisper.FAMILY,
 )
 UNKNOWN: Family = unknown.FAMILY
 

@@ -1,0 +1,1 @@
+"""Speech recognition: sounds become text (Whisper)."""

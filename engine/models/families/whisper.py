@@ -1,0 +1,24 @@
+"""Whisper: an encoder of sound and a decoder that writes what was said (arXiv:2212.04356)."""
+
+from .descriptor import Capability, Family, Supported, Unsupported
+
+_HEARS = Unsupported("it writes what is said in recordings: method.kind=speech trains it")
+_OTHERS = ("sft", "preference", "reward", "embedding", "classification", "token_classification", "reranker")
+
+_CAPABILITIES: dict[str, Capability] = {
+    **{name: Supported() for name in ("speech", "lora", "dora", "full", "nf4", "int8")},
+    **dict.fromkeys((*_OTHERS, "packing"), _HEARS),
+    "fp8": Unsupported("FP8 layers are made for causal language models alone"),
+}
+
+FAMILY = Family(
+    name="whisper",
+    model_types=("whisper",),
+    fast=Unsupported(
+        "the fast path is made of causal decoder layers; an encoder of sound trains on transformers"
+    ),
+    target_modules=("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    exact=False,
+    defaults={"tie_word_embeddings": True},
+    capabilities=_CAPABILITIES,
+)
