@@ -90,8 +90,8 @@ def missing_column(title: str, column: str, columns: Sequence[str]) -> WhetError
     if column in IN_PROCESS_ONLY:
         return WhetError(
             "reward.signature",
-            f"Reward {title} asks for {column}, an object of TRL's trainer, which a recipe's functions cannot "
-            "reach: they run in a process of their own.",
+            f"Reward {title} asks for {column}, an object of TRL's trainer, which functions of a recipe "
+            "cannot reach: they run in a process of their own.",
             f"Give {column} a default, or pass the function to GRPOTrainer(reward_funcs=[...]) in Python.",
         )
     return WhetError(
@@ -192,10 +192,8 @@ def described(error: BaseException) -> str:
 
 def place_of(error: BaseException) -> str:
     """File and line of the last frame that is not ours; empty without one."""
-    ours = str(Path(__file__).parent)
+    others = (str(Path(__file__).parent), importlib.__file__, "<frozen")
     frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((ours, "<frozen"))
+        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(others)
     ]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""

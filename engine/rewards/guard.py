@@ -1,4 +1,4 @@
-"""The process that computes rewards, seen from training: asked with a deadline, killed with all it started. Light."""
+"""The process that computes rewards, seen from training: asked with a deadline, killed with its children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The far end of :mod:`.runner`: loads a recipe's rewards and scores batches. JSON lines over its first pipes.
+"""The far end of :mod:`.runner`: loads rewards and scores batches, by JSON lines over its first pipes.
 
 Requests: ``{"specs", "base", "memory"}`` once, answered by what the functions ask for; ``{"batch"}``, not
 answered; ``{"score": i}``, answered by ``{"values", "warnings"}``. Any answer may be ``{"error"}`` instead.

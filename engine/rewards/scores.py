@@ -50,7 +50,7 @@ class Scores:
         if idle:
             warnings = [
                 *warnings,
-                f"no reward applied to {len(idle)} of {len(rows)} completions (the first is number {idle[0]}); "
+                f"no reward applied to {len(idle)} of {len(rows)} completions (first: number {idle[0]}); "
                 "they count as 0",
             ]
         return cls(list(weights), list(weights.values()), values, total, seconds, warnings)
@@ -94,7 +94,7 @@ def _number(title: str, row: int, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         raise WhetError(
             "reward.not_numbers",
-            f"Reward {title} returned {_quoted(value)} ({type(value).__name__}) for completion {row}, not a number.",
+            f"Reward {title} returned {_quoted(value)}, a {type(value).__name__}, for completion {row}.",
             "Return numbers, or None where the reward does not apply.",
         ) from None
     if not math.isfinite(number):

@@ -1,6 +1,6 @@
 """What a recipe says about rewards: which, how heavy, how long each may take. Light: no torch.
 
-``name`` picks a built-in verifier, ``function`` one of the user's; a built-in without settings is its bare name.
+``name`` picks a built-in verifier, ``function`` one of the user's; a bare name is one without settings.
 """
 
 from __future__ import annotations

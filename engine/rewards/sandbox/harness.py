@@ -8,6 +8,7 @@ has none to show. Standard input of a program without tests is what follows its 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -23,14 +24,15 @@ RESULT = 200
 
 
 def main() -> None:
-    """Arguments: the folder to write to, strict or limits; then the descriptor for outcomes, seconds of CPU, bytes
-    of memory and of a file, and how many tests there are (-1: none, standard input follows the source).
+    """Arguments: the folder to write to, strict or limits; then the descriptor for outcomes, seconds of CPU,
+    bytes of memory and of a file, and the count of tests (-1: none, standard input follows the source).
     """
     folder, sandbox = sys.argv[1:3]
     result, seconds, memory, file, tests = map(int, sys.argv[3:])
     os.dup2(result, RESULT, inheritable=False)
     os.close(result)
-    ctypes.CDLL(None).prctl(PARENT_DEATH, ctypes.c_ulong(signal.SIGKILL))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH, ctypes.c_ulong(signal.SIGKILL))
     limit(seconds, memory, file)
     if sandbox == "strict":
         try:
@@ -66,8 +68,11 @@ def limit(seconds: int, memory: int, file: int) -> None:
 
 
 def confine(folder: Path) -> None:
-    """No file but Python's own to read, none outside ``folder`` to write; then no other call. Raises OSError."""
+    """Leave Python's own files to read, ``folder`` to write, and few system calls. Raises OSError."""
     from . import landlock, seccomp
+
+    if sys.platform != "linux":
+        raise OSError(errno.ENOSYS, f"{sys.platform} has neither seccomp nor Landlock")
 
     own = [Path(prefix) for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix}]
     system = [Path(path) for path in ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")]
@@ -93,7 +98,7 @@ def run(source: bytes, namespace: dict[str, object]) -> None:
 
 def judge(source: bytes, tests: int, job: int) -> None:
     """Load the program, run the tests one after the other, and only then fetch the token."""
-    read, write, end, take, execute = os.read, os.write, os._exit, frame, run
+    write, end, take, execute = os.write, os._exit, frame, run
     namespace: dict[str, object] = {"__name__": "program", "__builtins__": __builtins__}
     try:
         execute(source, namespace)

@@ -6,6 +6,7 @@ Needs no privilege; it cannot be taken off again. Only ctypes and the kernel (5.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,7 +45,7 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path]) -> None:
     known = version()
     if known == 0:
         raise OSError(
-            os.strerror(38), "the kernel has no Landlock (5.13 or newer, in its list of security modules)"
+            errno.ENOSYS, "the kernel has no Landlock (5.13 or newer, in its list of security modules)"
         )
     everything = (1 << _newest(RIGHTS, known)) - 1
     rules = _Rules(everything, 0, _newest(SCOPES, known))

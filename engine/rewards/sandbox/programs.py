@@ -127,6 +127,7 @@ def _command(folder: str, send: int, tests: int, limits: Limits) -> list[str]:
 def _environment(folder: str) -> dict[str, str]:
     """Nothing of ours: no secret, and the same hashes in every run."""
     alone = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+    libraries = "LD_LIBRARY_PATH"  # where some builds of Python find themselves
     return {
         "PATH": "/usr/bin:/bin",
         "HOME": folder,
@@ -134,6 +135,7 @@ def _environment(folder: str) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "PYTHONHASHSEED": "0",
         **alone,
+        **({libraries: os.environ[libraries]} if libraries in os.environ else {}),
     }
 
 

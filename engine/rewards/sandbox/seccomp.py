@@ -31,11 +31,11 @@ TRUNCATES = os.O_TRUNC | os.O_ACCMODE
 FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030)
 """Duplicate, flags, locks: none that names another process for signals."""
 IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
-"""TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: none that writes to a terminal or sets an owner."""
+"""TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: none that types into a terminal."""
 UNIX = 1
 
 Test = tuple[int, int, int, bool]
-"""Word (two an argument, low first), mask, value, and whether the masked word must be the value, or must not."""
+"""Word (two an argument, low first), mask, value; whether the masked word must be the value, or must not."""
 Instruction = tuple[int, int, int, int]
 
 

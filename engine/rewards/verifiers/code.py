@@ -56,7 +56,7 @@ def _asserts(text: str) -> list[str]:
 
 
 def code_tests(text: str, tests: Any, *, partial: bool = False, limits: Limits | None = None) -> float:
-    """1 if the text's last fenced Python block passes all tests, or with ``partial`` the share it passes; else 0.
+    """1 if the text's last fenced Python block passes all tests, else 0; with ``partial`` the share passed.
 
     ``limits.seconds`` are for all of the completion's tests. Raises ValueError where the tests are none, and
     WhetError ``reward.no_sandbox``.
@@ -73,7 +73,7 @@ def code_tests(text: str, tests: Any, *, partial: bool = False, limits: Limits |
 
 
 def _cases(source: str, cases: list[Case], limits: Limits, partial: bool) -> list[bool]:
-    """A run of its own for each case; ends at the first failure unless the share counts, and when time is up."""
+    """A run for each case; ends at the first failure unless the share counts, and when time is up."""
     end = time.monotonic() + limits.seconds
     passed: list[bool] = []
     for case in cases:

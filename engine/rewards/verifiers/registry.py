@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...errors import WhetError
@@ -15,7 +15,11 @@ from .code import code_tests, right_tests
 from .numbers import number, right_numbers
 from .shape import json_schema, length, matches
 
-RIGHT = {ExactAnswer: right_answers, NumberAnswer: right_numbers, CodeTests: right_tests}
+RIGHT: dict[type[Reward], Callable[[Any], object]] = {
+    ExactAnswer: right_answers,
+    NumberAnswer: right_numbers,
+    CodeTests: right_tests,
+}
 """Reward -> what reads its column, raising ValueError where it cannot."""
 
 
@@ -56,7 +60,7 @@ def check_rows(specs: Sequence[Reward], columns: Mapping[str, Sequence[Any]], fi
         for column in spec.columns:
             if column not in columns:
                 raise missing_column(spec.title, column, list(columns))
-            read = RIGHT[type(spec)]  # type: ignore[index]
+            read = RIGHT[type(spec)]
             for row, value in enumerate(columns[column], first):
                 try:
                     _ = None if value is None else read(value)

@@ -42,7 +42,7 @@ def _no_json(word: str) -> Any:
 
 
 def json_schema(text: str, schema: dict[str, Any]) -> float:
-    """1 if the text's JSON is what the schema accepts; else 0. References to other documents are not fetched."""
+    """1 if the schema accepts the text's JSON; else 0. References to other documents are not fetched."""
     try:
         value = json_value(text)
     except ValueError:
