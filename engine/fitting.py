@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .calibration import ceilings_of
 from .data.inspection import DataReport
 from .hardware import Machine
@@ -16,6 +18,8 @@ from .resolve import Resolved
 from .scheduler import Room, choose_schedule
 
 KEY = "training.gradient_checkpointing"
+COMPARING = ("preference", "reward")
+"""Methods on the fast path whose loss compares the rows of a micro-batch: they go through together."""
 
 
 def fit(
@@ -27,21 +31,33 @@ def fit(
     for ``auto`` is off when the step fits without it, since it costs a third in speed.
     """
     shape = fast_shape(facts, recipe.adapter, resolved)
-    if isinstance(shape, Unsupported) or recipe.method.kind != "sft":
+    if isinstance(shape, Unsupported) or recipe.method.kind not in ("sft", *COMPARING):
         return _checkpointing(recipe, resolved, facts, report, machine)
-    rows = step_rows(resolved, report)
+    rows, forwards = step_rows(resolved, report), passes(recipe, report)
     asked = recipe.training.gradient_checkpointing
-    schedule = choose_schedule(shape, rows, room_of(machine), ceilings_of(machine), asked)
+    speeds = ceilings_of(machine)
+    schedule = choose_schedule(shape, rows, room_of(machine), speeds, asked, forwards=forwards)
     resolved = resolved.model_copy(
         update={"schedule": schedule, "gradient_checkpointing": schedule.recomputes}
     )
     why = {KEY: f"planner: {'on' if schedule.recomputes else 'off'}, {schedule.summary()}"}
-    memory = scheduled_memory(shape, resolved, rows, facts, machine)
+    memory = scheduled_memory(shape, resolved, rows, facts, machine, forwards)
     return resolved, memory, why if asked == "auto" else {}
 
 
+def passes(recipe: Recipe, report: DataReport) -> int | None:
+    """Passes without a gradient beside the one that trains; None for a method whose loss compares nothing."""
+    if recipe.method.kind == "preference":
+        return recipe.method.passes(report.format.name)
+    return 0 if recipe.method.kind in COMPARING else None
+
+
 def step_rows(resolved: Resolved, report: DataReport) -> Rows:
-    """Rows of an optimizer step, as the report saw them."""
+    """Rows of an optimizer step, as the report saw them; of a micro-batch, where its loss compares them."""
+    if resolved.method in COMPARING:
+        texts = report.texts_per_row
+        rows = rows_of(report.train, resolved.batch_size, resolved.longest, texts=texts)
+        return rows if resolved.method == "preference" else replace(rows, supervised=0.0)
     return rows_of(report.train, resolved.rows_per_step, resolved.longest, packed=resolved.packing)
 
 
@@ -56,13 +72,18 @@ def room_of(machine: Machine) -> Room:
 
 
 def scheduled_memory(
-    shape: FastShape, resolved: Resolved, rows: Rows, facts: ModelFacts, machine: Machine
+    shape: FastShape,
+    resolved: Resolved,
+    rows: Rows,
+    facts: ModelFacts,
+    machine: Machine,
+    forwards: int | None = None,
 ) -> Memory:
-    """What the chosen schedule needs."""
+    """What the chosen schedule needs; ``forwards`` as :func:`passes` has it."""
     assert resolved.schedule is not None
     return fast_memory(
         shape,
-        choice_of(resolved.schedule, rows.supervised, rows.longest),
+        choice_of(resolved.schedule, rows.supervised, rows.longest, forwards),
         capacity=capacity_of(machine),
         available=max((gpu.memory_free for gpu in machine.gpus), default=machine.ram_available),
         exact=facts.parameters.exact,

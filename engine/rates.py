@@ -26,7 +26,8 @@ MOST_CORRECTED = 3.0
 
 
 def rate_key(facts: ModelFacts, resolved: Resolved) -> str:
-    """What a speed depends on: model shape, machine, precisions, grouping, recomputing, trained share."""
+    """What a speed depends on: model shape, machine, precisions, grouping, recomputing, trained share, and
+    what is learnt."""
     schedule = resolved.schedule
     if schedule is None:
         grouping = [
@@ -47,6 +48,7 @@ def rate_key(facts: ModelFacts, resolved: Resolved) -> str:
         *grouping,
         str(resolved.trainable_parameters),
         f"{resolved.threads} threads" if resolved.device == "cpu" else "",
+        *([] if resolved.method == "sft" else [resolved.method]),
     )
     return "|".join(parts)
 

@@ -7,7 +7,7 @@ layers, recomputed MLPs, and for each of these the fewest recomputed attentions 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -63,7 +63,13 @@ class Room:
 
 
 def choose_schedule(
-    shape: FastShape, rows: Rows, room: Room, ceilings: Ceilings | None, recompute: Recompute = "auto"
+    shape: FastShape,
+    rows: Rows,
+    room: Room,
+    ceilings: Ceilings | None,
+    recompute: Recompute = "auto",
+    *,
+    forwards: int | None = None,
 ) -> Schedule:
     """The schedule with the least expected time among those that fit; where none does, the smallest.
 
@@ -73,32 +79,42 @@ def choose_schedule(
         room: memory.
         ceilings: of the GPU; None predicts no time.
         recompute: ``on`` recomputes everything, ``off`` nothing; only budget, chunk and offload are chosen.
+        forwards: the rows go through together, since their loss compares them, and so many passes without a
+            gradient beside; None for the usual loss.
     """
     speeds = ceilings or UNKNOWN
+    sizes = [filled(rows.most)] if forwards is not None else budgets(rows)
+    starts = [
+        Choice(tokens=size, supervised=rows.supervised, longest=rows.longest, forwards=forwards)
+        for size in sizes
+    ]
     best: tuple[float, Choice] | None = None
     for logit_bytes in (LOGIT_BYTES, FEW_LOGIT_BYTES):
-        best = best or _fastest(shape, rows, room, speeds, recompute, logit_bytes)
+        tried = [replace(start, logit_bytes=logit_bytes) for start in starts]
+        best = best or _fastest(shape, rows, room, speeds, recompute, tried)
     if best is None:
-        least = Choice(tokens=budgets(rows)[-1], supervised=rows.supervised, longest=rows.longest)
+        least = starts[-1]
         smallest = _smallest(shape, least, room, recompute)
         best = (step_time(shape, rows, smallest, speeds).total, smallest)
     return _schedule(shape, rows, best[1], best[0] if ceilings else None)
 
 
 def _fastest(
-    shape: FastShape, rows: Rows, room: Room, speeds: Ceilings, recompute: Recompute, logit_bytes: int
+    shape: FastShape,
+    rows: Rows,
+    room: Room,
+    speeds: Ceilings,
+    recompute: Recompute,
+    starts: Sequence[Choice],
 ) -> tuple[float, Choice] | None:
     """Seconds and choice of what fits and takes the least time; None where nothing fits."""
     best: tuple[float, Choice] | None = None
-    for budget in budgets(rows):
-        start = Choice(
-            tokens=budget, supervised=rows.supervised, longest=rows.longest, logit_bytes=logit_bytes
-        )
+    for start in starts:
         for choice in _candidates(shape, start, room, recompute):
             seconds = step_time(shape, rows, choice, speeds).total
             if best is None or seconds < best[0]:
                 best = (seconds, choice)
-        if best is not None and best[1] == start and budget >= rows.most:
+        if best is not None and best[1] == start and start.tokens >= rows.most:
             break  # all at once and everything kept: nothing is faster
     return best
 

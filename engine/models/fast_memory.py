@@ -42,6 +42,8 @@ class Choice:
         recompute_attention, recompute_mlp, offload: how many layers, from the first.
         chunk: tokens that go through an MLP at a time; None is all.
         logit_bytes: of logits at once.
+        forwards: the loss compares rows, and reads so many passes without a gradient beside (a reference's);
+            None for the usual loss.
     """
 
     tokens: int
@@ -52,6 +54,7 @@ class Choice:
     offload: int = 0
     chunk: int | None = None
     logit_bytes: int = LOGIT_BYTES
+    forwards: int | None = None
 
     @property
     def filled(self) -> int:
@@ -134,6 +137,12 @@ def mlp_passing(shape: FastShape, choice: Choice, dropped: bool) -> int:
     return 2 * w * width * choice.filled + a_token * choice.at_once
 
 
+def forward_passing(shape: FastShape, choice: Choice) -> int:
+    """At the gated unit of a pass without a gradient: x and delta whole; norm, gate, up, product a chunk."""
+    a_token = shape.width + shape.gate_up.rank + 3 * shape.mlp + shape.down.rank
+    return shape.w * (2 * shape.width * choice.filled + a_token * choice.at_once)
+
+
 def attention_passing(shape: FastShape, choice: Choice, dropped: bool) -> int:
     """At attention's own backward pass: the normalised input, dO, dQKV, and what the back end holds."""
     w, width = shape.w, shape.width
@@ -214,6 +223,8 @@ def fast_peak(shape: FastShape, choice: Choice) -> FastPeak:
         moments.append(
             (kept_before(shape, choice, layer + 1) - gone, attention_passing(shape, choice, dropped), False)
         )
+    if choice.forwards:  # a reference reads the rows while the activations wait
+        moments.append((kept_before(shape, choice, layers), forward_passing(shape, choice), False))
     if shape.embedding_trains:  # the last gradient of all, whole before it is added to the buffer
         moments.append((0, 4 * shape.vocabulary * shape.width, False))
     batch = BATCH_BYTES * tokens + 8 * shape.rotary * (-(-choice.longest // TABLE_STEP) * TABLE_STEP)
@@ -241,7 +252,7 @@ def allocated(shape: FastShape, peak: FastPeak) -> int:
     return sum(shape.static.values()) + peak.device + workspace
 
 
-def choice_of(schedule: Schedule, supervised: float, longest: int) -> Choice:
+def choice_of(schedule: Schedule, supervised: float, longest: int, forwards: int | None = None) -> Choice:
     """The largest micro-batch that a schedule lets through."""
     return Choice(
         tokens=schedule.budget,
@@ -252,6 +263,7 @@ def choice_of(schedule: Schedule, supervised: float, longest: int) -> Choice:
         offload=schedule.offload,
         chunk=schedule.chunk,
         logit_bytes=schedule.logit_bytes or LOGIT_BYTES,
+        forwards=forwards,
     )
 
 

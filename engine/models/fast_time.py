@@ -83,7 +83,7 @@ class Rows:
         return min(float(self.per_step), max(1.0, self.tokens / used))
 
 
-def rows_of(split: SplitReport, per_step: int, longest: int, *, packed: bool = False) -> Rows:
+def rows_of(split: SplitReport, per_step: int, longest: int, *, packed: bool = False, texts: int = 1) -> Rows:
     """Rows as the data report saw them.
 
     Args:
@@ -91,8 +91,9 @@ def rows_of(split: SplitReport, per_step: int, longest: int, *, packed: bool = F
         per_step: rows, or packed sequences, of an optimizer step.
         longest: tokens of the longest sequence.
         packed: rows are packed into sequences of ``longest`` tokens.
+        texts: of a row; each then counts as a row.
     """
-    document = split.tokens / max(1, split.token_rows)
+    document, per_step = split.tokens / max(1, split.token_rows * texts), per_step * texts
     lengths = split.length
     cut = [min(length, longest) for length in (lengths.p50, lengths.p95, lengths.p99, lengths.max)]
     equal = cut[0] == cut[-1] > 0
@@ -162,11 +163,19 @@ def step_time(shape: FastShape, rows: Rows, choice: Choice, ceilings: Ceilings) 
     a_token += mlp_again * shape.w * shape.width + attention_again * shape.w * (shape.width + 2 * shape.q)
     elementwise = tokens * a_token / (ELEMENTWISE_SHARE * ceilings.copy_rate)
     head = clock.head(tokens * rows.supervised)
+    forwards = choice.forwards or 0
+    if choice.forwards is not None:  # such a loss makes the logits again for its backward pass
+        products += forwards * layers * (attention_half + mlp_half) / 2
+        attention += forwards * clock.attention(tokens, rows) * FORWARD_OF_ATTENTION
+        read = tokens * layers * _forward_bytes(shape)
+        elementwise += forwards * read / (ELEMENTWISE_SHARE * ceilings.copy_rate)
+        head *= 1.5 + forwards / 2
     compute = products + attention + elementwise
     offload = _exposed(shape, choice, tokens, compute / layers, ceilings)
     again = (mlp_again + attention_again) / (2 * layers)
     launching = layers * ceilings.layer_host * (1 + again / 4) * (1 + (parts - 1) / 2)
-    if not choice.offload and graphed(shape, tokens):
+    launching *= 1 + forwards / 3
+    if choice.forwards is None and not choice.offload and graphed(shape, tokens):
         launching *= 0.0 if rows.equal else 1 - REPLAYED
     return StepTime(
         products=batches * products,

@@ -123,8 +123,9 @@ def test_what_metrics_need_is_found_in_the_same_pass(backend: str, softcap: floa
     logits = 0.7 * (hidden @ weight.T + bias).double()
     logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
     labels[:4] = logits.argmax(1)[:4]
-    options = {"softcap": softcap, "logit_scale": 0.7}
-    found = predicted_tokens(hidden.requires_grad_(), weight, labels, bias_V=bias, chunk=4, **options)
+    found = predicted_tokens(
+        hidden.requires_grad_(), weight, labels, bias_V=bias, softcap=softcap, logit_scale=0.7, chunk=4
+    )
     assert relative_error(found.logp_S, logits.log_softmax(1).gather(1, labels[:, None])[:, 0]) < 1e-6
     assert torch.equal(found.correct_S, logits.argmax(1) == labels) and found.correct_S[:4].all()
     assert [each.requires_grad for each in found] == [True, False, False]

@@ -22,6 +22,7 @@ from whet.engine.errors import WhetError
 from whet.engine.methods.preference.job import PreferenceTraining
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
+from whet.engine.recipe_files import patched
 from whet.engine.runs.events import FAST_PATH, EvalEvent, FindingEvent, PhaseEvent
 from whet.engine.runs.store import RunDir
 
@@ -130,8 +131,8 @@ def test_steps_are_those_of_trl_on_the_same_rows(tiny: Path, tmp_path: Path, los
         recipe(
             tiny, tmp_path, told,
             method={"loss": loss},
-            training={"batch_size": 8, "gradient_accumulation": 1, "max_steps": STEPS, "scheduler": "constant",
-                      "learning_rate": RATE, "weight_decay": 0},
+            training={"batch_size": 8, "gradient_accumulation": 1, "max_steps": STEPS,
+                      "scheduler": "constant", "learning_rate": RATE, "weight_decay": 0},
         )
     )  # fmt: skip
     training = PreferenceTraining(next_attempt(run))
@@ -142,7 +143,6 @@ def test_steps_are_those_of_trl_on_the_same_rows(tiny: Path, tmp_path: Path, los
     plain.train()
     ours = [event.loss for event in steps(run)]
     theirs = [log["loss"] for log in plain.state.log_history if "loss" in log]
-    print(loss, max(abs(a-b)/abs(b) for a,b in zip(ours,theirs)), ours[0], ours[-1])
     assert ours == pytest.approx(theirs, rel=1e-5)
     assert ours[-1] < 0.9 * ours[0]
 
@@ -273,8 +273,17 @@ def test_rows_and_settings_that_do_not_suit_the_loss_are_refused(tiny: Path, tmp
     ):
         with pytest.raises(ValueError, match=r"method\."):
             recipe(tiny, tmp_path, pairs(), method=settings)
-    run = create_run(recipe(tiny, tmp_path, ratings(), training={"batch_size": 1}))
-    assert attempt(run, method=PreferenceTraining) == "preference.batch"
+    with pytest.raises(WhetError, match=r"training\.batch_size is 1"):
+        make_plan(recipe(tiny, tmp_path, ratings(), training={"batch_size": 1}))
+
+
+def test_a_head_in_fewer_bits_is_read_by_the_fast_path_alone(tiny: Path, tmp_path: Path) -> None:
+    ends = {"model.head_precision": "int8", "model.embedding_precision": "int8"}
+    seen = steps(finished(patched(recipe(tiny, tmp_path, pairs()), ends)))
+    assert seen[0].loss == pytest.approx(0.6931, abs=1e-3) and seen[0].grad_norm > 0
+    routed = build_tiny_model(tmp_path / "routed", "mixtral")  # its router has a loss of its own
+    run = create_run(patched(recipe(routed, tmp_path, pairs()), ends))
+    assert attempt(run, method=PreferenceTraining) == "preference.head"
 
 
 def test_all_weights_train_against_a_copy_that_the_plan_counts(tiny: Path, tmp_path: Path) -> None:

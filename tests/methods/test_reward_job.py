@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from support import comparisons
 from support.comparisons import pairs, ratings, steps
@@ -14,6 +15,7 @@ from support.live_runs import attempt
 from support.tiny_models import build_tiny_model
 from support.tiny_runs import create_run, events_of, next_attempt
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from trl import RewardConfig, RewardTrainer
 
 from whet.engine.errors import WhetError
 from whet.engine.export.of_run import export_run
@@ -21,7 +23,7 @@ from whet.engine.methods.preference.trainers import open_answers
 from whet.engine.methods.reward.job import RewardTraining
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
-from whet.engine.runs.events import EvalEvent
+from whet.engine.runs.events import FAST_PATH, EvalEvent, PhaseEvent
 from whet.engine.runs.store import RunDir
 
 
@@ -36,7 +38,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(model: Path, folder: Path, rows: list[dict[str, Any]], **sections: dict[str, Any]) -> Recipe:
-    return comparisons.recipe(model, folder, rows, **sections, method={"kind": "reward"})
+    method = {"kind": "reward"} | sections.pop("method", {})
+    return comparisons.recipe(model, folder, rows, **sections, method=method)
 
 
 def finished(wanted: Recipe) -> RunDir:
@@ -70,6 +73,43 @@ def test_it_learns_and_plain_transformers_scores_the_same(tiny: Path, tmp_path: 
         scores.append(model(ids).logits.item())
         assert own.headed.model.eval()(ids).logits.item() == pytest.approx(scores[-1], abs=1e-5)
     assert scores[0] > scores[1]
+
+
+def test_thirty_steps_on_the_fast_path_are_those_of_trl(tiny: Path, tmp_path: Path) -> None:
+    """All rows in each step, so that their order does not count."""
+    settings = {
+        "batch_size": 8, "gradient_accumulation": 1, "max_steps": 30, "scheduler": "constant",
+        "weight_decay": 0, "learning_rate": 1e-3,
+    }  # fmt: skip
+    run = create_run(recipe(tiny, tmp_path, pairs()[:8], training=settings, method={"center": 0.01}))
+    training = RewardTraining(next_attempt(run))
+    said = [event.detail for event in events_of(run) if isinstance(event, PhaseEvent)]
+    assert f"{FAST_PATH}attention 2/2, mlp 2/2" in said
+    training.headed.model.save_pretrained(tmp_path / "fresh")
+    base = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1)
+    base.config.pad_token_id = training.headed.tokenizer.pad_token_id
+    model = PeftModel.from_pretrained(base, tmp_path / "fresh", is_trainable=True)
+    names = ("chosen_ids", "rejected_ids")
+    stored = open_answers(training.data.train)
+    rows = [{name: row["prompt_ids"] + row[name] for name in names} for row in stored]
+    arguments = RewardConfig(
+        output_dir=str(tmp_path / "trl"), max_steps=30, per_device_train_batch_size=8, learning_rate=1e-3,
+        lr_scheduler_type="constant", optim="adamw_torch", weight_decay=0.0, bf16=False, use_cpu=True,
+        max_grad_norm=training.recipe.training.max_grad_norm or 1e9, center_rewards_coefficient=0.01,
+        gradient_checkpointing=False, logging_steps=1, report_to="none", disable_tqdm=True,
+        save_strategy="no", max_length=None, adam_beta2=training.recipe.training.beta2,
+        adam_epsilon=training.recipe.training.epsilon,
+    )  # fmt: skip
+    plain = RewardTrainer(
+        model, args=arguments, train_dataset=Dataset.from_list(rows),
+        processing_class=training.headed.tokenizer,
+    )  # fmt: skip
+    training.trainer.train()
+    plain.train()
+    ours = [event.loss for event in steps(run)]
+    theirs = [log["loss"] for log in plain.state.log_history if "loss" in log]
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert len(ours) == 30 and ours[-1] < 0.9 * ours[0]
 
 
 def test_a_stopped_run_goes_on_where_it_was(tiny: Path, tmp_path: Path) -> None:

@@ -47,30 +47,12 @@ class PreferenceTraining(training.Training):
         self.section = self.recipe.method
         self.layout = self.plan.data.report.format.name
         self.loss = self.section.loss_of(self.layout)
-        self._refuse()
         self.handle = self._load()
         context.leave_if_asked()
         self.data = planned_tokens(context, self.handle.path)
         context.leave_if_asked()
         self.trainer = self._trainer()
         self.report(evaluates=self.data.eval is not None)
-
-    def _refuse(self) -> None:
-        """Raises WhetError ``preference.*`` for settings that the loss cannot work with."""
-        if self.resolved.head_precision != "16bit":
-            raise WhetError(
-                "preference.head",
-                f"model.head_precision={self.resolved.head_precision}: these losses multiply with the head's "
-                "weights themselves.",
-                "Set model.head_precision=16bit.",
-            )
-        if self.loss == "kto" and self.resolved.batch_size < 2:
-            raise WhetError(
-                "preference.batch",
-                "method.loss=kto measures how far the model has moved by the other answers of a micro-batch, "
-                "and training.batch_size is 1.",
-                "Set training.batch_size to 2 or more, better 4.",
-            )
 
     def _load(self) -> ModelHandle:
         self.context.emit(PhaseEvent(phase="load", detail=self.recipe.model.name))
@@ -112,10 +94,22 @@ class PreferenceTraining(training.Training):
             follow_schedule(program, self.resolved.schedule)
         if trainer.plain_reason is not None:
             self.fused.count("steps", trainer.plain_reason)
+        if program is None or trainer.plain_reason is not None:
+            self._refuse_reduced_head()
         context.emit(PhaseEvent(phase="load", detail=f"{FAST_PATH}{self.fused}"))
         if not self.fused.complete:
             context.emit(FindingEvent(finding=slow_parts(self.fused)))
         return trainer
+
+    def _refuse_reduced_head(self) -> None:
+        """Raises WhetError ``preference.head``: TRL's own head multiplies with dense weights."""
+        if self.resolved.head_precision != "16bit":
+            raise WhetError(
+                "preference.head",
+                f"model.head_precision={self.resolved.head_precision} needs the fast path, and this model is "
+                f"not on it: {self.fused}.",
+                "Set model.head_precision=16bit.",
+            )
 
     def look(self, checkpoint: Path | None) -> None:
         """What the checks see in the loaded model and the checkpoint; the live ones take over."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
+from ...errors import WhetError
 from ..section import RowMethod
+
+if TYPE_CHECKING:
+    from ..stored_rows import StoredRows
 
 Loss = Literal[
     "dpo", "ipo", "hinge", "robust", "apo_zero", "apo_down", "sppo_hard", "nca_pair", "simpo", "cpo", "orpo",
@@ -89,6 +93,19 @@ class PreferenceSection(RowMethod):
         """Whether the loss for such rows measures from a reference."""
         return self.loss_of(layout) not in REFERENCE_FREE
 
-    def more_inputs(self, layout: str) -> int:
-        """kto also reads each prompt with another row's answer."""
-        return 1 if layout == "ratings" else 0
+    def passes(self, layout: str) -> int:
+        """Passes without a gradient beside the one that trains: the reference's, and kto's over each prompt
+        with another row's answer, by the model and by its reference."""
+        if layout == "ratings":
+            return 3
+        return int(self.measured(layout))
+
+    def refuse_rows(self, rows: StoredRows) -> None:
+        """Raises WhetError ``preference.batch``: kto needs a neighbour."""
+        if self.loss_of(rows.layout) == "kto" and rows.batch_size < 2:
+            raise WhetError(
+                "preference.batch",
+                "method.loss=kto measures how far the model has moved by the other answers of a micro-batch, "
+                "and training.batch_size is 1.",
+                "Set training.batch_size to 2 or more, better 4.",
+            )

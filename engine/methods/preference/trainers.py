@@ -114,6 +114,10 @@ class RatedTrainer(LikelihoodTrainer, KTOTrainer):
         super().__init__(*args, **more)
         self.args.train_sampling_strategy = "random"
 
+    def count_tokens(self, inputs: dict[str, Any]) -> int:
+        """Of the rows themselves; their neighbours' answers are read beside."""
+        return super().count_tokens({"attention_mask": inputs["attention_mask"]})
+
 
 class WithoutLogits(LikelihoodTrainer):
     """CPO's and ORPO's forward pass by the head that TRL gives to DPO: no logits of whole batches."""

@@ -14,10 +14,11 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 from ...checks.live import Watch, Watched
 from ...data.chat_templates.renderer import strip_generation_tags
 from ...data.tokenization import template_source
+from ...models.fast_path import apply_fast_path, program_of, slow_parts
 from ...models.loading import DTYPES
 from ...recipe import RewardSection
 from ...runs.context import RunContext
-from ...runs.events import FindingEvent, PhaseEvent
+from ...runs.events import FAST_PATH, FindingEvent, PhaseEvent
 from .. import training
 from ..arguments import shared_arguments
 from ..classification.loading import Headed, load_headed
@@ -28,6 +29,7 @@ from ..preference.trainers import AnswerTrainer, open_answers
 from ..resuming import cursor_of, look_at_checkpoint
 from ..sft.arguments import checkpointing
 from ..sft.loading import locate_base, planned_tokens
+from ..sft.scheduled import follow_schedule
 from ..watching import Watching
 
 SHOWN = ("accuracy", "margin", "mean_reward")
@@ -77,6 +79,8 @@ class RewardTraining(training.Training):
         path, trusted = locate_base(self.context)
         auto = AutoModelForSequenceClassification
         headed = load_headed(self.plan, path, auto, ["reward"], task="SEQ_CLS", trust_remote_code=trusted)
+        dtype = DTYPES[self.resolved.compute_dtype]
+        self.fused = apply_fast_path(headed.model, dtype, fp8=())
         named = self.plan.data_recipe().data.template
         if named is not None:
             headed.tokenizer.chat_template = strip_generation_tags(template_source(named, None) or "")
@@ -87,9 +91,16 @@ class RewardTraining(training.Training):
         optimizer, finding = usable_optimizer(self.resolved.optimizer, self.headed.device)
         if finding is not None:
             context.emit(FindingEvent(finding=finding))
+        program = program_of(self.headed.model)
+        if program is not None and self.resolved.schedule is not None:
+            follow_schedule(program, self.resolved.schedule)
+        context.emit(PhaseEvent(phase="load", detail=f"{FAST_PATH}{self.fused}"))
+        if not self.fused.complete:
+            context.emit(FindingEvent(finding=slow_parts(self.fused)))
+        recompute = self.resolved.gradient_checkpointing and program is None
         arguments = RewardConfig(
             **shared_arguments(recipe, self.resolved, context.dir.checkpoints, optimizer),
-            **checkpointing(self.resolved.gradient_checkpointing),
+            **checkpointing(recompute),
             remove_unused_columns=False,
             max_length=None,
             disable_dropout=recipe.adapter.dropout == 0,

@@ -28,6 +28,8 @@ from .report import FastPathReport
 def apply_fast_path(model: Any, dtype: torch.dtype, *, fp8: Collection[str] | None = None) -> FastPathReport:
     """Let a causal model (with or without a LoRA adapter) train and evaluate on whet's kernels.
 
+    A decoder with a task's head, such as one that scores, goes through it too; the head itself stays plain.
+
     Changes the instance in place; it stays the PEFT model it was, saves the same adapter and generates by
     transformers' own code. Calling it again, say after adding an adapter, reads the modules anew.
 
@@ -61,7 +63,8 @@ def apply_fast_path(model: Any, dtype: torch.dtype, *, fp8: Collection[str] | No
     builder = _Builder(layout, settings, config, dtype, report, workspace, fp8)
     layers = [builder.layer(module, index) for index, module in enumerate(decoder.layers)]
     head = causal.get_output_embeddings()
-    report.count("loss", None)
+    if head is not None:
+        report.count("loss", None)
     norm = builder.norm(decoder.norm)
     program = DecoderProgram(decoder, head, settings, layers, norm, dtype, report, workspace, fp8)
     if not isinstance(decoder, FastDecoder):
@@ -101,7 +104,7 @@ def _whole_refusal(model: Any, causal: Any, dtype: torch.dtype) -> str | None:
     if not isinstance(model, PeftModel) and any(p.requires_grad for p in causal.parameters()):
         return "all weights train: plain transformers, in mixed precision"
     head = causal.get_output_embeddings()
-    if type(head) is not nn.Linear and not isinstance(head, ModulesToSaveWrapper | ReducedHead):
+    if type(head) is not nn.Linear and not isinstance(head, ModulesToSaveWrapper | ReducedHead | None):
         return f"{type(head).__name__} is no output layer whose loss is fused"
     held = causal.get_input_embeddings().weight.dtype
     if held != dtype and held.itemsize >= dtype.itemsize and not isinstance(model, PeftModel):

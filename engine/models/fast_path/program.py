@@ -66,7 +66,7 @@ class DecoderProgram:
 
     Args:
         decoder: transformers' decoder; its modules hold all weights.
-        head: the causal model's output layer.
+        head: the causal model's output layer; None for a model with a task's head.
         settings: of the family's layout, read from the configuration.
         layers: in order.
         norm: the last one.
