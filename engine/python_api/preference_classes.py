@@ -1,4 +1,4 @@
-"""TRL's DPO, KTO, ORPO and CPO trainers, taking every generation's spellings, without telemetry."""
+"""TRL's DPO, KTO, ORPO, CPO and reward trainers, taking every generation's spellings, without telemetry."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ..errors import WhetError
 from ..models.locate import resolve_model
 from .notes import say
 from .precision import resolve_mixed_precision, resolve_optimizer
-from .spellings import translate_config
-from .state import state_of
+from .spellings import refuse_unknown, translate_config
+from .state import base_model, state_of
 
 MOVED = ("beta", "max_length", "max_prompt_length", "max_completion_length", "label_smoothing", "loss_type")
 """Arguments of older trainers that are the configuration's today."""
@@ -101,6 +101,15 @@ class KTOConfig(trl.KTOConfig):
 
 
 @dataclass(init=False)
+class RewardConfig(trl.RewardConfig):
+    """TRL's, with older spellings; see :func:`preference_arguments`."""
+
+    def __init__(self, output_dir: str | None = None, **given: Any) -> None:
+        self.explicit = dict(given)
+        super().__init__(output_dir=output_dir, **preference_arguments(trl.RewardConfig, given))
+
+
+@dataclass(init=False)
 class ORPOConfig(_ORPOConfig):
     """TRL's, with older spellings; see :func:`preference_arguments`."""
 
@@ -170,6 +179,8 @@ class _Spelt:
         for name, value in moved.items():
             if name in known:
                 setattr(config, name, value)
+            elif name not in UNCUT:
+                refuse_unknown(f"{type(self).__name__}", [name], known)
             else:
                 say(f"{name}= has no effect: max_length= cuts prompt and answer together, at the end.")
         state = None if model is None or isinstance(model, str) else state_of(model)
@@ -201,6 +212,35 @@ class KTOTrainer(_Spelt, trl.KTOTrainer):
     """TRL's `KTOTrainer`."""
 
     config_class = KTOConfig
+
+
+class RewardTrainer(_Spelt, trl.RewardTrainer):
+    """TRL's `RewardTrainer`; the model is a name, or was loaded with one output.
+
+    Raises:
+        WhetError: ``python_api.no_score`` for a model with another head.
+    """
+
+    config_class = RewardConfig
+
+    def __init__(self, model: Any = None, *positional: Any, **given: Any) -> None:
+        labels = 1 if model is None or isinstance(model, str) else _outputs_of(model)
+        if labels != 1:
+            raise WhetError(
+                "python_api.no_score",
+                f"RewardTrainer trains a model with one output, the score; {type(base_model(model)).__name__} "
+                f"has {labels or 'none'}.",
+                "Pass the model's name, or load it with "
+                "AutoModelForSequenceClassification.from_pretrained(name, num_labels=1).",
+            )
+        super().__init__(model, *positional, **given)
+
+
+def _outputs_of(model: Any) -> int:
+    """Classes that a model tells apart; 0 for one that is no classifier."""
+    base = base_model(model)
+    classifies = "SequenceClassification" in type(base).__name__
+    return int(base.config.num_labels) if classifies else 0
 
 
 class ORPOTrainer(_Spelt, _ORPOTrainer):

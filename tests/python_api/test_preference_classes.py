@@ -13,7 +13,15 @@ from support.tiny_models import build_tiny_model
 from transformers import AutoModelForCausalLM
 
 import whet.engine as engine
-from whet.engine import CPOConfig, DPOConfig, DPOTrainer, FastLanguageModel, PatchDPOTrainer
+from whet.engine import (
+    CPOConfig,
+    DPOConfig,
+    DPOTrainer,
+    FastLanguageModel,
+    PatchDPOTrainer,
+    RewardConfig,
+    RewardTrainer,
+)
 from whet.engine.errors import WhetError
 from whet.engine.python_api.notes import WhetNote
 
@@ -113,6 +121,23 @@ def test_its_kin_train(tiny: Path, tmp_path: Path, name: str, more: dict[str, An
     assert run.args.max_length == 64  # the model's
     run.train()
     assert len(losses(run)) == 3 and losses(run)[-1] < losses(run)[0] and quiet == []
+
+
+def test_a_reward_script_learns_to_tell_answers_apart(tiny: Path, tmp_path: Path, quiet: list[str]) -> None:
+    config = RewardConfig(**settings(tmp_path, max_steps=6, bf16=True, evaluation_strategy="no"))
+    run = RewardTrainer(str(tiny), args=config, train_dataset=ROWS, tokenizer=adapted(tiny)[1], max_length=48)
+    assert (run.args.max_length, run.args.bf16) == (48, torch.cuda.is_available())
+    run.train()
+    assert losses(run)[-1] < 0.5 * losses(run)[0] and quiet == []
+    assert run.model.config.num_labels == 1
+
+
+def test_a_reward_model_needs_a_score(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(WhetError, match="num_labels=1") as refused:
+        RewardTrainer(adapted(tiny)[0], args=RewardConfig(str(tmp_path)), train_dataset=ROWS)
+    assert refused.value.code == "python_api.no_score"
+    with pytest.raises(WhetError, match="beta"):
+        RewardTrainer(str(tiny), args=RewardConfig(str(tmp_path)), train_dataset=ROWS, beta=0.1)
 
 
 def test_settings_of_older_trl_are_mapped_or_refused_by_name(tmp_path: Path) -> None:
