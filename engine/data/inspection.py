@@ -105,6 +105,18 @@ class SplitReport(BaseModel):
         return [f"{row.file}:{row.line}" for row in self.examples.get(name, [])[:most]]
 
 
+class ImageCounts(BaseModel):
+    """Images of the training rows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images: int = 0
+    rows: int = Field(0, description="Rows with images.")
+    tokens: int = Field(0, description="Of the rows' tokens, those that stand for images.")
+    most_in_a_row: int = 0
+    most_patches_in_a_row: int = Field(0, description="Tokens of the image encoder for one row's images.")
+
+
 class DataReport(BaseModel):
     """The whole report, stored beside the tokens."""
 
@@ -122,6 +134,7 @@ class DataReport(BaseModel):
     labels: dict[str, int] = Field(
         default_factory=dict, description="Classes, and how often the training rows name each."
     )
+    images: ImageCounts | None = Field(None, description="Of rows that hold images.")
     texts_per_row: int = Field(1, description="Texts of a row that go through the model, each by itself.")
     template: str | None = Field(None, description="Template in force: as the recipe names it, or `model`.")
     bos_token: str | None = None

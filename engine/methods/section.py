@@ -11,7 +11,7 @@ from .kinds import LANGUAGE_MODELS
 if TYPE_CHECKING:
     from .stored_rows import StoredRows
 
-TEMPLATED = (*LANGUAGE_MODELS, "reward")
+TEMPLATED = (*LANGUAGE_MODELS, "reward", "vision")
 """Methods whose rows the chat template writes."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -87,7 +88,13 @@ class ModelHandle:
 
 
 def load_model(
-    path: Path, settings: LoadSettings, *, template: str | None = None, trust_remote_code: bool = False
+    path: Path,
+    settings: LoadSettings,
+    *,
+    template: str | None = None,
+    trust_remote_code: bool = False,
+    auto: Any = AutoModelForCausalLM,
+    unrounded: Sequence[str] = (),
 ) -> ModelHandle:
     """Load weights and tokenizer of a local directory. No network, safetensors only.
 
@@ -96,6 +103,8 @@ def load_model(
         settings: device, compute type and how the base weights are held.
         template: chat template (Jinja) to put in force; None keeps the model's own.
         trust_remote_code: run Python code that came with the model; only by a person's explicit choice.
+        auto: transformers' class of the kind of model.
+        unrounded: modules that stay in 16 bits where bitsandbytes holds the rest in fewer.
 
     Raises:
         WhetError: ``model.load`` when the files are not a causal language model whet can load,
@@ -114,7 +123,9 @@ def load_model(
             placed["device_map"] = {"": settings.device}
         if quantization is not None:
             placed["quantization_config"] = quantization
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            if unrounded and isinstance(quantization, BitsAndBytesConfig):
+                quantization.llm_int8_skip_modules = [*unrounded, "lm_head"]
+        loaded: Any = auto.from_pretrained(
             path,
             config=config,
             dtype=held,
@@ -128,7 +139,7 @@ def load_model(
     except (OSError, ValueError, KeyError) as error:
         raise refused_code(path, error) or WhetError(
             "model.load",
-            f"{path} could not be loaded as a causal language model: {str(error).strip().splitlines()[0]}",
+            f"{path} could not be loaded by {auto.__name__}: {str(error).strip().splitlines()[0]}",
             "Check that the folder holds config.json and the complete safetensors weights.",
         ) from error
     model: PreTrainedModel

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..settings import settings
 from .facts import ModelFacts
 from .families import family_of
+from .image_tokens import VISION
 from .layout import is_embedding
 from .stored_tensors import FLOATS, StoredTensor, stored_tensors
 
@@ -206,12 +207,14 @@ def _against_layout(model: ModelFacts, stored: dict[str, StoredTensor]) -> tuple
     family = family_of(model.model_type)
     if family.encoder is not None or not model.parameters.exact or model.quantization is not None:
         return [], []
+    stored = {name: tensor for name, tensor in stored.items() if not VISION.search(name)}
     tail = {name[name.find("layers.") :] if "layers." in name else name: t for name, t in stored.items()}
     missing: list[str] = []
     misshapen: list[str] = []
     for module in model.parameters.linear:
         pattern = module.pattern[module.pattern.find("layers.") :] if "layers." in module.pattern else ""
-        if module.bare or not pattern or module.count != model.layers:
+        other = module.count != model.layers or VISION.search(module.pattern)
+        if module.bare or not pattern or other:
             continue
         names = [f"{pattern.replace('*', str(number))}.weight" for number in range(model.layers)]
         there = [name for name in names if name in tail]

@@ -1,0 +1,220 @@
+"""Pictures in rows: found, bounded, decoded. Pillow is imported when there is one.
+
+What comes from a data file is not trusted: only pixel formats are tried, sizes are known before pixels are
+unpacked, and a path that the file gives relative to itself stays in its folder.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..models.image_tokens import fitted_size
+from .rows import RowError, preview_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+MAX_PIXELS = 64 * 2**20
+"""Of an image, before it is made smaller: 192 MB of colours."""
+MAX_BYTES = 64 * 2**20
+"""Of an image's file."""
+BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n")
+LEAST_BASE64 = 64
+"""Characters from which on a text may be an image and not a path."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Where an image's bytes are: in a file, or here."""
+
+    path: str | None
+    data: bytes | None
+    digest: str
+    """Of the bytes."""
+
+    def stored(self) -> dict[str, Any]:
+        """As a table's cell."""
+        return {"path": self.path, "data": self.data, "digest": self.digest}
+
+
+def find_picture(value: Any, folder: Path | None) -> Picture:
+    """The picture that a row names, its bytes not looked at yet.
+
+    Args:
+        value: a path, base64 (also as a ``data:`` URL), bytes, a mapping with ``bytes`` or ``path``, or an
+            image of Pillow's.
+        folder: what relative paths are relative to; None where a row comes from no file: they then belong to
+            whoever runs the program.
+
+    Raises:
+        RowError: none of these, a URL, a missing file, a path that leads out of its folder.
+    """
+    if isinstance(value, Mapping):
+        held = next((value[name] for name in ("bytes", "path", "url") if value.get(name) is not None), None)
+        return find_picture(held, folder)
+    if isinstance(value, bytes | bytearray):
+        return _held(bytes(value))
+    if isinstance(value, str):
+        return _from_text(value, folder)
+    from PIL import Image
+
+    if isinstance(value, Image.Image):
+        out = io.BytesIO()
+        plain(value).save(out, "PNG", compress_level=1)
+        return _held(out.getvalue())
+    raise RowError(f"an image is {type(value).__name__}, expected a path, base64 or bytes")
+
+
+def _from_text(value: str, folder: Path | None) -> Picture:
+    if value.startswith(("http://", "https://", "ftp://", "s3://")):
+        raise RowError(f"the image {preview_of(value)!r} is a URL: whet fetches nothing; download it first")
+    if value.startswith("data:"):
+        head, _, body = value.partition(",")
+        if not head.endswith(";base64"):
+            raise RowError(f"the image is a data URL of the kind {preview_of(head)!r}, expected base64")
+        return _held(_decoded(body))
+    if len(value) >= LEAST_BASE64 and BASE64.issuperset(value.encode("utf-8", "replace")):
+        # A long path looks like base64 too; the file decides.
+        if len(value) > 4096 or not _path(value, folder).is_file():
+            return _held(_decoded(value))
+    path = _path(value, folder)
+    if not path.is_file():
+        raise RowError(f"there is no image {preview_of(value)!r} (looked for {path})")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise RowError(f"the image {value!r} has {size:,} bytes; the limit is {MAX_BYTES:,}")
+    return Picture(str(path), None, digest_of(path.read_bytes()))
+
+
+def _path(value: str, folder: Path | None) -> Path:
+    """Absolute paths are taken as they are; relative ones stay below the data file's folder."""
+    if "\0" in value or not value.strip():
+        raise RowError(f"an image is {preview_of(value)!r}, expected a path")
+    given = Path(value.removeprefix("file://")).expanduser()
+    if given.is_absolute() or folder is None:
+        return given.absolute()
+    path = (folder / given).absolute()
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise RowError(
+            f"the image {preview_of(value)!r} lies outside of the data file's folder; give its whole path if "
+            "that is meant"
+        )
+    return path
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RowError(f"an image is broken base64: {error}") from error
+
+
+def _held(data: bytes) -> Picture:
+    if len(data) > MAX_BYTES:
+        raise RowError(f"an image has {len(data):,} bytes; the limit is {MAX_BYTES:,}")
+    return Picture(None, data, digest_of(data))
+
+
+def digest_of(data: bytes) -> str:
+    """Sixteen hex digits of an image's bytes."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def look_at(picture: Picture) -> tuple[int, int]:
+    """Width and height in pixels, upright; all of the image was unpacked once to see that it can be.
+
+    Raises:
+        RowError: it cannot, or it is too large.
+    """
+    with _opened(picture) as image:
+        # JPEG unpacks to an eighth four times faster, and reads the whole file for it.
+        turned = image.getexif().get(0x0112, 1) >= 5
+        width, height = image.size
+        image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
+        _unpack(image, picture)
+    return (height, width) if turned else (width, height)
+
+
+def read_picture(picture: Picture, least: int, most: int) -> Image:
+    """The image upright, in RGB on white, its sides within ``least`` and ``most`` pixels.
+
+    Raises:
+        RowError: it cannot be read, or is not what it was when the rows were prepared.
+    """
+    with _opened(picture) as opened:
+        _unpack(opened, picture)
+        image = plain(opened)
+    return resized(image, least, most)
+
+
+def resized(image: Image, least: int, most: int) -> Image:
+    """With sides of so many pixels, the ratio kept."""
+    from PIL.Image import Resampling
+
+    size = fitted_size(*image.size, least, most)
+    return image if size == image.size else image.resize(size, Resampling.BICUBIC)
+
+
+def plain(image: Image) -> Image:
+    """Upright, in RGB; what is transparent is white."""
+    from PIL import Image as images
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = images.new("RGBA", image.size, (255, 255, 255, 255))
+        image = images.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _opened(picture: Picture) -> Image:
+    from PIL import Image as images
+
+    data = picture.data
+    if data is None:
+        assert picture.path is not None
+        try:
+            data = Path(picture.path).read_bytes()
+        except OSError as error:
+            raise RowError(f"the image {picture.path} cannot be read: {error.strerror}") from error
+        if digest_of(data) != picture.digest:
+            raise RowError(f"the image {picture.path} has changed since the rows were prepared")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", images.DecompressionBombWarning)
+            image = images.open(io.BytesIO(data), formats=FORMATS)
+    except (OSError, ValueError, SyntaxError, images.DecompressionBombError, struct.error) as error:
+        raise _unreadable(picture, error) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise RowError(
+            f"the image {_name(picture)} has {image.width:,} x {image.height:,} pixels; the limit is "
+            f"{MAX_PIXELS:,} in all"
+        )
+    return image
+
+
+def _unpack(image: Image, picture: Picture) -> None:
+    try:
+        image.load()
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
+        raise _unreadable(picture, error) from error
+
+
+def _unreadable(picture: Picture, error: Exception) -> RowError:
+    said = str(error).partition("<")[0].strip().rstrip(":") or type(error).__name__
+    return RowError(f"the image {_name(picture)} cannot be read: {said}")
+
+
+def _name(picture: Picture) -> str:
+    return picture.path or f"of {len(picture.data or b''):,} bytes"
