@@ -228,8 +228,8 @@ class RewardTrainer(_Spelt, trl.RewardTrainer):
         if labels != 1:
             raise WhetError(
                 "python_api.no_score",
-                f"RewardTrainer trains a model with one output, the score; {type(base_model(model)).__name__} "
-                f"has {labels or 'none'}.",
+                f"RewardTrainer trains a model with one output, the score, and "
+                f"{type(base_model(model)).__name__} has {labels or 'none'}.",
                 "Pass the model's name, or load it with "
                 "AutoModelForSequenceClassification.from_pretrained(name, num_labels=1).",
             )
