@@ -1,4 +1,4 @@
-"""A continued-pretraining script runs with its import lines changed: it learns, stops early and keeps the best."""
+"""A continued-pretraining script runs with its imports changed: it learns, stops early and keeps the best."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def test_plain_peft_loads_what_was_saved(ran: dict[str, Any], tiny_llama: Path) 
     base = AutoModelForCausalLM.from_pretrained(tiny_llama)
     before = base.get_output_embeddings().weight.clone()
     plain = PeftModel.from_pretrained(base, ran["folder"] / "lora").eval()
-    saved = [end().weight for end in (base.get_input_embeddings, base.get_output_embeddings)]
+    saved: list[Any] = [end().weight for end in (base.get_input_embeddings, base.get_output_embeddings)]
     model = ran["model"].get_base_model()
-    trained = [end().weight for end in (model.get_input_embeddings, model.get_output_embeddings)]
+    trained: list[Any] = [end().weight for end in (model.get_input_embeddings, model.get_output_embeddings)]
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(saved, trained, strict=True))
     assert not torch.equal(before, saved[1])
     assert torch.isfinite(plain(torch.tensor([[1, 2, 3]])).logits).all()
