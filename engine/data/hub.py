@@ -42,6 +42,9 @@ def read_hub(source: str, section: DataSection) -> Iterator[RawRow | BadRow]:
             f"{error}",
             "Check the id, data.subset and data.split; a private or gated set needs HF_TOKEN.",
         ) from error
+    for name, kind in (rows.features or {}).items():
+        if isinstance(kind, datasets.Audio | datasets.Image):  # we decode, and say which row cannot be
+            rows = rows.cast_column(name, type(kind)(decode=False))
     for number, value in enumerate(rows, 1):
         yield RawRow(source, number, dict(value))
 

@@ -35,10 +35,12 @@ class Transcripts:
     @classmethod
     def of(cls, folder: Path, tokenizer: Tokenizer, task: str) -> Transcripts:
         """Of a model's folder. Raises WhetError ``speech.model`` where it is no Whisper model."""
-        marks = {mark: tokenizer.token_to_id(mark) for mark in (START, END, UNTIMED)}
-        missing = [mark for mark, found in marks.items() if found is None]
-        if missing:
-            raise not_whisper(folder, f"its vocabulary lacks {missing[0]}")
+        marks = {}
+        for mark in (START, END, UNTIMED):
+            found = tokenizer.token_to_id(mark)
+            if found is None:
+                raise not_whisper(folder, f"its vocabulary lacks {mark}")
+            marks[mark] = found
         languages = {} if _english_only(folder) else _languages(tokenizer)
         if not languages and task != "transcribe":
             raise WhetError(

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import struct
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from support.tiny_whisper import RATE, tone, write_wav
 
+from whet.engine.data import audio
 from whet.engine.data.audio import read_audio, samples_of
 from whet.engine.data.rows import RowError
 from whet.engine.data.wav import read_wav
 from whet.engine.errors import WhetError
-
-NO_SOUNDFILE = find_spec("soundfile") is None
 
 
 def read(held: Any, folder: Path = Path()) -> np.ndarray:
@@ -106,19 +105,13 @@ def test_what_is_no_sound_is_said(held: Any, reason: str) -> None:
     assert reason in caught.value.reason
 
 
-@pytest.mark.skipif(not NO_SOUNDFILE, reason="soundfile is installed")
-def test_other_kinds_of_files_need_soundfile() -> None:
-    with pytest.raises(WhetError, match="not WAV, and soundfile") as caught:
-        read(b"fLaC" + bytes(40))
-    assert "whet[audio]" in caught.value.hint
-
-
-@pytest.mark.skipif(NO_SOUNDFILE, reason="needs whet[audio]")
-def test_flac_is_read_by_soundfile() -> None:
-    import soundfile
-
+def test_other_kinds_of_files_need_soundfile(monkeypatch: pytest.MonkeyPatch) -> None:
     file = BytesIO()
     soundfile.write(file, tone(440), RATE, format="FLAC")
     np.testing.assert_allclose(read(file.getvalue()), tone(440), atol=1e-4)
     with pytest.raises(RowError, match="cannot be read"):
         read(b"fLaC" + bytes(40))
+    monkeypatch.setattr(audio, "find_spec", lambda name: None)
+    with pytest.raises(WhetError, match="not WAV, and soundfile") as caught:
+        read(file.getvalue())
+    assert "whet[audio]" in caught.value.hint

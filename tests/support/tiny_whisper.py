@@ -28,7 +28,7 @@ def build_tiny_whisper(path: Path, *, english_only: bool = False, seed: int = 0)
     )
 
     letters = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = WhisperTokenizer(vocab=letters, merges=[], additional_special_tokens=MARKS)
+    tokenizer: Any = WhisperTokenizer(vocab=letters, merges=[], additional_special_tokens=MARKS)
     ids = {mark: int(tokenizer.convert_tokens_to_ids(mark)) for mark in MARKS}
     extractor = WhisperFeatureExtractor(feature_size=16, chunk_length=1)
     config = WhisperConfig(

@@ -97,7 +97,7 @@ class SpeechTraining(training.Training):
     def write_down(self, rows: Dataset) -> list[str]:
         """What the model takes stored rows to say."""
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         training_mode = base.training
         base.eval()
         marked = len(self.marks.prefix(next(iter(self.marks.languages), None)))
@@ -134,6 +134,6 @@ class SpeechTraining(training.Training):
         save_weights(model, folder)
         self.hearing.save_beside(folder)
         if isinstance(model, PeftModel):
-            config = model.get_base_model().config
-            config.architectures = [type(model.get_base_model()).__name__]
-            config.save_pretrained(folder)
+            base: Any = model.get_base_model()
+            base.config.architectures = [type(base).__name__]
+            base.config.save_pretrained(folder)

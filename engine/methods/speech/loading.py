@@ -52,7 +52,7 @@ def load_hearing(plan: Plan, path: Path) -> Hearing:
         options = load_options(plan, config, False)
         if "quantization_config" in options:
             options["quantization_config"].llm_int8_skip_modules = [HEAD]
-        model, seen = WhisperForConditionalGeneration.from_pretrained(path, config=config, **options)
+        loaded: Any = WhisperForConditionalGeneration.from_pretrained(path, config=config, **options)
         extractor = AutoFeatureExtractor.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise WhetError(
@@ -60,6 +60,7 @@ def load_hearing(plan: Plan, path: Path) -> Hearing:
             f"{path} could not be loaded as Whisper: {str(error).strip().splitlines()[0]}",
             "Check that the folder holds config.json, preprocessor_config.json and the safetensors weights.",
         ) from error
+    model, seen = loaded
     broken = sorted([*seen["missing_keys"], *(one[0] for one in seen["mismatched_keys"])])
     if broken:
         raise WhetError(

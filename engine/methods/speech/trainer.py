@@ -68,5 +68,5 @@ class SpeechTrainer(HeadTrainer):
         """As the base class, with the numbers beside the loss."""
         found = super().evaluation_loop(*args, **more)
         prefix = more.get("metric_key_prefix", "eval")
-        found.metrics.update({f"{prefix}_{name}": value for name, value in self.measure().items()})
-        return found
+        measured = {f"{prefix}_{name}": value for name, value in self.measure().items()}
+        return found._replace(metrics={**(found.metrics or {}), **measured})
