@@ -105,9 +105,7 @@ class Plan(BaseModel):
     longest_by_memory: dict[int, int] = Field(
         default_factory=dict, description="The same for GPUs of so many GB."
     )
-    folder: Path = Field(
-        default_factory=Path.cwd, description="Where relative paths of the recipe begin."
-    )
+    folder: Path = Field(default_factory=Path.cwd, description="Where relative paths of the recipe begin.")
     disk_bytes: dict[str, int] = Field(description="What the run will write: checkpoints, export, temporary.")
     mapping: Mapping | None = Field(
         default=None, description="Guessed: how rows are read whose columns have no known names (D15)."

@@ -29,6 +29,7 @@ class Stats(Protocol):
     tokens: int
     supervised_tokens: int
     grad_norm: float
+    metrics: dict[str, float]
 
 
 class Requests(Protocol):
@@ -106,6 +107,7 @@ class StepReporter(TrainerCallback):
             supervised_tokens=self.stats.supervised_tokens,
             seconds=seconds,
             memory_bytes=memory_in_use(args.device),
+            metrics=self.stats.metrics,
         )
         self.emit(self.last)
 

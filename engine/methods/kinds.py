@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-LANGUAGE_MODELS = ("sft", "preference")
+LANGUAGE_MODELS = ("sft", "preference", "grpo")
 """Methods whose rows the chat template writes, and whose result answers in text."""

@@ -67,6 +67,9 @@ class StepEvent(EventBase):
     supervised_tokens: int
     seconds: float
     memory_bytes: int = Field(description="Peak bytes allocated on the GPU, resident set size on a CPU.")
+    metrics: dict[str, float] = Field(
+        default_factory=dict, description="What the method measures beside the loss, e.g. reward."
+    )
 
 
 class EvalEvent(EventBase):
@@ -91,6 +94,9 @@ class SampleEvent(EventBase):
     prompt: str
     answer: str
     stopped: bool = Field(description="The model ended its turn by itself.")
+    rewards: dict[str, float] = Field(
+        default_factory=dict, description="Of an answer that was trained on: each reward, and their sum."
+    )
 
 
 class FindingEvent(EventBase):

@@ -67,11 +67,12 @@ ENTRIES: tuple[Entry, ...] = (
         id="T06",
         title="The reward is flat",
         symptom="Reinforcement learning runs and nothing changes.",
-        seen="The variance of rewards within groups, the share of answers cut off, errors of reward "
-        "functions.",
+        seen="When the run is planned: fewer than 500 prompts, fewer than 300 steps or a model below 1.5 "
+        "billion parameters, a note. While it runs: the share of groups whose answers all score the same, "
+        "over 20 steps, and the share of answers cut off; what rewards warn of.",
         why="All answers of a group get the same reward, so that none is better than another.",
-        fix="A finer reward, longer answers, a task that the model solves now and then.",
-        awaits="reinforcement learning",
+        fix="A finer reward beside this one, `method.max_completion_length`, prompts that the model answers "
+        "right now and then, or fine-tuning on a few right answers first.",
     ),
     Entry(
         id="T07",

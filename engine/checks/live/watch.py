@@ -55,10 +55,14 @@ class Watch:
     def __init__(self, run: Watched, earlier: Iterable[Event] = ()) -> None:
         from .curve import Diverging, Overfitting, Plateau, Spikes
         from .first import Continuity, FirstLoss
+        from .reward import FlatReward
         from .speed import DataWait, SharedGpu, Slowing
 
         steps = [event for event in earlier if isinstance(event, StepEvent)]
         curve: tuple[Part, ...] = (Spikes(run), Diverging(run), Plateau(run), Overfitting(run))
+        if run.recipe.method.kind == "grpo":  # its loss says nothing, and steps get faster as answers shorten
+            self.parts: tuple[Part, ...] = (Continuity(steps), FlatReward(run), DataWait(), SharedGpu())
+            return
         # What a first loss can be is known of language models alone.
         first: tuple[Part, ...] = (FirstLoss(run),) if run.recipe.method.kind == "sft" else ()
         self.parts = (*first, Continuity(steps), *curve, DataWait(), Slowing(), SharedGpu())

@@ -1,0 +1,195 @@
+"""Reinforcement learning from rewards as a run: prompts in, an adapter that plain PEFT loads out."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from ...checks.live import Watch, Watched
+from ...checks.loaded import look_at_loaded
+from ...errors import WhetError
+from ...findings import Finding
+from ...models.adapters import save_weights
+from ...models.fast_path import program_of, slow_parts
+from ...models.loading import DTYPES, ModelHandle
+from ...recipe import GRPOSection
+from ...rewards.runner import Rewards
+from ...runs.context import RunContext
+from ...runs.events import FAST_PATH, FindingEvent, PhaseEvent, SampleEvent
+from .. import training
+from ..arguments import shared_arguments
+from ..earlier import earlier_events
+from ..optimizers import usable_optimizer
+from ..resuming import cursor_of, look_at_checkpoint
+from ..sampling import sample_events, stop_ids
+from ..sft.arguments import checkpointing
+from ..sft.first_look import loaded_facts
+from ..sft.loading import load_trainee, locate_base, planned_tokens
+from .options import trainer_of
+from .rollouts import Answer, Rollouts
+from .trainers import GroupTrainer
+from .watching import RewardWatching
+
+SHOWINGS = 20
+"""Times a run that answers are shown."""
+
+
+def run_grpo(context: RunContext) -> None:
+    """Train what the plan says and export it. See :func:`whet.engine.methods.jobs.run_job`."""
+    training.run_method(context, GRPOTraining)
+
+
+class GRPOTraining(training.Training):
+    """The objects of one attempt."""
+
+    trainer: GroupTrainer
+
+    def __init__(self, context: RunContext) -> None:
+        super().__init__(context)
+        assert isinstance(self.recipe.method, GRPOSection)
+        self.section = self.recipe.method
+        self._refuse()
+        self.rewards = Rewards(self.section.rewards, self.plan.folder, on_error=self.section.reward_errors)
+        self.handle = self._load()
+        context.leave_if_asked()
+        self.data = planned_tokens(context, self.handle.path)
+        context.leave_if_asked()
+        self.trainer = self._trainer()
+        self.report(evaluates=self.data.eval is not None)
+
+    def _refuse(self) -> None:
+        """Raises WhetError ``grpo.head`` for a head whose weights the loss cannot read."""
+        if self.resolved.head_precision != "16bit":
+            raise WhetError(
+                "grpo.head",
+                f"model.head_precision={self.resolved.head_precision}: the loss multiplies with the head's "
+                "weights themselves.",
+                "Set model.head_precision=16bit.",
+            )
+
+    def _load(self) -> ModelHandle:
+        self.context.emit(PhaseEvent(phase="load", detail=self.recipe.model.name))
+        path, trusted = locate_base(self.context)
+        trainee = load_trainee(self.plan, path, trusted)
+        self.more_ends, self.fused = trainee.more_ends, trainee.report
+        return trainee.handle
+
+    def _trainer(self) -> GroupTrainer:
+        context, recipe, handle, section = self.context, self.recipe, self.handle, self.section
+        optimizer, finding = usable_optimizer(self.resolved.optimizer, handle.device)
+        if finding is not None:
+            context.emit(FindingEvent(finding=finding))
+        rollouts = Rollouts(handle, section, self.rewards, stop_ids(handle.model, handle.tokenizer))
+        shared = shared_arguments(recipe, self.resolved, context.dir.checkpoints, optimizer)
+        recompute = self.resolved.gradient_checkpointing and program_of(handle.model) is None
+        shared |= checkpointing(recompute)
+        kind, arguments = trainer_of(section, shared, rollouts.weights, dropout=recipe.adapter.dropout > 0)
+        more: dict[str, Any] = {}
+        if self.resolved.second_copy:
+            more["reference"] = copy.deepcopy(handle.model).requires_grad_(False).eval()
+        trainer = kind(
+            handle.model,
+            args=arguments,
+            emit=context.emit,
+            keep=recipe.training.keep_checkpoints,
+            cursor=cursor_of(self.plan),
+            train_dataset=open_prompts(self.data.train),
+            eval_dataset=open_prompts(self.data.eval) if self.data.eval is not None else None,
+            processing_class=handle.tokenizer,
+            rollouts=rollouts,
+            beta=section.beta,
+            exchange=section.knobs.dynamic_sampling,
+            show=self._show,
+            **more,
+        )
+        if trainer.plain_reason is not None:
+            self.fused.count("steps", trainer.plain_reason)
+        context.emit(PhaseEvent(phase="load", detail=f"{FAST_PATH}{self.fused}"))
+        if not self.fused.complete:
+            context.emit(FindingEvent(finding=slow_parts(self.fused)))
+        return trainer
+
+    def run(self, trained: Path) -> None:
+        """As the base class, with the rewards' process beside it."""
+        with self.rewards:
+            super().run(trained)
+
+    def look(self, checkpoint: Path | None) -> None:
+        """What the checks see in the loaded model and the checkpoint; the live ones take over."""
+        report = self.data.report
+        largest = max(report.train.max_token_id, report.eval.max_token_id if report.eval else -1)
+        found = look_at_loaded(loaded_facts(self.handle, self.recipe, largest_id=largest))
+        if checkpoint is not None:
+            found += look_at_checkpoint(checkpoint, self.trainer.model, self.plan)
+        self.say(found)
+        watched = Watched(self.recipe, self.resolved, vocabulary=2, chats=False)
+        watch = Watch(watched, earlier_events(self.context, checkpoint))
+        self.watching = RewardWatching(self.context.emit, watch, self.recipe, self.reporter, self.trainer)
+        self.trainer.add_callback(self.watching)
+
+    def sample(self, step: int) -> None:
+        """Answer the recipe's prompts."""
+        sample_events(self.context, self.handle, step, chat=self.data.report.template is not None)
+
+    def shown(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Rewards of the held-out prompts' answers, and how these end."""
+        names = ("reward", "length", "finished", *(f"rewards/{name}" for name in self.trainer.rollouts.names))
+        return {name: metrics[f"eval_{name}"] for name in names if f"eval_{name}" in metrics}
+
+    def _show(self, answers: Sequence[Answer]) -> None:
+        """A few of a step's answers with their rewards; what rewards warned of is said once."""
+        for warning in self.trainer.rollouts.new_warnings():
+            self.context.emit(FindingEvent(finding=reward_warning(warning)))
+        step = self.trainer.state.global_step
+        if step % max(1, self.resolved.total_steps // SHOWINGS):
+            return
+        best_first = sorted(answers, key=lambda answer: -answer.total)
+        most = self.section.samples
+        for answer in [*best_first[: (most + 1) // 2], *best_first[len(best_first) - most // 2 :]]:
+            values = zip(self.trainer.rollouts.names, answer.values, strict=True)
+            rewards = {name: value for name, value in values if value is not None}
+            self.context.emit(
+                SampleEvent(
+                    step=step,
+                    prompt=last_question(answer.prompt),
+                    answer=answer.text,
+                    stopped=answer.finished,
+                    rewards={"reward": answer.total, **rewards},
+                )
+            )
+
+    def write(self, folder: Path) -> None:
+        """The weights and the tokenizer with the template in force."""
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        if self.recipe.adapter.kind == "none":
+            stored = {"bfloat16": "bf16", "float16": "fp16"}.get(self.plan.model.dtype, "fp32")
+            model = model.to(DTYPES[stored])
+        save_weights(model, folder)
+        self.handle.tokenizer.save_pretrained(folder)
+        if self.more_ends:
+            model.generation_config.save_pretrained(folder)
+        if self.data.template_digest is not None:
+            (folder / "template_digest").write_text(self.data.template_digest + "\n", encoding="utf-8")
+
+
+def open_prompts(path: Path) -> Dataset:
+    """Stored rows: prompt_ids, and prompt and columns as JSON."""
+    return Dataset.from_file(str(path)).remove_columns(["row"])
+
+
+def last_question(prompt: str | list[dict[str, Any]]) -> str:
+    """What was asked, in a line of its own."""
+    if isinstance(prompt, str):
+        return prompt
+    content = prompt[-1]["content"]
+    return content if isinstance(content, str) else json.dumps(content)
+
+
+def reward_warning(text: str) -> Finding:
+    """T06: a reward said something that is not an error."""
+    return Finding(id="T06", severity="warning", title=f"{text[:1].upper()}{text[1:]}.", evidence={})

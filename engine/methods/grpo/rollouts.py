@@ -1,0 +1,200 @@
+"""Answers to prompts, and what they score: the model writes them itself, or vLLM does.
+
+Everything random is drawn from torch's generators, so that a resumed run writes what the uninterrupted one
+would have.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from ...models.fast_path import generate, program_of
+from ...models.loading import ModelHandle
+from ...rewards.runner import Rewards
+from .section import GRPOSection
+
+OVERLONG = "overlong"
+"""Name of the reward that punishes length."""
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer to a row's prompt.
+
+    Args:
+        row: as stored: ``prompt_ids``, ``prompt`` and ``columns``, the latter two as JSON.
+        ids: tokens, the end token included.
+        text: without special tokens.
+        finished: it ended by itself.
+        values: of the rewards, in order; None where one does not apply.
+        total: their weighted sum.
+    """
+
+    row: Row
+    ids: list[int]
+    text: str
+    finished: bool
+    values: list[float | None]
+    total: float
+
+    @property
+    def prompt(self) -> str | list[dict[str, Any]]:
+        """As the data has it."""
+        prompt: str | list[dict[str, Any]] = json.loads(self.row["prompt"])
+        return prompt
+
+
+class Rollouts:
+    """Answers and scores rows.
+
+    Args:
+        handle: the model that trains, in whatever mode.
+        section: the recipe's.
+        rewards: their running process.
+        stops: tokens that end an answer.
+        write: in place of the model itself: ids of one answer for each prompt.
+    """
+
+    def __init__(
+        self,
+        handle: ModelHandle,
+        section: GRPOSection,
+        rewards: Rewards,
+        stops: Sequence[int],
+        write: Callable[[list[list[int]]], list[list[int]]] | None = None,
+    ) -> None:
+        self.handle, self.section, self.rewards = handle, section, rewards
+        self.stops, self.write = frozenset(stops), write
+        self.buffer = section.knobs.overlong_buffer
+        self._warned: dict[str, bool] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the rewards, the punishment of length among them."""
+        return [*self.rewards.names, *([OVERLONG] if self.buffer else [])]
+
+    @property
+    def weights(self) -> list[float]:
+        """Theirs."""
+        return [*self.rewards.weights, *([1.0] if self.buffer else [])]
+
+    def new_warnings(self) -> list[str]:
+        """What the rewards warned of for the first time since the last call."""
+        new = [warning for warning, said in self._warned.items() if not said]
+        self._warned = dict.fromkeys(self._warned, True)
+        return new
+
+    def answer(self, rows: Sequence[Row], *, greedy: bool = False) -> list[Answer]:
+        """One answer for each row; a row that stands there several times gets as many.
+
+        Raises WhetError ``reward.*`` as :meth:`whet.engine.rewards.runner.Rewards.score`.
+        """
+        prompts = [list(row["prompt_ids"]) for row in rows]
+        ids = self._write(prompts, greedy)
+        texts = self.handle.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return self._scored(rows, ids, texts)
+
+    def _write(self, prompts: list[list[int]], greedy: bool) -> list[list[int]]:
+        if self.write is not None and not greedy:
+            return self.write(prompts)
+        settings = generation_settings(self.section, self.handle, sorted(self.stops), greedy=greedy)
+        return written(self.handle, prompts, settings, self.stops)
+
+    def _scored(self, rows: Sequence[Row], ids: list[list[int]], texts: list[str]) -> list[Answer]:
+        prompts = [json.loads(row["prompt"]) for row in rows]
+        columns = [json.loads(row["columns"]) for row in rows]
+        names = dict.fromkeys(name for one in columns for name in one)
+        said = [
+            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+        scores = self.rewards.score(
+            prompts, said, {name: [one.get(name) for one in columns] for name in names}, ids
+        )
+        for warning in scores.warnings:
+            self._warned.setdefault(warning, False)
+        found = []
+        for number, (row, tokens, text) in enumerate(zip(rows, ids, texts, strict=True)):
+            values = [scores.values[name][number] for name in scores.names]
+            total = scores.total[number]
+            finished = tokens[-1] in self.stops
+            if self.buffer:
+                punished = overlong(len(tokens), finished, self.section.max_completion_length, self.buffer)
+                values.append(punished)
+                total += punished
+            found.append(Answer(row, tokens, text, finished, values, total))
+        return found
+
+
+def overlong(length: int, finished: bool, longest: int, buffer: int) -> float:
+    """0 to -1 over the last ``buffer`` tokens (arXiv:2503.14476, equation 13); -1 where it was cut off."""
+    if not finished:
+        return -1.0
+    return min(0.0, (longest - buffer - length) / buffer)
+
+
+def generation_settings(
+    section: GRPOSection, handle: ModelHandle, stops: Sequence[int], *, greedy: bool
+) -> GenerationConfig:
+    """The section's sampling; the likeliest tokens where ``greedy``."""
+    drawn: dict[str, Any] = {
+        "do_sample": True,
+        "temperature": section.temperature,
+        "top_p": section.top_p,
+        "top_k": section.top_k,
+        "min_p": section.min_p,
+    }
+    return GenerationConfig(
+        max_new_tokens=section.max_completion_length,
+        repetition_penalty=section.repetition_penalty,
+        eos_token_id=list(stops),
+        pad_token_id=handle.pad_id,
+        bos_token_id=handle.tokenizer.bos_token_id,
+        **({"do_sample": False} if greedy else drawn),
+    )
+
+
+@torch.no_grad()
+def written(
+    handle: ModelHandle, prompts: list[list[int]], settings: GenerationConfig, stops: frozenset[int]
+) -> list[list[int]]:
+    """Ids of an answer to each prompt, up to and including its end; the model's mode is as before.
+
+    On the fast path they are written there, and its cache is given back for the training step.
+    """
+    model, device = handle.model, handle.device
+    width = max(map(len, prompts))
+    ids_BT = torch.full((len(prompts), width), handle.pad_id, dtype=torch.int64)
+    mask_BT = torch.zeros_like(ids_BT)
+    for row, prompt in enumerate(prompts):
+        ids_BT[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask_BT[row, width - len(prompt) :] = 1
+    training = model.training
+    model.eval()
+    try:
+        with torch.autocast(device.type, handle.dtype, enabled=handle.dtype != torch.float32):
+            found_BT = generate(
+                model,
+                input_ids=ids_BT.to(device),
+                attention_mask=mask_BT.to(device),
+                generation_config=settings,
+            )
+    finally:
+        model.train(training)
+        program = program_of(model)
+        if program is not None:
+            program.decoding = None
+    return [_ended(row, stops) for row in found_BT[:, width:].tolist()]
+
+
+def _ended(ids: list[int], stops: frozenset[int]) -> list[int]:
+    """Up to the first end token."""
+    end = next((place for place, token in enumerate(ids) if token in stops), len(ids) - 1)
+    return ids[: end + 1]
