@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from ..models.fast_path import causal_model, program_of
+from ..models.fast_path import program_of
 from .flat_optimizer import FlatAdamW
-from .sft.trainer import FLAT_OPTIMIZERS
+from .sft.optimizer import FLAT_OPTIMIZERS, flat_optimizer
 
 
 class FlatSteps(Trainer):
@@ -31,7 +31,7 @@ class FlatSteps(Trainer):
         bits = FLAT_OPTIMIZERS.get(str(getattr(self.args.optim, "value", self.args.optim)))
         if bits is None or program_of(self.model) is None:
             return super().create_optimizer(*([] if model is None else [model]))
-        self.optimizer = flat_adamw(self, bits)
+        self.optimizer = flat_optimizer(self, bits)
         return self.optimizer
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -70,28 +70,3 @@ class FlatSteps(Trainer):
         if self.accelerator.scaler is not None:
             self.accelerator.unscale_gradients()
         return flat.clip_(self.args.max_grad_norm)
-
-
-def flat_adamw(trainer: Trainer, bits: int) -> FlatAdamW:
-    """With the groups that transformers makes: norms and biases do not decay.
-
-    Args:
-        trainer: its arguments, and the model that trains.
-        bits: of the moments; the embedding's are fp32, as transformers has it with bitsandbytes.
-    """
-    args, trainee = trainer.args, trainer.model
-    assert trainee is not None
-    decayed = set(trainer.get_decay_parameter_names(trainee))
-    trained = [(name, param) for name, param in trainee.named_parameters() if param.requires_grad]
-    groups = [
-        {"params": [param for name, param in trained if (name in decayed) == decays], "weight_decay": decay}
-        for decays, decay in ((True, args.weight_decay), (False, 0.0))
-    ]
-    return FlatAdamW(
-        [group for group in groups if group["params"]],
-        lr=args.learning_rate,
-        betas=(args.adam_beta1, args.adam_beta2),
-        eps=args.adam_epsilon,
-        bits=bits,
-        fp32_moments=list(causal_model(trainee).get_input_embeddings().parameters()),
-    )

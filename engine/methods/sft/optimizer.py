@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import trl
+from transformers import Trainer
 
 from ...models.fast_path import causal_model
 from ..flat_optimizer import FlatAdamW
@@ -11,7 +11,7 @@ FLAT_OPTIMIZERS = {"adamw_torch": 32, "adamw_torch_fused": 32, "adamw_bnb_8bit":
 """transformers' names of the optimizers that the flat AdamW stands in for, and the bits of their moments."""
 
 
-def flat_optimizer(trainer: trl.SFTTrainer, bits: int) -> FlatAdamW:
+def flat_optimizer(trainer: Trainer, bits: int) -> FlatAdamW:
     """As transformers builds its own: what decays and what does not in two groups, and an input embedding
     that trains with fp32 moments even beside 8-bit ones."""
     args, model = trainer.args, trainer.model
