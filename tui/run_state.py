@@ -155,6 +155,8 @@ class RunProgress:
         self.peak_memory = 0
         """Bytes, of the newest attempt."""
         self.evals: dict[int, EvalEvent] = {}
+        self.step_metrics: dict[str, dict[int, float]] = {}
+        """What steps tell beside the loss: by name, the values by step."""
         self.samples: dict[tuple[int, str], SampleEvent] = {}
         """By step and prompt."""
         self.findings: list[Finding] = []
@@ -226,12 +228,18 @@ class RunProgress:
             self._enter("train", event)
         self.curves.add(event)
         self.pace.add(event)
+        for name, value in event.metrics.items():
+            self.step_metrics.setdefault(name, {})[event.step] = value
         self.last = event
         self.peak_memory = max(self.peak_memory, event.memory_bytes)
 
     def _void(self, first: StepEvent) -> None:
         """What earlier attempts said of the step an attempt begins with, and of later ones, is void."""
         self.curves.cut(first.step)
+        self.step_metrics = {
+            name: {step: value for step, value in values.items() if step < first.step}
+            for name, values in self.step_metrics.items()
+        }
 
         def stands(said: EvalEvent | SampleEvent) -> bool:
             return said.step < first.step or said.attempt == first.attempt
@@ -285,6 +293,17 @@ class RunProgress:
         return found
 
     @property
+    def measures(self) -> dict[str, tuple[float, float]]:
+        """Each metric's value at first and now: those of evaluations, then those of steps, which are averaged
+        as the loss is."""
+        found = {name: (values[min(values)], values[max(values)]) for name, values in self.metrics.items()}
+        for name, values in self.step_metrics.items():
+            if values and name not in found:
+                told = list(values.values())
+                found[name] = _mean(told[:SMOOTHING]), _mean(told[-SMOOTHING:])
+        return found
+
+    @property
     def prompts(self) -> list[str]:
         """In the order they were first asked."""
         return list(dict.fromkeys(prompt for _, prompt in self.samples))
@@ -299,3 +318,7 @@ class RunProgress:
         """The worst of the proofs: pass, warn, fail; None before the first."""
         said = [one.detail.get("status") for one in self.exports.values() if one.kind == "smoke"]
         return next((worst for worst in ("fail", "warn", "pass") if worst in said), None)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -61,7 +61,10 @@ def _summary(run: api.RunView, limit: int, cursor: str | None) -> Page:
         "loss": number(state.loss),
         "eval_loss": number(state.eval_loss),
         "best_eval_loss": number(min((one.loss for one in run.evals), default=None)),
-        "metrics": measured(run.evals[-1]) if run.evals else {},
+        "metrics": {
+            **(measured(run.steps[-1]) if run.steps else {}),
+            **(measured(run.evals[-1]) if run.evals else {}),
+        },
         "attempt": state.attempt,
         "paused_by": run.paused_by,
         "verdict": run.verdict,
@@ -107,15 +110,16 @@ def _metrics(run: api.RunView, limit: int, cursor: str | None) -> Page:
             "learning_rate": number(one.learning_rate, 3),
             "grad_norm": number(one.grad_norm, 3),
             "tokens_per_second": round(one.tokens / one.seconds) if one.seconds > 0 else None,
+            **measured(one),
         }
         for one in kept
     ]
     return Page(facts, entries)
 
 
-def measured(held_out: api.EvalEvent) -> dict[str, Any]:
-    """What an evaluation tells beside the loss."""
-    return {name: number(value, 4) for name, value in held_out.metrics.items()}
+def measured(event: api.EvalEvent | api.StepEvent) -> dict[str, Any]:
+    """What an evaluation or a step tells beside the loss."""
+    return {name: number(value, 4) for name, value in event.metrics.items()}
 
 
 def _logs(run: api.RunView, limit: int, cursor: str | None) -> Page:

@@ -370,6 +370,25 @@ def test_what_a_method_measures_stands_beside_the_loss_and_is_drawn(
     opened(run, do)
 
 
+def test_what_steps_measure_is_drawn_as_the_loss_is(
+    run: RunDir, held: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [step(at).model_copy(update={"metrics": {"reward": at / 100}}) for at in range(1, 61)]
+    record(run, [*said[:50], *said[40:50]], monkeypatch)
+    held(run)
+
+    async def do(pilot: Pilot[None], opened: RunScreen) -> None:
+        assert "reward   0.105→0.405" in shown(pilot.app)
+        record(run, said[30:], monkeypatch, attempt=2)
+        opened.look_again()
+        await settle(pilot)
+        assert list(opened.progress.step_metrics["reward"]) == list(range(1, 61))
+        assert "reward  0.6" in await pressed(pilot, "o")
+        assert len(opened.query_one("#curve-loss", Curve)._lines) == 2
+
+    opened(run, do)
+
+
 def test_runs_that_measure_nothing_more_say_so(
     run: RunDir, held: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,7 +397,7 @@ def test_runs_that_measure_nothing_more_say_so(
 
     async def do(pilot: Pilot[None], opened: RunScreen) -> None:
         await pressed(pilot, "o")
-        assert "nothing beside the loss" in next(one.message for one in pilot.app._notifications)
+        assert "tells nothing beside the loss" in next(one.message for one in pilot.app._notifications)
         assert opened.measure is None
 
     opened(run, do)

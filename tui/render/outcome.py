@@ -13,6 +13,7 @@ from rich.text import Text
 
 from whet.engine.api import LANGUAGE_MODELS, ExportEvent, RunState, RunSummary, RunView, SampleEvent
 
+from ..run_state import SMOOTHING
 from .facts import facts
 from .findings import VERDICT_COLOURS, findings_block
 from .runs import COLOURS
@@ -100,16 +101,22 @@ def _losses(view: RunView) -> list[RenderableType]:
                 f"{duration(seconds)}, {amount(rate)} tokens/s, peak {size(peak)}"
             )
         )
+        names = dict.fromkeys(name for step in view.steps for name in step.metrics)
+        for name in names:
+            told = [step.metrics[name] for step in view.steps if name in step.metrics]
+            first_ones, last_ones = told[:SMOOTHING], told[-SMOOTHING:]
+            before, after = sum(first_ones) / len(first_ones), sum(last_ones) / len(last_ones)
+            lines.append(Text(f"{plain(name, 40)} {before:.3f} → {after:.3f} in training"))
     if view.evals:
         best = min(view.evals, key=lambda event: event.loss)
         words = f"held-out loss {view.evals[0].loss:.3f}"
         if len(view.evals) > 1:
             words += f" → {best.loss:.3f} (best, step {best.step})"
         lines.append(Text(words, style="bold"))
-        first_ones, last_ones = view.evals[0].metrics, view.evals[-1].metrics
-        for name, value in last_ones.items():
-            before = f"{first_ones[name]:.3f} → " if name in first_ones and len(view.evals) > 1 else ""
-            lines.append(Text(f"{plain(name, 40)} {before}{value:.3f}"))
+        base = view.evals[0].metrics if len(view.evals) > 1 else {}
+        for name, value in view.evals[-1].metrics.items():
+            earlier = f"{base[name]:.3f} → " if name in base else ""
+            lines.append(Text(f"{plain(name, 40)} {earlier}{value:.3f}"))
     return lines
 
 

@@ -114,6 +114,7 @@ class Follower:
         words = [
             f"{event.step}/{event.total_steps}",
             f"loss {pace.loss:.3f}",
+            *[f"{plain(name, 20)} {value:.3f}" for name, value in list(event.metrics.items())[:1]],
             f"{amount(pace.tokens_per_second)} tok/s",
             size(event.memory_bytes),
             f"{clock(pace.seconds_left or 0.0)} left",
@@ -166,7 +167,7 @@ class Follower:
         room = self.console.width - len(words) - 5  # spinner and gaps
         facts = list(facts)
         while len(facts) > 2 and len(" · ".join(facts)) > room - MIN_BAR:
-            facts.pop(3 if len(facts) > 4 else -2)
+            facts.pop(-2)
         line = " · ".join(facts)
         state: dict[str, Any] = {
             "description": words,

@@ -35,13 +35,18 @@ def curve_of(progress: RunProgress, name: str, *, smoothed: bool, ascii: bool) -
     return Drawn(lines, title)
 
 
-def metric_of(progress: RunProgress, name: str, *, ascii: bool) -> Drawn:
-    """A metric of the evaluations: a line, and a mark at each."""
-    values = progress.metrics.get(name, {})
+def metric_of(progress: RunProgress, name: str, *, smoothed: bool, ascii: bool) -> Drawn:
+    """A metric: of evaluations a line with a mark at each, of steps as the loss is drawn."""
+    held_out = progress.metrics.get(name)
+    values = held_out or progress.step_metrics.get(name, {})
     x, y = finite(list(values), list(values.values()))
+    title = tick(rounded(y[-1])) if len(y) else ""
+    if held_out is None:
+        lines = [Line(x, y, "raw"), Line(x, smooth(y))] if smoothed else [Line(x, y)]
+        return Drawn(lines, f"  {title}")
     mark = EVAL_ASCII if ascii else EVAL
-    lines = [Line(x, y, "eval"), Line(x, y, "eval", mark)] if len(x) > 1 else [Line(x, y, "eval", mark)]
-    return Drawn(lines, f"   {mark} {tick(rounded(y[-1]))}" if len(y) else "")
+    marks = Line(x, y, "eval", mark)
+    return Drawn([Line(x, y, "eval"), marks] if len(x) > 1 else [marks], f"   {mark} {title}")
 
 
 def _of_loss(progress: RunProgress, mark: str) -> tuple[list[Line], str]:

@@ -109,7 +109,7 @@ def _training(progress: RunProgress) -> Rows:
             ("epoch", Text(f"{last.epoch:.2f}")),
             ("loss", Text(number(pace.loss), "bold" if math.isfinite(pace.loss) else "bold red")),
         ]
-    rows += _held_out(progress)
+    rows += [*_held_out(progress), *_measured(progress)]
     if last is not None:
         rows += [
             ("rate", Text(f"{last.learning_rate:.3g}")),
@@ -127,15 +127,14 @@ def _held_out(progress: RunProgress) -> Rows:
     rows: Rows = [("held out", Text(number(newest.loss), "bold"))]
     if best is not None and best is not newest:
         rows.append(("best", Text(f"{number(best.loss)} at {best.step}")))
-    return [*rows, *_measured(progress)]
+    return rows
 
 
 def _measured(progress: RunProgress) -> Rows:
     """The method's own metrics: the first value and the newest one."""
     rows: Rows = []
-    for name, values in progress.metrics.items():
-        first, newest = values[min(values)], values[max(values)]
-        value = Text(f"{first:.3f}→" if len(values) > 1 else "", "dim")
+    for name, (first, newest) in progress.measures.items():
+        value = Text(f"{first:.3f}→" if first != newest else "", "dim")
         value.append(f"{newest:.3f}", "not dim bold")
         rows.append((plain(name.rpartition("/")[2], LONGEST_NAME), value))
     return rows

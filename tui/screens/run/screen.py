@@ -235,7 +235,7 @@ class RunScreen(Controls):
         if measure is None:
             drawn = curve_of(self.progress, name, smoothed=self.smoothed, ascii=self.whet.kept.ascii)
         else:
-            drawn = metric_of(self.progress, measure, ascii=self.whet.kept.ascii)
+            drawn = metric_of(self.progress, measure, smoothed=self.smoothed, ascii=self.whet.kept.ascii)
         title = f"{plain(measure or CURVES[name][0])}{' (log)' if log else ''}{drawn.title}"
         curve.show(drawn.lines, title, log=log, upright=self.progress.resumed_at)
 
@@ -299,10 +299,10 @@ class RunScreen(Controls):
         self._draw()
 
     def action_measure(self) -> None:
-        """Draw the next metric of the held-out rows where the loss stands, and after the last the loss."""
-        names = list(self.progress.metrics)
+        """Draw the method's next metric where the loss stands, and after the last one the loss."""
+        names = list(self.progress.measures)
         if not names:
-            self.notify("Held-out rows tell nothing beside the loss here, or not yet.", timeout=3)
+            self.notify("This run tells nothing beside the loss, or not yet.", timeout=3)
             return
         place = names.index(self.measure) + 1 if self.measure in names else 0
         self.measure = names[place] if place < len(names) else None

@@ -99,9 +99,8 @@ def _trained(look: Look, progress: RunProgress) -> str:
             said.append(f"Held-out loss {number(first.loss)} → {number(best.loss)} (step {best.step}).")
         else:
             said.append(f"Held-out loss {number(first.loss)}.")
-    for name, values in list(progress.metrics.items())[:1]:
-        before, after = values[min(values)], values[max(values)]
-        said.append(f"{name} {before:.3f} → {after:.3f}." if len(values) > 1 else f"{name} {after:.3f}.")
+    for name, (before, after) in list(progress.measures.items())[:1]:
+        said.append(f"{name} {before:.3f} → {after:.3f}." if before != after else f"{name} {after:.3f}.")
     if progress.verdict:
         said.append(f"Proof: {progress.verdict}.")
     return " ".join(said)
@@ -195,7 +194,7 @@ def _state_advice(look: Look, progress: RunProgress, status: str) -> list[Advice
 
 
 def _metrics(progress: RunProgress) -> list[Advice]:
-    names = [plain(name, 30) for name in progress.metrics]
+    names = [plain(name, 30) for name in progress.measures]
     return [Advice(f"{', '.join(names[:3])} as curves in place of the loss.", "o")] if names else []
 
 
