@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .data.inspection import DataReport
 from .hardware import Machine, supports_bf16, supports_fp8
 from .methods.kinds import LANGUAGE_MODELS
+from .methods.vision.layers import seeing_parameters
 from .models.facts import LinearModule, ModelFacts, match_targets
 from .models.families import Unsupported, family_of
 from .recipe import ENDS as WHOLE
@@ -68,6 +69,7 @@ class Resolved(BaseModel):
     gradient_checkpointing: bool
     threads: int
     trainable_parameters: int
+    encoder_trains: bool = Field(default=False, description="The image encoder keeps its activations.")
     schedule: Schedule | None = Field(
         default=None, description="How the fast path runs a step; None for a model that is not on it."
     )
@@ -190,7 +192,10 @@ def resolve(
         **steps,
         gradient_checkpointing=training.gradient_checkpointing == "on",
         threads=training.threads or machine.cpu_count,
-        trainable_parameters=trainable_parameters(facts, recipe.adapter),
+        trainable_parameters=seeing_parameters(facts, recipe)
+        if recipe.method.kind == "vision"
+        else trainable_parameters(facts, recipe.adapter),
+        encoder_trains=recipe.method.kind == "vision" and recipe.method.finetune_vision_layers,
     )
     return resolved, why
 

@@ -32,6 +32,7 @@ MAX_BYTES = 64 * 2**20
 BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n")
 LEAST_BASE64 = 64
 """Characters from which on a text may be an image and not a path."""
+LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,19 @@ def _from_text(value: str, folder: Path | None) -> Picture:
         if not head.endswith(";base64"):
             raise RowError(f"the image is a data URL of the kind {preview_of(head)!r}, expected base64")
         return _held(_decoded(body))
-    if len(value) >= LEAST_BASE64 and BASE64.issuperset(value.encode("utf-8", "replace")):
-        # A long path looks like base64 too; the file decides.
-        if len(value) > 4096 or not _path(value, folder).is_file():
-            return _held(_decoded(value))
+    if _looks_encoded(value) and (len(value) > LONGEST_PATH or not _path(value, folder).is_file()):
+        return _held(_decoded(value))
     path = _path(value, folder)
     if not path.is_file():
         raise RowError(f"there is no image {preview_of(value)!r} (looked for {path})")
     if (size := path.stat().st_size) > MAX_BYTES:
         raise RowError(f"the image {value!r} has {size:,} bytes; the limit is {MAX_BYTES:,}")
     return Picture(str(path), None, digest_of(path.read_bytes()))
+
+
+def _looks_encoded(value: str) -> bool:
+    """Letters of base64 alone; a path may be made of them too."""
+    return len(value) >= LEAST_BASE64 and BASE64.issuperset(value.encode("utf-8", "replace"))
 
 
 def _path(value: str, folder: Path | None) -> Path:

@@ -18,6 +18,7 @@ from ..recipe import AdapterSection
 from ..resolve import Resolved, adapted_layers, trainable_parameters
 from .facts import ModelFacts, match_targets
 from .families import family_of
+from .vision_memory import answer_bytes, encoder_bytes, language_facts
 
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 MIB = 2**20
@@ -104,6 +105,15 @@ def estimate_memory(
         "loss": loss_bytes(facts, adapter, resolved, report) if resolved.method in LANGUAGE_MODELS else 0,
         "runtime": CUDA_CONTEXT + CUDA_WORKSPACE if cuda else PROCESS,
     }
+    if resolved.method == "vision":
+        inner = language_facts(facts)
+        share = report.train.supervised_tokens / max(1, report.train.tokens)
+        components |= {
+            "optimizer": int(trainable * (ADAMW_8BIT_BYTES if resolved.optimizer == "adamw_8bit" else 8)),
+            "activations": activation_bytes(inner, adapter, resolved)
+            + encoder_bytes(facts, resolved, report.images),
+            "loss": answer_bytes(facts, resolved, share),
+        }
     if resolved.answers:  # written before the step: what a step holds is not there yet
         held = components["activations"] + components["loss"]
         components["passing"] = max(0, writing_bytes(facts, resolved) - held)

@@ -52,7 +52,7 @@ class SeeingFamily:
     """What is built for one family."""
 
     tokens: tuple[str, ...]
-    """Special tokens of images; the first is the image token, whose place the template writes unless named."""
+    """Special tokens of images; the first is the image token, which the template writes unless told."""
     config: Callable[[dict[str, int]], dict[str, Any]]
     model_type: str
     image: tuple[str, dict[str, Any]]
@@ -69,7 +69,11 @@ def _nested(
     def made(ids: dict[str, int]) -> dict[str, Any]:
         names = {"bos_token_id": ids[BOS], "eos_token_id": ids[EOS], "pad_token_id": ids[PAD]}
         text = TEXT | {"model_type": text_type, "vocab_size": ids["rows"]} | names
-        extra = {key: ids[value] if value in ids else value for key, value in more.items() if key != "text"}
+        extra = {
+            key: ids.get(value, value) if isinstance(value, str) else value
+            for key, value in more.items()
+            if key != "text"
+        }
         return {"text_config": text | more.get("text", {}), "vision_config": vision, **extra}
 
     return made
@@ -184,7 +188,8 @@ SEEING: dict[str, SeeingFamily] = {
             TOWER | {"model_type": "mllama_vision_model", "num_hidden_layers": 2, "num_global_layers": 1,
                      "attention_heads": 2, "image_size": SIDE, "patch_size": 14, "max_num_tiles": 4,
                      "intermediate_layers_indices": [0, 1], "vision_output_dim": 96,
-                     "supported_aspect_ratios": [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]]},
+                     "supported_aspect_ratios": [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1],
+                                                 [4, 1]]},
             image_token_index="<|image|>",
             text={"cross_attention_layers": [1]},
         ),

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from ...errors import WhetError
 from ...models.image_tokens import VISION
+from .section import VisionSection
 
 if TYPE_CHECKING:
-    from ...recipe import AdapterSection
+    from ...models.facts import ModelFacts
+    from ...recipe import AdapterSection, Recipe
 
 Part = Literal["vision", "language"]
 Kind = Literal["attention", "mlp"]
@@ -79,8 +81,30 @@ def chosen_layers(paths: Iterable[str], switches: Switches, names: Sequence[str]
         leaves = sorted({path.rsplit(".", 1)[-1] for path in paths})
         raise WhetError(
             "adapter.no_target",
-            "No linear layer is left for the adapter: adapter.target_modules and the finetune_* switches have "
-            "none in common.",
+            "No linear layer is left for the adapter: adapter.target_modules and the finetune_* switches "
+            "have none in common.",
             f"The model's layers are called {', '.join(leaves)}.",
         )
     return chosen
+
+
+def seeing_parameters(facts: ModelFacts, recipe: Recipe) -> int:
+    """Parameters that get a gradient: of the adapter, or of the parts that train whole.
+
+    As :func:`whet.engine.resolve.trainable_parameters` counts them; of a part that is frozen while the other
+    trains whole, the linear layers are counted.
+    """
+    method, adapter = recipe.method, recipe.adapter
+    assert isinstance(method, VisionSection)
+    linear = facts.parameters.linear
+    if adapter.kind == "none":
+        trains = {"vision": method.finetune_vision_layers, "language": method.finetune_language_layers}
+        frozen = sum(module.parameters for module in linear if not trains[part_of(module.pattern)])
+        rest = 0 if method.finetune_language_layers else facts.parameters.embedding
+        return facts.parameters.total - frozen - rest
+    named = named_layers(adapter)
+    patterns = {module.pattern for module in linear}
+    chosen = set(chosen_layers(patterns, method, named))
+    matched = [module for module in linear if module.pattern in chosen]
+    total = sum(one.count * adapter.rank * (one.inputs + one.outputs) for one in matched)
+    return total + (sum(one.count * one.outputs for one in matched) if adapter.kind == "dora" else 0)

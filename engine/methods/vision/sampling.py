@@ -7,7 +7,6 @@ sampling:
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import torch

@@ -22,7 +22,7 @@ class VisionSection(RowMethod):
     image_max: int = Field(
         1000,
         ge=1,
-        description="Images whose longer side has more pixels are made smaller; the ratio of the sides stays.",
+        description="Images whose longer side has more pixels are made smaller; the sides' ratio stays.",
     )
     finetune_vision_layers: bool = Field(
         True, description="Train the image encoder and the projector behind it."
