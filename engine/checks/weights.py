@@ -31,6 +31,10 @@ class Files:
     weights: WeightFacts
 
 
+IMAGE_ROWS = {"mllama_text_model": 8}
+"""Rows of the embedding for images, which its head, and so vocab_size, has not."""
+
+
 @check("load", "L01", "L03", "L04", "E08")
 def files_agree(facts: PlanFacts) -> Iterator[Finding]:
     """The checks of this module, where the planner could read the files."""
@@ -113,7 +117,8 @@ def lengths(files: Files) -> Iterator[Finding]:
     }
     rows = weights.embedding_rows
     stored = {count for count in (rows, weights.head_rows) if count is not None}
-    if stored and stored != {model.vocab_size}:
+    rightly = {model.vocab_size, model.vocab_size + IMAGE_ROWS.get(model.model_type, 0)}
+    if not stored <= rightly:
         yield Finding(
             id="L03",
             severity="error",

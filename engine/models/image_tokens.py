@@ -33,6 +33,7 @@ merged patches of a grid; always as many between two marks; one token, seen thro
 VISION = re.compile(r"(^|\.)(vision_tower|vision_model|visual|multi_modal_projector)(\.|$)")
 """In the path of a module or a weight: it belongs to the image encoder or the projector behind it."""
 WITH_CLASS_TOKEN = ("clip", "clip_vision_model")
+IMAGE_TOKEN = ("image_token_id", "image_token_index")
 LONGEST_RATIO = 200
 """Of an image's sides, for the grid families."""
 
@@ -107,6 +108,11 @@ class ImageTokens:
         return self.tiles * (down * across + self.extra)
 
 
+def image_token_id(folder: Path) -> int:
+    """Of a model that sees; -1 for any other."""
+    return _first(_json(folder / "config.json"), *IMAGE_TOKEN, default=-1)
+
+
 def read_image_tokens(folder: Path, token_of: Callable[[int], str | None]) -> ImageTokens:
     """Of a model's folder.
 
@@ -150,7 +156,7 @@ def image_tokens(
         )
     if kind == "fixed" and tower.get("model_type") == "pixtral":
         kind = "rows"
-    filler_id = _first(config, "image_token_id", "image_token_index", default=-1)
+    filler_id = _first(config, *IMAGE_TOKEN, default=-1)
     filler = token_of(filler_id)
     if filler is None:
         raise WhetError(

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..settings import settings
 from .facts import ModelFacts
 from .families import family_of
-from .image_tokens import VISION
+from .image_tokens import VISION, image_token_id
 from .layout import is_embedding
 from .stored_tensors import FLOATS, StoredTensor, stored_tensors
 
@@ -97,6 +97,7 @@ def _read(model: ModelFacts, tokens: Path) -> WeightFacts:
     if not model.missing_weight_files:
         values["missing"], values["misshapen"] = _against_layout(model, stored)
     ids = _used_ids(tokens)
+    ids = ids[ids != image_token_id(model.path)]  # nothing reads the row that images stand in for
     if embedding is not None and embedding.dtype in FLOATS and len(ids):
         names = {id: token for token, id in vocabulary.items()}
         values["embedding"] = _look(embedding, ids, names)
