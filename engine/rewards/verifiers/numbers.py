@@ -13,7 +13,7 @@ PLAIN = (
 )
 """Digits with thousands marked or not. Longer ones are no numbers: they only cost time."""
 NUMBER = re.compile(
-    rf"""(?<![\w.])(?P<sign>[-+−])?[$€£¥]?\s?
+    rf"""(?<![\w.])(?P<sign>[-+−])?(?:[$€£¥]\s?)?
         (?:\\[dt]?frac\{{\s*(?P<sign_above>[-−])?(?P<above>{PLAIN})\s*\}}\{{\s*(?P<below>{PLAIN})\s*\}}
         |(?P<number>{PLAIN})(?:[eE](?P<exponent>[-+]?\d{{1,3}})(?!\d)|\s?/\s?(?P<divisor>{PLAIN}))?)
         (?P<percent>\s?\\?%)?""",
