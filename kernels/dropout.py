@@ -1,10 +1,10 @@
-"""Dropout whose mask is a function of a seed, a row and a column: nothing of it is kept for the backward pass.
+"""Dropout whose mask is a function of seed, row and column: nothing is kept for the backward pass.
 
     y = x · keep / (1 - p)        keep = mix(mix(row ^ seed) + column · φ) >= p · 2^32
 
-with a 32-bit integer mixer (the "lowbias32" permutation by C. Wellons, public domain) and φ the golden ratio's
-odd constant. The same integers come out on every device, so that a CPU checks a GPU. The seed is a tensor: a
-replayed CUDA graph reads the one of its step.
+with a 32-bit integer mixer (the "lowbias32" permutation by C. Wellons, public domain) and φ the golden
+ratio's odd constant. The same integers come out on every device, so that a CPU checks a GPU. The seed is a
+tensor: a replayed CUDA graph reads the one of its step.
 
 Legend: T rows, D width.
 """
@@ -122,9 +122,9 @@ def dropout(x_TD: torch.Tensor, probability: float, seed: torch.Tensor) -> torch
 
 def reference(x_TD: torch.Tensor, probability: float, seed: torch.Tensor) -> torch.Tensor:
     """The same in plain torch."""
-    places = [torch.arange(size, device=x_TD.device) for size in x_TD.shape]
+    row, column = (torch.arange(size, device=x_TD.device) for size in x_TD.shape)
     wide_TD = x_TD.to(accumulation_type(x_TD.dtype)) * (1 / (1 - probability))
-    return torch.where(kept_reference(*places, seed, probability), wide_TD, 0).to(x_TD.dtype)
+    return torch.where(kept_reference(row, column, seed, probability), wide_TD, 0).to(x_TD.dtype)
 
 
 def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:

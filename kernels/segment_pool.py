@@ -176,10 +176,7 @@ SPEC = KernelSpec(
     reference=reference,
     inputs=_inputs,
     cases=(
-        *(
-            Case(mode, {"lengths": (17, 1, 0, 33, 5), "width": 37, "mode": mode})
-            for mode in MODES
-        ),
+        *(Case(mode, {"lengths": (17, 1, 0, 33, 5), "width": 37, "mode": mode}) for mode in MODES),
         Case("even", {"lengths": (16, 16), "width": 128}),
         Case("empty", {"lengths": (0, 0), "width": 16}),
     ),

@@ -1,10 +1,11 @@
-"""Models that `FastLanguageModel` loaded, put on the fast path once they have an adapter."""
+"""Models loaded here, put on the fast path: decoders once they have an adapter, encoders at once."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..models.fast_path import apply_fast_path, program_of
+from ..models.fast_path.encoders import apply_fast_encoder
 from .checkpointing import start_checkpointing, stop_checkpointing
 from .notes import say
 from .state import state_of
@@ -25,3 +26,18 @@ def to_fast_path(model: Any, recompute: bool | None) -> None:
         say(f"Parts of this model run on the plain path, which is slower: {report}.")
     if program_of(model) is not None and recompute is not None:
         (start_checkpointing if recompute else stop_checkpointing)(model)
+
+
+def to_fast_encoder(model: Any, *, aloud: bool = False) -> None:
+    """Let an embedding model's encoder run on whet's kernels.
+
+    Args:
+        model: a `SentenceTransformer` that `FastSentenceTransformer` loaded.
+        aloud: say why, where it stays on transformers.
+    """
+    state = state_of(model[0].model)
+    if state is None:
+        return
+    report = apply_fast_encoder(model[0].model, state.dtype)
+    if aloud and not report.complete:
+        say(f"This model trains on the plain path, which is slower: {report}.")

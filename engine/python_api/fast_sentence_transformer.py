@@ -16,6 +16,7 @@ from ..methods.embedding.loading import adapt, freeze_unread, load_folder
 from ..models.adapters import hold_trained_in_fp32
 from ..models.families import family_of
 from .checkpointing import start_checkpointing
+from .fast import to_fast_encoder
 from .load_options import (
     adapter_section,
     checkpointing_wanted,
@@ -94,6 +95,7 @@ class FastSentenceTransformer:
         model = load_folder(source, settings, pooling=pooling, trust_remote_code=trust_remote_code)
         model.max_seq_length = max_seq_length or model.max_seq_length
         _prepare(model, folder, model_name, adapter, held, settings, trains=not for_inference)
+        to_fast_encoder(model)
         return bind_saving(model)
 
     @staticmethod
@@ -147,6 +149,7 @@ class FastSentenceTransformer:
         )
         state = state_of(encoder)
         adapt(model, section, random_state, state.name if state else "")
+        to_fast_encoder(model, aloud=True)
         if checkpointing_wanted(use_gradient_checkpointing):
             start_checkpointing(model[0].model)
         return bind_saving(model)

@@ -11,10 +11,12 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraini
 from sentence_transformers.base.training_args import BatchSamplers
 
 from ...checks.live import Watch, Watched
+from ...models.fast_path import slow_parts
+from ...models.fast_path.encoders import apply_fast_encoder
 from ...models.loading import DTYPES
 from ...recipe import EmbeddingSection
 from ...runs.context import RunContext
-from ...runs.events import FindingEvent, PhaseEvent
+from ...runs.events import FAST_PATH, FindingEvent, PhaseEvent
 from .. import training
 from ..arguments import shared_arguments
 from ..earlier import earlier_events
@@ -50,7 +52,10 @@ class EmbeddingTraining(training.Training):
     def _load(self) -> SentenceTransformer:
         self.context.emit(PhaseEvent(phase="load", detail=self.recipe.model.name))
         path, trusted = locate_base(self.context)
-        return load_embedder(self.plan, path, trusted)
+        model = load_embedder(self.plan, path, trusted)
+        self.fused = apply_fast_encoder(model[0].model, DTYPES[self.resolved.compute_dtype])
+        self.context.emit(PhaseEvent(phase="load", detail=f"{FAST_PATH}{self.fused}"))
+        return model
 
     def _trainer(self) -> EmbeddingTrainer:
         context, section = self.context, self.section
@@ -64,7 +69,7 @@ class EmbeddingTraining(training.Training):
         evaluator = None
         if held_out is not None and section.retrieval:
             evaluator = retrieval_of(held_out, self.model.prompts, self.recipe.eval.batch_size)
-        return EmbeddingTrainer(
+        trainer = EmbeddingTrainer(
             self.model,
             embedding_arguments(self, optimizer, layout),
             emit=context.emit,
@@ -75,6 +80,11 @@ class EmbeddingTraining(training.Training):
             loss=build_loss(self.model, section, layout),
             evaluator=evaluator,
         )
+        if trainer.plain_reason is not None and self.fused.complete:
+            self.fused.count("steps", trainer.plain_reason)
+        if not self.fused.complete:
+            context.emit(FindingEvent(finding=slow_parts(self.fused)))
+        return trainer
 
     def look(self, checkpoint: Path | None) -> None:
         """Whether a checkpoint is one of this run; then the live checks take over."""

@@ -85,9 +85,7 @@ def _refuse_dimensions(section: EmbeddingSection, rows: StoredRows) -> None:
         return
     try:
         dense = read_sentence_folder(rows.model.path).dense
-    except (
-        WhetError
-    ):  # modules whose sizes only sentence-transformers knows
+    except WhetError:  # modules whose sizes only sentence-transformers knows
         return
     size = dense[-1].outputs if dense else rows.model.hidden_size
     if max(section.matryoshka) > size:

@@ -8,15 +8,22 @@ from typing import Any
 import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers import SentenceTransformer
 
 from ..run_loop import RunLoop
+from .fast_trainer import FastSentenceTransformerTrainer
+from .token_texts import TextBatch
 
 ADAPTER = "adapter_model.safetensors"
 
 
-class EmbeddingTrainer(RunLoop, SentenceTransformerTrainer):
+class EmbeddingTrainer(RunLoop, FastSentenceTransformerTrainer):
     """Its checkpoints hold the adapter as PEFT saves it, or the whole folder of modules."""
+
+    def count_tokens(self, inputs: dict[str, Any]) -> int:
+        """Tokens of a micro-batch, padding excluded."""
+        batch = inputs.get("texts")
+        return batch.tokens if isinstance(batch, TextBatch) else super().count_tokens(inputs)
 
     def write_weights(self, folder: Path) -> None:
         """What trains, and the modules around it, as sentence-transformers reads them."""

@@ -95,6 +95,11 @@ class EncoderLayout:
         pooler: the base model ends in a dense layer over the first token.
         biases: every linear layer and norm has one; otherwise config keys decide.
         pre_norm: norms stand before attention and MLP, and one after the last layer.
+        norms: paths of the attention's and the MLP's norm in a layer.
+        words: path of the token embedding; those of positions and token types stand beside it.
+        embedding_norm: path of the norm over the embeddings' sum.
+        final_norm: path of the norm after the last layer, where norms come first.
+        after_padding: positions count from the padding id + 1 up, not from 0.
     """
 
     layers: str = "encoder.layer"
@@ -107,6 +112,11 @@ class EncoderLayout:
     pooler: bool = True
     biases: bool = True
     pre_norm: bool = False
+    norms: tuple[str, str] = ("attention.output.LayerNorm", "output.LayerNorm")
+    words: str = "embeddings.word_embeddings"
+    embedding_norm: str = "embeddings.LayerNorm"
+    final_norm: str | None = None
+    after_padding: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,10 @@ FAMILY = Family(
         pooler=False,
         biases=False,
         pre_norm=True,
+        norms=("attn_norm", "mlp_norm"),
+        words="embeddings.tok_embeddings",
+        embedding_norm="embeddings.norm",
+        final_norm="final_norm",
     ),
     capabilities=ENCODING,
 )

@@ -7,7 +7,7 @@ FAMILY = Family(
     model_types=("xlm-roberta",),
     fast=NO_FAST_ENCODER,
     target_modules=("query", "key", "value", "dense"),
-    encoder=EncoderLayout(),
+    encoder=EncoderLayout(after_padding=True),
     defaults={"type_vocab_size": 2},
     capabilities=ENCODING,
 )

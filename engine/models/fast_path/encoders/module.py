@@ -1,0 +1,87 @@
+"""An encoder's own class with the fast path in front: whatever calls the model gets the fused forward pass.
+
+The instance gets a subclass of its own class: modules, names, weights and what is saved stay what they were.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPoolingAndCrossAttentions
+
+from ..packed import pack_padded
+from .program import EncoderProgram
+
+PLAIN = ("output_hidden_states", "output_attentions", "encoder_hidden_states", "past_key_values", "use_cache")
+"""Arguments that ask for what only transformers' own encoder computes."""
+
+
+class FastEncoder:
+    """Mixed in before a transformers encoder; ``program`` runs packed rows."""
+
+    program: EncoderProgram
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As the encoder's own; padded rows go through the fast path without their padding."""
+        more: dict[str, Any] = {"position_ids": position_ids, "inputs_embeds": inputs_embeds, **kwargs}
+        if token_type_ids is not None:
+            more["token_type_ids"] = token_type_ids
+        plain = (
+            input_ids is None
+            or any(more.get(name) is not None for name in ("position_ids", "inputs_embeds"))
+            or any(more.get(name) for name in PLAIN)
+            or kwargs.get("return_dict") is False
+            or (attention_mask is not None and attention_mask.dim() != 2)
+        )
+        if plain or input_ids is None or not self._computes_alike(input_ids.device.type):
+            return super().forward(  # type: ignore[misc]
+                input_ids=input_ids, attention_mask=attention_mask, **more
+            )
+        packed, places = pack_padded(input_ids, attention_mask)
+        types_T = None if token_type_ids is None else token_type_ids.reshape(-1)[places]
+        with torch.autocast(input_ids.device.type, enabled=False):  # types are the program's own
+            hidden_TD = self.program.hidden_states(packed, types_T)
+        rows, width = input_ids.shape
+        flat = hidden_TD.new_zeros(rows * width, hidden_TD.shape[1]).index_copy(0, places, hidden_TD)
+        hidden_BTD = flat.view(rows, width, -1)
+        pooler = self._modules.get("pooler", False)  # type: ignore[attr-defined]
+        if pooler is False:
+            return BaseModelOutput(last_hidden_state=hidden_BTD)
+        pooled = None if pooler is None else pooler(hidden_BTD)
+        return BaseModelOutputWithPoolingAndCrossAttentions(
+            last_hidden_state=hidden_BTD, pooler_output=pooled
+        )
+
+    def _computes_alike(self, device: str) -> bool:
+        """Whether the program is the model as it is now, in the type that is asked for."""
+        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) != self.program.dtype:
+            return False
+        if not self.program.is_current():
+            warnings.warn(
+                "The model's adapters or weights changed since it was put on the fast path: it runs plain "
+                "transformers, which is slower. Call apply_fast_encoder again to read it anew.",
+                stacklevel=2,
+            )
+            return False
+        return True
+
+
+def fast_encoder_class(plain: type) -> type:
+    """The fast subclass of an encoder's class, one for each; it prints as the plain one."""
+    if plain not in _CLASSES:
+        place = {"__module__": plain.__module__, "__qualname__": plain.__qualname__}
+        _CLASSES[plain] = type(f"Fast{plain.__name__}", (FastEncoder, plain), place)
+    return _CLASSES[plain]
+
+
+_CLASSES: dict[type, type] = {}
