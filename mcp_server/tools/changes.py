@@ -20,6 +20,7 @@ SOURCES = ("model.name", "data.train", "data.eval")
 REVISIONS = ("model.revision", "data.revision")
 SECTIONS = ("model", "data", "method", "adapter", "training", "eval", "sampling", "export", "checks")
 TEMPLATE = "data.template"
+REWARDS = "method.rewards"
 REFERENCE = re.compile(r"@[A-Z]\d\d")
 REVISION = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*")
 
@@ -30,7 +31,7 @@ def confined(changes: Changes, root: Root) -> Changes:
     """``changes`` by dotted keys, every source through the root.
 
     Raises WhetError ``path.*``; ``changes.revision`` for what is none; ``changes.template`` for a template's
-    text: templates are programs, and a call brings none.
+    text and ``changes.code`` for a reward function: they are programs, and a call brings none.
     """
     found = {}
     for key, value in _dotted(changes):
@@ -48,8 +49,25 @@ def confined(changes: Changes, root: Root) -> Changes:
                 "A template's text is a program, which a call cannot bring.",
                 f"Name one of: {', '.join(api.chat_templates())}. A finding's fix goes back as it came.",
             )
+        elif key.startswith(REWARDS) and (key != REWARDS or any(map(_runs_code, _listed(value)))):
+            raise api.WhetError(
+                "changes.code",
+                f"{key} names a function, or lets a model's programs out of their sandbox: no call can.",
+                "Name built-in rewards; functions are for `whet train` with a recipe of the user's.",
+            )
         found[key] = value
     return found
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _runs_code(reward: Any) -> bool:
+    """Whether an entry of `method.rewards` would run what is not whet's own, or without confinement."""
+    if isinstance(reward, dict):
+        return "function" in reward or reward.get("sandbox", "strict") != "strict"
+    return isinstance(reward, str) and re.search(r"[.:]", reward) is not None
 
 
 def _dotted(changes: Changes) -> Iterable[tuple[str, Any]]:

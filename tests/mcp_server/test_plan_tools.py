@@ -145,6 +145,10 @@ NONE = (
     ({"data.template": "{{ cycler.__init__.__globals__ }}"}, "[changes.template]"),
     ({"data.revision": "../../../../etc/passwd"}, "[changes.revision]"),
     ({"accept": "D16"}, "[recipe.invalid]"),
+    ({"method.rewards": ["number", {"function": "rewards.py:check"}]}, "[changes.code]"),
+    ({"method": {"kind": "grpo", "rewards": "os.path.exists"}}, "[changes.code]"),
+    ({"method.kind": "grpo", "method.rewards.function": "rewards.py:check"}, "[changes.code]"),
+    ({"method.rewards": [{"name": "code_tests", "sandbox": "limits"}]}, "[changes.code]"),
 )
 
 

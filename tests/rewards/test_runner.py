@@ -25,7 +25,7 @@ from whet.engine.rewards.spec import FunctionReward, Reward, RewardList
 HERE = Path(__file__).parent
 PROMPTS = ["What is 3 + 4?"] * 3
 COMPLETIONS = ["7", "It is 8.", ""]
-COLUMNS = {"answer": ["7", "8", "9"], "level": [1, 0, 2]}
+COLUMNS: dict[str, list[Any]] = {"answer": ["7", "8", "9"], "level": [1, 0, 2]}
 
 
 def read(*rewards: Any) -> list[Reward]:
@@ -166,6 +166,10 @@ def test_a_function_that_cannot_be_interrupted_is_killed_with_its_children(
     until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()), "both to be gone")
 
 
+def read_pids(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
+
+
 def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
@@ -205,7 +209,7 @@ def test_the_process_ends_with_training(tmp_path: Path) -> None:
     training = subprocess.Popen(
         [sys.executable, "-P", "-c", script], env={**os.environ, "PYTHONPATH": str(SOURCE)}
     )
-    pids = until(lambda: (tmp_path / "pids").exists() and (tmp_path / "pids").read_text().split(), "the call")
+    pids = until(lambda: read_pids(tmp_path / "pids"), "the call")
     training.send_signal(signal.SIGKILL)
     training.wait()
     until(lambda: not any(alive(int(pid)) for pid in pids), "the reward's processes to end")
