@@ -39,7 +39,9 @@ from .facade.looking import (
     gpus,
     inspect_data,
     machine,
+    row_uses,
     template_view,
+    with_method,
 )
 from .facade.planning import (
     about_recipe,
@@ -55,6 +57,7 @@ from .facade.planning import (
     schema,
     search_models,
 )
+from .facade.rewards import try_rewards
 from .facade.running import (
     events,
     find,
@@ -96,6 +99,7 @@ if TYPE_CHECKING:
     from .data.inspection import DataReport
     from .data.preview import RowText, TemplatePreview
     from .data.template_facts import TemplateFacts
+    from .data.uses import Use
     from .doctor import DoctorReport, FlagReport
     from .export.artifacts import Artifact
     from .fixing import Fixed
@@ -110,6 +114,7 @@ if TYPE_CHECKING:
     from .recipe import Recipe
     from .recipe_files import parse_override, patched, recipe_from_text, shipped, to_yaml
     from .redaction import Redactor
+    from .rewards.trial import RewardTrial
     from .run_view import RunView
     from .surroundings.facts import GPUHealth
     from .template_compare import Comparison
@@ -142,11 +147,13 @@ _LAZY = {
     "Proposal": "goals",
     "Recipe": "recipe",
     "Redactor": "redaction",
+    "RewardTrial": "rewards.trial",
     "RowText": "data.preview",
     "RunView": "run_view",
     "TemplateFacts": "data.template_facts",
     "TemplatePreview": "data.preview",
     "TemplateView": "template_view",
+    "Use": "data.uses",
     "Who": "chat.session",
     "parse_override": "recipe_files",
     "patched": "recipe_files",
@@ -193,6 +200,7 @@ __all__ = [
     "Proposal",
     "Recipe",
     "Redactor",
+    "RewardTrial",
     "RowText",
     "RunState",
     "RunSummary",
@@ -205,6 +213,7 @@ __all__ = [
     "TemplateFacts",
     "TemplatePreview",
     "TemplateView",
+    "Use",
     "WhetError",
     "Who",
     "about_recipe",
@@ -252,6 +261,7 @@ __all__ = [
     "request_checkpoint",
     "restore",
     "resume",
+    "row_uses",
     "run",
     "runs",
     "schema",
@@ -269,7 +279,9 @@ __all__ = [
     "to_yaml",
     "trained",
     "trash",
+    "try_rewards",
     "usual_target",
+    "with_method",
     "write_modelfile",
     "write_recipe",
 ]

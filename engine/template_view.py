@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .data.formats import sniff, to_example
 from .data.marker_scan import MarkerScan
 from .data.preview import TemplatePreview, preview_template
+from .data.row_preview import NOTES, preview_rows
 from .data.rows import RawRow, RowError
 from .data.sources import iter_rows
 from .data.template_facts import TemplateFacts, rendered_family, template_facts
@@ -41,6 +42,8 @@ class TemplateView(BaseModel):
     family: str = Field(description="The model's.")
     data_family: str | None = Field(description="The template whose markers stand in the rows as text.")
     end_of_turn: str | None
+    method: str = Field("sft", description="That the rows were read for.")
+    note: str = Field("", description="What of a template applies to rows of this method.")
     rows: list[TemplatePreview]
     findings: list[Finding]
     comparisons: list[Comparison]
@@ -89,7 +92,9 @@ def template_view(
         family=plan.model.family,
         data_family=_data_family(head, used, tokenizer),
         end_of_turn=report.end_of_turn,
-        rows=preview_template(used, rows),
+        method=used.method.kind,
+        note=NOTES.get(used.method.kind, ""),
+        rows=preview_template(used, rows) if used.method.kind == "sft" else preview_rows(used, rows),
         findings=[finding for finding in plan.findings if finding.id in LISTED],
         comparisons=comparisons,
     )

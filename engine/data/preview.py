@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from ..errors import WhetError
 from ..models.locate import resolve_model
 from ..recipe import Recipe
-from .formats import FormatName, sniff, to_example
+from .formats import Example, FormatName, sniff, to_example
 from .rows import BadRow, RawRow, RowError
 from .sources import iter_rows
 from .tokenization import RowTokenizer, TokenizerFiles
@@ -63,11 +63,12 @@ def first_rows(recipe: Recipe, rows: int) -> list[RowText]:
         else RowText(
             file=row.file, line=row.line, text=json.dumps(row.value, ensure_ascii=False, default=str)
         )
-        for row in islice(iter_rows(_first_source(recipe), recipe.data), rows)
+        for row in islice(iter_rows(first_source(recipe), recipe.data), rows)
     ]
 
 
-def _first_source(recipe: Recipe) -> str:
+def first_source(recipe: Recipe) -> str:
+    """Where the first training rows come from."""
     return recipe.data.train if isinstance(recipe.data.train, str) else recipe.data.train[0]
 
 
@@ -77,7 +78,7 @@ def preview_template(recipe: Recipe, rows: int) -> list[TemplatePreview]:
     Raises:
         WhetError: ``data.*``, ``tokenizer.*`` or ``template.*``.
     """
-    source = _first_source(recipe)
+    source = first_source(recipe)
     head = list(islice(iter_rows(source, recipe.data), max(SNIFFED_ROWS, rows)))
     readable = [row for row in head if isinstance(row, RawRow)][:SNIFFED_ROWS]
     if not readable:
@@ -100,10 +101,17 @@ def _preview(
     if isinstance(row, BadRow):
         return TemplatePreview(file=row.file, line=row.line, tokens=[], truncated=False, problem=row.reason)
     try:
-        example = to_example(row, layout, recipe.data)
-        prepared = tokenizer.prepare(example, recipe.method.supervise)
+        return encoded_preview(row, to_example(row, layout, recipe.data), recipe, tokenizer)
     except RowError as error:
         return TemplatePreview(file=row.file, line=row.line, tokens=[], truncated=False, problem=error.reason)
+
+
+def encoded_preview(
+    row: RawRow, example: Example, recipe: Recipe, tokenizer: RowTokenizer
+) -> TemplatePreview:
+    """An example of a row, rendered and masked. Raises RowError where the template refuses it."""
+    supervise = recipe.method.supervise if recipe.method.kind == "sft" else "responses"
+    prepared = tokenizer.prepare(example, supervise)
     encoded = tokenizer.encode([prepared], recipe.model.max_length)[0]
     added = tokenizer.tokenizer.get_added_tokens_decoder()
     texts = _texts(tokenizer, encoded.input_ids)

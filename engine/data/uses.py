@@ -10,7 +10,7 @@ from itertools import islice
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..recipe import Recipe
+from ..recipe import METHODS, Recipe
 from .formats import sniff
 from .layouts import FIND
 from .mapping import find_mapping
@@ -44,6 +44,16 @@ def uses_of_recipe(recipe: Recipe) -> list[Use]:
     rows = iter_rows(train if isinstance(train, str) else train[0], recipe.data)
     head = [row for row in islice(rows, LOOKED_AT) if isinstance(row, RawRow)]
     return uses_of(head, recipe.data.columns)
+
+
+def likeliest(uses: Sequence[Use]) -> str:
+    """The first method among these whose settings can all be left at their defaults; else supervised
+    fine-tuning, which says what it does not know."""
+    for use in uses:
+        needed = (field.is_required() for field in METHODS[use.method].model_fields.values())
+        if not any(needed):
+            return use.method
+    return "sft"
 
 
 def uses_of(rows: Sequence[RawRow], columns: Mapping[str, str]) -> list[Use]:

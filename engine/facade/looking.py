@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..data.inspection import DataReport
     from ..data.preview import RowText
+    from ..data.uses import Use
     from ..doctor import DoctorReport, FlagReport
     from ..hardware import Machine
     from ..kernel_report import KernelReport
@@ -17,13 +18,35 @@ if TYPE_CHECKING:
     from ..template_view import TemplateView
 
 
+def row_uses(values: dict[str, Any]) -> list[Use]:
+    """Methods that read the rows of a recipe's data (``values``: its model and data sections), the likeliest
+    first. Raises WhetError ``data.*`` where they cannot be read at all."""
+    from ..data.uses import uses_of_recipe
+    from ..recipe_files import build
+
+    return uses_of_recipe(build(values, where="data"))
+
+
+def with_method(values: dict[str, Any]) -> dict[str, Any]:
+    """The same values with the method that the rows look made for, where they name none."""
+    from ..data.uses import likeliest
+
+    if "method" in values:
+        return values
+    kind = likeliest(row_uses(values))
+    return values if kind == "sft" else {**values, "method": {"kind": kind}}
+
+
 def inspect_data(values: dict[str, Any], progress: Callable[[int], None] | None = None) -> DataReport:
-    """Read every row of a recipe's data (``values``: its model and data sections) and report."""
+    """Read every row of a recipe's data (``values``: its model and data sections) and report.
+
+    Rows are read for the method that ``values`` names, else for the one that they look made for.
+    """
     from ..data.token_store import prepare
     from ..models.locate import resolve_model
     from ..recipe_files import build
 
-    wanted = build(values, where="data")
+    wanted = build(with_method(values), where="data")
     return prepare(wanted, resolve_model(wanted.model.name, wanted.model.revision), progress).report
 
 
@@ -49,11 +72,13 @@ def template_view(
     progress: Callable[[int], None] | None = None,
 ) -> TemplateView:
     """Rows of a recipe's data (``values``: its model and data sections) as tokens, what the checks say of
-    them and of the template, and how the model's own template, a GGUF and a Modelfile render the same."""
+    them and of the template, and how the model's own template, a GGUF and a Modelfile render the same.
+
+    Rows that no template writes are shown as what goes into the model of each."""
     from ..recipe_files import build
     from ..template_view import template_view as view
 
-    return view(build(values, where="template"), rows, gguf, modelfile, progress)
+    return view(build(with_method(values), where="template"), rows, gguf, modelfile, progress)
 
 
 def chat_templates() -> dict[str, str]:

@@ -30,6 +30,7 @@ WITHOUT_MODEL = ("D12", "D15", "D16")
 OF_ROWS = ("duplicates", "empty_replies", "odd_roles", "answer_in_prompt")
 OF_MODEL = ("unsupervised_rows", "truncated_rows", "marked_rows")
 BAD_ROWS = 10
+CLASSES = 20
 
 Format = Literal["auto", "text", "alpaca", "sharegpt", "messages", "prompt_completion"]
 
@@ -182,6 +183,11 @@ class InspectTools(Toolset):
         self, data: str, model: str | None, settings: dict[str, Any], rows: int, progress: Progress
     ) -> DatasetResult:
         recipe = self._recipe(model or "demo", data, settings)
+        values = recipe.model_dump(include={"model", "data"}, exclude_unset=True)
+        uses = api.row_uses(values)
+        if "data.format" not in settings:  # which only chats and texts have
+            method = api.with_method(values).get("method", {"kind": "sft"})
+            recipe = api.patched(recipe, {"method.kind": method["kind"]})
         plan = api.plan(recipe, progress=progress)
         report = plan.data.report
         found = [
@@ -192,8 +198,8 @@ class InspectTools(Toolset):
         train = report.train
         fixes = merged(one for one in found if one.severity != "note")
         return DatasetResult(
-            summary=f"{train.rows:,} rows of format {report.format.name}, {report.bad_rows:,} unusable; "
-            f"{len(found)} finding(s).",
+            summary=f"{train.rows:,} rows of format {report.format.name}, {report.bad_rows:,} unusable, read "
+            f"for {recipe.method.kind}; {len(found)} finding(s).",
             next=[
                 call("plan_create", data=data, model=model, changes={**settings, **fixes} or None),
                 call("template_preview", model=model, data=data, template=settings.get("data.template"))
@@ -205,6 +211,8 @@ class InspectTools(Toolset):
                 "format": report.format.name,
                 "confidence": round(report.format.confidence, 3),
                 "columns": plan.mapping.columns if plan.mapping else settings.get("data.columns", {}),
+                "methods": {use.method: {"layout": use.layout, "columns": use.columns} for use in uses},
+                "classes": dict(list(report.labels.items())[:CLASSES]),
                 "languages": train.languages,
             },
             counts=_counts(report, with_model=model is not None),

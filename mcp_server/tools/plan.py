@@ -30,14 +30,16 @@ from .toolsets import WRITES, Toolset
 GIB = 1 << 30
 SHOWN = (
     "model.name", "model.precision", "model.max_length", "data.train", "data.eval", "data.eval_fraction",
-    "data.format", "data.columns", "data.template", "data.drop", "data.bad_rows", "method.supervise",
-    "method.packing", "adapter.kind", "adapter.rank", "adapter.alpha", "adapter.target_modules",
+    "data.format", "data.columns", "data.template", "data.drop", "data.bad_rows", "method.kind",
+    "adapter.kind", "adapter.rank", "adapter.alpha", "adapter.target_modules",
     "adapter.modules_to_save", "training.epochs", "training.batch_size", "training.gradient_accumulation",
     "training.learning_rate", "training.scheduler", "training.warmup", "training.optimizer",
     "training.precision", "training.gradient_checkpointing", "training.max_memory_gib", "eval.every",
     "eval.early_stopping", "export.gguf", "export.merged", ACCEPT,
 )  # fmt: skip
 """Keys of a configuration that are told; what stays at its default beside these decides nothing."""
+OF_METHOD = ("supervise", "packing", "loss")
+"""Settings of a method that are told at their default, too, where it has them."""
 SAME = {
     "data": "data.train",
     "model": "model.name",
@@ -78,7 +80,7 @@ class PlanTools(Toolset):
         data: Annotated[str | list[str] | None, Field(description="Path, hub id, demo.")] = None,
         model: Annotated[str | None, Field(description="Chosen when left out.")] = None,
         goal: Literal["quality", "speed", "memory"] = "quality",
-        method: Literal["auto", "sft"] = "auto",
+        method: str = "auto",
         max_minutes: Limit = None,
         max_memory_gib: Limit = None,
         eval_data: str | None = None,
@@ -265,7 +267,12 @@ def _warnings(blocked: Sequence[FoundOut], unmet: int) -> list[str]:
 
 def _configuration(plan: api.Plan, changes: Changes) -> dict[str, Any]:
     """Values in force by recipe key, empty ones left out; a template's text by a word."""
-    keys = dict.fromkeys([*SHOWN, *(key for key in changes if key in plan.origins)])
+    method = plan.recipe.method
+    told = (
+        name for name in type(method).model_fields if name in OF_METHOD or name in method.model_fields_set
+    )
+    own = [f"method.{name}" for name in told]
+    keys = dict.fromkeys([*SHOWN, *own, *(key for key in changes if key in plan.origins)])
     found = {key: _value(plan, key) for key in keys}
     if isinstance(found[TEMPLATE], str) and "{" in found[TEMPLATE]:
         found[TEMPLATE] = "a text"

@@ -76,7 +76,9 @@ def summary(view: api.TemplateView) -> str:
     usable = [row for row in view.rows if not row.problem]
     family = view.facts.family if view.facts else None
     parts = [
-        "The rows are plain text, without a template."
+        view.note
+        if view.note
+        else "The rows are plain text, without a template."
         if view.template is None
         else f"The template in force writes the format of {family}."
         if family

@@ -148,6 +148,17 @@ def test_columns_of_other_names(tools: Caller, root: Path) -> None:
     assert guessed["layout"]["columns"] == {"prompt": "question", "completion": "answer"}
 
 
+def test_rows_of_another_method_are_read_for_it(tools: Caller, root: Path) -> None:
+    rows = [{"text": f"note {n}", "label": "ab"[n % 2]} for n in range(8)]
+    write(root / "rows.jsonl", rows)
+    facts = tools("dataset_inspect", data="rows.jsonl", rows=0)
+    assert "read for classification" in facts["summary"] and facts["layout"]["format"] == "labelled"
+    assert list(facts["layout"]["methods"]) == ["classification", "embedding", "sft"]
+    assert facts["layout"]["classes"] == {"a": 4, "b": 4}
+    shown = tools("template_preview", model="demo", data="rows.jsonl")
+    assert shown["summary"].startswith("No chat template writes these rows.")
+
+
 def test_huge_rows_stay_small(tools: Caller, root: Path) -> None:
     rows = [chat("Why so long? " * 2_000, f"{n} " * 5_000) for n in range(30)]
     write(root / "rows.jsonl", [*rows, *("{" + "y" * 10_000 for _ in range(60))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -77,6 +78,7 @@ def schema(as_json: bool) -> None:
 @click.option("--column", "columns", multiple=True, metavar="FIELD=COLUMN", help="Rename a column.")
 @click.option("--model", "model_name", default="demo", show_default=True, help="Whose tokenizer counts.")
 @click.option("--template", help="Chat template by name; by default the model's own.")
+@click.option("--method", help="Read the rows for this method.kind; by default what they look made for.")
 @click.option("--max-length", type=click.IntRange(min=1), default=2048, show_default=True)
 @json_option
 def data(
@@ -85,11 +87,13 @@ def data(
     columns: tuple[str, ...],
     model_name: str,
     template: str | None,
+    method: str | None,
     max_length: int,
     as_json: bool,
 ) -> int:
-    """Read every row of SOURCE (file, folder, hub id): format, lengths, supervision, bad rows by line."""
-    values = {
+    """Read every row of SOURCE (file, folder, hub id): layout, methods that read it, lengths, supervision,
+    bad rows by line."""
+    values: dict[str, Any] = {
         "model": {"name": model_name, "max_length": max_length},
         "data": {
             "train": source,
@@ -100,14 +104,20 @@ def data(
         },
     }
     console = talk()
+    uses = api.row_uses(values)
+    if method is not None:
+        values["method"] = {"kind": method}
+    elif data_format != "auto":
+        values["method"] = {"kind": "sft"}
     with console.status("reading") as status:
         report = api.inspect_data(values, progress=lambda rows: status.update(f"reading: {rows:,} rows"))
     if as_json:
-        print_json(report)
+        document = report.model_dump(mode="json")
+        print_json({**document, "uses": [use.model_dump(mode="json") for use in uses]})
     else:
         from ..render.data import data_report
 
-        print_data(data_report(report))
+        print_data(data_report(report, uses))
     return EXIT_FAILED if report.train.rows == 0 else 0
 
 

@@ -100,6 +100,8 @@ def template_origin(view: TemplateView) -> RenderableType:
         ("model", f"{view.model} (family {view.family})"),
         ("template", {None: "none: plain text", "model": "the model's own"}.get(named, str(named))),
     ]
+    if view.note:
+        rows[1:] = [("method", view.method), *(rows[1:] if named is not None else []), ("rows", view.note)]
     if view.facts is not None:
         rows.append(("is", _likeness(view.facts)))
         rows.append(("asks with", repr(view.facts.prompt)))
