@@ -31,7 +31,7 @@ from .merge_proof import prove_merge
 from .merge_report import MergeReport
 from .model_card import CardFacts, write_card
 from .modelfile_check import ModelfileFacts, write_checked_modelfile
-from .other_models import no_gguf_of, other_class
+from .other_models import no_gguf_of, no_gguf_of_seeing, other_class, sees
 from .smoke import HeldOut, prove, reference_of
 from .targets.memory import block_bytes
 from .targets.stage import Made, make_adapter_gguf, make_few_bits
@@ -179,6 +179,8 @@ class _Export:
             raise no_gguf()
         if beyond and (name := other_class(self.trained_dir)) is not None:
             raise no_gguf_of(name)
+        if beyond and sees(self.trained_dir):
+            raise no_gguf_of_seeing()
         merges = (self.trained_dir / "adapter_config.json").is_file()
         if merges and self.base_dir is None:
             raise WhetError(
@@ -222,6 +224,9 @@ class _Export:
         if task is not None:
             yield self._merged_head(task)
             return
+        if sees(self.trained_dir):
+            yield self._merged_seeing()
+            return
         from .merging import merge
 
         keep = self.section.merged
@@ -249,6 +254,18 @@ class _Export:
         merged = self.out_dir / "merged"
         self.emit(PhaseEvent(phase="merge", detail="adapter and head into base"))
         self.merge, verdict = merge_head(self.base_dir, self.trained_dir, merged, task)
+        self._wrote("merged", merged, self.merge.bytes, {"dtype": self.merge.dtype})
+        self._proven(verdict, merged)
+        return merged
+
+    def _merged_seeing(self) -> Path:
+        """Models that see images: written whole, and compared by their answers to pictures."""
+        assert self.base_dir is not None
+        from .seeing_merge import merge_seeing
+
+        merged = self.out_dir / "merged"
+        self.emit(PhaseEvent(phase="merge", detail="adapter into base"))
+        self.merge, verdict = merge_seeing(self.base_dir, self.trained_dir, merged)
         self._wrote("merged", merged, self.merge.bytes, {"dtype": self.merge.dtype})
         self._proven(verdict, merged)
         return merged

@@ -44,7 +44,7 @@ def add_adapter(
     """
     targets, saved = adapter_parts(section)
     _refuse_rounded(model, section, saved)
-    tied = bool(model.config.get_text_config().tie_word_embeddings)
+    tied = ties_ends(model.config)
     config = LoraConfig(
         r=section.rank,
         lora_alpha=section.alpha,  # type: ignore[arg-type]  # PEFT divides it, any number will do
@@ -92,6 +92,12 @@ def _refuse_rounded(model: PreTrainedModel, section: AdapterSection, saved: list
             "DoRA reads the base weights as plain numbers, and this base is held in FP8.",
             "Use adapter.kind=lora, or model.precision=bf16 or nf4.",
         )
+
+
+def ties_ends(config: Any) -> bool:
+    """Whether a model's head is its embedding; what a composite configuration says outside decides."""
+    inner, outer = config.get_text_config().to_dict(), config.to_dict()
+    return bool(outer.get("tie_word_embeddings", inner.get("tie_word_embeddings", False)))
 
 
 def hold_trained_in_fp32(model: torch.nn.Module) -> None:

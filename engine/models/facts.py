@@ -114,7 +114,8 @@ def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
     files = sorted(path.glob("*.safetensors"))
     tensors = layout.read_headers(files)
     missing = missing_weights(path)
-    tied = _tied(config, tensors, complete=not missing)
+    # Composite configurations say it twice, and not always the same.
+    tied = _tied({} if sees and tensors and not missing else config, tensors, complete=not missing)
     embedding = layout.embedding_rows(tensors) or sizes["vocab_size"]
     quantization = config.get("quantization_config")
     if (sees or not family.exact) and tensors and not missing and quantization is None:

@@ -215,7 +215,7 @@ def build_seeing(path: Path | str, name: str, seed: int = 0, **changes: Any) -> 
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
         with torch.no_grad():
             for parameter in model.parameters():
-                if parameter.ndim <= 1:  # off their zeros, gates of cross-attention among them
+                if parameter.ndim <= 1 or not parameter.any():  # gates, Gemma's projection: off their zeros
                     parameter.add_(0.2 * torch.randn_like(parameter))
     model.generation_config.eos_token_id = [ids[TURN_END], ids[EOS]]
     model.generation_config.pad_token_id = ids[PAD]

@@ -16,6 +16,7 @@ from ...checks.live import Watch, Watched
 from ...checks.loaded import LoadedFacts
 from ...checks.weights import Files
 from ...kernel_backends import runs_triton
+from ...models.adapters import ties_ends
 from ...models.facts import read_model_facts
 from ...models.fast_path import causal_model
 from ...models.loading import ModelHandle
@@ -52,7 +53,7 @@ def loaded_facts(handle: ModelHandle, recipe: Recipe, **more: Any) -> LoadedFact
         compute=SHORT[handle.dtype],
         missing=handle.missing,
         unexpected=handle.unexpected,
-        tied=bool(causal.config.get_text_config().tie_word_embeddings),
+        tied=ties_ends(causal.config),
         ends_shared=shared,
         vocabulary=int(embedding.weight.shape[0]),
         tokenizer_rows=len(handle.tokenizer),

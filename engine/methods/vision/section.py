@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from ...export.other_models import no_gguf_of_seeing
 from ..section import RowMethod
 
 if TYPE_CHECKING:
@@ -56,16 +57,10 @@ class VisionSection(RowMethod):
         self, model: ModelSection, adapter: AdapterSection, export: ExportSection, data: DataSection
     ) -> None:
         """Refuse what is not made of models that see images. Raises ValueError, naming the settings."""
-        if export.gguf or export.adapter_gguf:
-            raise ValueError(
-                "export.gguf and export.adapter_gguf: llama.cpp reads a model that sees from two files, and "
-                "whet neither writes nor proves the one of the image encoder (mmproj). Use export.merged, "
-                "which transformers and vLLM load; llama.cpp's own converter takes that folder."
-            )
-        if export.merged_4bit or export.fp8:
-            raise ValueError(
-                "export.merged_4bit and export.fp8 are not made of models that see images. Use export.merged."
-            )
+        asked = [one for one in ("gguf", "adapter_gguf", "merged_4bit", "fp8") if getattr(export, one)]
+        if asked:
+            refusal = no_gguf_of_seeing()
+            raise ValueError(f"export.{asked[0]} with method.kind=vision: {refusal.message} {refusal.hint}")
         if model.precision == "fp8" or model.products == "fp8":
             raise ValueError("method.kind=vision does not train on FP8 weights. Use model.precision=nf4.")
         if "int8" in (model.embedding_precision, model.head_precision) or "nf4" in (
