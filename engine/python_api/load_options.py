@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +20,10 @@ from .spellings import refuse_unknown
 Held = Literal["16bit", "nf4", "int8", "fp8", "stored", "trained"]
 """How the base is held: `stored` as a quantised checkpoint says itself, `trained` as fp32 masters."""
 
-_ENGINE = "whet answers with transformers and has no second inference engine"
+_ENGINE = "it is for a second inference engine beside the model, which fast_inference=True asks for"
 LOAD_WITHOUT_EFFECT = {
     "fix_tokenizer": "the tokenizer is taken as it is",
     "use_exact_model_name": "names are never replaced by other repositories",
-    "fast_inference": _ENGINE,
     "gpu_memory_utilization": _ENGINE,
     "float8_kv_cache": _ENGINE,
     "max_lora_rank": _ENGINE,
@@ -60,7 +60,9 @@ def locate(model_name: str, revision: str | None, code: bool = False) -> tuple[P
             that does not name its base.
     """
     local = Path(model_name).expanduser()
-    if not (local / "adapter_config.json").is_file() or (local / "config.json").is_file():
+    # An adapter with a head has a config.json beside it, which names the classes.
+    whole = (local / "config.json").is_file() and any(local.glob("model*.safetensors"))
+    if whole or not (local / "adapter_config.json").is_file():
         return resolve_model(model_name, revision, weights=True, code=code), None
     return resolve_model(adapter_base(local), revision, weights=True, code=code), local.absolute()
 
@@ -174,8 +176,30 @@ def set_aside(given: dict[str, Any], also: Iterable[str]) -> None:
     """Name the arguments that have no effect; refuse those that no generation had."""
     refuse_unknown("from_pretrained", given, LOAD_WITHOUT_EFFECT, also)
     for name, value in given.items():
-        if value not in (None, False, True) or (name == "fast_inference" and value):
+        if value not in (None, False, True):
             say(f"{name}= has no effect: {LOAD_WITHOUT_EFFECT[name]}.")
+
+
+def has_vllm() -> bool:
+    """Whether it is installed; nothing is imported."""
+    return find_spec("vllm") is not None
+
+
+def second_engine(given: dict[str, Any]) -> tuple[bool, float | None]:
+    """`fast_inference`, and the share of the GPU for it; their arguments are taken out of `given`.
+
+    Without vLLM it is said aloud what answers instead.
+    """
+    if not given.pop("fast_inference", False):
+        return False, None
+    names = [name for name, reason in LOAD_WITHOUT_EFFECT.items() if reason == _ENGINE]
+    settings = {name: given.pop(name, None) for name in names}
+    if not has_vllm():
+        say(
+            "fast_inference=True: vLLM is not installed (`pip install vllm`, on a machine with an NVIDIA "
+            "GPU). Answers are written by whet's own decoding, on the weights that train."
+        )
+    return True, settings["gpu_memory_utilization"]
 
 
 def refuse_adapter_options(given: dict[str, Any], also: Iterable[str]) -> None:

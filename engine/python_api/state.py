@@ -28,6 +28,12 @@ class ModelState:
     """`nf4`, `int8` or `fp8` where the base in memory was rounded while loading."""
     gradient_checkpointing: bool | None = None
     """What `get_peft_model` asked for; None leaves it to the trainer's configuration."""
+    heads: tuple[str, ...] = ()
+    """Modules of a task on top of the base: they train whole beside an adapter."""
+    fast_inference: bool = False
+    """Trainers that learn from rewards shall answer by vLLM, where it is installed."""
+    gpu_memory_utilization: float | None = None
+    """Share of the GPU for it."""
     trained_on: Any = None
     """Tokenised rows of the trainer that was started last, in whatever form it held them."""
 
