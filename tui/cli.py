@@ -38,6 +38,7 @@ GROUPS = {
         "schema": ("look", "JSON Schema of recipes, for editors and agents."),
         "data": ("look", "Read every row of SOURCE: format, lengths, bad rows."),
         "template": ("template", "Rows as the model's tokens, marked and checked."),
+        "rewards": ("rewards", "Score answers in a file with a recipe's rewards."),
         "doctor": ("doctor", "This machine: GPU, memory, versions, what is wrong."),
     },
     "Ship": {

@@ -142,7 +142,7 @@ def _file(spec: FunctionReward, base: Path) -> ModuleType:
         raise WhetError(
             "reward.no_file",
             f"The reward {spec.title} names {spec.file}, and there is no {path}.",
-            "A file's path is relative to the recipe's folder.",
+            f"The path begins at {base}.",
         )
     name = f"whet_reward_file_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
     if name in sys.modules:

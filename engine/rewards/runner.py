@@ -43,7 +43,7 @@ class Rewards:
 
     Args:
         specs: the recipe's rewards, each with a title of its own.
-        base: folder that `file.py:function` is relative to, the recipe's.
+        base: folder that `file.py:function` is relative to.
         on_error: what a function of the user's that raises, hangs or returns nonsense does. ``stop`` raises;
             ``zero`` scores its batch 0 and warns.
         memory: address space of the process, in bytes.

@@ -179,7 +179,7 @@ class FunctionReward(Reward):
     """A function of the user's, called once a batch in a process of its own."""
 
     function: str = Field(
-        description="`file.py:function`, relative to the recipe, or `package.module.function`."
+        description="`file.py:function`, found from the current folder on, or `package.module.function`."
     )
     seconds: float = Field(60.0, gt=0, le=3600, description="Longest for a call, which is a whole batch.")
     environment: list[str] = Field(
