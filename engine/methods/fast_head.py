@@ -17,6 +17,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+from peft import PeftModel
 from trl.trainer.utils import FusedCausalLMOutput
 
 from ..data.masking import IGNORE
@@ -31,7 +32,8 @@ def put_fast_head(model: Any, wanted: Collection[str] = ("log_probs",), temperat
     """Let a model on the fast path answer TRL's question there; whatever else it is asked goes the old way.
 
     Call it after the trainer's constructor, whose own head it goes before. The program is looked up at each
-    call, so a model that leaves the fast path is back on TRL's head.
+    call, so a model that leaves the fast path is back on TRL's head; one that was given another adapter since
+    it was read must be read again by :func:`..models.fast_path.apply_fast_path` before it trains.
 
     Args:
         model: transformers' causal model, or PEFT's wrapper around one.
@@ -49,6 +51,8 @@ def put_fast_head(model: Any, wanted: Collection[str] = ("log_probs",), temperat
     @functools.wraps(plain)
     def forward(self: Any, *args: Any, labels: Any = None, fused_lm_head: bool = False, **given: Any) -> Any:
         program = program_of(self) if fused_lm_head and not args and labels is not None else None
+        if program is not None and _switches(model) and not program.is_current():
+            program = None
         named = {name for name, value in given.items() if value is not None and name != "use_cache"}
         if program is None or "input_ids" not in named or not named <= UNDERSTOOD:
             return plain(*args, labels=labels, fused_lm_head=fused_lm_head, **given)
@@ -56,6 +60,11 @@ def put_fast_head(model: Any, wanted: Collection[str] = ("log_probs",), temperat
         return _answer(program, batch, wanted, temperature)
 
     causal.forward = MethodType(forward, causal)
+
+
+def _switches(model: Any) -> bool:
+    """Whether a reference may be another adapter, of which the program knows nothing."""
+    return isinstance(model, PeftModel) and len(model.peft_config) > 1
 
 
 @dataclass(frozen=True)

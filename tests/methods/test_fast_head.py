@@ -1,4 +1,4 @@
-"""The fast head answers TRL's question with TRL's own numbers: log-probabilities, their gradients, metrics."""
+"""The fast head answers TRL's question with TRL's numbers: log-probabilities, their gradients, metrics."""
 
 from __future__ import annotations
 

@@ -15,15 +15,14 @@ from trl.experimental.cpo import CPOTrainer
 from trl.experimental.orpo import ORPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
-from trl.trainer.utils import add_fused_lm_head
 
-from ...data.masking import IGNORE
 from ...models.adapters import hold_trained_in_fp32
 from ...models.fast_path import program_of
 from ..fast_head import METRICS, put_fast_head
 from ..flat_steps import FlatSteps
 from ..run_loop import RunLoop
 from ..sft.fast_choice import mixed_reason
+from .without_logits import ContrastWithoutLogits, OddsWithoutLogits, WithoutLogits
 
 ADAPTER = "adapter_model.safetensors"
 COPY = "ref"
@@ -88,7 +87,7 @@ class LikelihoodTrainer(AnswerTrainer):
 
     def __init__(self, model: Any, *args: Any, **more: Any) -> None:
         super().__init__(model, *args, **more)
-        self._put_head(model)
+        self.put_head(model)
         program = program_of(model)
         if program is None:
             return
@@ -99,7 +98,7 @@ class LikelihoodTrainer(AnswerTrainer):
         if self.plain_reason is None:
             put_fast_head(model, METRICS)
 
-    def _put_head(self, model: Any) -> None:
+    def put_head(self, model: Any) -> None:
         """TRL's own head, where its trainer has none."""
 
 
@@ -119,60 +118,25 @@ class RatedTrainer(LikelihoodTrainer, KTOTrainer):
         return super().count_tokens({"attention_mask": inputs["attention_mask"]})
 
 
-class WithoutLogits(LikelihoodTrainer):
-    """CPO's and ORPO's forward pass by the head that TRL gives to DPO: no logits of whole batches."""
-
-    learns_prompts = False
-    """The chosen conversation's own loss counts its prompt too."""
-
-    def _put_head(self, model: Any) -> None:
-        base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-        add_fused_lm_head(base, outputs=("log_probs", "mean_logits"))
-
-    def takes_means(self) -> bool:
-        """Answers are compared by their mean log-probability a token, not by the sum."""
-        return True
+class Stored(WithoutLogits, LikelihoodTrainer):
+    """Rows as :func:`compared_collator` makes them, which is DPO's way; without logits."""
 
     def forget_notes(self) -> None:
         """See the base class."""
         notes: Any = self
         notes._stored_metrics.pop("train", None)
 
-    def concatenated_forward(self, model: Any, batch: dict[str, Any]) -> Any:
-        """Log-probabilities and mean logits of chosen and rejected answers, and the chosen ones' own loss."""
-        own: Any = self
-        ids, attended = batch["input_ids"], batch["attention_mask"]
-        learnt = attended if self.learns_prompts else batch["completion_mask"]
-        more = {"output_router_logits": True} if own.aux_loss_enabled else {}
-        found = model(
-            input_ids=ids,
-            attention_mask=attended,
-            labels=ids.masked_fill(learnt == 0, IGNORE),
-            fused_lm_head=True,
-            **more,
-        )
-        answers = batch["completion_mask"][:, 1:]
-        logps = (found.log_probs * answers).sum(1)
-        if self.takes_means():
-            logps = logps / answers.sum(1)
-        half = len(ids) // 2
-        loss = -found.log_probs[:half].sum() / learnt[:half, 1:].sum()
-        parts = (logps[:half], logps[half:], found.mean_logits[:half], found.mean_logits[half:], loss)
-        return (*parts, found.aux_loss) if own.aux_loss_enabled else parts
+    def rows_of(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Ids, attention mask and answers' mask."""
+        return batch["input_ids"], batch["attention_mask"], batch["completion_mask"]
 
 
-class OddsTrainer(WithoutLogits, ORPOTrainer):
+class OddsTrainer(OddsWithoutLogits, Stored, ORPOTrainer):
     """ORPO."""
 
-    learns_prompts = True
 
-
-class ContrastTrainer(WithoutLogits, CPOTrainer):
+class ContrastTrainer(ContrastWithoutLogits, Stored, CPOTrainer):
     """CPO and SimPO."""
-
-    def takes_means(self) -> bool:
-        """SimPO does."""
-        return bool(self.loss_type == "simpo")
 
 
 class RatedCollator:
