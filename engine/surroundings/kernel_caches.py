@@ -91,6 +91,8 @@ class _Entry:
     def __init__(self, folder: Path) -> None:
         self.folder, self.kernel, self.target, self.broken, self.size = folder, "", "", "", 0
         for file in os.scandir(folder):
+            if file.name.startswith("tmp.pid_"):
+                continue  # another process is writing it, and will rename it
             size = file.stat(follow_symlinks=False).st_size
             self.size += size
             if size == 0 and file.name.endswith((*BINARIES, ".json")):

@@ -85,6 +85,8 @@ def compare(plain: Any, fast: Any) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_captured_step_writes_what_transformers_writes(name: str) -> None:
     plain = with_adapter(on_device(build(name)))
+    # SDPA leaves out the softcap of Gemma 2's scores in those versions of transformers that offer it for it.
+    plain.get_base_model().set_attn_implementation("eager")
     fast = bind_generate(copy.deepcopy(plain))
     assert apply_fast_path(fast, torch.float32).complete
     compare(plain, fast)

@@ -24,6 +24,8 @@ from .program import DecoderProgram, Layer
 from .projections import NotFusedError, Projection, Workspace, fp8_classes
 from .report import FastPathReport
 
+PLAIN_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 def apply_fast_path(model: Any, dtype: torch.dtype, *, fp8: Collection[str] | None = None) -> FastPathReport:
     """Let a causal model (with or without a LoRA adapter) train and evaluate on whet's kernels.
@@ -48,7 +50,11 @@ def apply_fast_path(model: Any, dtype: torch.dtype, *, fp8: Collection[str] | No
     family = family_of(config.model_type)
     fast = family.fast
     settings = fast if isinstance(fast, Unsupported) else fast_settings(fast, config.to_dict())
-    reason = settings.reason if isinstance(settings, Unsupported) else _whole_refusal(model, causal, dtype)
+    reason = (
+        settings.reason
+        if isinstance(settings, Unsupported) or isinstance(fast, Unsupported)
+        else _whole_refusal(model, causal, getattr(causal, fast.decoder), dtype)
+    )
     if reason is not None or isinstance(settings, Unsupported):
         report.count("decoder", reason)
         take_off_fast_path(model)
@@ -99,16 +105,21 @@ def causal_model(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def _whole_refusal(model: Any, causal: Any, dtype: torch.dtype) -> str | None:
+def _whole_refusal(model: Any, causal: Any, decoder: Any, dtype: torch.dtype) -> str | None:
     """Why a model as a whole stays on plain transformers, None where it does not."""
     if not isinstance(model, PeftModel) and any(p.requires_grad for p in causal.parameters()):
         return "all weights train: plain transformers, in mixed precision"
     head = causal.get_output_embeddings()
     if type(head) is not nn.Linear and not isinstance(head, ModulesToSaveWrapper | ReducedHead | None):
         return f"{type(head).__name__} is no output layer whose loss is fused"
-    held = causal.get_input_embeddings().weight.dtype
-    if held != dtype and held.itemsize >= dtype.itemsize and not isinstance(model, PeftModel):
-        return f"weights are held in {held} and computed in {dtype}"
+    # Autocast is wanted there, around the whole model. Reduced weights (4 and 8 bits) are expanded by the halves.
+    held = {
+        module.weight.dtype
+        for name, module in decoder.layers.named_modules()
+        if isinstance(module, nn.Linear) and "lora_" not in name and module.weight.dtype in PLAIN_TYPES
+    }
+    if held - {dtype}:
+        return f"weights are held in {min(held - {dtype}, key=str)} and computed in {dtype}"
     return None
 
 
