@@ -60,7 +60,7 @@ def test_memory_choices_change_nothing(name: str, keep: bool, chunk: int, offloa
 
 
 def test_weights_of_another_type_are_left_to_autocast() -> None:
-    """fp32 weights that are to compute in bf16: half a decoder of ours would multiply the one by the other."""
+    """fp32 weights that are to compute in bf16: half a decoder would multiply the one by the other."""
     model = with_random_adapter(build("llama"))
     report = apply_fast_path(model, torch.bfloat16)
     assert program_of(model) is None and not report.complete

@@ -112,7 +112,7 @@ def _whole_refusal(model: Any, causal: Any, decoder: Any, dtype: torch.dtype) ->
     head = causal.get_output_embeddings()
     if type(head) is not nn.Linear and not isinstance(head, ModulesToSaveWrapper | ReducedHead | None):
         return f"{type(head).__name__} is no output layer whose loss is fused"
-    # Autocast is wanted there, around the whole model. Reduced weights (4 and 8 bits) are expanded by the halves.
+    # Autocast is wanted there, around the whole model; the halves expand reduced weights (4 and 8 bits).
     held = {
         module.weight.dtype
         for name, module in decoder.layers.named_modules()
