@@ -24,7 +24,7 @@ from typing import Any
 # A folder of its own: in this one, kernels.py would hide a package that transformers looks for.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "training"))
 
-from models import SHAPES
+from models import ENCODERS, SHAPES
 from report import append, heading, table
 from rows import PRECISIONS, ROWS, Job, Result, Row
 
@@ -58,7 +58,7 @@ def main() -> int:
                 continue
             job = jobs[label] = replace(job, cap=rival.peak)
         results[label] = run_job(job, min(options.limit, left))
-        print(_brief(label, results[label]), file=sys.stderr, flush=True)
+        print(_brief(label, results[label], row.unit), file=sys.stderr, flush=True)
     text = heading(row, jobs, results) + "\n" + table(row, jobs, results) + "\n"
     print(text)
     if options.out is not None:
@@ -167,11 +167,11 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _brief(label: str, result: Result) -> str:
+def _brief(label: str, result: Result, unit: str) -> str:
     if result.error:
         return f"{label}: {result.error}"
     return (
-        f"{label}: {result.rate:,.0f} tokens/s, {result.peak:.2f} GiB, losses {result.losses[0]:.4f} to "
+        f"{label}: {result.rate:,.0f} {unit}/s, {result.peak:.2f} GiB, losses {result.losses[0]:.4f} to "
         f"{result.losses[-1]:.4f}, loaded in {result.load:.0f} s"
     )
 
@@ -182,7 +182,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stacks", default="", help="labels of the row, or stacks that no label names")
     parser.add_argument("--steps", type=int, default=0, help="optimizer steps, half of them to warm up")
     parser.add_argument("--warm", type=int, default=0, help="of the steps, those that are not measured")
-    parser.add_argument("--model", default="", choices=tuple(SHAPES), help="another one")
+    parser.add_argument("--model", default="", choices=(*SHAPES, *ENCODERS), help="another one")
     parser.add_argument("--precision", default="", choices=PRECISIONS, help="another one for all stacks")
     parser.add_argument("--batch", type=int, default=0)
     parser.add_argument("--accumulation", type=int, default=0)

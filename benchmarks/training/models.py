@@ -62,6 +62,38 @@ SHAPES: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     },
 }
+ENCODERS: dict[str, dict[str, Any]] = {
+    "minilm": {
+        "model_type": "bert",
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "vocab_size": 30522,
+        "max_position_embeddings": 512,
+    },
+    "bge-m3": {
+        "model_type": "xlm-roberta",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "vocab_size": 250002,
+        "max_position_embeddings": 8194,
+        "type_vocab_size": 1,
+    },
+    "tiny-encoder": {
+        "model_type": "bert",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 2048,
+        "max_position_embeddings": 512,
+    },
+}
+"""Without dropout, so that losses can be compared."""
+WORDS = 2000
 SPECIALS = {"bos_token": "<|begin|>", "eos_token": "<|end|>", "pad_token": "<|pad|>"}
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -72,6 +104,9 @@ TEMPLATE = (
 def make(model: str, folder: Path) -> None:
     """Write weights in bf16 and a byte tokenizer; a folder that is there is whole and stays."""
     if folder.is_dir():
+        return
+    if model in ENCODERS:
+        _make_encoder(model, folder)
         return
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -99,6 +134,61 @@ def _write_tokenizer(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **SPECIALS, "chat_template": TEMPLATE}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _make_encoder(model: str, folder: Path) -> None:
+    """A random encoder in fp32 with mean pooling, as sentence-transformers saves it, and a token a word."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import AutoConfig, AutoModel
+
+    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = AutoConfig.for_model(**ENCODERS[model], **none, pad_token_id=0)
+    torch.manual_seed(0)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    plain = partial / "plain"
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        encoder = AutoModel.from_config(config)
+    encoder.save_pretrained(plain)
+    _write_word_tokenizer(plain)
+    modules = [Transformer(str(plain), max_seq_length=512), Pooling(config.hidden_size, "mean")]
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(partial / "whole"))
+    (partial / "whole").rename(folder)
+    shutil.rmtree(partial)
+
+
+def _write_word_tokenizer(folder: Path) -> None:
+    """[CLS] words [SEP], every word of :func:`text_pairs` a token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    roles = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    vocabulary = {text: index for index, text in enumerate([*roles.values(), *map(_word, range(WORDS))])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=roles["unk"], max_input_chars_per_word=100))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [(text, vocabulary[text]) for text in (roles["cls"], roles["sep"])]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    names = {f"{role}_token": text for role, text in roles.items()}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **names).save_pretrained(folder)
+
+
+def _word(number: int) -> str:
+    return f"w{number}"
+
+
+def text_pairs(count: int, seed: int = 3) -> dict[str, list[str]]:
+    """Anchors and positives of random words, of log-normal lengths with medians of 14 and 9."""
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+
+    def text(median: int) -> str:
+        length = int(np.clip(random.lognormal(np.log(median), 0.5), 3, 120))
+        return " ".join(map(_word, random.integers(0, WORDS, length)))
+
+    return {"anchor": [text(14) for _ in range(count)], "positive": [text(9) for _ in range(count)]}
 
 
 def token_rows(model: str, count: int, length: int, lengths: str, seed: int = 7) -> list[list[int]]:

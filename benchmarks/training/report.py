@@ -12,7 +12,7 @@ from pathlib import Path
 from rows import Job, Result, Row
 
 HEAD = (
-    "stack", "asked", "recompute", "tokens/s", "over {base}", "overall", "s/step", "peak GiB", "reserved",
+    "stack", "asked", "recompute", "{unit}/s", "over {base}", "overall", "s/step", "peak GiB", "reserved",
     "loading GiB", "load s", "8th step s", "first loss", "last loss", "last vs {reference}",
 )  # fmt: skip
 
@@ -20,11 +20,11 @@ HEAD = (
 def table(row: Row, jobs: Mapping[str, Job], results: Mapping[str, Result]) -> str:
     """One line a stack, then the targets and how each of whet's runs was planned."""
     reference = next((label for label in ("hf", row.base, *results) if _losses(results, label)), row.base)
-    head = [cell.format(base=row.base, reference=reference) for cell in HEAD]
+    head = [cell.format(base=row.base, reference=reference, unit=row.unit) for cell in HEAD]
     lines = [_line(head), "|" + "---|" * len(head)]
     for label, result in results.items():
         lines.append(_line(_cells(row, label, jobs[label], result, results, reference)))
-    lines += ["", *(f"- {target.check(results, row.rate)}" for target in row.targets)]
+    lines += ["", *(f"- {target.check(results, row.rate, row.unit)}" for target in row.targets)]
     lines += [f"- {label}: {each.note}{_planned(each)}" for label, each in results.items() if each.note]
     if row.note:
         lines += ["", row.note]
@@ -75,6 +75,8 @@ def _planned(result: Result) -> str:
 
 
 def _recompute(job: Job) -> str:
+    if job.task == "embedding":
+        return "off"
     if job.stack == "whet":
         return (
             "planned" if job.cap is None else f"planned for {job.cap:.1f} GiB" if job.cap else "least memory"
@@ -106,9 +108,9 @@ def heading(row: Row, jobs: Mapping[str, Job], results: Mapping[str, Result]) ->
             f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, {device(results)}, "
             f"Python {platform.python_version()}, {versions}.",
             f"`{shlex.join(['python', '-P', *sys.argv])}`",
-            f"Random weights, LoRA of rank 16 on all linear layers; {job.steps} optimizer steps, "
-            f"the first {job.warm} not measured; tokens/s is the median step's, overall that of all measured "
-            "steps together.",
+            f"Random weights, {row.adapter}; {job.steps} optimizer steps, "
+            f"the first {job.warm} not measured; {row.unit}/s is the median step's, overall that of all "
+            "measured steps together.",
             "",
         ]
     )

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-STACKS = ("whet", "hf", "liger", "unsloth")
-"""Ours; transformers with PEFT and TRL; the same with Liger's kernels; Unsloth."""
+STACKS = ("whet", "hf", "liger", "unsloth", "st")
+"""Ours; transformers with PEFT and TRL; the same with Liger's kernels; Unsloth; sentence-transformers."""
 PRECISIONS = ("bf16", "fp8", "nf4", "fp32")
 """Of the frozen base."""
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -46,6 +46,7 @@ class Job:
         trainer: whet only: ``sft`` is the Python API's, ``run`` that of ``whet train``.
         folder: of the checkpoint.
         device: ``cuda`` or ``cpu``.
+        task: ``sft``, or ``embedding`` for pairs of texts under in-batch negatives.
     """
 
     stack: str
@@ -66,6 +67,7 @@ class Job:
     trainer: str = "sft"
     folder: str = ""
     device: str = "cuda"
+    task: str = "sft"
 
 
 @dataclass
@@ -73,8 +75,8 @@ class Result:
     """What a run measured; ``error`` instead where it did not come to an end.
 
     Args:
-        rate: tokens a second, median over the measured steps.
-        mean_rate: their tokens over their seconds, stragglers included.
+        rate: tokens (or pairs) a second, median over the measured steps.
+        mean_rate: theirs over their seconds, stragglers included.
         step: median seconds.
         peak, reserved, load_peak: GiB of the allocator, in training, and while loading.
         load: seconds until the model and its adapter were there.
@@ -122,15 +124,16 @@ class Target:
     bound: float
     over: tuple[str, ...] = ()
 
-    def check(self, results: Results, rate: str) -> str:
+    def check(self, results: Results, rate: str, unit: str = "tokens") -> str:
         """One line: what is aimed at, what was measured, met or not.
 
         Args:
             rate: the field of results that stands for ``rate``.
+            unit: what is counted.
         """
         name = rate if self.value == "rate" else self.value
         missing = [label for label in (self.of, *self.over) if label not in results or results[label].error]
-        aim = self._aim()
+        aim = self._aim(unit)
         if self.of in missing or (self.over and set(self.over) <= set(missing)):
             return f"{aim}: not measured ({', '.join(missing)})"
         best: Callable[..., float] = max if self.value == "rate" else min
@@ -143,8 +146,8 @@ class Target:
         without = f", without {', '.join(missing)}" if missing else ""
         return f"{aim}: {value:.2f}, {'met' if met else 'not met'}{without}"
 
-    def _aim(self) -> str:
-        names = {"rate": "tokens/s", "peak": "peak memory", "eighth": "process start to 8th step"}
+    def _aim(self, unit: str) -> str:
+        names = {"rate": f"{unit}/s", "peak": "peak memory", "eighth": "process start to 8th step"}
         words = "at least" if self.value == "rate" else "at most"
         if not self.over:
             return f"{names[self.value]} of {self.of} {words} {self.bound:g} GiB"
@@ -163,6 +166,8 @@ class Row:
         targets: what is aimed at.
         rate: the rate that counts: the median where all steps are alike, else the mean.
         note: said under the table.
+        unit: what rates count, ``tokens`` or ``pairs``.
+        adapter: in words.
     """
 
     title: str
@@ -171,6 +176,8 @@ class Row:
     targets: tuple[Target, ...] = ()
     rate: str = "rate"
     note: str = ""
+    unit: str = "tokens"
+    adapter: str = "LoRA of rank 16 on all linear layers"
 
 
 def _rivals(common: Job, *labels: str) -> dict[str, Job]:
@@ -186,6 +193,33 @@ def _rivals(common: Job, *labels: str) -> dict[str, Job]:
 
 
 _OFF = ("unsloth off", "unsloth 8x1 off")
+
+
+def _encoders() -> dict[str, Row]:
+    """Encoders under the embedding method: 256 pairs of short texts a step."""
+    titles = {"minilm": "MiniLM-L6 shape", "bge-m3": "BGE-M3 shape", "tiny-encoder": "A tiny encoder"}
+    wanted = {"minilm": 10.0, "bge-m3": 8.0, "tiny-encoder": 1.0}
+    rows: dict[str, Row] = {}
+    for model, title in titles.items():
+        whet = Job("whet", model, batch=256, accumulation=1, steps=70, warm=30, task="embedding")
+        if model == "tiny-encoder":
+            whet = replace(whet, precision="fp32", batch=8, steps=6, warm=3)
+        rivals = {"st": replace(whet, stack="st")}
+        if model != "tiny-encoder":
+            rivals["unsloth"] = replace(whet, stack="unsloth")
+        each = tuple(rivals)
+        rows[model] = Row(
+            f"{title}, {whet.batch} pairs a batch of texts of about 12 words, in-batch negatives",
+            "st",
+            {"whet": whet, **rivals},
+            (Target("rate", "whet", wanted[model], each), Target("peak", "whet", 0.5, each)),
+            rate="mean_rate",
+            note="Pairs over the seconds of all steps after the warm-up. whet reads all texts while its trainer "
+            "is made, the others tokenise in every step.",
+            unit="pairs",
+            adapter="LoRA of rank 32 on all linear layers",
+        )
+    return rows
 
 
 def _table() -> dict[str, Row]:
@@ -294,6 +328,7 @@ def _table() -> dict[str, Row]:
             {**_rivals(tiny, "hf"), "whet": tiny},
             (Target("rate", "whet", 1.0, ("hf",)),),
         ),
+        **_encoders(),
     }
 
 

@@ -254,8 +254,14 @@ def main() -> int:
     words = json.loads(given.read_text(encoding="utf-8"))
     started = float(words.pop("started"))
     os.environ.update(ENVIRONMENT)
+    job = Job(**words)
     try:
-        result = run(Job(**words), started)
+        if job.task == "embedding":
+            import encoder_stacks
+
+            result = encoder_stacks.run(job, started)
+        else:
+            result = run(job, started)
     except MissingError as error:
         result = Result(error=str(error), missing=True)
     into.write_text(json.dumps(asdict(result)), encoding="utf-8")

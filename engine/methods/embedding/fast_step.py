@@ -71,9 +71,8 @@ class FastEmbedding:
 
     def embeddings(self, batch: TextBatch) -> torch.Tensor:
         """(texts, E) of a batch on the device, in the order of its documents; differentiable."""
-        with torch.autocast(self.device.type, enabled=False):
-            hidden_TD = self.program.hidden_states(batch.packed)
-            pooled_ND = segment_pool(hidden_TD, batch.packed.offsets, self.mode)[: batch.texts]
+        hidden_TD = self.program.hidden_states(batch.packed)
+        pooled_ND = segment_pool(hidden_TD, batch.packed.offsets, self.mode)[: batch.texts]
         for part in self.rest:
             if isinstance(part, Dense):
                 pooled_ND = pooled_ND.to(part.linear.weight.dtype)
@@ -87,12 +86,15 @@ class FastEmbedding:
             batch: on the device.
             labels: of its rows.
         """
-        embeddings_NE = self.embeddings(batch)
-        if self.contrast is not None:
-            return self.contrast(embeddings_NE, batch)
-        columns = list(embeddings_NE.split(batch.rows))
-        loss: torch.Tensor = self.loss.compute_loss_from_embeddings(columns, labels)
-        return loss
+        with torch.autocast(
+            self.device.type, enabled=False
+        ):  # types are the program's; similarities are fp32
+            embeddings_NE = self.embeddings(batch)
+            if self.contrast is not None:
+                return self.contrast(embeddings_NE, batch)
+            columns = list(embeddings_NE.split(batch.rows))
+            loss: torch.Tensor = self.loss.compute_loss_from_embeddings(columns, labels)
+            return loss
 
     def train(
         self, batch: TextBatch, labels: torch.Tensor | None, scale: float, *, scaler: Any = None, flat: bool

@@ -1,7 +1,8 @@
 """A batch's forward and backward passes as one CUDA graph: encoders compute faster than they launch.
 
-A shape that is new runs eagerly, which compiles and allocates what its second time captures; from then on it
-is replayed over static copies of the batch. Gradients accumulate in the buffer that ``grad`` are views of.
+A kind of batch that is new runs eagerly, which compiles what a capture cannot; from then on each shape of the
+kind is captured once and replayed over static copies of the batch. Gradients accumulate in the buffer that
+``grad`` are views of.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from .token_texts import TextBatch
 SHAPES = 64
 """Most graphs kept; later shapes stay eager."""
 
-Shape = tuple[int, int, int, int, int]
+Kind = tuple[int, int, int]
+"""Bound on lengths, rows and columns: what kernels are compiled for."""
+Shape = tuple[int, int, Kind]
 
 
 @dataclass
@@ -44,7 +47,7 @@ class GraphedStep:
     ) -> None:
         self.run, self.shared = run, shared
         self.graphs: dict[Shape, _Captured] = {}
-        self.seen: set[Shape] = set()
+        self.seen: set[Kind] = set()
         self.stopped = False
         """Memory ran out in a capture: nothing is captured any more."""
 
@@ -55,9 +58,9 @@ class GraphedStep:
         if captured is None:
             there = replace(host, packed=host.packed.to(device))
             factor = torch.tensor(scale, device=device)
-            known = shape in self.seen and not self.stopped and len(self.graphs) < SHAPES
+            known = shape[2] in self.seen and not self.stopped and len(self.graphs) < SHAPES
             captured = self._capture(there, factor) if known else None
-            self.seen.add(shape)
+            self.seen.add(shape[2])
             if captured is None:
                 return self.run(there, factor)
             self.graphs[shape] = captured
@@ -86,4 +89,5 @@ class GraphedStep:
 
 def _shape(batch: TextBatch) -> Shape:
     packed = batch.packed
-    return len(packed.input_ids_T), len(packed.offsets), packed.longest, batch.rows, batch.columns
+    kind = packed.longest, batch.rows, batch.columns
+    return len(packed.input_ids_T), len(packed.offsets), kind
