@@ -264,35 +264,45 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "whet-benchmark-models")
     parser.add_argument("--out", type=Path, help="file to append the tables to")
     options = parser.parse_args()
-    parts = []
-    first = Profile()
     for model in options.models:
-        folder = options.folder / model
-        found: dict[str, Profile] = {}
-        make_it = multiprocessing.get_context("spawn").Process(target=make, args=(model, folder))
-        make_it.start()
-        make_it.join()
-        for stack in options.stacks.split(","):
-            job = Job(
-                stack, model, options.precision, length=options.length, steps=EAGER + 1, warm=WARM,
-                folder=str(folder), device=options.device,
-            )  # fmt: skip
-            found[stack] = in_process(job)
-            first = first if first.device else found[stack]
-            print(f"{model}, {stack}: {found[stack].step:.4f} s a step", file=sys.stderr, flush=True)
-        parts.append(report(model, options.precision, found))
-    packages = ", ".join(f"{name} {version}" for name, version in first.versions.items())
-    head = f"# A step's profile, {first.device}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
-    command = shlex.join(["python", "-P", *sys.argv])
-    text = "\n".join(
-        [head, "", f"Python {platform.python_version()}, {packages}.", f"`{command}`", "", *parts]
-    )
-    print(text)
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with options.out.open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        found = profiled(model, options)
+        text = "\n".join([*heading(found), report(model, options.precision, found)])
+        print(text, flush=True)
+        if options.out is not None:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            with options.out.open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
     return 0
+
+
+def profiled(model: str, options: argparse.Namespace) -> dict[str, Profile]:
+    """Each stack's profile of one model, a process each."""
+    folder = options.folder / model
+    make_it = multiprocessing.get_context("spawn").Process(target=make, args=(model, folder))
+    make_it.start()
+    make_it.join()
+    found: dict[str, Profile] = {}
+    for stack in options.stacks.split(","):
+        job = Job(
+            stack, model, options.precision, length=options.length, steps=EAGER + 1, warm=WARM,
+            folder=str(folder), device=options.device,
+        )  # fmt: skip
+        found[stack] = in_process(job)
+        print(f"{model}, {stack}: {found[stack].step:.4f} s a step", file=sys.stderr, flush=True)
+    return found
+
+
+def heading(found: dict[str, Profile]) -> list[str]:
+    """Where and by what it was measured."""
+    first = next((each for each in found.values() if each.device), Profile())
+    packages = ", ".join(f"{name} {version}" for name, version in first.versions.items())
+    return [
+        f"# A step's profile, {first.device}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+        "",
+        f"Python {platform.python_version()}, {packages}.",
+        f"`{shlex.join(['python', '-P', *sys.argv])}`",
+        "",
+    ]
 
 
 if __name__ == "__main__":
