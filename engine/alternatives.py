@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from .data.inspection import DataReport
-from .fitting import fit, room_of
+from .fitting import COMPARING, fit, room_of
 from .hardware import Machine
 from .models.facts import ModelFacts
 from .models.memory import Memory
@@ -46,8 +46,9 @@ def find_alternatives(
     """Ways out of ``memory``, those that fit first, each of the two groups in order of how little it changes.
 
     On the fast path the planner has regrouped and recomputed already, as far as the recipe let it; what is
-    left is more recomputing where the recipe forbade it, fewer bits, a smaller rank, shorter rows. Elsewhere
-    smaller micro-batches come with more accumulation, so the optimizer step stays the same.
+    left is more recomputing where the recipe forbade it, fewer bits, a smaller rank, shorter rows. Elsewhere,
+    and where a loss compares the rows of a micro-batch, smaller ones come with more accumulation, so the
+    optimizer step stays the same.
     """
     every = _scheduled if resolved.schedule is not None else _plain
     found: list[Alternative] = []
@@ -71,6 +72,10 @@ def _scheduled(
     if resolved.optimizer == "adamw" and "bitsandbytes" in machine.versions:
         least = {**least, "training.optimizer": "adamw_8bit"}
         yield "The optimizer's states in 8 bits.", least
+    if resolved.method in COMPARING:
+        for batch, patch in _smaller_comparisons(resolved):
+            least = {**least, **patch}
+            yield f"Micro-batches of {batch} with more accumulation.", least
     yield from _smaller_rank(recipe, resolved, facts, machine, least)
     shorter = [(resolved, least, "Rows")]
     if resolved.base_precision not in ("nf4", "int8"):
@@ -120,6 +125,12 @@ def _plain(recipe: Recipe, resolved: Resolved, facts: ModelFacts, machine: Machi
         patch = {**least, "model.max_length": length}
         yield f"All of that, and rows cut at {length} tokens.", patch
         length //= 2
+
+
+def _smaller_comparisons(resolved: Resolved) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As :func:`_smaller_batches`; a rated answer is measured against another of its micro-batch."""
+    fewest = 2 if resolved.texts_per_row == 1 else 1
+    return ((batch, patch) for batch, patch in _smaller_batches(resolved) if batch >= fewest)
 
 
 def _smaller_batches(resolved: Resolved) -> Iterator[tuple[int, dict[str, Any]]]:
