@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .load_options import (
     choose_precision,
     locate,
     refuse_adapter_options,
+    second_engine,
     set_aside,
     stored_quantisation,
     target_names,
@@ -83,6 +85,7 @@ class FastLanguageModel:
                 `python_api.unknown_argument`.
         """
         refuse_token("token", token)
+        fast_inference, share = second_engine(given)
         set_aside(given, signature(FastLanguageModel.from_pretrained).parameters)
         folder, adapter = locate(model_name, revision, trust_remote_code)
         quantised = stored_quantisation(folder)
@@ -99,7 +102,8 @@ class FastLanguageModel:
         checkpointing = checkpointing_wanted(use_gradient_checkpointing) if full_finetuning else None
         rounded = precision if precision in ("nf4", "int8", "fp8") else None
         name = _base_name(model_name, folder, adapter)
-        remember(model, ModelState(folder, name, length, handle.dtype, rounded, checkpointing))
+        state = ModelState(folder, name, length, handle.dtype, rounded, checkpointing)
+        remember(model, replace(state, fast_inference=fast_inference, gpu_memory_utilization=share))
         model.max_seq_length = length
         if adapter is not None:
             model = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)

@@ -170,7 +170,7 @@ class _Spelt:
             **given,
         )
         own: Any = self
-        _drop_copy(own.model)
+        drop_copy(own.model)
 
     def _configured(self, model: Any, args: Any, moved: dict[str, Any]) -> Any:
         """A configuration of our own, changed by what the trainer was told."""
@@ -193,7 +193,7 @@ class _Spelt:
         """Never."""
 
 
-def _drop_copy(model: Any) -> None:
+def drop_copy(model: Any) -> None:
     """TRL's frozen copy of an adapter that changes nothing yet: with the adapter off it is the same."""
     if not isinstance(model, PeftModel) or COPY not in model.peft_config:
         return

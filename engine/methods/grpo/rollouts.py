@@ -105,7 +105,7 @@ class Rollouts:
         if self.write is not None and not greedy:
             return self.write(prompts)
         settings = generation_settings(self.section, self.handle, sorted(self.stops), greedy=greedy)
-        return written(self.handle, prompts, settings, self.stops)
+        return written(self.handle.model, self.handle.dtype, prompts, settings)
 
     def _scored(self, rows: Sequence[Row], ids: list[list[int]], texts: list[str]) -> list[Answer]:
         prompts = [json.loads(row["prompt"]) for row in rows]
@@ -163,15 +163,21 @@ def generation_settings(
 
 @torch.no_grad()
 def written(
-    handle: ModelHandle, prompts: list[list[int]], settings: GenerationConfig, stops: frozenset[int]
+    model: Any, dtype: torch.dtype, prompts: list[list[int]], settings: GenerationConfig
 ) -> list[list[int]]:
     """Ids of an answer to each prompt, up to and including its end; the model's mode is as before.
 
     On the fast path they are written there, and its cache is given back for the training step.
+
+    Args:
+        model: transformers' causal model, or PEFT's wrapper around one.
+        dtype: what it computes in.
+        prompts: ids, none empty.
+        settings: with a padding token and the end tokens.
     """
-    model, device = handle.model, handle.device
+    device, stops = model.device, frozenset(settings.eos_token_id)
     width = max(map(len, prompts))
-    ids_BT = torch.full((len(prompts), width), handle.pad_id, dtype=torch.int64)
+    ids_BT = torch.full((len(prompts), width), int(settings.pad_token_id), dtype=torch.int64)
     mask_BT = torch.zeros_like(ids_BT)
     for row, prompt in enumerate(prompts):
         ids_BT[row, width - len(prompt) :] = torch.tensor(prompt)
@@ -179,7 +185,7 @@ def written(
     training = model.training
     model.eval()
     try:
-        with torch.autocast(device.type, handle.dtype, enabled=handle.dtype != torch.float32):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             found_BT = generate(
                 model,
                 input_ids=ids_BT.to(device),
