@@ -9,6 +9,7 @@ from .errors import WhetError
 from .export.gguf.types import check_types
 from .export.targets.memory import DEFAULT_SHARE, check_share
 from .export.targets.table import TARGETS
+from .methods.kinds import LANGUAGE_MODELS
 from .recipe import ExportSection
 from .runs.jobs import EvaluateJob, ExportJob, Job, SmokeJob
 from .runs.keys import start_once
@@ -42,8 +43,15 @@ def start_evaluation(
     started_by: str,
     key: str | None,
 ) -> str:
-    """Raises WhetError ``export.untrained``, ``eval.no_rows``, ``eval.max_rows``."""
+    """Raises WhetError ``export.untrained``, ``eval.no_rows``, ``eval.max_rows``, ``eval.prompts``."""
     trained_weights(parent)
+    kind = parent.load_plan().recipe.method.kind
+    if prompts and kind not in LANGUAGE_MODELS:
+        raise WhetError(
+            "eval.prompts",
+            f"Run {parent.id} trained by method.kind={kind}: its model answers nothing.",
+            f"Leave the prompts out: rows are measured by the method's own metrics. whet eval {parent.id}",
+        )
     if max_rows is not None and max_rows < 1:
         raise WhetError("eval.max_rows", f"max_rows={max_rows} leaves no row.", "Give 1 or more.")
     if data is None and parent.load_plan().data.eval is None:

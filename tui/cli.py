@@ -42,7 +42,7 @@ GROUPS = {
         "doctor": ("doctor", "This machine: GPU, memory, versions, what is wrong."),
     },
     "Ship": {
-        "eval": ("ship", "Base beside tuned: held-out loss, perplexity, answers."),
+        "eval": ("ship", "Base beside tuned: held-out loss, metrics, answers."),
         "export": ("ship", "Merge, convert to GGUF, quantise, and prove the files."),
         "smoke": ("ship", "Prove a GGUF against the model it came from."),
         "chat": ("ship", "Talk to a run, a model folder or a GGUF file."),

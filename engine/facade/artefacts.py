@@ -87,8 +87,9 @@ def start_evaluation(
 ) -> str:
     """Measure base and tuned model beside each other as a job; returns the job's id.
 
-    On the rows the run held out, or those of ``data``; both answer ``prompts``, or a few of the rows' own.
-    Raises WhetError ``export.untrained``, ``eval.no_rows``, ``eval.max_rows``, ``run.key_reused``.
+    On the rows the run held out, or those of ``data``, by the loss and the metrics of the run's method;
+    language models answer ``prompts``, too, or a few of the rows' own. Raises WhetError ``export.untrained``,
+    ``eval.no_rows``, ``eval.max_rows``, ``eval.prompts``, ``run.key_reused``.
     """
     from ..job_starts import start_evaluation
 

@@ -37,11 +37,11 @@ def run_job(context: RunContext) -> None:
 
         run_export_job(context, job) if isinstance(job, ExportJob) else run_smoke_job(context, job)
         return
-    if isinstance(job, EvaluateJob):
+    kind = context.recipe.method.kind
+    if isinstance(job, EvaluateJob) and kind == "sft":
         from .sft.evaluation import evaluate_run
 
         evaluate_run(context, job)
         return
-    kind = context.recipe.method.kind
     module, function = METHODS[kind]
     getattr(import_module(module, __package__), function)(context)

@@ -22,8 +22,10 @@ from ..findings import Finding
 from ..rates import record_rate
 from ..runs.context import PAUSED_BY, RunContext, Stopped
 from ..runs.events import ExportEvent, FindingEvent, PhaseEvent
+from ..runs.jobs import EvaluateJob
 from .callbacks import HeldOut, Schedule, StepReporter, best_of, history, should_stop_early
 from .checkpoints import MANIFEST, delete_incomplete, last_complete, step_folder, write_checkpoint
+from .evaluating import evaluate_method
 from .measuring import measure_once
 from .memory_errors import out_of_memory_said
 from .run_checkpoints import read_state
@@ -31,7 +33,14 @@ from .watching import Watching
 
 
 def run_method(context: RunContext, method: Callable[[RunContext], Training]) -> None:
-    """Train what the plan says and export it. See :func:`whet.engine.methods.jobs.run_job`."""
+    """Train what the plan says and export it, or measure what was trained. See
+    :func:`whet.engine.methods.jobs.run_job`."""
+    job = context.dir.load_job()
+    if isinstance(job, EvaluateJob):
+        torch.set_num_threads(context.plan.resolved.threads)
+        transformers_logging.disable_progress_bar()
+        evaluate_method(context, job, method)
+        return
     train(context, method)
     context.leave_if_asked()
     measure_once(context)

@@ -39,7 +39,8 @@ def eval(
     detach: bool,
     as_json: bool,
 ) -> int:
-    """Measure RUN: held-out loss, perplexity and answers of its base beside the tuned model.
+    """Measure RUN: held-out loss and metrics of its method, of its base beside the tuned model; answers, too,
+    where it is a language model.
 
     It is a run by itself and outlives this terminal; Ctrl-C only detaches.
     """

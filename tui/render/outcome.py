@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.rule import Rule
@@ -165,11 +167,21 @@ def job_result(state: RunState) -> str:
     """What a job found, in a few words; empty before its end."""
     found = state.summary
     if "tuned_loss" in found:
-        return (
-            f"held-out loss {found['base_loss']:.3f} → {found['tuned_loss']:.3f}, perplexity "
-            f"{found['base_perplexity']:.2f} → {found['tuned_perplexity']:.2f} ({amount(found['rows'])} rows)"
-        )
+        rest = "".join(f", {plain(name, 40)} {pair}" for name, pair in measured_pairs(found).items())
+        loss = f"held-out loss {found['base_loss']:.3f} → {found['tuned_loss']:.3f}"
+        return f"{loss}{rest} ({amount(found['rows'])} rows)"
     return f"verdict: {found['verdict']}" if "verdict" in found else ""
+
+
+def measured_pairs(found: Mapping[str, Any]) -> dict[str, str]:
+    """What an evaluation measured beside the loss, of the base and the tuned model."""
+    names = [name.removeprefix("tuned_") for name in found if name.startswith("tuned_")]
+    return {
+        name: f"{found[f'base_{name}']:.{2 if name == 'perplexity' else 3}f} → "
+        f"{found[f'tuned_{name}']:.{2 if name == 'perplexity' else 3}f}"
+        for name in names
+        if name != "loss" and f"base_{name}" in found
+    }
 
 
 def proof_lines(proofs: list[ExportEvent]) -> Text:

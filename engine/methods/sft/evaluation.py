@@ -129,7 +129,7 @@ class _Evaluation:
             data = planned_tokens(self.context, path)
             file = data.eval
         else:
-            recipe = _recipe_of(recipe, job.data, job.max_rows)
+            recipe = recipe_of(recipe, job.data, job.max_rows)
             data = prepare_tokens(self.context, recipe, path)
             file = data.train
         assert file is not None  # a run without held-out rows is refused before the job is made
@@ -194,7 +194,7 @@ class _Progress(TrainerCallback):
             self.context.emit(PhaseEvent(phase="eval", detail=self.name, done=self.done, total=self.batches))
 
 
-def _recipe_of(recipe: Recipe, source: str, max_rows: int | None) -> Recipe:
+def recipe_of(recipe: Recipe, source: str, max_rows: int | None) -> Recipe:
     """The same way of reading rows, for rows from elsewhere; all of them count, so none is dropped."""
     patch: dict[str, Any] = {
         "data.train": source,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from whet.engine import api
 
+from ...render.outcome import measured_pairs
 from ...render.text import plain
 from ...render.units import clock
 from ...run_state import RunProgress
@@ -111,8 +112,8 @@ def _evaluated(look: Look, progress: RunProgress) -> str:
     if "base_loss" not in said or "tuned_loss" not in said:
         return ""
     pair = f"{number(float(said['base_loss']))} → {number(float(said['tuned_loss']))}"
-    perplexity = f"{float(said['base_perplexity']):.4g} → {float(said['tuned_perplexity']):.4g}"
-    return f"Base → tuned: loss {pair}, perplexity {perplexity}, on {said.get('rows', '?')} rows."
+    rest = "".join(f", {name} {values}" for name, values in measured_pairs(said).items())
+    return f"Base → tuned: loss {pair}{rest}, on {said.get('rows', '?')} rows."
 
 
 def _exported(look: Look, progress: RunProgress) -> str:
