@@ -15,10 +15,9 @@ from ..errors import WhetError
 from .functions import missing_column
 from .guard import Died, Guarded, Silent
 from .limits import LOAD_SECONDS, patience, timed_out
-from .sandbox.programs import check as check_sandbox
 from .scores import Completion, Scores
-from .spec import CodeTests, FunctionReward, Reward
-from .verifiers.registry import limits_of
+from .spec import FunctionReward, Reward
+from .verifiers.registry import check_programs
 
 OnError = Literal["stop", "zero"]
 MEMORY = 16 * 2**30
@@ -90,9 +89,7 @@ class Rewards:
         Raises WhetError ``reward.no_file``, ``reward.import``, ``reward.no_function``,
         ``reward.not_callable``, ``reward.signature``, ``reward.no_sandbox`` or ``reward.died``.
         """
-        for spec in self.specs:
-            if isinstance(spec, CodeTests):
-                check_sandbox(limits_of(spec))
+        check_programs(self.specs)
         self._launch()
 
     def close(self) -> None:
@@ -198,20 +195,6 @@ class Rewards:
             f"column {name} is neither text, numbers nor lists of them, so rewards do not see it"
             for name in sorted(dropped)
         ]
-
-
-def check_functions(
-    specs: Sequence[Reward], base: Path, columns: Sequence[str] | None = None
-) -> list[FunctionFacts]:
-    """Load the user's functions in a process of their own and see that the data has what is asked for.
-
-    ``columns`` are the data's, without the prompt; None leaves them unchecked. Raises what
-    :meth:`Rewards.start` does, and ``reward.missing_column``.
-    """
-    with Rewards(specs, base, quiet=True) as rewards:
-        if columns is not None:
-            rewards._check_columns(list(columns))
-        return rewards.functions
 
 
 def _is_json(values: Sequence[Any]) -> bool:

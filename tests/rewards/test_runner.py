@@ -17,9 +17,10 @@ from support.fake_runs import SOURCE, until
 
 from whet.engine.errors import WhetError
 from whet.engine.rewards import limits
+from whet.engine.rewards.checking import check_functions
 from whet.engine.rewards.functions import load
 from whet.engine.rewards.process import Scorer
-from whet.engine.rewards.runner import Rewards, check_functions
+from whet.engine.rewards.runner import Rewards
 from whet.engine.rewards.spec import FunctionReward, Reward, RewardList
 
 HERE = Path(__file__).parent

@@ -154,7 +154,7 @@ def test_rows_that_a_reward_cannot_use_are_named() -> None:
     specs = [ExactAnswer(name="exact_answer"), NumberAnswer(name="number")]
     check_rows(specs, {"answer": ["1", 2, None, ["3", "4"]]})
     with pytest.raises(
-        WhetError, match=r"number cannot use column answer of row 11, 'many': holds no num"
+        WhetError, match=r"number cannot use column answer of row 11, 'many': no num"
     ) as error:
         check_rows(specs, {"answer": ["1", "many"]}, first=10)
     assert error.value.code == "reward.bad_column"

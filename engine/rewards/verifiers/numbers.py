@@ -69,7 +69,7 @@ def right_numbers(value: Any) -> list[Number]:
     for text in right_answers(value):
         number = last_number(text)
         if number is None:
-            raise ValueError("holds no number")
+            raise ValueError("no number")
         numbers.append(number)
     return numbers
 

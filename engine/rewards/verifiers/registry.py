@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ...errors import WhetError
 from ..functions import missing_column
 from ..sandbox.programs import MEGABYTE, Limits
+from ..sandbox.programs import check as check_sandbox
 from ..scores import SHOWN
 from ..spec import BuiltIn, CodeTests, ExactAnswer, Format, JSONSchema, Length, NumberAnswer, Reward
 from .answers import exact_answer, right_answers
@@ -48,6 +50,30 @@ def verify(spec: BuiltIn, text: str, right: Any) -> float | None:
 
 def limits_of(spec: CodeTests) -> Limits:
     return Limits(spec.seconds, spec.memory_mib * MEGABYTE, spec.sandbox)
+
+
+def check_programs(specs: Sequence[Reward]) -> None:
+    """See that programs of the model can be confined as asked. Raises WhetError ``reward.no_sandbox``."""
+    for spec in specs:
+        if isinstance(spec, CodeTests):
+            _confinable(limits_of(spec))
+
+
+@lru_cache(maxsize=16)
+def _confinable(limits: Limits) -> None:
+    check_sandbox(limits)
+
+
+def unusable(specs: Sequence[Reward], row: Mapping[str, Any]) -> str | None:
+    """Why a built-in reward cannot judge answers to this row; None where all can."""
+    for spec in specs:
+        for column in spec.columns:
+            value = row.get(column)
+            try:
+                _ = None if value is None else RIGHT[type(spec)](value)
+            except ValueError as error:
+                return f"column {column!r}, which the reward {spec.title} reads, is {error}"
+    return None
 
 
 def check_rows(specs: Sequence[Reward], columns: Mapping[str, Sequence[Any]], first: int = 0) -> None:
