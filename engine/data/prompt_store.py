@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import WhetError
 from ..methods.grpo.section import GRPOSection
 from ..recipe import Recipe
+from ..rewards.verifiers.registry import unusable
 from .answer_store import AnswerBuilder, AnswerWriter
 from .batches import hash_of
 from .formats import FormatGuess, renamed
@@ -49,7 +50,10 @@ class PromptBuilder(AnswerBuilder):
 
     @classmethod
     def decided_by(cls, recipe: Recipe, model_dir: Path) -> dict[str, Any]:
-        """The longest prompt. Raises WhetError ``data.no_room`` where the model has no place for one."""
+        """The longest prompt, and which reward reads which column.
+
+        Raises WhetError ``data.no_room`` where the model has no place for a prompt.
+        """
         section, length = _section(recipe), recipe.model.max_length
         limit = section.prompt_limit(length)
         if limit < 1:
@@ -59,7 +63,10 @@ class PromptBuilder(AnswerBuilder):
                 f"{section.max_completion_length} leaves none for a prompt.",
                 f"Set method.max_completion_length={max(1, length // 2)}.",
             )
-        return {"prompt_limit": limit}
+        return {
+            "prompt_limit": limit,
+            "rewards": [[type(one).__name__, *one.columns] for one in section.rewards],
+        }
 
     def guess(self, source: str, rows: list[RawRow]) -> FormatGuess:
         """As the base class; refuses rows without a column that a reward needs."""
@@ -91,6 +98,9 @@ class PromptBuilder(AnswerBuilder):
             try:
                 value = renamed(row.value, self.section.columns)
                 prompt = prompt_of(value, self.section.system)
+                unjudged = unusable(_section(self.recipe).rewards, value)
+                if unjudged is not None:
+                    raise RowError(unjudged)
                 ids = prompt_ids(self.rows, prompt, tools_of(value))
             except RowError as error:
                 done.bad.append(BadRow(row.file, row.line, error.reason, preview_of(row.value)))

@@ -52,6 +52,14 @@ class StoredRows:
         seen = self._column(column).value_counts().to_pylist()
         return Counter({one["values"]: one["counts"] for one in seen})
 
+    def sample_of(self, column: str) -> list[str]:
+        """Texts of a column in the first part of the file that is read at once."""
+        import pyarrow as pa
+
+        with pa.memory_map(str(self.train)) as source:
+            texts: list[str] = pa.ipc.open_stream(source).read_next_batch()[column].to_pylist()
+        return texts
+
     def _column(self, name: str) -> pyarrow.ChunkedArray:
         import pyarrow as pa
 

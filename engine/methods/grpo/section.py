@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -215,8 +217,17 @@ class GRPOSection(RowMethod):
         room = max_length - self.max_completion_length
         return room if self.max_prompt_length is None else min(room, self.max_prompt_length)
 
-    def refuse(self, rows: StoredRows) -> None:
-        """Raises WhetError ``grpo.vllm`` where vLLM is asked for and not there."""
+    def refuse_rows(self, rows: StoredRows) -> None:
+        """Raises WhetError ``grpo.vllm`` where vLLM is asked for and not there, and what
+        :mod:`whet.engine.rewards.checking` does of functions that cannot be used and programs that cannot be
+        confined.
+        """
+        from ...rewards.checking import check_functions
+        from ...rewards.verifiers.registry import check_programs
+
+        columns = dict.fromkeys(name for text in rows.sample_of("columns") for name in json.loads(text))
+        check_functions(self.rewards, Path.cwd(), list(columns))
+        check_programs(self.rewards)
         if self.generation == "vllm" and find_spec("vllm") is None:
             raise WhetError(
                 "grpo.vllm",
