@@ -138,6 +138,8 @@ def attention_forward(
     scale: float | None = None,
     backend: str | None = None,
     documents: int | None = None,
+    dropout: float = 0.0,
+    seed: torch.Tensor | None = None,
     out_THE: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
     """softmax(scale q k^T) v inside each document, without a host synchronisation.
@@ -153,21 +155,26 @@ def attention_forward(
         backend: a name of :data:`BACKENDS`; None: `choose_attention`.
         documents: documents that are not empty; None: N. ``documents * longest == T`` says that all have the
             same length, which cuDNN's fastest layout needs.
+        dropout: probability that a weight is dropped; the others are divided by 1 - dropout.
+        seed: int32, one number on the device, that the dropped weights follow from.
         out_THE: written and returned.
 
     Returns:
         Output (T, H, E), log-sum-exp of the scores (H, T) fp32, and tensors that `attention_backward` needs.
 
     Raises:
-        ValueError: for heads that do not divide, or an unknown back end.
+        ValueError: for heads that do not divide, an unknown back end, or dropout without a seed.
     """
-    options = AttentionOptions(causal, window, softcap, scale)
+    options = AttentionOptions(causal, window, softcap, scale, dropout)
     q, k, v = _unit_stride(q_THE), _unit_stride(k_TGE), _unit_stride(v_TGE)
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"{q.shape[1]} query heads cannot share {k.shape[1]} key/value heads")
     documents = offsets_N1.numel() - 1 if documents is None else documents
     name = resolve(q, k.shape[1], documents, longest, options, backend).name if q.shape[0] else "reference"
-    o_THE, lse_HT, extra = BACKENDS[name].forward(q, k, v, offsets_N1, longest, options, out_THE)
+    if dropout and seed is None:
+        raise ValueError("dropout needs a seed")
+    more = {"seed": seed} if dropout else {}  # which back ends that drop nothing do not take
+    o_THE, lse_HT, extra = BACKENDS[name].forward(q, k, v, offsets_N1, longest, options, out_THE, **more)
     if out_THE is not None and o_THE is not out_THE:
         o_THE = out_THE.copy_(o_THE)
     return o_THE, lse_HT, extra
@@ -190,6 +197,7 @@ def attention_backward(
     scale: float | None = None,
     backend: str | None = None,
     documents: int | None = None,
+    dropout: float = 0.0,
     dq: torch.Tensor | None = None,
     dk: torch.Tensor | None = None,
     dv: torch.Tensor | None = None,
@@ -204,7 +212,7 @@ def attention_backward(
         exact: copy results that a back end put elsewhere; False returns them where they are, which spares
             the copy if what follows reads them anyway.
     """
-    options = AttentionOptions(causal, window, softcap, scale)
+    options = AttentionOptions(causal, window, softcap, scale, dropout)
     q, k, v = _unit_stride(q_THE), _unit_stride(k_TGE), _unit_stride(v_TGE)
     documents = offsets_N1.numel() - 1 if documents is None else documents
     name = resolve(q, k.shape[1], documents, longest, options, backend).name if q.shape[0] else "reference"
@@ -239,8 +247,9 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q, k, v, o, lse, offsets, *extra = ctx.saved_tensors
+        settings = {name: value for name, value in ctx.settings.items() if name != "seed"}  # is in extra
         dq, dk, dv = attention_backward(
-            gradients[0], q, k, v, o, lse, tuple(extra), offsets, ctx.longest, **ctx.settings
+            gradients[0], q, k, v, o, lse, tuple(extra), offsets, ctx.longest, **settings
         )
         return dq, dk, dv, None, None, None
 
@@ -258,6 +267,8 @@ def attention(
     scale: float | None = None,
     backend: str | None = None,
     documents: int | None = None,
+    dropout: float = 0.0,
+    seed: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`attention_forward`'s output (T, H, E), differentiable in q, k and v."""
     settings = {
@@ -267,6 +278,8 @@ def attention(
         "scale": scale,
         "backend": backend,
         "documents": documents,
+        "dropout": dropout,
+        "seed": seed,
     }
     return _Attention.apply(q, k, v, offsets, longest, settings)
 
@@ -284,10 +297,12 @@ def reference(
     scale: float | None = None,
     backend: str | None = None,
     documents: int | None = None,
+    dropout: float = 0.0,
+    seed: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`attention` in plain torch, for autograd to differentiate; ``backend`` and ``documents`` are unused."""
-    options = AttentionOptions(causal, window, softcap, scale)
-    return attention_reference.forward(q, k, v, offsets, longest, options)[0]
+    options = AttentionOptions(causal, window, softcap, scale, dropout)
+    return attention_reference.forward(q, k, v, offsets, longest, options, seed=seed)[0]
 
 
 def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
@@ -298,6 +313,8 @@ def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> 
     qkv = torch.randn(sum(lengths), heads + 2 * kv_heads, head_size, generator=generator)
     q, k, v = qkv.to(device, dtype).split((heads, kv_heads, kv_heads), dim=1)
     offsets = torch.tensor((0, *lengths)).cumsum(0).to(device, torch.int32)
+    if "dropout" in sizes:
+        sizes["seed"] = torch.tensor([97531 + seed], dtype=torch.int32, device=device)
     return {"q": q, "k": k, "v": v, "offsets": offsets, "longest": max(lengths, default=0)} | sizes
 
 
@@ -331,6 +348,7 @@ SPEC = KernelSpec(
         Case("window_bidirectional", {**_SMALL, "lengths": (50, 9), "window": 6, "causal": False}),
         Case("softcap", {**_SMALL, "lengths": (21, 30), "softcap": 5.0, "scale": 0.7}),
         Case("head_80", {**_SMALL, "head_size": 80, "lengths": (19, 14), "heads": 3, "kv_heads": 3}),
+        Case("dropout", {**_SMALL, "lengths": (37, 1, 50), "causal": False, "dropout": 0.2}),
         Case("empty", {**_SMALL, "lengths": ()}),
         Case("chosen", {"heads": 2, "kv_heads": 1, "head_size": 64, "lengths": (100, 40)}),
         Case("bound", {"heads": 2, "kv_heads": 1, "head_size": 64, "lengths": (100, 40), "longest": 1024}),

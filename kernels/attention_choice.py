@@ -67,6 +67,8 @@ def _library_refuses(capability: Capability, sizes: AttentionSizes, options: Att
         return f"takes 16-bit inputs, not {sizes.dtype}"
     if options.softcap is not None:
         return "has no softcap"
+    if options.dropout:
+        return "drops no weights by a seed of ours"
     if sizes.head_size % 8 or sizes.head_size > 256:
         return f"takes head sizes in steps of 8 up to 256, not {sizes.head_size}"
     return None
@@ -103,6 +105,8 @@ def _efficient_refuses(
         return "has no bf16 before compute capability 8.0"
     if options.softcap is not None:
         return "has no softcap"
+    if options.dropout:
+        return "drops no weights by a seed of ours"
     if options.window is not None and not options.causal:
         return "has no bidirectional window"
     if sizes.head_size % 8:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .dropout import kept_reference
+
 
 @dataclass(frozen=True)
 class AttentionOptions:
@@ -35,8 +37,11 @@ class AttentionOptions:
     window: int | None = None
     softcap: float | None = None
     scale: float | None = None
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it has to be a probability below 1")
         if self.window is not None and self.window < 1:
             raise ValueError(f"window is {self.window}; it has to be at least 1, or None for no limit")
         if self.softcap is not None and not self.softcap > 0:
@@ -117,6 +122,7 @@ def forward(
     longest: int,
     options: AttentionOptions,
     out_THE: torch.Tensor | None = None,
+    seed: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
     """Output (T, H, E) in q's dtype and the log-sum-exp of the scores (H, T), differentiable by autograd."""
     tokens, heads, _ = q_THE.shape
@@ -129,8 +135,20 @@ def forward(
     visible = rows.mask_RLL | torch.eye(rows.mask_RLL.shape[-1], dtype=torch.bool, device=q.device)
     scores = _scores(q, k, options).masked_fill(~visible[:, None, None], float("-inf"))
     lse_RGML = torch.logsumexp(scores, dim=-1)
-    o_THE = rows.scatter(torch.exp(scores - lse_RGML[..., None]) @ v).to(q_THE.dtype)
-    return o_THE, rows.scatter(lse_RGML[..., None])[..., 0].mT, ()
+    weights, extra = torch.exp(scores - lse_RGML[..., None]), ()
+    if seed is not None:
+        weights, extra = weights * _kept(rows, heads, groups, seed, options.dropout), (seed,)
+    o_THE = rows.scatter(weights @ v).to(q_THE.dtype)
+    return o_THE, rows.scatter(lse_RGML[..., None])[..., 0].mT, extra
+
+
+def _kept(rows: _Rows, heads: int, groups: int, seed: torch.Tensor, dropout: float) -> torch.Tensor:
+    """What each weight is multiplied by, (R, G, M, L, L): 0, or 1 / (1 - dropout)."""
+    token_RL = rows.token_RL
+    first_GM = torch.arange(heads, device=seed.device).view(groups, -1) * len(rows.place_T)
+    row_RGML1 = (first_GM[..., None] + token_RL[:, None, None, :])[..., None]
+    kept = kept_reference(row_RGML1, token_RL[:, None, None, None, :], seed, dropout)
+    return kept / (1 - dropout)
 
 
 def backward(
@@ -157,8 +175,12 @@ def backward(
     lse_RGML1 = rows.gather(lse_HT.mT[..., None], groups)
     scores = _scores(q, k, options)
     weights = torch.exp(scores - lse_RGML1).masked_fill(~rows.mask_RLL[:, None, None], 0.0)
-    dv = (weights.mT @ do).sum(2, keepdim=True)
-    ds = weights * (do @ v.mT - (do * o).sum(-1, keepdim=True))
+    pull, used = do @ v.mT, weights
+    if extra:
+        kept = _kept(rows, q_THE.shape[1], groups, extra[0], options.dropout)
+        pull, used = pull * kept, weights * kept
+    dv = (used.mT @ do).sum(2, keepdim=True)
+    ds = weights * (pull - (do * o).sum(-1, keepdim=True))
     if options.softcap is not None:
         ds = ds * (1 - (scores / options.softcap).square()).masked_fill(~rows.mask_RLL[:, None, None], 0.0)
     ds = ds * options.factor(q_THE.shape[-1])

@@ -16,6 +16,7 @@ from .attention_triton_kernels import (
     query_gradient_kernel,
 )
 from .backend import interpreting
+from .dropout import threshold_of
 from .spec import Compilation
 
 
@@ -101,6 +102,7 @@ def _launch(
     k: torch.Tensor,
     longest: int,
     options: AttentionOptions,
+    seed: torch.Tensor | None,
 ) -> None:
     tokens, heads, head_size = q.shape
     block_e = max(16, triton.next_power_of_2(head_size))
@@ -111,12 +113,16 @@ def _launch(
         *arguments,
         options.factor(head_size),
         options.softcap or 1.0,
+        seed,
+        threshold_of(options.dropout),
+        1 / (1 - options.dropout),
         MEMBERS=heads // groups,
         E=head_size,
         BLOCK_E=block_e,
         TILE=choice.tile,
         STEP=choice.step,
         CAPPED=options.softcap is not None,
+        DROPS=options.dropout > 0,
         CAST=interpreting(),
         num_warps=choice.warps,
         num_stages=choice.stages,
@@ -136,16 +142,17 @@ def forward(
     longest: int,
     options: AttentionOptions,
     out_THE: torch.Tensor | None = None,
+    seed: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Output (T, H, E), log-sum-exp (H, T), and the documents' bounds for the backward pass."""
+    """Output (T, H, E), log-sum-exp (H, T), and the documents' bounds (and the seed) for the backward pass."""
     tokens, heads, _ = q_THE.shape
     o = torch.empty(q_THE.shape, dtype=q_THE.dtype, device=q_THE.device) if out_THE is None else out_THE
     lse_HT = torch.empty(heads, tokens, dtype=torch.float32, device=q_THE.device)
     bounds = document_bounds(offsets_N1, tokens, options)
     strides = _strides(q_THE, k_TGE, v_TGE, o)
     arguments = (q_THE, k_TGE, v_TGE, o, lse_HT, bounds, tokens, *strides)
-    _launch(forward_kernel, "forward", arguments, q_THE, k_TGE, longest, options)
-    return o, lse_HT, (bounds,)
+    _launch(forward_kernel, "forward", arguments, q_THE, k_TGE, longest, options, seed)
+    return o, lse_HT, (bounds,) if seed is None else (bounds, seed)
 
 
 def backward(
@@ -167,14 +174,14 @@ def backward(
         dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     else:
         dq, dk, dv = given
-    (bounds,) = extra
+    bounds, seed = extra[0], extra[1] if len(extra) > 1 else None
     delta_HT = torch.empty_like(lse_HT)
     strides = _strides(do_THE, q, k, v, o_THE, dq)
     arguments = (do_THE, q, k, v, o_THE, lse_HT, delta_HT, dq, bounds, tokens, *strides)
-    _launch(query_gradient_kernel, "query_gradient", arguments, q, k, longest, options)
+    _launch(query_gradient_kernel, "query_gradient", arguments, q, k, longest, options, seed)
     strides = _strides(do_THE, q, k, v, dk, dv)
     arguments = (do_THE, q, k, v, lse_HT, delta_HT, dk, dv, bounds, tokens, *strides)
-    _launch(key_gradient_kernel, "key_gradient", arguments, q, k, longest, options)
+    _launch(key_gradient_kernel, "key_gradient", arguments, q, k, longest, options, seed)
     return dq, dk, dv
 
 
@@ -185,7 +192,9 @@ _SPILLS = {75: 1024, 80: 128, 90: 256, 100: 512, 120: 128}
 gradient of the keys. 7.5 has no tensor cores in Triton, and elsewhere libraries serve what has no softcap."""
 
 
-def _compilation(kernel: Any, name: str, head_size: int, capped: bool, capability: int) -> Compilation:
+def _compilation(
+    kernel: Any, name: str, head_size: int, capability: int, *, capped: bool = False, drops: bool = False
+) -> Compilation:
     """What a launch on that capability (x 10), and on no other, compiles."""
     choice = tiles(name, triton.next_power_of_2(head_size), 2, 4096, divmod(capability, 10))
     constants = {
@@ -195,10 +204,12 @@ def _compilation(kernel: Any, name: str, head_size: int, capped: bool, capabilit
         "TILE": choice.tile,
         "STEP": choice.step,
         "CAPPED": capped,
+        "DROPS": drops,
         "CAST": False,
     }
     types = dict.fromkeys(_FLOATS, "*T") | dict.fromkeys(_STATISTICS, "*fp32")
-    types |= {"bounds": "*i32", "scale": "fp32", "softcap": "fp32"} | dict.fromkeys(constants, "constexpr")
+    types |= {"bounds": "*i32", "seed": "*i32", "threshold": "i64"}
+    types |= dict.fromkeys(("scale", "softcap", "kept"), "fp32") | dict.fromkeys(constants, "constexpr")
     signature = {argument: types.get(argument, "i32") for argument in kernel.arg_names}
     limit = _SPILLS.get(capability, 32)
     return Compilation(
@@ -217,8 +228,9 @@ def _compilations() -> tuple[Compilation, ...]:
     }
     for name, kernel in kernels.items():
         for capability in (75, 80, 89, 90, 100, 120):
-            found.append(_compilation(kernel, name, 128, False, capability))
-            found.append(_compilation(kernel, name, 48, True, capability))
+            found.append(_compilation(kernel, name, 128, capability))
+            found.append(_compilation(kernel, name, 48, capability, capped=True))
+            found.append(_compilation(kernel, name, 64, capability, drops=True))
     return tuple(found)
 
 

@@ -6,6 +6,9 @@ row. So a tile of queries may span documents: its keys run from the first row's 
 ``stop``, and the part between the last row's ``first`` and the first row's ``stop`` is seen by all rows and
 needs no mask. Short documents share tiles, and the grid depends on T alone, not on the documents.
 
+Dropout of the weights (where DROPS) is a function of a seed, the query's row and the key's token, see
+:mod:`.dropout`: no mask is kept, and the sum of a row's weights is taken before they are dropped.
+
 Scores are kept in units of log2, for exp2. The gradient of the queries has a kernel of its own instead of
 atomic additions, so that every result is deterministic; grouped heads are summed in registers.
 """
@@ -14,6 +17,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from .dropout import row_word, stays
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -87,8 +92,8 @@ def _tanh(x):
 @triton.jit
 def _attend(
     accumulator, maximum, total, q, k, v, column, key_start, first, stop, k_token, v_token, tokens, scale,
-    softcap, E: tl.constexpr, STEP: tl.constexpr, CAPPED: tl.constexpr, MASKED: tl.constexpr,
-    CAST: tl.constexpr,
+    softcap, words, threshold, kept, E: tl.constexpr, STEP: tl.constexpr, CAPPED: tl.constexpr,
+    DROPS: tl.constexpr, MASKED: tl.constexpr, CAST: tl.constexpr,
 ):  # fmt: skip
     """One step of the online softmax over STEP keys."""
     key = key_start + tl.arange(0, STEP)
@@ -106,6 +111,8 @@ def _attend(
     weights = tl.exp2(scores * factor - higher[:, None])
     shrink = tl.exp2(maximum - higher)
     total = total * shrink + tl.sum(weights, 1)
+    if DROPS:
+        weights = tl.where(stays(words[:, None], key[None, :], threshold), weights * kept, 0.0)
     values = _load(v, key_start, v_token, column, tokens, STEP, E, MASKED, CAST)
     accumulator = tl.dot(
         weights.to(values.dtype), values, accumulator * shrink[:, None], input_precision="ieee"
@@ -113,11 +120,11 @@ def _attend(
     return accumulator, higher, total
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@triton.jit(do_not_specialize=["tokens", "threshold"])
 def forward_kernel(
     q, k, v, o, lse, bounds, tokens, q_token, q_head, k_token, k_head, v_token, v_head, o_token, o_head,
-    scale, softcap, MEMBERS: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr, TILE: tl.constexpr,
-    STEP: tl.constexpr, CAPPED: tl.constexpr, CAST: tl.constexpr,
+    scale, softcap, seed, threshold, kept, MEMBERS: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr,
+    TILE: tl.constexpr, STEP: tl.constexpr, CAPPED: tl.constexpr, DROPS: tl.constexpr, CAST: tl.constexpr,
 ):  # fmt: skip
     """Output and log-sum-exp of a tile of queries of one head; last tiles, longest if causal, go first."""
     head = tl.program_id(0).to(tl.int64)
@@ -131,6 +138,7 @@ def forward_kernel(
     k += head // MEMBERS * k_head
     v += head // MEMBERS * v_head
 
+    words = row_word(head * tokens + row, tl.load(seed)) if DROPS else row
     accumulator = tl.zeros([TILE, BLOCK_E], tl.float32)
     # Finite, so that a row that has not met a key of its own yet keeps weights of zero instead of NaN.
     maximum = tl.full([TILE], -1.0e38, tl.float32)
@@ -139,13 +147,13 @@ def forward_kernel(
     for key_start in range(inner, outer, STEP):
         accumulator, maximum, total = _attend(
             accumulator, maximum, total, queries, k, v, column, key_start, first, stop, k_token, v_token,
-            tokens, scale, softcap, E, STEP, CAPPED, False, CAST,
+            tokens, scale, softcap, words, threshold, kept, E, STEP, CAPPED, DROPS, False, CAST,
         )  # fmt: skip
     for step in range(before + after):
         key_start = tl.where(step < before, begin + step * STEP, outer + (step - before) * STEP)
         accumulator, maximum, total = _attend(
             accumulator, maximum, total, queries, k, v, column, key_start, first, stop, k_token, v_token,
-            tokens, scale, softcap, E, STEP, CAPPED, True, CAST,
+            tokens, scale, softcap, words, threshold, kept, E, STEP, CAPPED, DROPS, True, CAST,
         )  # fmt: skip
 
     total = tl.where(inside, total, 1.0)
@@ -168,8 +176,8 @@ def _weights(scores, lse, scale, softcap, CAPPED: tl.constexpr):
 @triton.jit
 def _query_gradient(
     accumulator, queries, outer_gradient, lse, delta, k, v, column, key_start, first, stop, k_token, v_token,
-    tokens, scale, softcap, E: tl.constexpr, STEP: tl.constexpr, CAPPED: tl.constexpr, MASKED: tl.constexpr,
-    CAST: tl.constexpr,
+    tokens, scale, softcap, words, threshold, kept, E: tl.constexpr, STEP: tl.constexpr,
+    CAPPED: tl.constexpr, DROPS: tl.constexpr, MASKED: tl.constexpr, CAST: tl.constexpr,
 ):  # fmt: skip
     """What STEP keys add to the gradient of a tile of queries."""
     key = key_start + tl.arange(0, STEP)
@@ -181,16 +189,18 @@ def _query_gradient(
         seen = (key[None, :] >= first[:, None]) & (key[None, :] < stop[:, None])
         weights = tl.where(seen, weights, 0.0)
     pull = tl.dot(outer_gradient, tl.trans(values), input_precision="ieee")
+    if DROPS:
+        pull = tl.where(stays(words[:, None], key[None, :], threshold), pull * kept, 0.0)
     change = (weights * (pull - delta[:, None]) * slope).to(keys.dtype)
     return tl.dot(change, keys, accumulator, input_precision="ieee")
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@triton.jit(do_not_specialize=["tokens", "threshold"])
 def query_gradient_kernel(
     do, q, k, v, o, lse, delta, dq, bounds, tokens, do_token, do_head, q_token, q_head, k_token, k_head,
-    v_token, v_head, o_token, o_head, dq_token, dq_head, scale, softcap, MEMBERS: tl.constexpr,
-    E: tl.constexpr, BLOCK_E: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr, CAPPED: tl.constexpr,
-    CAST: tl.constexpr,
+    v_token, v_head, o_token, o_head, dq_token, dq_head, scale, softcap, seed, threshold, kept,
+    MEMBERS: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr,
+    CAPPED: tl.constexpr, DROPS: tl.constexpr, CAST: tl.constexpr,
 ):  # fmt: skip
     """Gradient of a tile of queries of one head, and delta = sum(do o) of its rows for the other kernel."""
     head = tl.program_id(0).to(tl.int64)
@@ -209,18 +219,21 @@ def query_gradient_kernel(
     k += head // MEMBERS * k_head
     v += head // MEMBERS * v_head
 
+    words = row_word(head * tokens + row, tl.load(seed)) if DROPS else row
     accumulator = tl.zeros([TILE, BLOCK_E], tl.float32)
     begin, before, inner, outer, after = _parts(bounds, bounds + tokens, start, tokens, TILE, STEP)
     for key_start in range(inner, outer, STEP):
         accumulator = _query_gradient(
             accumulator, queries, outer_gradient, rows_lse, rows_delta, k, v, column, key_start, first, stop,
-            k_token, v_token, tokens, scale, softcap, E, STEP, CAPPED, False, CAST,
+            k_token, v_token, tokens, scale, softcap, words, threshold, kept, E, STEP, CAPPED, DROPS, False,
+            CAST,
         )  # fmt: skip
     for step in range(before + after):
         key_start = tl.where(step < before, begin + step * STEP, outer + (step - before) * STEP)
         accumulator = _query_gradient(
             accumulator, queries, outer_gradient, rows_lse, rows_delta, k, v, column, key_start, first, stop,
-            k_token, v_token, tokens, scale, softcap, E, STEP, CAPPED, True, CAST,
+            k_token, v_token, tokens, scale, softcap, words, threshold, kept, E, STEP, CAPPED, DROPS, True,
+            CAST,
         )  # fmt: skip
 
     places = dq + head * dq_head + row.to(tl.int64)[:, None] * dq_token + column[None, :]
@@ -230,8 +243,8 @@ def query_gradient_kernel(
 @triton.jit
 def _key_gradient(
     dk, dv, keys, values, q, do, lse, delta, column, query_start, seen_from, seen_to, q_token, do_token,
-    tokens, scale, softcap, E: tl.constexpr, STEP: tl.constexpr, CAPPED: tl.constexpr, MASKED: tl.constexpr,
-    CAST: tl.constexpr,
+    tokens, scale, softcap, key, first_row, word, threshold, kept, E: tl.constexpr, STEP: tl.constexpr,
+    CAPPED: tl.constexpr, DROPS: tl.constexpr, MASKED: tl.constexpr, CAST: tl.constexpr,
 ):  # fmt: skip
     """What STEP queries add to the gradients of a tile of keys and values; scores stand transposed."""
     query = query_start + tl.arange(0, STEP)
@@ -248,18 +261,23 @@ def _key_gradient(
     if MASKED:
         seen = (query[None, :] >= seen_from[:, None]) & (query[None, :] < seen_to[:, None])
         weights = tl.where(seen, weights, 0.0)
-    dv = tl.dot(weights.to(outer_gradient.dtype), outer_gradient, dv, input_precision="ieee")
     pull = tl.dot(values, tl.trans(outer_gradient), input_precision="ieee")
+    used = weights
+    if DROPS:
+        stay = stays(row_word(first_row + query, word)[None, :], key[:, None], threshold)
+        used = tl.where(stay, weights * kept, 0.0)
+        pull = tl.where(stay, pull * kept, 0.0)
+    dv = tl.dot(used.to(outer_gradient.dtype), outer_gradient, dv, input_precision="ieee")
     change = (weights * (pull - columns_delta[None, :]) * slope).to(queries.dtype)
     return tl.dot(change, queries, dk, input_precision="ieee"), dv
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@triton.jit(do_not_specialize=["tokens", "threshold"])
 def key_gradient_kernel(
     do, q, k, v, lse, delta, dk, dv, bounds, tokens, do_token, do_head, q_token, q_head, k_token, k_head,
-    v_token, v_head, dk_token, dk_head, dv_token, dv_head, scale, softcap, MEMBERS: tl.constexpr,
-    E: tl.constexpr, BLOCK_E: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr, CAPPED: tl.constexpr,
-    CAST: tl.constexpr,
+    v_token, v_head, dk_token, dk_head, dv_token, dv_head, scale, softcap, seed, threshold, kept,
+    MEMBERS: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr,
+    CAPPED: tl.constexpr, DROPS: tl.constexpr, CAST: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a tile of keys and values of one key/value head, summed over its query heads."""
     group = tl.program_id(0).to(tl.int64)
@@ -273,6 +291,7 @@ def key_gradient_kernel(
     keys = _load(k + group * k_head, start, k_token, column, tokens, TILE, E, True, CAST)
     values = _load(v + group * v_head, start, v_token, column, tokens, TILE, E, True, CAST)
 
+    word = tl.load(seed) if DROPS else 0
     keys_gradient = tl.zeros([TILE, BLOCK_E], tl.float32)
     values_gradient = tl.zeros([TILE, BLOCK_E], tl.float32)
     begin, before, inner, outer, after = _parts(lower, upper, start, tokens, TILE, STEP)
@@ -283,15 +302,15 @@ def key_gradient_kernel(
         for query_start in range(inner, outer, STEP):
             keys_gradient, values_gradient = _key_gradient(
                 keys_gradient, values_gradient, keys, values, head_q, head_do, head_lse, head_delta, column,
-                query_start, seen_from, seen_to, q_token, do_token, tokens, scale, softcap, E, STEP, CAPPED,
-                False, CAST,
+                query_start, seen_from, seen_to, q_token, do_token, tokens, scale, softcap, row, head * tokens,
+                word, threshold, kept, E, STEP, CAPPED, DROPS, False, CAST,
             )  # fmt: skip
         for step in range(before + after):
             query_start = tl.where(step < before, begin + step * STEP, outer + (step - before) * STEP)
             keys_gradient, values_gradient = _key_gradient(
                 keys_gradient, values_gradient, keys, values, head_q, head_do, head_lse, head_delta, column,
-                query_start, seen_from, seen_to, q_token, do_token, tokens, scale, softcap, E, STEP, CAPPED,
-                True, CAST,
+                query_start, seen_from, seen_to, q_token, do_token, tokens, scale, softcap, row, head * tokens,
+                word, threshold, kept, E, STEP, CAPPED, DROPS, True, CAST,
             )  # fmt: skip
 
     stored = inside[:, None] & (column < E)[None, :]

@@ -28,7 +28,8 @@ _STEP = 0x9E3779B1
 
 
 @triton.jit
-def _mix(x):
+def mix(x):
+    """A permutation of 32-bit words that leaves no trace of their order."""
     x = x ^ (x >> 16)
     x = x * 0x7FEB352D
     x = x ^ (x >> 15)
@@ -39,9 +40,20 @@ def _mix(x):
 @triton.jit
 def kept(row, column, seed, threshold):
     """Whether the elements of these rows and columns stay; ``row`` (R,), ``column`` (C,) -> (R, C)."""
-    start = _mix(row.to(tl.uint32) ^ seed.to(tl.uint32))
-    word = _mix(start[:, None] + column.to(tl.uint32)[None, :] * 0x9E3779B1)
-    return word >= threshold.to(tl.uint32)
+    start = row_word(row, seed)
+    return stays(start[:, None], column[None, :], threshold)
+
+
+@triton.jit
+def row_word(row, seed):
+    """What the words of a row begin with."""
+    return mix(row.to(tl.uint32) ^ seed.to(tl.uint32))
+
+
+@triton.jit
+def stays(start, column, threshold):
+    """Whether an element stays, by its row's word and its column; the two are broadcast."""
+    return mix(start + column.to(tl.uint32) * 0x9E3779B1) >= threshold.to(tl.uint32)
 
 
 @triton.jit(do_not_specialize=["threshold"])
@@ -87,10 +99,9 @@ def dropout_forward(
 def kept_reference(
     row: torch.Tensor, column: torch.Tensor, seed: torch.Tensor, probability: float
 ) -> torch.Tensor:
-    """:func:`kept` in plain torch, (R, C); int64 in, the words are its lower halves."""
+    """:func:`kept` in plain torch: the two, int64, are broadcast; words are their lower halves."""
     start = _mix_reference((row ^ seed.long()) & _WORD)
-    word = _mix_reference((start[:, None] + column[None, :] * _STEP) & _WORD)
-    return word >= threshold_of(probability)
+    return _mix_reference((start + column * _STEP) & _WORD) >= threshold_of(probability)
 
 
 def _mix_reference(x: torch.Tensor) -> torch.Tensor:
@@ -124,7 +135,7 @@ def reference(x_TD: torch.Tensor, probability: float, seed: torch.Tensor) -> tor
     """The same in plain torch."""
     row, column = (torch.arange(size, device=x_TD.device) for size in x_TD.shape)
     wide_TD = x_TD.to(accumulation_type(x_TD.dtype)) * (1 / (1 - probability))
-    return torch.where(kept_reference(row, column, seed, probability), wide_TD, 0).to(x_TD.dtype)
+    return torch.where(kept_reference(row[:, None], column, seed, probability), wide_TD, 0).to(x_TD.dtype)
 
 
 def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:

@@ -88,8 +88,6 @@ def _refusal(config: dict[str, Any], layout: EncoderLayout) -> str | None:
         return "it is set up as a decoder"
     if config.get("position_embedding_type", "absolute") not in ("absolute", None):
         return f"positions are {config['position_embedding_type']}"
-    if config.get("attention_probs_dropout_prob"):
-        return "attention's weights are dropped while training"
     for key in ("attention_dropout", "mlp_dropout", "embedding_dropout"):
         if config.get(key):
             return f"{key}={config[key]}"

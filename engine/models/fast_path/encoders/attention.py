@@ -48,6 +48,7 @@ class _AttentionPass(Pass):
         super().__init__(half, packed, drops)
         self.heads, self.table = half.heads, table
         self.options: dict[str, Any] = {"causal": False, "window": half.window, "documents": packed.documents}
+        self.options["dropout"] = drops.attention
 
     def between(self, u_TN: torch.Tensor) -> _Kept:
         packed, heads = self.packed, self.heads
@@ -56,7 +57,8 @@ class _AttentionPass(Pass):
             angles = (self.table.cos_PW, self.table.sin_PW)
             rope_forward(qkv_TCE, *angles, packed.positions_T, heads, heads, out_TCE=qkv_TCE)
         q, k, v = qkv_TCE.split(heads, dim=1)
-        results = attention_forward(q, k, v, packed.offsets, packed.longest, **self.options)
+        seed = None if self.drops.seeds is None else self.drops.seeds[1:]
+        results = attention_forward(q, k, v, packed.offsets, packed.longest, seed=seed, **self.options)
         return _Kept(qkv_TCE, *results)
 
     def last_input(self, kept: _Kept) -> torch.Tensor:
