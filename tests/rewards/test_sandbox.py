@@ -110,7 +110,8 @@ def test_ordinary_programs_run() -> None:
         import asyncio, collections, decimal, json, random, re, threading
         async def later(): await asyncio.sleep(0); return 1
         thread = threading.Thread(target=print, args=("thread",)); thread.start(); thread.join()
-        print(asyncio.run(later()), int(input()) * 2)
+        if __name__ == "__main__":
+            print(asyncio.run(later()), int(input()) * 2)
     """
     outcome = run_program(textwrap.dedent(source), "21\n", LIMITS)
     assert (outcome.output.split(), outcome.ended) == (["thread", "1", "42"], "ok")
@@ -185,6 +186,44 @@ def test_code_of_a_completion() -> None:
     assert code_tests(doubles, cases[::2], limits=LIMITS) == 1
     assert code_tests(doubles, cases, partial=True, limits=LIMITS) == pytest.approx(2 / 3)
     assert code_tests(doubles, cases, limits=LIMITS) == 0
+
+
+ALWAYS = "class Always(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\n"
+
+
+@pytest.mark.parametrize(
+    "cheat",
+    [
+        f"{ALWAYS}def f(x): return Always()",
+        f"{ALWAYS}def f(x): return [Always()] if x else Always()",
+        f"{ALWAYS}class Box(list):\n    __iter__ = lambda self: iter(())\ndef f(x): return Box([Always()])",
+    ],
+)
+def test_what_equals_everything_passes_nothing(cheat: str) -> None:
+    fence = f"```python\n{cheat}\n```"
+    for test in ("assert f(0) == 2", "assert 2 == f(0)", "assert f(1) == [2]", "assert not f(0) != 2"):
+        assert code_tests(fence, test, partial=True, limits=LIMITS) == 0
+
+
+def test_honest_results_of_every_kind_compare_as_before() -> None:
+    program = """
+        from collections import Counter, OrderedDict, namedtuple
+        from dataclasses import dataclass
+        from fractions import Fraction
+        @dataclass
+        class Point:
+            x: "int"
+        Pair = namedtuple("Pair", "a b")
+    """
+    tests = [
+        "assert Pair(1, 2) == (1, 2)",
+        "assert Fraction(1, 2) == 0.5",
+        "assert Counter('aa') == {'a': 2} and OrderedDict(a=1) == {'a': 1}",
+        "assert Point(1) == Point(1)",
+        "assert {1: [2, (3,)]} == {1: [2, (3,)]} and None is None and 1 < 2 <= 3 and 'a' in 'abc'",
+    ]
+    fence = f"```python\n{textwrap.dedent(program)}\n```"
+    assert code_tests(fence, tests, limits=LIMITS) == 1
 
 
 def test_tests_that_are_none_are_refused() -> None:

@@ -14,6 +14,9 @@ import resource
 import signal
 import sys
 from pathlib import Path
+from types import ModuleType
+
+from .plain import NAME, plain
 
 PARENT_DEATH = 1
 FILES_OPEN = 64
@@ -29,8 +32,9 @@ def main() -> None:
     """
     folder, sandbox = sys.argv[1:3]
     result, seconds, memory, file, tests = map(int, sys.argv[3:])
-    os.dup2(result, RESULT, inheritable=False)
-    os.close(result)
+    if result != RESULT:
+        os.dup2(result, RESULT, inheritable=False)
+        os.close(result)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PARENT_DEATH, ctypes.c_ulong(signal.SIGKILL))
     limit(seconds, memory, file)
@@ -44,13 +48,19 @@ def main() -> None:
     source = frame(0)
     if tests < 0:
         sys.argv = ["program.py"]
-        run(source, {"__name__": "__main__", "__builtins__": __builtins__})
+        run(source, vars(_main()))
         return
     job = os.dup(0)
     silent = os.open(os.devnull, os.O_RDONLY)
     os.dup2(silent, 0)
     os.close(silent)
     judge(source, tests, job)
+
+
+def _main() -> ModuleType:
+    """A fresh `__main__`, as a program expects to find itself."""
+    module = sys.modules["__main__"] = ModuleType("__main__")
+    return module
 
 
 def limit(seconds: int, memory: int, file: int) -> None:
@@ -93,13 +103,15 @@ def frame(descriptor: int) -> bytes:
 
 
 def run(source: bytes, namespace: dict[str, object]) -> None:
-    exec(compile(source, "program.py", "exec"), namespace)
+    exec(compile(source, "program.py", "exec", dont_inherit=True), namespace)
 
 
 def judge(source: bytes, tests: int, job: int) -> None:
     """Load the program, run the tests one after the other, and only then fetch the token."""
-    write, end, take, execute = os.write, os._exit, frame, run
-    namespace: dict[str, object] = {"__name__": "program", "__builtins__": __builtins__}
+    write, end, take, execute, check = os.write, os._exit, frame, run, plain
+    module = ModuleType("program")
+    sys.modules["program"] = module  # where dataclasses look their types up
+    namespace = vars(module)
     try:
         execute(source, namespace)
     except BaseException:
@@ -108,6 +120,7 @@ def judge(source: bytes, tests: int, job: int) -> None:
     for _ in range(tests):
         test = take(job)
         try:
+            namespace[NAME] = check
             execute(test, namespace)
             outcomes += b"1"
         except BaseException:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from ..sandbox.plain import hardened
 from ..sandbox.programs import Limits, run_program, run_tests
 from .answers import said_in
 from .shape import fenced
@@ -45,6 +46,7 @@ def right_tests(value: Any) -> list[str] | list[Case]:
 
 def _asserts(text: str) -> list[str]:
     try:
+        text = hardened(text)
         statements = ast.parse(text).body
     except SyntaxError as error:
         raise ValueError(f"not Python: {error.msg} in line {error.lineno}") from error
