@@ -213,13 +213,8 @@ class ImageBuilder(Builder):
         sizes = [fitted_size(*look_at(one), method.image_min, method.image_max) for one in pictures]
         whole = self.encoder.encode(messages, sizes)
         patches = sum(self.encoder.images.patches(*size) for size in sizes)
-        if whole.image_end > most:
-            raise RowError(
-                f"its images reach to token {whole.image_end:,} ({whole.image_tokens:,} are of images), and "
-                f"model.max_length is {most:,}: raise that, or lower method.image_max"
-            )
-        flags, kept = _cut(whole, most)
-        if messages[-1]["role"] == "assistant" and not alternates(messages):
+        flags, kept = cut_row(whole, most)
+        if not alternates(messages):
             flags |= Odd.odd_roles
         if not done.files or done.files[-1][1] != row.file:
             done.files.append((len(done.lines), row.file))
@@ -238,8 +233,17 @@ class ImageBuilder(Builder):
         done.patches.append(patches)
 
 
-def _cut(row: ImageRow, most: int) -> tuple[Odd, ImageRow]:
-    """The row's first tokens, and what they lost. Raises RowError where nothing is left to learn."""
+def cut_row(row: ImageRow, most: int) -> tuple[Odd, ImageRow]:
+    """The row's first tokens, and what they lost.
+
+    Raises:
+        RowError: its images would be cut, or nothing is left to learn.
+    """
+    if row.image_end > most:
+        raise RowError(
+            f"its images reach to token {row.image_end:,} ({row.image_tokens:,} are of images), and the "
+            f"longest row has {most:,}: raise model.max_length, or lower method.image_max"
+        )
     if all(label == IGNORE for label in row.labels):
         raise RowError("the assistant says nothing in it")
     if len(row.input_ids) <= most:
@@ -247,11 +251,11 @@ def _cut(row: ImageRow, most: int) -> tuple[Odd, ImageRow]:
     labels = row.labels[:most]
     if all(label == IGNORE for label in labels):
         raise RowError(
-            f"its first {most:,} tokens, model.max_length, hold no answer: it has {len(row.input_ids):,} "
-            f"tokens, {row.image_tokens:,} of images"
+            f"its first {most:,} tokens, the longest that is trained, hold no answer: it has "
+            f"{len(row.input_ids):,}, {row.image_tokens:,} of images"
         )
+    lost = any(label != IGNORE for label in row.labels[most:])
     cut = ImageRow(row.input_ids[:most], labels, row.image_end, row.image_tokens)
-    lost = labels.count(IGNORE) - most > row.labels.count(IGNORE) - len(row.labels)
     return Odd.truncated_rows | (Odd.truncated_lost_end if lost else Odd(0)), cut
 
 

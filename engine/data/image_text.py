@@ -123,7 +123,10 @@ class ConversationEncoder:
     def prompt(self, messages: list[Message], sizes: Sequence[Size]) -> list[int]:
         """Ids up to where the assistant begins. Raises as :meth:`encode`."""
         self._refuse_reserved(messages)
-        text = self.renderer.render(messages, add_generation_prompt=True)
+        return self.tokenise(self.renderer.render(messages, add_generation_prompt=True), sizes)
+
+    def tokenise(self, text: str, sizes: Sequence[Size]) -> list[int]:
+        """Ids of a rendered text. Raises RowError where it has other places than there are images."""
         text, _ = self._spelled_out(text, [], sizes)
         ids = list(self.rows.tokenizer.encode(text, add_special_tokens=False).ids)
         prefix = self.rows.prefix

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..data.inspection import DataReport
 from ..hardware import Machine
-from ..methods.kinds import LANGUAGE_MODELS
+from ..methods.kinds import NEXT_TOKEN
 from ..recipe import AdapterSection
 from ..resolve import Resolved, adapted_layers, trainable_parameters
 from .facts import ModelFacts, match_targets
@@ -102,13 +102,17 @@ def estimate_memory(
         if resolved.method == "speech"
         else activation_bytes(facts, adapter, resolved),
         # Only what is to be continued is compared with the whole vocabulary.
-        "loss": loss_bytes(facts, adapter, resolved, report) if resolved.method in LANGUAGE_MODELS else 0,
+        "loss": loss_bytes(facts, adapter, resolved, report)
+        if resolved.method in NEXT_TOKEN
+        else 0,
         "runtime": CUDA_CONTEXT + CUDA_WORKSPACE if cuda else PROCESS,
     }
     if resolved.method == "vision":
         inner = language_facts(facts)
         share = report.train.supervised_tokens / max(1, report.train.tokens)
+        ends = resolved.embedding_precision, resolved.head_precision
         components |= {
+            "base": base_bytes(inner, resolved.base_precision, *ends),  # the encoder is not rounded
             "optimizer": int(trainable * (ADAMW_8BIT_BYTES if resolved.optimizer == "adamw_8bit" else 8)),
             "activations": activation_bytes(inner, adapter, resolved)
             + encoder_bytes(facts, resolved, report.images),

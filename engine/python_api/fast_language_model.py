@@ -101,7 +101,7 @@ class FastLanguageModel:
             say(f"max_seq_length={length} is beyond the {limit} positions this model was trained with.")
         checkpointing = checkpointing_wanted(use_gradient_checkpointing) if full_finetuning else None
         rounded = precision if precision in ("nf4", "int8", "fp8") else None
-        name = _base_name(model_name, folder, adapter)
+        name = base_name(model_name, folder, adapter)
         state = ModelState(folder, name, length, handle.dtype, rounded, checkpointing)
         remember(model, replace(state, fast_inference=fast_inference, gpu_memory_utilization=share))
         model.max_seq_length = length
@@ -196,7 +196,7 @@ class FastLanguageModel:
         return model.train()
 
 
-def _base_name(model_name: str, folder: Path, adapter: Path | None) -> str:
+def base_name(model_name: str, folder: Path, adapter: Path | None) -> str:
     """What a saved adapter calls its base: the hub id, so that it loads elsewhere, or the local folder."""
     is_hub_id = adapter is None and model_name != "demo" and not Path(model_name).expanduser().is_dir()
     return model_name if is_hub_id else str(folder)

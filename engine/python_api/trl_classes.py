@@ -14,24 +14,22 @@ from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments
 
 from ..errors import WhetError
 from ..findings import Finding
-from ..methods.sft.fast_choice import mixed_reason
 from ..methods.sft.trainer import SupervisedTrainer
 from ..models.fast_path import program_of
 from ..models.locate import resolve_model
 from ..resolve import WHOLE
-from .checkpointing import is_checkpointing, start_checkpointing, stop_checkpointing
+from .checkpointing import CHECKPOINTING, is_checkpointing, recompute_by_program
 from .collators import collator_findings
 from .fast import to_fast_path
 from .notes import say
 from .precision import resolve_mixed_precision, resolve_optimizer
 from .rows import tokenise_dataset
 from .scheduling import schedule_steps
+from .seeing_processor import is_for_seeing
 from .spellings import config_from_trainer, refuse_unknown, translate_config
 from .state import base_model, state_of, update
 
 TRL_FIELDS = [field.name for field in fields(trl.SFTConfig) if field.init]
-_CHECKPOINTING = [n for n in ("gradient_checkpointing", "activation_checkpointing") if n in TRL_FIELDS]
-"""Names of one setting, the newest last; older ones mirror it."""
 
 
 @dataclass(init=False)
@@ -67,7 +65,7 @@ class SFTConfig(trl.SFTConfig):
             )
         # A NaN that is logged as 0.0 looks like perfect learning.
         arguments.setdefault("logging_nan_inf_filter", False)
-        arguments.setdefault(_CHECKPOINTING[-1], True)
+        arguments.setdefault(CHECKPOINTING[-1], True)
         super().__init__(output_dir=output_dir, **arguments)
 
 
@@ -82,6 +80,14 @@ class SFTTrainer(SupervisedTrainer):
         formatting_func: row (or batch of rows) to a text or a list of texts.
         **given: the trainer's arguments, and those that moved to `SFTConfig`.
     """
+
+    def __new__(cls, *args: Any, **given: Any) -> Any:
+        """For models that see, a trainer of its own: rows with images are not tokenised beforehand."""
+        if cls is SFTTrainer and is_for_seeing(args, given):
+            from .vision_trainer import VisionSFTTrainer
+
+            return VisionSFTTrainer(*args, **given)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -107,7 +113,7 @@ class SFTTrainer(SupervisedTrainer):
         for name, value in moved.items():
             setattr(config, name, value)
         _follow_model(config, model, moved)
-        _recompute_by_program(config, model)
+        recompute_by_program(config, model)
         # TRL would look for generation tags in the template; the spans are derived here without them.
         self._assistant_only, config.assistant_only_loss = config.assistant_only_loss, False
         if isinstance(model, str):
@@ -135,7 +141,7 @@ class SFTTrainer(SupervisedTrainer):
         """An adapter made from `peft_config=` goes on the fast path as one from `get_peft_model` does."""
         if isinstance(self.model, PeftModel) and program_of(self.model) is None:
             to_fast_path(self.model, None)
-            _recompute_by_program(self.args, self.model)
+            recompute_by_program(self.args, self.model)
 
     def _prepare_dataset(  # type: ignore[override]
         self,
@@ -213,20 +219,10 @@ def _follow_model(config: trl.SFTConfig, model: Any, moved: dict[str, Any]) -> N
         return
     if "max_length" not in config.explicit and "max_length" not in moved:
         config.max_length = state.max_seq_length
-    explicit = any(name in config.explicit for name in _CHECKPOINTING)
+    explicit = any(name in config.explicit for name in CHECKPOINTING)
     if not explicit and state.gradient_checkpointing is not None:
-        for name in _CHECKPOINTING:
+        for name in CHECKPOINTING:
             setattr(config, name, state.gradient_checkpointing)
-
-
-def _recompute_by_program(config: TrainingArguments, model: Any) -> None:
-    """A model on the fast path recomputes by itself what transformers' checkpointing would."""
-    program = None if isinstance(model, str) else program_of(model)
-    if program is None or mixed_reason(config, program.dtype) is not None:
-        return
-    (start_checkpointing if getattr(config, _CHECKPOINTING[-1]) else stop_checkpointing)(model)
-    for name in _CHECKPOINTING:
-        setattr(config, name, False)
 
 
 def _train_embeddings_whole(peft_config: PeftConfig | None, model: Any) -> PeftConfig | None:

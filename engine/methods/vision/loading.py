@@ -23,7 +23,9 @@ from ...recipe import AdapterSection, VisionSection
 from .inputs import ImageInputs
 from .layers import Switches, chosen_layers, named_layers, part_of
 
-UNROUNDED = ("vision_tower", "vision_model", "visual", "multi_modal_projector")
+UNROUNDED = tuple(
+    rf"(.*\.)?{name}" for name in ("vision_tower", "vision_model", "visual", "multi_modal_projector")
+)
 """They stay in 16 bits: they are a small part of the model, and what they lose every token sees."""
 LAYER = re.compile(r"\.layers\.(\d+)\.")
 PROCESSOR_FILES = (
