@@ -31,7 +31,7 @@ def fit(
     for ``auto`` is off when the step fits without it, since it costs a third in speed.
     """
     shape = fast_shape(facts, recipe.adapter, resolved)
-    if isinstance(shape, Unsupported) or recipe.method.kind not in ("sft", *COMPARING):
+    if isinstance(shape, Unsupported) or recipe.method.kind not in ("sft", "tts", *COMPARING):
         return _checkpointing(recipe, resolved, facts, report, machine)
     rows, forwards = step_rows(resolved, report), passes(recipe, report)
     asked = recipe.training.gradient_checkpointing

@@ -25,6 +25,7 @@ from .methods.reward.section import RewardSection
 from .methods.sft.section import SFTSection
 from .methods.speech.section import SpeechSection
 from .methods.token_classification.section import TokenClassificationSection
+from .methods.tts.section import TTSSection
 from .methods.vision.section import VisionSection
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -50,6 +51,7 @@ MethodSection = (
     | RewardSection
     | GRPOSection
     | SpeechSection
+    | TTSSection
     | VisionSection
 )
 METHODS: dict[str, type[BaseModel]] = {
@@ -62,6 +64,7 @@ METHODS: dict[str, type[BaseModel]] = {
     "reward": RewardSection,
     "grpo": GRPOSection,
     "speech": SpeechSection,
+    "tts": TTSSection,
     "vision": VisionSection,
 }
 OTHER_METHODS = {
@@ -141,6 +144,12 @@ class DataSection(Section):
         None, description="Chat template by name (`whet template --list`); by default the model's own."
     )
     system: str | None = Field(None, description="System message for conversations that have none.")
+    reasoning: Literal["auto", "each", "drop"] = Field(
+        "auto",
+        description="Thinking before answers: auto learns it with its answer, and takes answers whose "
+        "thinking the template drops (those before the last question) as context; each makes a row of every "
+        "answer, so that all are learnt with their thinking; drop learns answers alone.",
+    )
     bad_rows: Literal["stop", "skip"] = Field(
         "stop", description="A row that cannot be read stops the plan, or is skipped and reported."
     )
@@ -316,6 +325,7 @@ class Recipe(Section):
         | Annotated[PreferenceSection, Tag("preference")]
         | Annotated[RewardSection, Tag("reward")]
         | Annotated[SpeechSection, Tag("speech")]
+        | Annotated[TTSSection, Tag("tts")]
         | Annotated[VisionSection, Tag("vision")]
         | Annotated[GRPOSection, Tag("grpo")],
         Discriminator(kind_of_method),

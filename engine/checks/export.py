@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from ..disk import FOLDERS
 from ..export.gguf.native import REBUILD
+from ..export.other_models import REASONS
 from ..export.targets.table import TARGETS
 from ..findings import Finding, Fix
-from ..methods.kinds import LANGUAGE_MODELS
+from ..methods.kinds import NEXT_TOKEN
 from ..resolve import adapted_layers
 from .registry import PlanFacts, check
 
@@ -132,7 +133,8 @@ def adapter_file_possible(facts: PlanFacts) -> Iterator[Finding]:
 def targets_possible(facts: PlanFacts) -> Iterator[Finding]:
     """4 and 8 bits and adapter files are written of language models, whose readers know them."""
     asked = [name for name in TARGETS if getattr(facts.recipe.export, name)]
-    if asked and facts.recipe.method.kind not in LANGUAGE_MODELS:
+    speaks = facts.recipe.method.kind in NEXT_TOKEN and facts.model.architecture not in REASONS
+    if asked and not speaks:
         yield Finding(
             id="X04",
             severity="error",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import WhetError
 from ..recipe import DataSection
+from .chat_templates.thinking import FIELDS as THINKING
+from .chat_templates.thinking import without_thinking
 from .messages import Message, canonical_messages, content_text, looks_like_sharegpt, looks_like_turns
 from .rows import RawRow, RowError
+from .tool_calls import canonical_tools
 
 FormatName = Literal["text", "alpaca", "sharegpt", "messages", "prompt_completion"]
 OtherName = Literal[
@@ -25,6 +29,7 @@ OtherName = Literal[
     "multi_labelled",
     "tagged",
     "speech",
+    "codes",
     "prompts",
 ]
 """Layouts of other methods: recognised, named, and not read for supervised fine-tuning."""
@@ -54,6 +59,7 @@ OTHER_METHODS: dict[OtherName, str] = {
     "tagged": "words with a tag each",
     "prompts": "prompts whose answers are scored",
     "speech": "recordings with what is said in them",
+    "codes": "texts with the codes of their sound",
 }
 
 
@@ -82,12 +88,20 @@ class Example:
     prompt: str | None = None
     completion: str | None = None
     tools: list[Any] | None = None
+    only_last: bool = False
+    """Only the last turn is learnt, all before it is context."""
 
     def content(self) -> str:
         """All of its content as one string: what makes two examples the same."""
         if self.messages is None:
             return "\x1f".join((self.text or "", self.prompt or "", self.completion or ""))
-        return "\x1e".join(f"{one['role']}\x1f{one['content']}" for one in self.messages)
+        return "\x1e".join(f"{one['role']}\x1f{one['content']}{_beside(one)}" for one in self.messages)
+
+
+def _beside(message: Message) -> str:
+    """Calls and thinking, which may be all that two messages differ in."""
+    said = {name: message[name] for name in ("tool_calls", *THINKING) if name in message}
+    return f"\x1f{json.dumps(said, sort_keys=True, default=str)}" if said else ""
 
 
 def sniff(rows: Iterable[RawRow], columns: Mapping[str, str] | None = None) -> FormatGuess:
@@ -150,7 +164,7 @@ def to_example(row: RawRow, format: FormatName, section: DataSection) -> Example
     """
     value = renamed(row.value, section.columns)
     if format in ("messages", "sharegpt"):
-        example = Example(messages=_turns(value), tools=_tools(value))
+        example = Example(messages=_turns(value), tools=canonical_tools(value.get("tools")))
     elif format == "alpaca":
         example = _alpaca(value)
     elif format == "prompt_completion":
@@ -159,7 +173,23 @@ def to_example(row: RawRow, format: FormatName, section: DataSection) -> Example
         example = Example(text=_text_field(value, "text"))
     if example.messages is not None and section.system and example.messages[0]["role"] != "system":
         example.messages.insert(0, {"role": "system", "content": section.system})
+    if example.messages is not None and section.reasoning == "drop":
+        example.messages = [
+            without_thinking(message) if message["role"] == "assistant" else message
+            for message in example.messages
+        ]
     return example
+
+
+def learnt_parts(example: Example, section: DataSection) -> list[Example]:
+    """The example as rows to train on: with ``data.reasoning: each`` one for each of its answers."""
+    messages = example.messages
+    if section.reasoning != "each" or messages is None:
+        return [example]
+    turns = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
+    if len(turns) < 2:
+        return [example]
+    return [Example(messages=messages[: at + 1], tools=example.tools, only_last=True) for at in turns]
 
 
 def renamed(value: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
@@ -174,15 +204,6 @@ def _turns(value: Mapping[str, Any]) -> list[Message]:
         if name in value:
             return canonical_messages(value[name], name)
     raise RowError(_missing(value, "messages"))
-
-
-def _tools(value: Mapping[str, Any]) -> list[Any] | None:
-    tools = value.get("tools")
-    if not tools:
-        return None
-    if not isinstance(tools, list):
-        raise RowError(f"field 'tools' is {_kind(tools)}, expected a list")
-    return tools
 
 
 def _alpaca(value: Mapping[str, Any]) -> Example:
@@ -204,7 +225,7 @@ def _prompt_completion(value: Mapping[str, Any]) -> Example:
     if isinstance(value.get("prompt"), list) or isinstance(value.get("completion"), list):
         before = _as_messages(value.get("prompt"), "prompt", "user")
         after = _as_messages(value.get("completion"), "completion", "assistant")
-        return Example(messages=before + after, tools=_tools(value))
+        return Example(messages=before + after, tools=canonical_tools(value.get("tools")))
     completion = _text_field(value, "completion", empty=True)
     return Example(prompt=_text_field(value, "prompt"), completion=completion)
 

@@ -11,6 +11,7 @@ from .pairs import embedding_layout, reranker_layout
 from .prompts import prompt_layout
 from .rows import RawRow
 from .speech import speech_layout
+from .spoken import spoken_layout
 from .tables import Layout
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ READS = {
     "rejected) and rated ones (prompt, completion, label: true or false)",
     "reward": "compared answers (prompt, chosen, rejected; or whole conversations as chosen and rejected)",
     "grpo": "prompts (prompt: a text or a list of messages) with the columns that the rewards read",
+    "tts": "texts (text) with the codes of their sound (codes), or with the sound itself (audio)",
     "speech": "recordings (audio: a path, or as `datasets` gives them) with what is said in them (text)",
     "reranker": "scored pairs (query, document, score), pairs (query, positive) and triplets (query, "
     "positive, negative, negative_1, ...)",
@@ -39,6 +41,7 @@ FIND: dict[str, Callable[[Sequence[RawRow], Mapping[str, str]], Layout | None]] 
     "grpo": prompt_layout,
     "reranker": reranker_layout,
     "speech": speech_layout,
+    "tts": spoken_layout,
 }
 
 

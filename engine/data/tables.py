@@ -13,7 +13,7 @@ from typing import Any, Literal
 from .messages import Message, canonical_messages, content_text
 from .rows import RowError
 
-Kind = Literal["text", "number", "label", "labels", "words", "turns", "truth", "audio", "free"]
+Kind = Literal["text", "number", "label", "labels", "words", "turns", "truth", "audio", "codes", "free"]
 
 
 @dataclass(frozen=True)

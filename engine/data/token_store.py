@@ -106,6 +106,10 @@ def _build(recipe: Recipe, model_dir: Path, target: Path, progress: Callable[[in
 def _builder(recipe: Recipe) -> type[Any]:
     if recipe.method.kind == "sft":
         return _TokenBuilder
+    if recipe.method.kind == "tts":
+        from .spoken_store import SpokenBuilder
+
+        return SpokenBuilder
     if recipe.method.kind == "speech":
         from .speech_store import SpeechBuilder
 

@@ -45,6 +45,8 @@ def planned_rows(plan: Plan, model_dir: Path, limits: Limits | None = None) -> l
     Read from the source, which has the conversations; where that is gone by now, the tokens that the plan
     prepared serve without them.
     """
+    if plan.recipe.method.kind == "tts":  # of their rows the proof wants the speech, not the text alone
+        return _token_rows(plan.data.eval or plan.data.train, limits or Limits())
     try:
         return held_out_rows(plan.data_recipe(), model_dir, limits)
     except WhetError as gone:

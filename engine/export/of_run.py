@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..methods.kinds import LANGUAGE_MODELS
+from ..methods.kinds import NEXT_TOKEN
 from ..recipe import ExportSection, Recipe
 from ..runs import locks
 from ..runs.events import PhaseEvent
@@ -79,7 +79,7 @@ def export_finished(
 def asks_rows(section: ExportSection, recipe: Recipe) -> bool:
     """Whether a proof of what is written begins with rows; all of language models do."""
     weights = section.merged or any(getattr(section, name) for name in TARGETS)
-    return bool(section.gguf) or (weights and recipe.method.kind in LANGUAGE_MODELS)
+    return bool(section.gguf) or (weights and recipe.method.kind in NEXT_TOKEN)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ METHODS = {
     "reward": (".reward.job", "run_reward"),
     "grpo": (".grpo.job", "run_grpo"),
     "speech": (".speech.job", "run_speech"),
+    "tts": (".tts.job", "run_tts"),
     "vision": (".vision.job", "run_vision"),
 }
 """Method -> where its job is; only that one is imported."""

@@ -1,0 +1,1 @@
+"""Speaking language models: text becomes the codes of an audio codec."""
