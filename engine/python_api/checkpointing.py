@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 from peft import PeftModel
+from transformers import TrainingArguments
 
+from ..methods.sft.fast_choice import mixed_reason
 from ..models.fast_path import Keep, program_of
 from .state import base_model
+
+_NAMES = {field.name for field in fields(TrainingArguments)}
+CHECKPOINTING = [n for n in ("gradient_checkpointing", "activation_checkpointing") if n in _NAMES]
+"""Names of one setting of a trainer's configuration, the newest last; older ones mirror it."""
 
 
 def is_checkpointing(model: Any) -> bool:
@@ -32,6 +39,21 @@ def start_checkpointing(model: Any) -> None:
     _method(model, "enable")({"use_reentrant": False})
     if isinstance(model, PeftModel):
         model.enable_input_require_grads()
+
+
+def recompute_by_program(config: Any, model: Any) -> None:
+    """A model on the fast path recomputes by itself what transformers' checkpointing would.
+
+    Args:
+        config: of the trainer; its setting is taken over, and switched off in place.
+        model: loaded, or its name.
+    """
+    program = None if isinstance(model, str) else program_of(model)
+    if program is None or mixed_reason(config, program.dtype) is not None:
+        return
+    (start_checkpointing if getattr(config, CHECKPOINTING[-1]) else stop_checkpointing)(model)
+    for name in CHECKPOINTING:
+        setattr(config, name, False)
 
 
 def _recompute_by_program(model: Any, recompute: bool) -> bool:

@@ -16,9 +16,11 @@ from trl.experimental.orpo import ORPOConfig as _ORPOConfig
 from trl.experimental.orpo import ORPOTrainer as _ORPOTrainer
 
 from ..errors import WhetError
+from ..methods.preference.without_logits import ContrastWithoutLogits, OddsWithoutLogits
 from ..models.locate import resolve_model
 from .notes import say
 from .precision import resolve_mixed_precision, resolve_optimizer
+from .preference_steps import FastAnswers
 from .spellings import refuse_unknown, translate_config
 from .state import base_model, state_of
 
@@ -202,16 +204,18 @@ def drop_copy(model: Any) -> None:
         model.delete_adapter(COPY)
 
 
-class DPOTrainer(_Spelt, trl.DPOTrainer):
+class DPOTrainer(_Spelt, FastAnswers, trl.DPOTrainer):
     """TRL's `DPOTrainer`; with an adapter and ``ref_model=None`` the reference is the adapter as it began."""
 
     config_class = DPOConfig
+    forwards = 1
 
 
-class KTOTrainer(_Spelt, trl.KTOTrainer):
+class KTOTrainer(_Spelt, FastAnswers, trl.KTOTrainer):
     """TRL's `KTOTrainer`."""
 
     config_class = KTOConfig
+    forwards = 3
 
 
 class RewardTrainer(_Spelt, trl.RewardTrainer):
@@ -243,13 +247,13 @@ def _outputs_of(model: Any) -> int:
     return int(base.config.num_labels) if classifies else 0
 
 
-class ORPOTrainer(_Spelt, _ORPOTrainer):
+class ORPOTrainer(_Spelt, OddsWithoutLogits, FastAnswers, _ORPOTrainer):
     """TRL's `ORPOTrainer`."""
 
     config_class = ORPOConfig
 
 
-class CPOTrainer(_Spelt, _CPOTrainer):
+class CPOTrainer(_Spelt, ContrastWithoutLogits, FastAnswers, _CPOTrainer):
     """TRL's `CPOTrainer`, of CPO and SimPO."""
 
     config_class = CPOConfig

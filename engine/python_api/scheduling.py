@@ -9,14 +9,17 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 
 from ..methods.sft.optimizer import FLAT_OPTIMIZERS
-from ..methods.sft.scheduled import follow, schedule_here
+from ..methods.sft.scheduled import follow, follow_schedule, schedule_here
 from ..methods.sft.trainer import SupervisedTrainer
 from ..models.facts import read_model_facts
+from ..models.fast_path import program_of
 from ..models.fast_shape import Held
 from ..models.fast_time import Rows
 from ..models.loading import DTYPES
 from ..recipe import AdapterSection
-from .state import state_of
+from ..schedule import Schedule
+from ..scheduler import Recompute
+from .state import ModelState, state_of
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 ROUNDED = {"Linear4bit": "nf4", "Linear8bitLt": "int8", "Fp8Linear": "fp8"}
@@ -44,6 +47,40 @@ def schedule_steps(trainer: SupervisedTrainer, may_recompute: bool) -> None:
     if not fast.program.report.complete:
         return
     rows = Rows.of_lengths(lengths, args.per_device_train_batch_size * args.gradient_accumulation_steps)
+    schedule = _schedule(trainer, model, state, rows, may_recompute)
+    if schedule is not None:
+        follow(fast, schedule)
+
+
+def schedule_comparison(trainer: Any, may_recompute: bool, forwards: int) -> None:
+    """Keep what fits of a micro-batch's activations, for a loss that compares the rows of one.
+
+    Args:
+        trainer: one of TRL's, whose rows are tokenised, of a model that `FastLanguageModel` loaded; nothing
+            happens to any other.
+        may_recompute: as :func:`schedule_steps`.
+        forwards: passes without a gradient beside.
+    """
+    model = trainer.model
+    program, state = program_of(model), state_of(model)
+    if program is None or state is None or not program.report.complete or not isinstance(model, PeftModel):
+        return
+    lengths, texts = _answer_lengths(trainer)
+    rows = Rows.of_lengths(lengths, texts * trainer.args.per_device_train_batch_size)
+    schedule = _schedule(trainer, model, state, rows, may_recompute, forwards)
+    if schedule is not None:
+        follow_schedule(program, schedule)
+
+
+def _schedule(
+    trainer: Any,
+    model: PeftModel,
+    state: ModelState,
+    rows: Rows,
+    may_recompute: bool,
+    forwards: int | None = None,
+) -> Schedule | None:
+    args = trainer.args
     kinds = {type(module).__name__ for module in model.modules()}
     base = next((held for kind, held in ROUNDED.items() if kind in kinds), NAMES[state.dtype])
     bits = FLAT_OPTIMIZERS.get(str(getattr(args.optim, "value", args.optim)), 8)
@@ -54,11 +91,29 @@ def schedule_steps(trainer: SupervisedTrainer, may_recompute: bool) -> None:
         device=args.device.type,
     )
     adapter = _adapter(model.peft_config[model.active_adapter])  # type: ignore[arg-type]
-    schedule = schedule_here(
-        read_model_facts(state.base_dir), adapter, held, rows, "auto" if may_recompute else "off"
-    )
-    if schedule is not None:
-        follow(fast, schedule)
+    recompute: Recompute = "auto" if may_recompute else "off"
+    return schedule_here(read_model_facts(state.base_dir), adapter, held, rows, recompute, forwards)
+
+
+ANSWERS = (
+    (("prompt_ids", "chosen_ids"), ("prompt_ids", "rejected_ids")),
+    (("prompt_ids", "completion_ids"),),
+    (("chosen_input_ids",), ("rejected_input_ids",)),
+)
+"""Columns that TRL's trainers tokenise rows to: those of each text of a row, one behind the other."""
+
+
+def _answer_lengths(trainer: Any) -> tuple[list[int], int]:
+    """Tokens of each text, as :func:`_lengths`, and texts of a row."""
+    rows, most = trainer.train_dataset, trainer.args.max_length or UNKNOWN_LENGTH
+    if isinstance(rows, Dataset):
+        columns = rows.with_format("arrow")
+        for texts in ANSWERS:
+            if {name for text in texts for name in text} <= set(rows.column_names):
+                parts = [[pc.list_value_length(columns[name]).to_pylist() for name in text] for text in texts]
+                found = [min(most, sum(row)) for text in parts for row in zip(*text, strict=True)]
+                return found, len(texts)
+    return [most], 2
 
 
 def _lengths(trainer: SupervisedTrainer) -> list[int]:

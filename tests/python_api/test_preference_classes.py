@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 import trl
+from datasets import Dataset
 from peft import PeftModel
 from support.tiny_models import build_tiny_model
 from transformers import AutoModelForCausalLM
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 import whet.engine as engine
 from whet.engine import (
-    CPOConfig,
     DPOConfig,
     DPOTrainer,
     FastLanguageModel,
@@ -23,7 +25,10 @@ from whet.engine import (
     RewardTrainer,
 )
 from whet.engine.errors import WhetError
+from whet.engine.methods.flat_optimizer import FlatAdamW
+from whet.engine.models.fast_path import DecoderProgram
 from whet.engine.python_api.notes import WhetNote
+from whet.engine.python_api.preference_classes import preference_arguments
 
 ROWS = [
     {
@@ -112,15 +117,47 @@ def test_an_adapter_that_has_learnt_is_measured_from_as_it_was(tiny: Path, tmp_p
     assert losses(trainer)[0] == pytest.approx(0.6931, abs=1e-3) and losses(trainer)[-1] < 0.6
 
 
-@pytest.mark.parametrize(("name", "more"), [("ORPO", {}), ("CPO", {"loss_type": "simpo"}), ("KTO", {})])
-def test_its_kin_train(tiny: Path, tmp_path: Path, name: str, more: dict[str, Any], quiet: list[str]) -> None:
+PLAIN: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "DPO": (trl.DPOConfig, trl.DPOTrainer, {"beta": 0.3}),
+    "ORPO": (ORPOConfig, ORPOTrainer, {}),
+    "CPO": (CPOConfig, CPOTrainer, {"loss_type": "simpo"}),
+    "KTO": (trl.KTOConfig, trl.KTOTrainer, {}),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_its_kin_train_on_the_fast_path_as_trl_does_without(
+    tiny: Path, tmp_path: Path, name: str, quiet: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[bool] = []
+    answers = DecoderProgram.answers
+
+    def counted(program: DecoderProgram, *args: Any) -> Any:
+        passes.append(torch.is_grad_enabled())
+        return answers(program, *args)
+
+    monkeypatch.setattr(DecoderProgram, "answers", counted)
     model, tokenizer = adapted(tiny)
-    config, trainer = getattr(engine, f"{name}Config"), getattr(engine, f"{name}Trainer")
+    model.save_pretrained(tmp_path / "fresh")
+    config, trainer, more = PLAIN[name]
+    asked = settings(tmp_path, **more)
     rows = RATED if name == "KTO" else ROWS
-    run = trainer(model, args=config(**settings(tmp_path, **more)), train_dataset=rows, tokenizer=tokenizer)
+    owns = getattr(engine, f"{name}Config")(**asked)
+    run = getattr(engine, f"{name}Trainer")(model, args=owns, train_dataset=rows, tokenizer=tokenizer)
     assert run.args.max_length == 64  # the model's
     run.train()
+    assert passes.count(True) == 3 and passes.count(False) == 3 * run.forwards
+    assert isinstance(run.flat, FlatAdamW)
     assert len(losses(run)) == 3 and losses(run)[-1] < losses(run)[0] and quiet == []
+    base = AutoModelForCausalLM.from_pretrained(tiny)
+    plain = trainer(
+        PeftModel.from_pretrained(base, tmp_path / "fresh", is_trainable=True),
+        args=config(**preference_arguments(config, asked | {"max_length": 64})),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    plain.train()
+    assert losses(run) == pytest.approx(losses(plain), rel=1e-4)
 
 
 def test_a_reward_script_learns_to_tell_answers_apart(tiny: Path, tmp_path: Path, quiet: list[str]) -> None:
@@ -149,5 +186,5 @@ def test_settings_of_older_trl_are_mapped_or_refused_by_name(tmp_path: Path) -> 
         with pytest.raises(WhetError, match=gone):
             DPOConfig(str(tmp_path), **{gone: True})
     with pytest.raises(WhetError, match=r"CPOConfig has no argument 'simpo_gama'"):
-        CPOConfig(str(tmp_path), simpo_gama=1.0)
+        engine.CPOConfig(str(tmp_path), simpo_gama=1.0)
     assert isinstance(mixed, trl.DPOConfig)

@@ -17,6 +17,8 @@ class WithoutLogits:
     Of the mean logits that they note down, those of the answers' tokens count, as DPO has it.
     """
 
+    sparing = True
+    """Off: the trainer's own way, for a model that TRL's head is not made for."""
     learns_prompts = False
     """The chosen conversation's own loss counts its prompt too."""
 
@@ -39,6 +41,9 @@ class WithoutLogits:
     def concatenated_forward(self, model: Any, batch: dict[str, Any]) -> Any:
         """Log-probabilities and mean logits of chosen and rejected answers, and the chosen ones' own loss."""
         own: Any = self
+        if not self.sparing:
+            plain: Any = super()
+            return plain.concatenated_forward(model, batch)
         ids, attended, answered = self.rows_of(batch)
         learnt = attended if self.learns_prompts else answered
         more = {"output_router_logits": True} if own.aux_loss_enabled else {}

@@ -39,6 +39,7 @@ def schedule_here(
     held: Precisions,
     rows: Rows,
     recompute: Recompute = "auto",
+    forwards: int | None = None,
 ) -> Schedule | None:
     """The schedule for the memory that is free now, the model being loaded; None off the fast path.
 
@@ -49,7 +50,7 @@ def schedule_here(
         adapter: what is trained.
         held: precisions; its device is where the model is.
         rows: of an optimizer step; :meth:`whet.engine.models.fast_time.Rows.of_lengths` makes them.
-        recompute: as :func:`whet.engine.scheduler.choose_schedule` has it.
+        recompute, forwards: as :func:`whet.engine.scheduler.choose_schedule` has them.
     """
     shape = fast_shape(facts, adapter, held)
     if isinstance(shape, Unsupported):
@@ -62,4 +63,4 @@ def schedule_here(
         allowed = int(torch.cuda.get_per_process_memory_fraction() * total)
         free = min(free + torch.cuda.memory_reserved(), allowed)
         room = Room(free + CUDA_CONTEXT, machine.ram_available)
-    return choose_schedule(shape, rows, room, ceilings_of(machine), recompute)
+    return choose_schedule(shape, rows, room, ceilings_of(machine), recompute, forwards=forwards)
