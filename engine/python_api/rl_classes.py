@@ -16,6 +16,7 @@ from ..methods.grpo.rollouts import written
 from ..methods.sft.fast_choice import mixed_reason
 from ..models.fast_path import apply_fast_path, program_of
 from ..models.locate import resolve_model
+from ..rewards.in_process import checked_functions
 from .load_options import has_vllm
 from .notes import say
 from .precision import resolve_mixed_precision, resolve_optimizer
@@ -131,7 +132,7 @@ class _Rewarded:
         parent: Any = super()
         parent.__init__(
             model,
-            reward_funcs,
+            checked_functions(reward_funcs),
             args=config,
             processing_class=tokenizer if processing_class is None else processing_class,
             **given,

@@ -1,71 +1,49 @@
-"""Reward functions of a Python script, called where it runs: TRL's way, without guard or limit. Light."""
+"""Reward functions of a Python script, called where it runs; what they return is looked at. Light."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Any
 
-from ..errors import WhetError
 from .functions import Function
-from .scores import Completion, Scores, checked
+from .scores import checked
 
 
-class CallableRewards:
-    """Scores with Python callables; same :meth:`score` as :class:`.runner.Rewards`.
+def checked_functions(reward_funcs: Any) -> Any:
+    """The same argument of a trainer, whose functions raise where their answer is unusable.
 
-    A function that raises does so through ``score``, as in TRL. Raises WhetError ``reward.weights`` when
-    there are not as many weights as functions, and what :meth:`.functions.Function.of` raises.
+    TRL reads NaN as "does not apply" and takes text for numbers where it can. Models, their names and other
+    callables pass as they are.
+
+    Raises:
+        WhetError: ``reward.signature`` for a function that does not take ``completions``; later, from the
+            functions, those of :func:`.scores.checked`. Their own exceptions pass.
     """
-
-    def __init__(
-        self, functions: Sequence[Callable[..., Any]], weights: Sequence[float] | None = None
-    ) -> None:
-        titles = _titles(functions)
-        if weights is not None and len(weights) != len(functions):
-            raise WhetError(
-                "reward.weights",
-                f"{len(weights)} reward weights for {len(functions)} reward functions ({', '.join(titles)}).",
-                "Give one weight a function, or none.",
-            )
-        self.functions = [
-            Function.of(title, function) for title, function in zip(titles, functions, strict=True)
-        ]
-        self.weights = [1.0] * len(titles) if weights is None else [float(weight) for weight in weights]
-
-    @property
-    def names(self) -> list[str]:
-        """Titles of the rewards, in order: the functions' names, numbered where two are the same."""
-        return [function.title for function in self.functions]
-
-    def score(
-        self,
-        prompts: Sequence[Any],
-        completions: Sequence[Completion],
-        columns: Mapping[str, Sequence[Any]],
-        completion_ids: Sequence[Sequence[int]] | None = None,
-        **extras: Any,
-    ) -> Scores:
-        """Values of one batch; ``extras`` are objects such as ``trainer_state``, passed as they are.
-
-        Raises what a function raises, and the errors of :func:`.scores.checked`.
-        """
-        values, seconds = {}, {}
-        for function in self.functions:
-            started = time.perf_counter()
-            function.check_columns([*columns, *extras])
-            returned = function(prompts, completions, {**columns, **extras}, completion_ids)
-            values[function.title] = checked(function.title, returned, len(completions))
-            seconds[function.title] = time.perf_counter() - started
-        return Scores.of(dict(zip(self.names, self.weights, strict=True)), values, seconds, [])
+    if isinstance(reward_funcs, list | tuple):
+        return [checked_functions(one) for one in reward_funcs]
+    if not inspect.isroutine(reward_funcs):
+        return reward_funcs
+    title = Function.of(reward_funcs.__name__, reward_funcs).title
+    return (
+        _later(title, reward_funcs)
+        if inspect.iscoroutinefunction(reward_funcs)
+        else _now(title, reward_funcs)
+    )
 
 
-def _titles(functions: Sequence[Any]) -> list[str]:
-    names = [getattr(function, "__name__", type(function).__name__) for function in functions]
-    counts, seen = Counter(names), Counter[str]()
-    titles = []
-    for name in names:
-        seen[name] += 1
-        titles.append(name if counts[name] == 1 else f"{name}_{seen[name]}")
-    return titles
+def _now(title: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def answer(*, completions: Any, **given: Any) -> list[float | None]:
+        return checked(title, function(completions=completions, **given), len(completions))
+
+    return answer
+
+
+def _later(title: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def answer(*, completions: Any, **given: Any) -> list[float | None]:
+        return checked(title, await function(completions=completions, **given), len(completions))
+
+    return answer

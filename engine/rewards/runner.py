@@ -119,6 +119,8 @@ class Rewards:
                 ``reward.bad_column``, or one of :func:`.scores.checked`; each names the reward and what was
                 seen. Training can be resumed.
         """
+        if self._process is None:
+            self._launch()
         columns, warnings = self._sendable(columns)
         self._check_columns(list(columns))
         batch = {
