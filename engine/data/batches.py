@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import WhetError
 from ..recipe import Recipe
-from .formats import Example, FormatName, to_example
+from .formats import Example, FormatName, learnt_parts, to_example
 from .languages import language_of
 from .marker_scan import MarkerScan
 from .masking import IGNORE
@@ -115,13 +115,14 @@ class BatchTokenizer:
                 done.bad.append(row)
                 continue
             try:
-                example = to_example(row, batch.format, self.recipe.data)
-                text = None if batch.look_only else self._prepare(example)
+                whole = to_example(row, batch.format, self.recipe.data)
+                parts = learnt_parts(whole, self.recipe.data)
+                texts = [] if batch.look_only else [self._prepare(part) for part in parts]
             except RowError as error:
                 done.bad.append(BadRow(row.file, row.line, error.reason, preview_of(row.value)))
                 continue
-            if text is not None:
-                self._start(done, row, example, text)
+            for part, text in zip(parts, texts, strict=False):
+                self._start(done, row, part, text)
                 prepared.append(text)
         rows = self.tokenizer.encode(prepared, self.recipe.model.max_length, split_text=True)
         for tokens in rows:
@@ -204,7 +205,7 @@ class BatchTokenizer:
 
     def _end(self, row: TokenRow, text: PreparedText) -> Odd:
         """Whether the last supervised tokens are one end token; space after it is no part of the answer."""
-        ends = self.tokenizer.end_ids
+        ends = self.tokenizer.end_ids | self.tokenizer.call_end_ids
         last = self._before(row.labels, len(row.labels))
         if last < 0 or row.labels[last] not in ends:
             return Odd.without_end_token

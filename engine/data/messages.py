@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from .chat_templates.thinking import FIELDS as THINKING
 from .rows import RowError
+from .tool_calls import canonical_calls
 
 Message = dict[str, Any]
 
@@ -26,10 +29,16 @@ ROLES = {
     "function": "tool",
     "function_response": "tool",
     "observation": "tool",
+    "tool_response": "tool",
+    "ipython": "tool",
+    "function_call": "assistant",
+    "tool_call": "assistant",
 }
+CALLS = ("function_call", "tool_call")
+"""Roles of turns whose content is a call, as JSON."""
 ROLE_FIELDS = ("role", "from")
 CONTENT_FIELDS = ("content", "value", "text")
-KEPT_FIELDS = ("name", "tool_calls", "tool_call_id", "reasoning_content", "thinking", "reasoning")
+KEPT_FIELDS = ("name", "tool_calls", "tool_call_id", *THINKING)
 
 
 def looks_like_turns(value: object) -> bool:
@@ -86,11 +95,35 @@ def _canonical(turn: object, place: str) -> Message:
     kept = {field: turn[field] for field in KEPT_FIELDS if turn.get(field) is not None}
     content_field = next((field for field in CONTENT_FIELDS if field in turn), None)
     content = turn[content_field] if content_field else None
+    named = spelled.strip().lower() in CALLS
+    calls = content if named else turn.get("tool_calls") or turn.get("function_call")
+    if calls:
+        content = None if calls is content else content
+        kept["tool_calls"] = canonical_calls(calls, place)
+        _check_texts(kept["tool_calls"], f"{place} tool call")
+    else:
+        kept.pop("tool_calls", None)
     if content is None:
         if not kept.get("tool_calls"):
             raise RowError(f"{place} ({role}) has {'null' if content_field else 'no'} content")
         content = ""
+    for field in THINKING:
+        if field in kept:
+            kept[field] = content_text(kept[field], f"{place} {field}")
+    if role == "tool" and isinstance(content, Mapping):
+        content = json.dumps(content, ensure_ascii=False)
     return {"role": role, "content": content_text(content, f"{place} ({role}) content"), **kept}
+
+
+def _check_texts(value: object, place: str) -> None:
+    """Every text in it, however deep, can be tokenised. Raises RowError."""
+    if isinstance(value, str):
+        content_text(value, place)
+    elif isinstance(value, Mapping):
+        _check_texts([*value, *value.values()], place)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_texts(inner, place)
 
 
 def content_text(content: object, place: str) -> str:

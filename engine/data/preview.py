@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from ..errors import WhetError
 from ..models.locate import resolve_model
 from ..recipe import Recipe
-from .formats import Example, FormatName, sniff, to_example
+from .formats import Example, FormatName, learnt_parts, sniff, to_example
 from .rows import BadRow, RawRow, RowError
 from .sources import iter_rows
 from .tokenization import RowTokenizer, TokenizerFiles
@@ -92,18 +92,21 @@ def preview_template(recipe: Recipe, rows: int) -> list[TemplatePreview]:
         raise WhetError("data.format", f"The rows of {source} have no known layout.", f"whet data {source}")
     files = TokenizerFiles.read(resolve_model(recipe.model.name, recipe.model.revision))
     tokenizer = RowTokenizer.from_files(files, recipe.data.template)
-    return [_preview(row, layout, recipe, tokenizer) for row in head[:rows]]
+    return [one for row in head[:rows] for one in _previews(row, layout, recipe, tokenizer)]
 
 
-def _preview(
+def _previews(
     row: RawRow | BadRow, layout: FormatName, recipe: Recipe, tokenizer: RowTokenizer
-) -> TemplatePreview:
-    if isinstance(row, BadRow):
-        return TemplatePreview(file=row.file, line=row.line, tokens=[], truncated=False, problem=row.reason)
+) -> list[TemplatePreview]:
+    """One; with ``data.reasoning: each`` one for each answer."""
     try:
-        return encoded_preview(row, to_example(row, layout, recipe.data), recipe, tokenizer)
+        if isinstance(row, BadRow):
+            raise RowError(row.reason)
+        parts = learnt_parts(to_example(row, layout, recipe.data), recipe.data)
+        return [encoded_preview(row, part, recipe, tokenizer) for part in parts]
     except RowError as error:
-        return TemplatePreview(file=row.file, line=row.line, tokens=[], truncated=False, problem=error.reason)
+        bad = TemplatePreview(file=row.file, line=row.line, tokens=[], truncated=False, problem=error.reason)
+        return [bad]
 
 
 def encoded_preview(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import WhetError
@@ -83,6 +84,13 @@ class RowTokenizer:
         self.end_ids = frozenset(id for token in ends if (id := tokenizer.token_to_id(token)) is not None)
         self._blank: dict[int, bool] = {}
 
+    @cached_property
+    def call_end_ids(self) -> frozenset[int]:
+        """What ends a turn that calls a tool, where the template writes such turns."""
+        end = None if self.renderer is None else self.renderer.end_of_call
+        found = None if end is None else self.tokenizer.token_to_id(end)
+        return frozenset() if found is None else frozenset([found])
+
     @classmethod
     def from_files(
         cls, files: TokenizerFiles, template_override: str | ChatTemplate | None = None
@@ -139,7 +147,7 @@ class RowTokenizer:
             text = prompt + completion
             spans = None if supervise == "all" else [(len(prompt), len(text))]
             return PreparedText(text, spans, chat=False, ends=self._ends(text))
-        return self._chat(messages_of(example), example.tools, supervise)
+        return self._chat(messages_of(example), example.tools, supervise, example.only_last)
 
     def encode(
         self, prepared: Sequence[PreparedText], max_length: int | None = None, split_text: bool = False
@@ -178,7 +186,13 @@ class RowTokenizer:
         prepared = [self.prepare(example, supervise) for example in batch]
         return self.encode(prepared, max_length, split_text)
 
-    def _chat(self, messages: list[Message], tools: list[Any] | None, supervise: Supervise) -> PreparedText:
+    def _chat(
+        self,
+        messages: list[Message],
+        tools: list[Any] | None,
+        supervise: Supervise,
+        only_last: bool = False,
+    ) -> PreparedText:
         if self.renderer is None:
             raise WhetError(
                 "template.missing",
@@ -186,8 +200,8 @@ class RowTokenizer:
                 "Choose one with data.template, e.g. data.template=chatml (`whet template --list`).",
             )
         try:
-            if supervise == "all":
-                text = self.renderer.render(messages, tools=tools)
+            if supervise == "all" and not only_last:
+                text = self.renderer.render_all(messages, tools=tools)
                 return PreparedText(text, None, chat=True, ends=True)
             rendered = self.renderer.render_with_spans(messages, tools=tools)
         except WhetError as error:
@@ -195,7 +209,8 @@ class RowTokenizer:
             if error.code == "template.spans" and self.renderer.end_of_turn is None:
                 raise
             raise RowError(error.message) from error
-        return PreparedText(rendered.text, rendered.spans, chat=True, ends=True)
+        spans = rendered.spans[-1:] if only_last else rendered.spans
+        return PreparedText(rendered.text, spans, chat=True, ends=True)
 
     def _labelled(self, one: PreparedText, encoding: Encoding) -> tuple[list[int], list[int]]:
         """All ids with their labels, BOS and EOS of plain text included."""

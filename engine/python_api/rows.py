@@ -6,7 +6,6 @@ neither the tokenizer's own BOS on top nor an EOS behind. Plain text gets both o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from ..data.formats import TURN_FIELDS, to_example
 from ..data.masking import IGNORE, labels_of, token_spans
 from ..data.messages import Message, canonical_messages
 from ..data.rows import RawRow, RowError
+from ..data.tool_calls import canonical_tools
 from ..errors import WhetError
 from ..recipe import DataSection
 from .notes import say
@@ -170,9 +170,10 @@ def encode_texts(texts: list[str], tokenizer: Any, rules: TextRules) -> Batch:
 
 
 def _encode_chats(batch: Batch, field: str, tokenizer: Any, only_assistant: bool) -> Batch:
-    tools = [
-        json.loads(t) if isinstance(t, str) else t for t in batch.get("tools", [None] * len(batch[field]))
-    ]
+    try:
+        tools = [canonical_tools(one) for one in batch.get("tools", [None] * len(batch[field]))]
+    except RowError as error:
+        raise _unusable(error) from error
     return encode_conversations(
         [messages_of(row, field) for row in batch[field]], tools, tokenizer, only_assistant
     )
@@ -215,7 +216,9 @@ def encode_conversations(
     """Ids as the template renders them, nothing added; all tokens supervised, or the assistant's only."""
     renderer = renderer_of(tokenizer)
     if not only_assistant:
-        texts = [renderer.render(chat, tools=tool) for chat, tool in zip(conversations, tools, strict=True)]
+        texts = [
+            renderer.render_all(chat, tools=tool) for chat, tool in zip(conversations, tools, strict=True)
+        ]
         rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
         return {"input_ids": rows, "labels": [list(ids) for ids in rows]}
     rendered = [

@@ -196,9 +196,10 @@ def test_tools_are_refused_rather_than_dropped(name: str) -> None:
         renderer_of(name).render([USER, {"role": "tool", "content": "4"}])
 
 
-def test_qwen_3_keeps_thoughts_of_the_last_answer_only() -> None:
+def test_qwen_3_keeps_thoughts_of_the_last_answer_only_and_learns_no_answer_without_its_own() -> None:
     renderer = renderer_of("qwen-3")
-    assert supervised(renderer, THOUGHTS) == ["Hello.<|im_end|>", "<think>\nSum.\n</think>\n\n4<|im_end|>"]
+    assert supervised(renderer, THOUGHTS) == ["<think>\nSum.\n</think>\n\n4<|im_end|>"]
+    assert "<|im_start|>assistant\nHello.<|im_end|>" in renderer.render_with_spans(THOUGHTS).text
     separate = [AGAIN[0], {**AGAIN[1], "reasoning_content": "Sum."}]
     assert supervised(renderer, separate) == ["<think>\nSum.\n</think>\n\n4<|im_end|>"]
     quiet = renderer.render([USER], add_generation_prompt=True, enable_thinking=False)

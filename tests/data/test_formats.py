@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from whet.engine.data.formats import FormatName, sniff, standardize_sharegpt, to_example
-from whet.engine.data.messages import ROLES, alternates
+from whet.engine.data.messages import CALLS, ROLES, alternates
 from whet.engine.data.rows import RawRow, RowError
 from whet.engine.errors import WhetError
 from whet.engine.recipe import DataSection
@@ -95,7 +95,9 @@ def test_text_parts_of_multimodal_content() -> None:
 def test_a_reply_that_only_calls_tools() -> None:
     call = {"role": "assistant", "content": None, "tool_calls": [{"name": "search"}]}
     messages = to_example(row({"messages": [TURNS[0], call]}), "messages", SECTION).messages
-    assert messages is not None and messages[1] == {**call, "content": ""}
+    function = {"name": "search", "arguments": {}}
+    assert messages is not None
+    assert messages[1] == {**call, "content": "", "tool_calls": [{"type": "function", "function": function}]}
 
 
 @pytest.mark.parametrize(
@@ -181,5 +183,11 @@ def test_standardize_names_the_row() -> None:
 
 @pytest.mark.parametrize("spelling", ROLES)
 def test_roles_under_any_spelling(spelling: str) -> None:
-    example = to_example(row({"messages": [{"role": spelling.upper(), "content": "x"}]}), "messages", SECTION)
-    assert example.messages == [{"role": ROLES[spelling], "content": "x"}]
+    said = '{"name": "search"}' if spelling in CALLS else "x"
+    example = to_example(
+        row({"messages": [{"role": spelling.upper(), "content": said}]}), "messages", SECTION
+    )
+    assert example.messages is not None
+    one = example.messages[0]
+    assert (one["role"], one["content"]) == (ROLES[spelling], "" if spelling in CALLS else "x")
+    assert ("tool_calls" in one) == (spelling in CALLS)

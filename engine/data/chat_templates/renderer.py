@@ -12,8 +12,11 @@ import jinja2
 
 from ...errors import WhetError
 from ..rows import REFUSES
+from ..tool_calls import argument_objects, with_json
+from .call_spans import marked_calls, refuse_lost
 from .environment import CLOSE, OPEN, template_environment
 from .stripping import strip_generation_tags
+from .thinking import CLOSING, FIELDS, in_field, keep_thinking, thinking_of
 
 __all__ = ["Rendered", "Renderer", "strip_generation_tags"]
 
@@ -58,6 +61,8 @@ class Renderer:
         named = {token for token in (bos_token, eos_token) if token}
         self.special_tokens = tuple(sorted(named.union(special_tokens), key=len, reverse=True))
         self.tagged = GENERATION_TAG.search(source) is not None
+        self.reads_fields_alone = CLOSING not in source and any(name in source for name in FIELDS)
+        """It knows thinking beside the content, and would print a block within as the answer."""
         # An absent token stays undefined, as in transformers: it prints as nothing.
         tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._variables = {name: token for name, token in tokens.items() if token is not None}
@@ -79,12 +84,36 @@ class Renderer:
     ) -> str:
         """The conversation as text.
 
+        Arguments of tool calls are objects, as most templates want them, or else JSON.
+
         Raises:
             WhetError: ``template.render`` with the template's own complaint.
         """
+        moved = map(in_field, messages) if self.reads_fields_alone else messages
+        given = [_with_reasoning(message) for message in moved]
+        if not any(message.get("tool_calls") for message in given):
+            return self._render(given, add_generation_prompt, tools, variables)
+        try:
+            text = self._render(given, add_generation_prompt, tools, variables)
+        except WhetError as error:
+            try:
+                return self._render(with_json(given), add_generation_prompt, tools, variables)
+            except WhetError:
+                raise error from error.__cause__
+        if any(repr(arguments) in text for arguments in argument_objects(given)):
+            return self._render(with_json(given), add_generation_prompt, tools, variables)
+        return text
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool,
+        tools: Sequence[Any] | None,
+        variables: Mapping[str, Any],
+    ) -> str:
         try:
             return self._template.render(
-                messages=[_with_reasoning(message) for message in messages],
+                messages=messages,
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,
                 **{**self._variables, **variables},
@@ -100,17 +129,43 @@ class Renderer:
     def render_with_spans(
         self, messages: Sequence[Message], tools: Sequence[Any] | None = None, **variables: Any
     ) -> Rendered:
-        """The conversation as text, with the spans to supervise: each assistant turn through its end token.
+        """The conversation as text, with the spans to supervise: each assistant turn, thinking and tool calls
+        included, through its end token; not those whose thinking the template drops (:mod:`.thinking`).
 
         Raises:
-            WhetError: ``template.render``; ``template.spans`` when the spans cannot be told.
+            WhetError: ``template.render``; ``template.lost`` for tool calls that it does not print;
+                ``template.spans`` when the spans cannot be told.
         """
         if self.tagged:
-            marked = self.render(messages, tools=tools, _mark_generation=True, **variables)
-            return _unmark(marked)
-        from .spans import derive_spans
+            self.refuse_lost_calls(messages, tools, **variables)
+            rendered = _unmark(self.render(messages, tools=tools, _mark_generation=True, **variables))
+        else:
+            from .spans import derive_spans
 
-        return derive_spans(self, messages, tools, variables)
+            rendered = derive_spans(self, messages, tools, variables)
+        return keep_thinking(self, rendered, messages, tools, variables)
+
+    def render_all(
+        self, messages: Sequence[Message], tools: Sequence[Any] | None = None, **variables: Any
+    ) -> str:
+        """The conversation as text that is learnt whole: with all tool calls, and the last answer's thinking.
+
+        Raises:
+            WhetError: as :meth:`render_with_spans`.
+        """
+        if any(message["role"] == "assistant" and thinking_of(message) for message in messages):
+            return self.render_with_spans(messages, tools, **variables).text
+        self.refuse_lost_calls(messages, tools, **variables)
+        return self.render(messages, tools=tools, **variables)
+
+    def refuse_lost_calls(
+        self, messages: Sequence[Message], tools: Sequence[Any] | None = None, **variables: Any
+    ) -> None:
+        """Raise WhetError ``template.lost`` for tool calls that the template does not print."""
+        for turn, message in enumerate(messages):
+            if message.get("tool_calls"):
+                probe = self.render(marked_calls(messages, turn), tools=tools, **variables)
+                refuse_lost(probe, message, turn)
 
     @cached_property
     def end_token(self) -> str | None:
@@ -135,6 +190,19 @@ class Renderer:
         tail = rendered.text[start:end].rpartition("answer")[2].strip()
         # A template may write a second one behind it, which is a fault (D17), not the end of the turn.
         return next((token for token in self.special_tokens if tail.startswith(token)), tail) or None
+
+    @cached_property
+    def end_of_call(self) -> str | None:
+        """The special token that the model writes to end a turn with a tool call; None where it has none."""
+        call = {"type": "function", "function": {"name": "probe", "arguments": {"a": "b"}}}
+        question = {"role": "user", "content": "question"}
+        probe: list[Message] = [question, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        try:
+            rendered = self.render_with_spans(probe)
+        except WhetError:
+            return None  # such rows are refused, each with its place
+        learnt = rendered.text[slice(*rendered.spans[-1])].rstrip() if rendered.spans else ""
+        return next((token for token in self.special_tokens if learnt.endswith(token)), None)
 
 
 def _unmark(marked: str) -> Rendered:
@@ -163,8 +231,7 @@ def _unmark(marked: str) -> Rendered:
 
 def _with_reasoning(message: Message) -> dict[str, Any]:
     """Fill ``reasoning_content`` from its other usual names, as transformers does."""
-    names = ("reasoning_content", "thinking", "reasoning")
-    reasoning = next((message[name] for name in names if message.get(name) is not None), None)
+    reasoning = next((message[name] for name in FIELDS if message.get(name) is not None), None)
     if reasoning is None:
         return dict(message)
     return {"thinking": reasoning, **message, "reasoning_content": reasoning}

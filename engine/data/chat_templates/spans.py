@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import WhetError
+from .call_spans import call_span, closing_length
+from .turn_starts import turn_start
 
 if TYPE_CHECKING:
     from .renderer import Message, Rendered, Renderer, Span
@@ -37,39 +39,24 @@ def derive_spans(
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     spans: list[Span] = []
     for turn in turns:
+        if messages[turn].get("tool_calls"):
+            spans.append(call_span(renderer, messages, turn, text, tools, variables))
+            continue
         probe = renderer.render(_replaced(messages, turn), tools=tools, **variables)
         if probe.count(SENTINEL) != 1:
             raise _unclear(turn, "the template does not print its content once, as it stands")
         head, tail = probe.split(SENTINEL)
         if not text.endswith(tail):
             raise _unclear(turn, "what follows it depends on its content")
-        end = len(text) - len(tail) + _end_of_turn(renderer, tail)
-        spans.append((_start(renderer, messages, turn, text, head, tools, variables), end))
+        closing = _end_of_turn(renderer, tail)
+        if not closing and turn + 1 < len(messages):
+            closing = _other_end(renderer, messages[: turn + 1], tail, tools, variables)
+        end = len(text) - len(tail) + closing
+        start = turn_start(renderer, messages, turn, text, head, tools, variables)
+        if start is None:
+            raise _unclear(turn, "what stands before it depends on its content")
+        spans.append((start, end))
     return Rendered(text, spans)
-
-
-def _start(
-    renderer: Renderer,
-    messages: Sequence[Message],
-    turn: int,
-    text: str,
-    head: str,
-    tools: Sequence[Any] | None,
-    variables: Mapping[str, Any],
-) -> int:
-    """Where the model begins to write: after the generation prompt, or where the content stands."""
-    earlier = messages[:turn]
-    if earlier:
-        prompt = renderer.render(earlier, add_generation_prompt=True, tools=tools, **variables)
-        if text.startswith(prompt):
-            # A template may have no generation prompt: then a header may stand before the content, and it is
-            # not the model's to write.
-            between = text[len(prompt) : len(head)]
-            if not between.strip() or prompt != renderer.render(earlier, tools=tools, **variables):
-                return len(prompt)
-    if text.startswith(head):
-        return len(head)
-    raise _unclear(turn, "what stands before it depends on its content")
 
 
 def _end_of_turn(renderer: Renderer, tail: str) -> int:
@@ -78,6 +65,18 @@ def _end_of_turn(renderer: Renderer, tail: str) -> int:
         return 0
     match = re.match(r"\s*" + re.escape(renderer.end_token), tail)
     return match.end() if match else 0
+
+
+def _other_end(
+    renderer: Renderer,
+    messages: Sequence[Message],
+    tail: str,
+    tools: Sequence[Any] | None,
+    variables: Mapping[str, Any],
+) -> int:
+    """The same for a turn that ends otherwise than the conversation's last one does."""
+    alone = renderer.render(_replaced(messages, len(messages) - 1), tools=tools, **variables)
+    return closing_length(renderer, tail, alone.partition(SENTINEL)[2])
 
 
 def find_end_token(renderer: Renderer) -> str | None:
