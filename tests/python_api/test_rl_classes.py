@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.tiny_models import build_tiny_model
+from support.scored import decided_model
 
 from whet.engine import FastLanguageModel, GRPOConfig, GRPOTrainer, PatchFastRL, RLOOConfig, RLOOTrainer
 from whet.engine.errors import WhetError
@@ -38,7 +38,7 @@ open("report.json", "w").write(json.dumps(report))
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_model(tmp_path_factory.mktemp("model") / "llama")
+    return decided_model(tmp_path_factory.mktemp("model") / "llama")
 
 
 def test_the_seeds_script_learns_with_its_imports_changed(tiny: Path, tmp_path: Path) -> None:
@@ -58,8 +58,8 @@ def test_the_seeds_script_learns_with_its_imports_changed(tiny: Path, tmp_path: 
     assert "slower" not in done.stderr  # answers were written on the fast path
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert report["longest_prompt"] == 8
-    assert len(report["rewards"]) == len(report["answered"]) == 16
-    assert sum(report["rewards"][-3:]) / 3 > sum(report["rewards"][:3]) / 3 + 0.05
+    assert len(report["rewards"]) == len(report["answered"]) == 8
+    assert sum(report["rewards"][-3:]) / 3 > sum(report["rewards"][:3]) / 3 + 0.1
 
 
 def trainer_of(tiny: Path, folder: Path, kind: Any, config: Any, **more: Any) -> Any:

@@ -116,7 +116,7 @@ class GRPOTraining(training.Training):
 
     def run(self, trained: Path) -> None:
         """As the base class, with the rewards' process beside it."""
-        with self.rewards:
+        with self.trainer.rollouts.running():
             super().run(trained)
 
     def look(self, checkpoint: Path | None) -> None:

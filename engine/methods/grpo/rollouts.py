@@ -7,7 +7,8 @@ would have.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +58,7 @@ class Rollouts:
     Args:
         handle: the model that trains, in whatever mode.
         section: the recipe's.
-        rewards: their running process.
+        rewards: their process, which need not run yet.
         stops: tokens that end an answer.
         write: in place of the model itself: ids of one answer for each prompt.
     """
@@ -74,6 +75,20 @@ class Rollouts:
         self.stops, self.write = frozenset(stops), write
         self.buffer = section.knobs.overlong_buffer
         self._warned: dict[str, bool] = {}
+        self._users = 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """The rewards' process lives while somebody is inside. Raises what it raises when it starts."""
+        if self._users == 0:
+            self.rewards.start()
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if self._users == 0:
+                self.rewards.close()
 
     @property
     def names(self) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers.trainer_utils import EvalLoopOutput
 from trl import GRPOTrainer, RLOOTrainer
-from trl.trainer.utils import RepeatSampler
+from trl.trainer.utils import RepeatSampler, add_fused_lm_head
 
 from ...models.fast_path import program_of
 from ..fast_head import put_fast_head
@@ -77,6 +77,8 @@ class GroupTrainer(AnswerTrainer):
         super().__init__(model, reward_funcs=[_named(name) for name in rollouts.names], **more)
         own: Any = self
         own.beta, own.ref_model = beta, reference
+        if reference is not None:
+            add_fused_lm_head(reference, temperature=own.temperature)
         self.eos_token_ids = sorted(rollouts.stops)
         self._answers: list[Answer] = []
         program = program_of(model)
@@ -176,6 +178,11 @@ class GroupTrainer(AnswerTrainer):
             own._step, own._buffered_inputs = held["step"], held["waiting"] or None
 
     # Held-out prompts.
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As the base class; outside of a run it starts the rewards for itself."""
+        with self.rollouts.running():
+            return super().evaluate(*args, **kwargs)
 
     def evaluation_loop(
         self,

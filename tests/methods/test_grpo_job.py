@@ -1,0 +1,253 @@
+"""Reinforcement learning as runs: rewards rise, runs go on where they stopped, results load plainly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from support.comparisons import steps
+from support.live_runs import attempt
+from support.scored import decided_model, prompts, recipe
+from support.tiny_runs import create_run, events_of, next_attempt
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from whet.engine.errors import WhetError
+from whet.engine.methods.grpo.job import GRPOTraining, open_prompts
+from whet.engine.methods.grpo.rollouts import overlong
+from whet.engine.methods.grpo.section import GRPOSection
+from whet.engine.plan import make_plan
+from whet.engine.recipe import Recipe
+from whet.engine.runs.events import EvalEvent, FindingEvent, SampleEvent
+from whet.engine.runs.store import RunDir
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return decided_model(tmp_path_factory.mktemp("model") / "llama")
+
+
+def finished(wanted: Recipe) -> RunDir:
+    run = create_run(wanted)
+    assert attempt(run, method=GRPOTraining) == "finished", (run.path / "events.jsonl").read_text()[-2000:]
+    return run
+
+
+def test_rewards_rise_and_plain_peft_loads_the_result(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda **said: sent.append(said))
+    rewards = [f"{tmp_path}/rewards.py:letters", {"name": "exact_answer", "weight": 0}]
+    run = finished(
+        recipe(
+            tiny, tmp_path, prompts(20),
+            method={"rewards": rewards}, data={"eval_fraction": 0.2},
+            training={"max_steps": 8}, eval={"every": 8, "batch_size": 8},
+        )
+    )  # fmt: skip
+    seen = [step.metrics for step in steps(run)]
+    assert fmean(one["rewards/letters"] for one in seen[-3:]) > 0.1 + fmean(
+        one["rewards/letters"] for one in seen[:3]
+    )
+    assert all(0 <= one["rewards/exact_answer"] <= 1 and one["length"] <= 8 for one in seen)
+    assert {"reward", "reward_std", "entropy", "no_spread", "finished", "clipped"} <= seen[0].keys()
+    first, last = [event for event in events_of(run) if isinstance(event, EvalEvent)]
+    assert last.loss == -last.metrics["reward"] == -last.metrics["rewards/letters"] < first.loss
+    shown = [event for event in events_of(run) if isinstance(event, SampleEvent)]
+    assert shown[0].prompt.startswith("the river") and set(shown[0].rewards) == {
+        "reward", "letters", "exact_answer"
+    }  # fmt: skip
+    assert shown[0].rewards["reward"] > shown[1].rewards["reward"]  # the best and the worst
+    assert sent == []
+    found = [event.finding for event in events_of(run) if isinstance(event, FindingEvent)]
+    assert not any(finding.severity == "error" or finding.id == "L08" for finding in found)
+    base = AutoModelForCausalLM.from_pretrained(tiny)
+    tokenizer = AutoTokenizer.from_pretrained(run.export / "adapter")
+    ids = torch.tensor([tokenizer.encode("the river was yes")])
+    untrained = base(ids).logits
+    loaded = PeftModel.from_pretrained(base, run.export / "adapter").eval()
+    training = GRPOTraining(next_attempt(run))
+    training.trainer.load_weights(run.export / "adapter")
+    own = training.handle.model.eval()
+    assert list(own.peft_config) == ["default"]
+    torch.testing.assert_close(loaded(ids).logits, own(ids).logits, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(untrained, own(ids).logits, atol=1e-2)
+
+
+RESUMED: list[dict[str, Any]] = [
+    {"method": {"variant": "rloo"}, "adapter": {"dropout": 0.1}},
+    {"method": {"variant": "dapo"}},
+    {"method": {"steps_per_generation": 4, "num_iterations": 2, "beta": 0.1}},
+]
+"""With dropout; with groups exchanged; within a generation that is trained on twice."""
+
+
+@pytest.mark.parametrize("sections", RESUMED, ids=["rloo", "dapo", "iterations"])
+def test_a_stopped_run_goes_on_where_it_was(tiny: Path, tmp_path: Path, sections: dict[str, Any]) -> None:
+    """Five steps of four prompts, of six: the second pass over the prompts, too."""
+    rows = prompts(9 if sections["method"].get("variant") else 16)
+    wanted = recipe(tiny, tmp_path, rows, training={"max_steps": 5}, **sections)
+    whole = [(step.loss, step.tokens, step.metrics) for step in steps(finished(wanted))]
+    run = create_run(wanted)
+    assert attempt(run, stop_after=3, method=GRPOTraining) == "stopped"
+    assert attempt(run, method=GRPOTraining) == "finished"
+    resumed = {step.step: (step.loss, step.tokens, step.metrics) for step in steps(run)}
+    assert list(resumed.values()) == whole
+    assert len({loss for loss, _, _ in whole}) > 2
+
+
+@pytest.mark.parametrize("variant", ["dr_grpo", "gspo"])
+def test_the_other_variants_train_held_to_a_reference(tiny: Path, tmp_path: Path, variant: str) -> None:
+    run = finished(recipe(tiny, tmp_path, prompts(), method={"variant": variant, "beta": 0.05}))
+    seen = steps(run)
+    assert seen[0].metrics["kl"] == pytest.approx(0, abs=1e-6) and seen[-1].metrics["kl"] > 1e-4
+    assert all(step.grad_norm > 0 for step in seen)
+
+
+def test_steps_are_those_of_trl(tiny: Path, tmp_path: Path) -> None:
+    """Log-probabilities, entropy and loss of the fast path beside TRL's own head on plain layers."""
+    from whet.engine.models.fast_path import program_of, take_off_fast_path
+
+    run = create_run(recipe(tiny, tmp_path, prompts(), method={"temperature": 0.7}))
+    training = GRPOTraining(next_attempt(run))
+    trainer: Any = training.trainer
+    with trainer.rollouts.running():
+        inputs = trainer._generate_and_score_completions(
+            [row for row in open_prompts(training.data.train).select(range(4)) for _ in range(4)]
+        )
+    trainer.current_gradient_accumulation_steps = 1
+    results = []
+    for fast in (True, False):
+        if not fast:
+            take_off_fast_path(trainer.model)
+        assert (program_of(trainer.model) is not None) == fast
+        trainer.model.zero_grad()
+        trainer._metrics["train"].clear()
+        loss = trainer.compute_loss(trainer.model, inputs)
+        loss.backward()
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in trainer.model.parameters() if p.grad is not None]
+        )
+        results.append((float(loss), float(norm), trainer._metrics["train"]["entropy"][0]))
+    assert results[0] == pytest.approx(results[1], rel=1e-3, abs=1e-6)
+    assert results[0][1] > 1e-3
+
+
+def test_prompts_are_rendered_cut_and_kept_with_their_columns(tiny: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    turns = [{"role": "user", "content": "the river"}, {"role": "assistant", "content": "was"},
+             {"role": "user", "content": "and then"}]  # fmt: skip
+    rows = [*prompts(13), {"prompt": turns, "answer": ["yes", 3]}, {"prompt": "long " * 60, "answer": None}]
+    plan = make_plan(recipe(tiny, tmp_path, rows, data={"system": "be kind"}))
+    stored = list(open_prompts(plan.data.train))
+    said = [{"role": "system", "content": "be kind"}, *turns]
+    text = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    assert stored[13]["prompt_ids"] == tokenizer.encode(text, add_special_tokens=False)
+    assert json.loads(stored[13]["prompt"]) == said
+    assert json.loads(stored[13]["columns"]) == {"answer": ["yes", 3]}
+    assert json.loads(stored[2]["columns"]) == {"answer": "2", "facts": {"seen": [2, None]}}
+    cut = stored[14]["prompt_ids"]
+    assert len(cut) == 64 - 8 and tokenizer.decode(cut).endswith("<|assistant|>\n")
+    assert plan.data.report.train.truncated_rows == 1
+    assert (plan.resolved.longest, plan.resolved.answers) == (64, 16)
+    assert plan.resolved.steps_per_epoch == 15 // 4
+    note = next(finding for finding in plan.findings if finding.id == "T06")
+    assert note.severity == "note" and "15 prompts" in note.title
+
+
+BAD = [
+    (
+        {"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+        "nothing to answer",
+    ),
+    ({"prompt": ""}, "is empty"),
+    ({"prompt": 3}, "'prompt' is int"),
+    ({"answer": "3"}, "'prompt' is missing"),
+]
+
+
+@pytest.mark.parametrize(("row", "reason"), BAD)
+def test_bad_rows_are_named(tiny: Path, tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    plan = make_plan(recipe(tiny, tmp_path, [*prompts(12), row]))
+    assert reason in plan.data.report.bad[0].reason and plan.data.report.bad[0].line == 13
+
+
+def test_what_cannot_be_trained_is_refused_by_the_plan(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**sections: dict[str, Any]) -> WhetError:
+        with pytest.raises(WhetError) as error:
+            make_plan(recipe(tiny, tmp_path, prompts(), **sections))
+        return error.value
+
+    with pytest.raises(ValueError, match=r"gradient_accumulation=\d+"):
+        recipe(tiny, tmp_path, prompts(), training={"batch_size": 1, "gradient_accumulation": 6})
+    with pytest.raises(ValueError, match="leaves no room"):
+        recipe(tiny, tmp_path, prompts(), method={"max_completion_length": 64})
+    with pytest.raises(ValueError, match=r"method\.loss belongs to the other variants"):
+        recipe(tiny, tmp_path, prompts(), method={"variant": "rloo", "loss": "dapo"})
+    with pytest.raises(ValueError, match="rewards"):
+        recipe(tiny, tmp_path, prompts(), method={"rewards": []})
+    with pytest.raises(ValueError, match="variant: rloo"):
+        Recipe.model_validate(
+            {"model": {"name": "demo"}, "data": {"train": "demo"}, "method": {"kind": "ppo"}}
+        )
+    missing = refused(method={"rewards": [{"name": "exact_answer", "column": "solution"}]})
+    assert (
+        missing.code == "data.reward_column"
+        and "'solution'" in missing.message
+        and "answer" in missing.message
+    )
+    assert refused(training={"batch_size": 128}).code == "data.few_prompts"
+    monkeypatch.setattr("whet.engine.methods.grpo.section.find_spec", lambda name: None)
+    assert refused(method={"generation": "vllm"}).code == "grpo.vllm"
+
+
+@pytest.mark.parametrize(
+    ("function", "code"),
+    [("raises", "reward.raised"), ("short", "reward.wrong_length"), ("hangs", "reward.timed_out")],
+)
+def test_a_reward_that_fails_ends_the_run_by_name(
+    tiny: Path, tmp_path: Path, function: str, code: str
+) -> None:
+    reward = {"function": f"{tmp_path}/rewards.py:{function}", "seconds": 0.5}
+    run = create_run(recipe(tiny, tmp_path, prompts(), method={"rewards": [reward]}))
+    assert attempt(run, method=GRPOTraining) == code
+    last = events_of(run)[-1]
+    assert last.type == "error" and function in last.message
+
+
+def test_knobs_follow_the_variant_and_the_recipe() -> None:
+    def knobs(**settings: Any) -> Any:
+        return GRPOSection(rewards=["exact_answer"], **settings).knobs
+
+    assert knobs(variant="dapo", max_completion_length=100).overlong_buffer == 20
+    assert knobs(variant="dapo", epsilon_high=0.3).epsilon_high == 0.3
+    assert (knobs(variant="gspo").importance, knobs(variant="dr_grpo").scale_rewards) == ("sequence", "none")
+    assert knobs(epsilon=0.1).epsilon_high == 0.1
+    assert [overlong(length, True, 10, 4) for length in (5, 6, 8, 10)] == [0, 0, -0.5, -1]
+    assert overlong(10, False, 10, 4) == -1
+
+
+def test_all_weights_train_against_a_copy(tiny: Path, tmp_path: Path) -> None:
+    sections: dict[str, Any] = {
+        "adapter": {"kind": "none"},
+        "training": {"learning_rate": 1e-3, "max_steps": 2},
+        "method": {"beta": 0.1},
+    }
+    plan = make_plan(recipe(tiny, tmp_path, prompts(), **sections))
+    assert plan.resolved.second_copy
+    seen = steps(finished(recipe(tiny, tmp_path, prompts(), **sections)))
+    assert seen[0].metrics["kl"] == pytest.approx(0, abs=1e-6) and seen[1].metrics["kl"] > 1e-6
