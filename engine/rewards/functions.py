@@ -128,13 +128,6 @@ def path_of(spec: FunctionReward, base: Path) -> Path | None:
     return None if spec.file is None else (base / Path(spec.file).expanduser()).resolve()
 
 
-def digest(module_file: str | None) -> str:
-    """SHA-256 of a module's source; empty for one without."""
-    if module_file is None:
-        return ""
-    return hashlib.sha256(Path(module_file).read_bytes()).hexdigest()
-
-
 def _file(spec: FunctionReward, base: Path) -> ModuleType:
     path = path_of(spec, base)
     assert path is not None

@@ -15,6 +15,9 @@ LOAD_SECONDS = 120.0
 GRACE_SECONDS = 2.0
 """After its limit a reward is first interrupted where it is, to say where; then its process is killed."""
 
+CULPRIT_SECONDS = 1.0
+"""Of that, for finding the completion that a function fails on."""
+
 
 def workers() -> int:
     """Programs of models that run at once: one a CPU that we may use."""

@@ -24,8 +24,8 @@ from typing import IO, Any
 from pydantic import TypeAdapter
 
 from ..errors import WhetError
-from .functions import Function, described, digest, load, place_of
-from .limits import timed_out, workers
+from .functions import Function, described, load, place_of
+from .limits import CULPRIT_SECONDS, timed_out, workers
 from .scores import SHOWN, checked
 from .spec import AnyReward, BuiltIn, CodeTests, FunctionReward, Reward
 from .verifiers.answers import text_of
@@ -65,15 +65,9 @@ class Scorer:
         self.batch: dict[str, Any] = {}
 
     def facts(self) -> list[dict[str, Any]]:
-        """What each function asks for, and the file it is from."""
+        """What each function asks for."""
         return [
-            {
-                "name": function.title,
-                "columns": list(function.wants),
-                "file": (file := _file_of(function)),
-                "sha256": digest(file),
-            }
-            for function in self.functions.values()
+            {"name": function.title, "columns": list(function.wants)} for function in self.functions.values()
         ]
 
     def score(self, number: int) -> tuple[list[float | None], list[str]]:
@@ -114,14 +108,14 @@ class Scorer:
         except (Exception, SystemExit) as error:
             raise WhetError(
                 "reward.raised",
-                f"Reward {function.title} raised {described(error)}{self._culprit(function, seconds)}.",
+                f"Reward {function.title} raised {described(error)}{self._culprit(function)}.",
                 "Correct the function and resume the run from its last checkpoint.",
             ) from error
 
-    def _culprit(self, function: Function, seconds: float) -> str:
+    def _culprit(self, function: Function) -> str:
         """The first completion that the function fails on alone."""
         batch = self.batch
-        with limited(seconds):
+        with limited(CULPRIT_SECONDS):
             try:
                 for row, completion in enumerate(batch["completions"]):
                     columns = {name: values[row : row + 1] for name, values in batch["columns"].items()}
@@ -133,10 +127,6 @@ class Scorer:
             except Late:
                 return ""
         return ", for the batch as a whole though for no completion alone"
-
-
-def _file_of(function: Function) -> str | None:
-    return getattr(sys.modules.get(function.call.__module__), "__file__", None)
 
 
 def _shown(text: str) -> str:

@@ -32,9 +32,6 @@ class FunctionFacts(BaseModel):
     name: str
     columns: list[str]
     """Columns of the data that it asks for."""
-    file: str | None
-    sha256: str
-    """Of that file, so that a plan can say which function it was made with."""
 
 
 class Rewards:
