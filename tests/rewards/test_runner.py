@@ -55,7 +55,7 @@ def failure(name: str, batch: dict[str, Any] | None = None, **settings: Any) -> 
 def rewards() -> Iterator[Rewards]:
     specs = read(
         "number",
-        {"name": "format", "pattern": "^(a+)+$", "seconds": 0.1},
+        {"name": "format", "pattern": "^(a+)+$", "seconds": 0.3},
         function("lengths", weight=0.1),
         function("check_answer"),
         function("array"),
@@ -87,7 +87,7 @@ def test_backtracking_costs_one_completion_and_not_the_run(rewards: Rewards) -> 
         ["p"] * 2, ["a" * 60 + "!", "aa"], {"answer": ["1", "1"], "level": [1, 1]}, [[0], [0]]
     )
     assert scores.values["format"] == [0.0, 1.0]
-    assert "format took over 0.1 s for 1 of 2 completions (the first is number 0)" in scores.warnings[0]
+    assert "format took over 0.3 s for 1 of 2 completions (the first is number 0)" in scores.warnings[0]
 
 
 def test_a_column_that_is_no_json_is_left_out_aloud(rewards: Rewards) -> None:
@@ -160,8 +160,8 @@ def test_a_function_that_cannot_be_interrupted_is_killed_with_its_children(
 ) -> None:
     monkeypatch.setattr(limits, "GRACE_SECONDS", 0.3)
     pids = tmp_path / "pids"
-    with Rewards(read(function("hangs", seconds=0.3)), HERE) as rewards:
-        with pytest.raises(WhetError, match=r"hangs took more than 0\.3 s") as error:
+    with Rewards(read(function("hangs", seconds=1.0)), HERE) as rewards:
+        with pytest.raises(WhetError, match=r"hangs took more than 1 s") as error:
             rewards.score(["p"], ["c"], {"pid_file": [str(pids)]})
         assert error.value.code == "reward.timed_out"
     until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()), "both to be gone")
@@ -265,7 +265,7 @@ def test_what_only_trls_trainer_has_is_refused_by_name() -> None:
 
 def test_programs_are_judged_in_parallel_and_reading_their_tests_is_checked() -> None:
     good, bad = "```python\ndef f(): return 1\n```", "```python\nwhile True: pass\n```"
-    specs = read({"name": "code_tests", "seconds": 0.3})
+    specs = read({"name": "code_tests", "seconds": 1.0})
     with Rewards(specs, HERE) as rewards:
         tests = {"tests": ["assert f() == 1"] * 3}
         assert rewards.score(["p"] * 3, [good, bad, "none"], tests).values == {"code_tests": [1, 0, 0]}

@@ -15,7 +15,7 @@ from whet.engine.rewards.sandbox import programs, seccomp
 from whet.engine.rewards.sandbox.programs import MEGABYTE, Limits, run_program, run_tests
 from whet.engine.rewards.verifiers.code import code_tests, right_tests
 
-LIMITS = Limits(seconds=1.0, memory=256 * MEGABYTE)
+LIMITS = Limits(seconds=5.0, memory=256 * MEGABYTE)
 DENIED = "PermissionError"
 
 
@@ -37,7 +37,7 @@ def test_no_network_which_it_would_have_otherwise() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         connect = f"import socket; socket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 1)"
         assert attempt(connect) == DENIED
-        assert attempt(connect, Limits(1.0, sandbox="limits")) == "did it"
+        assert attempt(connect, Limits(5.0, sandbox="limits")) == "did it"
     assert attempt("import socket; socket.socket(socket.AF_UNIX)") == DENIED
 
 
@@ -49,7 +49,7 @@ def test_no_file_outside_its_folder(outside: Path) -> None:
     assert attempt(f"open({str(outside.parent / 'new')!r}, 'w')") == DENIED
     assert attempt(f"import os; os.truncate({str(outside)!r}, 0)") == DENIED
     assert outside.read_text() == "s3cret"
-    assert attempt(f"open({str(outside)!r}).read()", Limits(1.0, sandbox="limits")) == "did it"
+    assert attempt(f"open({str(outside)!r}).read()", Limits(5.0, sandbox="limits")) == "did it"
     assert attempt("open('/etc/passwd')") == DENIED
 
 
@@ -157,7 +157,7 @@ def test_a_kernel_without_the_means_runs_nothing(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(WhetError, match="cannot be confined here: the kernel has no Landlock") as error:
         programs.check(LIMITS)
     assert error.value.code == "reward.no_sandbox" and "sandbox: limits" in error.value.hint
-    assert run_program("print(1)", "", Limits(1.0, sandbox="limits")).output == "1\n"
+    assert run_program("print(1)", "", Limits(5.0, sandbox="limits")).output == "1\n"
 
 
 def test_the_filter_is_whole_on_both_machines() -> None:
