@@ -49,6 +49,7 @@ CHECKS: tuple[Check[PlanFacts], ...] = (
     template.stops_elsewhere,
     template.no_template,
     template.other_prompt,
+    template.dropped_thinking,
     template.literal_markers,
     template.foreign_template,
     data_quality.max_length,

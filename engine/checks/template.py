@@ -134,6 +134,27 @@ def other_prompt(facts: PlanFacts) -> Iterator[Finding]:
     )
 
 
+@check("data", "D10")
+def dropped_thinking(facts: PlanFacts) -> Iterator[Finding]:
+    """Answers that had thinking, in rows where the template drops it, are no part of what is learnt."""
+    train = facts.report.train
+    if dropped := train.thinking_dropped:
+        yield Finding(
+            id="D10",
+            severity="note",
+            title=f"{dropped} of {train.rows} rows have answers whose thinking the template drops, as it "
+            "does at inference: these are context and not learnt.",
+            evidence={
+                "rows": train.rows,
+                "thinking_dropped": dropped,
+                "examples": train.places("thinking_dropped"),
+            },
+            fix=Fix(
+                text="Make a row of every answer, each with its thinking.", patch={"data.reasoning": "each"}
+            ),
+        )
+
+
 @check("data", "D11")
 def literal_markers(facts: PlanFacts) -> Iterator[Finding]:
     """Template markers written as plain text: the model would learn to spell them out."""

@@ -157,6 +157,8 @@ class BatchTokenizer:
             done.copied.append((number, hash_of(answer)))
         if text.chat and not self._keeps_prompt(example, text.text):
             odd |= Odd.broken_prefix
+        if text.context:
+            odd |= Odd.thinking_dropped
         done.flags.append(odd)
         done.languages.append(language_of(answer))
 

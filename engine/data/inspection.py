@@ -88,6 +88,9 @@ class SplitReport(BaseModel):
     broken_prefix: int = Field(
         0, description="Conversations whose text does not begin with the prompt of their last answer."
     )
+    thinking_dropped: int = Field(
+        0, description="Conversations with answers whose thinking the template drops: they are context."
+    )
     answer_in_prompt: int = Field(0, description="Rows whose answer stands in their prompt, word for word.")
     answers_in_prompt: int = Field(
         0, description=f"Different answers among these, counted up to {TOLD_APART}."

@@ -22,6 +22,7 @@ class Odd(IntFlag):
     answer_in_prompt = 2048
     marked_rows = 4096
     answerless = 8192
+    thinking_dropped = 16384
 
 
 DROPPED = {

@@ -52,6 +52,8 @@ class PreparedText:
     chat: bool
     ends: bool
     """The text already ends with an end token."""
+    context: bool = False
+    """Answers are left out, since the template drops their thinking."""
 
 
 class RowTokenizer:
@@ -209,8 +211,9 @@ class RowTokenizer:
             if error.code == "template.spans" and self.renderer.end_of_turn is None:
                 raise
             raise RowError(error.message) from error
-        spans = rendered.spans[-1:] if only_last else rendered.spans
-        return PreparedText(rendered.text, spans, chat=True, ends=True)
+        if only_last:
+            return PreparedText(rendered.text, rendered.spans[-1:], chat=True, ends=True)
+        return PreparedText(rendered.text, rendered.spans, chat=True, ends=True, context=rendered.context > 0)
 
     def _labelled(self, one: PreparedText, encoding: Encoding) -> tuple[list[int], list[int]]:
         """All ids with their labels, BOS and EOS of plain text included."""

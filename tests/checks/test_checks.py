@@ -141,6 +141,7 @@ CASES: list[tuple[str, Callable[[ModelFacts], PlanFacts], str, str, dict[str, An
         model, data=with_train(report(template="chatml"), missing_bos=5000)), "D06", "warning", {}),
     ("a published template without BOS", data_case(missing_bos=5000), "D06", "note", {}),
     ("another prompt than in training", data_case(broken_prefix=5000), "D10", "warning", {}),
+    ("thinking that is dropped", data_case(thinking_dropped=50), "D10", "note", {"data.reasoning": "each"}),
     ("an end where generation goes on", lambda model: plan_facts(
         model, data=report(end_id=7)), "D08", "warning", {"model.end_tokens": ["<|eot_id|>"]}),
     ("answers in their prompts", data_case(answer_in_prompt=4500, answers_in_prompt=9), "D16", "warning", {}),

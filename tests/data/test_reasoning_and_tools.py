@@ -307,6 +307,15 @@ def test_each_answer_can_be_a_row_with_its_thinking() -> None:
     assert parts(row, "qwen3", "drop") == [f"{ONE}{END}It is sunny.{END}{NO_THOUGHT}4{END}"]
 
 
+def test_answers_left_as_context_are_told() -> None:
+    tokenizer = tokenizer_of("qwen3")
+    told = {name: tokenizer.prepare(example_of(row)).context for name, row in ROWS.items()}
+    assert {name for name, context in told.items() if context} == {"thinking"}
+    section = SECTION.model_copy(update={"reasoning": "each"})
+    parts_of = learnt_parts(example_of(ROWS["thinking"], section), section)
+    assert not any(tokenizer.prepare(part).context for part in parts_of)
+
+
 def test_each_answers_row_begins_with_the_prompt_of_inference() -> None:
     section = SECTION.model_copy(update={"reasoning": "each"})
     for name in ("qwen3", "deepseek_r1_distill", "gptoss"):

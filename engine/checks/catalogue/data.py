@@ -107,11 +107,13 @@ ENTRIES: tuple[Entry, ...] = (
         title="Good loss, bad answers",
         symptom="Loss falls as it should, and the model answers as if it had learnt little.",
         seen="For every conversation the prompt of its last answer is rendered as it will be at inference; "
-        "the training text must begin with it. `whet template` shows both.",
+        "the training text must begin with it. `whet template` shows both. Answers whose thinking the "
+        "template drops, since a later question follows, are counted.",
         why="The template writes something else when it asks than when it shows an answer: an opened "
-        "thought, a system message, trimmed spaces. The model is then asked what it was never taught.",
+        "thought, a system message, trimmed spaces. The model is then asked what it was never taught. An "
+        "answer without its thinking would teach to answer without thinking: it is left as context.",
         fix="The patch changes the prompt to what training has in its place, or names a template that "
-        "renders both alike.",
+        "renders both alike. `data.reasoning: each` makes a row of every answer, with its thinking.",
     ),
     Entry(
         id="D11",

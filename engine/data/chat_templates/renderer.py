@@ -28,10 +28,14 @@ GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text, and the half-open character ranges that the assistant wrote."""
+    """A conversation as text, and the half-open character ranges that the assistant wrote.
+
+    ``context``: how many answers are left out of them, since the template drops their thinking.
+    """
 
     text: str
     spans: list[Span]
+    context: int = 0
 
 
 class Renderer:

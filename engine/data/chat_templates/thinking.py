@@ -80,7 +80,7 @@ def keep_thinking(
     spans = [span for at, span in zip(turns, rendered.spans, strict=True) if at not in lost]
     last = len(messages) - 1
     if last not in lost:
-        return Rendered(rendered.text, spans)
+        return Rendered(rendered.text, spans, context=len(lost))
     if last == 0 or renderer.reads_fields_alone:
         raise WhetError(
             "template.lost",
@@ -94,7 +94,8 @@ def keep_thinking(
     answer = rendered.text[start:end].lstrip("\n")
     written = f"{opening}{thinking_of(messages[-1])}\n{CLOSING}\n\n{answer}"
     earlier = [span for span in spans if rendered.text[: span[1]] == prompt[: span[1]]]
-    return Rendered(prompt + written, [*earlier, (len(prompt), len(prompt) + len(written))])
+    whole = (len(prompt), len(prompt) + len(written))
+    return Rendered(prompt + written, [*earlier, whole], context=len(turns) - 1 - len(earlier))
 
 
 def _is_lost(
