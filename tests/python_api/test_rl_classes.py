@@ -62,7 +62,29 @@ def test_the_seeds_script_learns_with_its_imports_changed(tiny: Path, tmp_path: 
     assert sum(report["rewards"][-3:]) / 3 > sum(report["rewards"][:3]) / 3 + 0.1
 
 
-def trainer_of(tiny: Path, folder: Path, kind: Any, config: Any, **more: Any) -> Any:
+def test_functions_are_called_with_what_they_name_and_their_answers_checked(
+    tiny: Path, tmp_path: Path
+) -> None:
+    called: list[tuple[int, int]] = []
+
+    def one(completions: list[str], trainer_state: Any, **kwargs: Any) -> list[float | None]:
+        called.append((trainer_state.global_step, len(completions)))
+        return [0.5, None, *[0.0] * (len(completions) - 2)]
+
+    def wrong(completions: list[str], **kwargs: Any) -> list[float]:
+        return [0.0]
+
+    trainer = trainer_of(tiny, tmp_path, GRPOTrainer, GRPOConfig, functions=[one], max_steps=1)
+    trainer.train()
+    assert called == [(0, 4)]
+    trainer = trainer_of(tiny, tmp_path, RLOOTrainer, RLOOConfig, functions=[one, wrong])
+    with pytest.raises(WhetError, match="wrong returned 1 values for 4 completions"):
+        trainer.train()
+
+
+def trainer_of(
+    tiny: Path, folder: Path, kind: Any, config: Any, functions: list[Any] | None = None, **more: Any
+) -> Any:
     model, tokenizer = FastLanguageModel.from_pretrained(str(tiny), max_seq_length=64, load_in_4bit=False)
     model = FastLanguageModel.get_peft_model(model, r=4, lora_alpha=8)
 
@@ -75,7 +97,13 @@ def trainer_of(tiny: Path, folder: Path, kind: Any, config: Any, **more: Any) ->
         "learning_rate": 1e-2,
     }  # fmt: skip
     rows = [{"prompt": f"the river {number}"} for number in range(6)]
-    return kind(model, short, args=config(**settings | more), train_dataset=rows, processing_class=tokenizer)
+    return kind(
+        model,
+        functions or short,
+        args=config(**settings | more),
+        train_dataset=rows,
+        processing_class=tokenizer,
+    )
 
 
 @pytest.mark.parametrize(("kind", "config"), [(GRPOTrainer, GRPOConfig), (RLOOTrainer, RLOOConfig)])

@@ -76,8 +76,6 @@ def recipe(model: Path, folder: Path, rows: list[dict[str, Any]], **sections: di
             "optimizer": "adamw", "save_every": 50, "warmup": 0, "threads": 1, "scheduler": "constant",
             "weight_decay": 0,
         },
-        "accept": [],
     }  # fmt: skip
-    laid = {name: values.get(name, {}) | sections.get(name, {}) for name in values if name != "accept"}
-    more = {name: section for name, section in sections.items() if name not in laid}
-    return Recipe.model_validate(laid | more)
+    names = values | sections
+    return Recipe.model_validate({name: values.get(name, {}) | sections.get(name, {}) for name in names})
