@@ -33,6 +33,8 @@ BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456
 LEAST_BASE64 = 64
 """Characters from which on a text may be an image and not a path."""
 LONGEST_PATH = 4096
+ORIENTATION, SIDEWAYS = 0x0112, 5
+"""EXIF's tag, and the first of its values that swap the sides."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +143,11 @@ def look_at(picture: Picture) -> tuple[int, int]:
         RowError: it cannot, or it is too large.
     """
     with _opened(picture) as image:
-        # JPEG unpacks to an eighth four times faster, and reads the whole file for it.
-        turned = image.getexif().get(0x0112, 1) >= 5
         width, height = image.size
+        # JPEG unpacks to an eighth four times faster, and reads the whole file for it.
         image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
         _unpack(image, picture)
+        turned = image.getexif().get(ORIENTATION, 1) >= SIDEWAYS
     return (height, width) if turned else (width, height)
 
 

@@ -61,7 +61,7 @@ def merge_seeing(base_dir: Path, adapter_dir: Path, out_dir: Path) -> tuple[Merg
     before = sum(float(logits.abs().sum()) for logits in _untrained(seeing))
     wanted = list(_logits(seeing))
     changed = _merge_layers(trained)
-    merged: Any = trained.merge_and_unload()
+    merged: Any = trained.unload()  # its layers are summed already
     report = MergeReport(str(out_dir), str(target).removeprefix("torch."), changed, len(merged.state_dict()))
     with new_folder(out_dir) as partial:
         merged.to(target).save_pretrained(partial)

@@ -42,7 +42,7 @@ def encoder_bytes(facts: ModelFacts, resolved: Resolved, images: ImageCounts | N
     patches = resolved.batch_size * images.most_patches_in_a_row
     layer = 8 * hidden + width * (6 * hidden + 3 * inner)
     if not resolved.encoder_trains:
-        kept = 2 * layer
+        kept = layer
     elif resolved.gradient_checkpointing:
         kept = layers * width * hidden + 2 * layer
     else:

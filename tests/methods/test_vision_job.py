@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,8 @@ from support.tiny_vision import SEEING, build_seeing, colour_rows
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from whet.engine.errors import WhetError
 from whet.engine.export.of_run import export_run
-from whet.engine.methods.vision.inputs import seen_by
 from whet.engine.methods.vision.job import VisionTraining
-from whet.engine.methods.vision.loading import load_seeing
-from whet.engine.models.loading import Precision
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
 from whet.engine.runs.events import EvalEvent, SampleEvent, StepEvent
@@ -96,7 +91,7 @@ def same_logits(run: RunDir, folder: Path, other: nn.Module, **close: float) -> 
     training.trainer.load_weights(run.export / "adapter")
     batch = training.trainer.data_collator([training.trainer.train_dataset[0]])
     own = training.seeing.handle.model.eval()
-    tolerance = {"atol": 0.06, "rtol": 0.06} if not close else close
+    tolerance = close or {"atol": 0.06, "rtol": 0.06}
     with torch.no_grad():
         wanted = own(**batch).logits
         torch.testing.assert_close(other(**batch).logits, wanted, **tolerance)
@@ -116,18 +111,61 @@ def test_every_family_trains_and_plain_peft_loads_the_result(folder: Path, name:
     same_logits(run, folder, loaded, atol=1e-5, rtol=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(run.export / "adapter")
     assert len(tokenizer) == len(AutoTokenizer.from_pretrained(folder / name))
-    plan = run.load_plan()
-    trained = sum(p.numel() for p in loaded.parameters() if "lora" in str(p)) or None
-    assert plan.data.report.images is not None and plan.data.report.images.images == 16
-    assert trained is None or plan.resolved.trainable_parameters >= trained
 
 
-SWITCHES = [
-    ("finetune_vision_layers", "vision"),
-    ("finetune_language_layers", "language"),
-    ("finetune_attention_modules", "attention"),
-    ("finetune_mlp_modules", "mlp"),
+def test_parts_train_whole_where_all_weights_do(folder: Path) -> None:
+    """The image encoder stays as it was; the whole model loads with plain transformers."""
+    method = {"finetune_vision_layers": False}
+    run = finished(recipe(folder, adapter={"kind": "none"}, method=method, training={"max_steps": 1}))
+    before = AutoModelForImageTextToText.from_pretrained(folder / "qwen2_5_vl").state_dict()
+    after = AutoModelForImageTextToText.from_pretrained(run.export / "model").state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert moved and all("language_model" in name or "lm_head" in name for name in moved)
+    assert (run.export / "model" / "preprocessor_config.json").is_file()
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"method": {"finetune_vision_layers": False, "finetune_language_layers": False}}, "nothing would train"),
+    ({"method": {"finetune_attention_modules": False, "finetune_mlp_modules": False}}, "nothing would train"),
+    ({"method": {"image_min": 500, "image_max": 400}}, r"image_min=500 is above method\.image_max=400"),
+    ({"export": {"gguf": ["q8_0"]}}, "mmproj"),
+    ({"export": {"fp8": True}}, "not made of such models|mmproj"),
+    ({"model": {"precision": "fp8"}}, "does not train on FP8"),
+    ({"adapter": {"kind": "none"}, "method": {"finetune_mlp_modules": False}}, "trains all weights"),
+    ({"data": {"format": "alpaca"}}, "has no images"),
 ]
+
+
+@pytest.mark.parametrize(("sections", "reason"), REFUSED)
+def test_what_cannot_be_is_refused_before_training(folder: Path, sections: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        recipe(folder, **sections)
+
+
+def test_the_plan_counts_images_and_what_trains(folder: Path) -> None:
+    plans = {
+        name: make_plan(recipe(folder, "qwen2_5_vl", method=method))
+        for name, method in (("all", {}), ("text", {"finetune_vision_layers": False}),
+                             ("large", {"image_min": 56}))
+    }  # fmt: skip
+    whole, text, large = (plans[name] for name in ("all", "text", "large"))
+    assert whole.data.report.images is not None and whole.data.report.images.rows == 16
+    assert whole.tokens_per_epoch < large.tokens_per_epoch
+    assert large.memory.components["activations"] > whole.memory.components["activations"]
+    assert text.memory.components["activations"] < whole.memory.components["activations"]
+    assert text.resolved.trainable_parameters < whole.resolved.trainable_parameters
+    for name, plan in plans.items():
+        training = VisionTraining(next_attempt(create_run(plan.recipe)))
+        model = training.seeing.handle.model
+        trained = sum(param.numel() for param in model.parameters() if param.requires_grad)
+        assert plan.resolved.trainable_parameters == trained, name
+
+
+def test_an_image_that_changed_ends_the_run_by_name(folder: Path, tmp_path: Path) -> None:
+    rows = colour_rows(tmp_path / "rows", 4)
+    run = create_run(recipe(folder, data={"train": str(rows)}))
+    (tmp_path / "rows" / "0.png").write_bytes((tmp_path / "rows" / "1.png").read_bytes())
+    assert attempt(run, method=VisionTraining) == "vision.image"
 
 
 def test_a_stopped_run_goes_on_where_it_was(folder: Path) -> None:
