@@ -50,6 +50,7 @@ from .facade.planning import (
     inspect_model,
     keep_plan,
     kept_plan,
+    method_models,
     models,
     plan,
     propose,
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
     from .export.artifacts import Artifact
     from .fixing import Fixed
     from .goals import Goal, Option, Proposal
+    from .goals.methods import proposable
     from .hardware import Machine
     from .kernel_report import KernelReport
     from .methods.kinds import LANGUAGE_MODELS
@@ -156,6 +158,7 @@ _LAZY = {
     "Use": "data.uses",
     "Who": "chat.session",
     "parse_override": "recipe_files",
+    "proposable": "goals.methods",
     "patched": "recipe_files",
     "recipe_from_text": "recipe_files",
     "set_key": "yaml_edit",
@@ -246,6 +249,7 @@ __all__ = [
     "kept_plan",
     "log",
     "machine",
+    "method_models",
     "model_code",
     "models",
     "parse_override",
@@ -253,6 +257,7 @@ __all__ = [
     "patched",
     "plan",
     "printable",
+    "proposable",
     "propose",
     "push",
     "pushable",

@@ -108,6 +108,8 @@ def test_a_named_model_method_and_settings_stand(tmp_path: Path) -> None:
     assert found.recipe.method.kind == "embedding" and found.recipe.training.batch_size == 4
     assert found.plan.data.report.format.name == "labelled"
     assert not any("fp8" in str(one.patch) for one in found.alternatives)
+    usual = propose(Goal(data=data, model=str(bert), method="embedding"), machine=machine())
+    assert usual.recipe.training.batch_size == 16 and usual.plan.blocked() == []
     chosen = propose(
         Goal(data=data, model=str(bert), overrides={"method.kind": "classification"}), machine=machine()
     )

@@ -125,10 +125,13 @@ def usual_target(method: str) -> str:
 
 def export_targets(plan: Plan) -> dict[str, int]:
     """What can be written of a run beside GGUF models, and its bytes: merged weights in 16, 4 and 8 bits,
-    and the adapter as a GGUF where its kind allows that."""
+    and the adapter as a GGUF where its kind allows that. Of models that answer nothing the merged ones alone.
+    """
     from ..disk import target_bytes
 
-    return target_bytes(plan.recipe, plan.resolved, plan.model)
+    sizes = target_bytes(plan.recipe, plan.resolved, plan.model)
+    talks = plan.recipe.method.kind in LANGUAGE_MODELS
+    return sizes if talks else {"merged": sizes["merged"]}
 
 
 def artifacts(run_id: str) -> list[Artifact]:

@@ -105,6 +105,17 @@ def models(
     return list_models(query, fits_gib, folders)
 
 
+def method_models(method: str, folders: Sequence[Path] = ()) -> list[str]:
+    """Names of models for a method whose models are no chat models: encoders on this machine, then usual ones
+    of the hub; none for a method that begins with a chat model."""
+    from ..goals.methods import USUAL_MODELS
+    from ..models.listing import encoders
+
+    if method not in USUAL_MODELS:
+        return []
+    return list(dict.fromkeys([*encoders(folders), *USUAL_MODELS[method]]))
+
+
 def hub_login() -> str:
     """Of the hub: ``offline``, ``logged in`` or ``not logged in``; asks the machine, not the network."""
     from huggingface_hub import get_token

@@ -20,6 +20,31 @@ RECIPES = {
     "reward": "reward",
 }
 """Methods beside supervised fine-tuning that follow from data alone, and their shipped recipes."""
+USUAL_MODELS = {
+    "embedding": (
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "sentence-transformers/all-mpnet-base-v2",
+        "BAAI/bge-m3",
+        "google/embeddinggemma-300m",
+        "Qwen/Qwen3-Embedding-0.6B",
+    ),
+    "classification": (
+        "answerdotai/ModernBERT-base",
+        "google-bert/bert-base-uncased",
+        "FacebookAI/xlm-roberta-base",
+    ),
+    "token_classification": (
+        "answerdotai/ModernBERT-base",
+        "google-bert/bert-base-cased",
+        "FacebookAI/xlm-roberta-base",
+    ),
+    "reranker": (
+        "cross-encoder/ms-marco-MiniLM-L6-v2",
+        "BAAI/bge-reranker-v2-m3",
+        "answerdotai/ModernBERT-base",
+    ),
+}
+"""Models of the hub that people begin with, the smallest first; the first is the shipped recipe's."""
 FROM_CHAT = ("preference", "reward")
 """Of these, those that begin with a model that answers."""
 

@@ -43,6 +43,10 @@ def before_reading(draft: Draft, look: Look) -> None:
     """What decides how rows are tokenised: layout, and which rows are held out."""
     if look.layout == "text":
         draft.set("method.supervise", "all", "plain text has no answers, so every token counts")
+    kind = draft.recipe().method.kind
+    if kind in RECIPES:  # a plan of smaller batches may be refused
+        like = recipe_of(kind)
+        draft.set("training.batch_size", like.training.batch_size, f"as whet's recipe {like.name} has it")
     if draft.goal.eval_data is not None or "data.eval" in draft.pinned:
         return
     fraction = held_out_share(look.rows)

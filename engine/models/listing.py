@@ -21,6 +21,7 @@ from .families import Experimental, Unsupported, family_of
 from .known import KNOWN, KnownModel, known_facts, known_model
 from .locate import missing_weights, resolve_model
 from .needs import held_choices, lasting, least_held
+from .sentence_folder import is_embedding_model
 
 GIB = 2**30
 Source = Literal["demo", "cache", "folder", "run", "known"]
@@ -90,6 +91,18 @@ def list_models(
         for entry in [*here, *(one for one in known if one.name.lower() not in names)]
         if _asked_for(entry, query) and (fits_gib is None or any(entry.fits.values()))
     ]
+
+
+def encoders(folders: Sequence[Path] = ()) -> list[str]:
+    """Names of the encoders and embedding models on this machine, as a recipe's model.name takes them."""
+    return [place.name for place in places(folders) if place.source != "demo" and _encodes(place.path)]
+
+
+def _encodes(path: Path) -> bool:
+    try:
+        return is_embedding_model(path)
+    except (OSError, ValueError):
+        return False
 
 
 def places(folders: Sequence[Path] = ()) -> Iterator[Place]:

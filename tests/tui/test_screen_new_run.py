@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from whet.tui.screens.new_run import NewRunScreen, asking, data_step, screen
 from whet.tui.screens.new_run.advice import STEPS
 from whet.tui.screens.new_run.data_step import RowCard
 from whet.tui.widgets.choice_card import ChoiceCard
-from whet.tui.widgets.finding_card import FindingCard
+from whet.tui.widgets.finding_card import FindingCard, StepList
 
 OWN = """model:
   name: demo
@@ -120,6 +121,47 @@ def flow(steps: Callable[[App, Pilot[Any]], Any], source: object = None, size: t
             await steps(app, pilot)
 
     asyncio.run(body())
+
+
+# --- rows that are no chats
+
+
+def write_pairs(folder: Path) -> Path:
+    path = folder / "notes.jsonl"
+    rows = [{"text": f"note {n} on tuning", "label": ("rate", "rank")[n % 2]} for n in range(160)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_rows_with_classes_are_sorted_or_embedded_as_one_chooses(here: Path) -> None:
+    data = write_pairs(here)
+
+    async def steps(app: App, pilot: Pilot[Any]) -> None:
+        new = await settle(pilot)
+        recipe = new.situation.draft.recipe
+        assert recipe is not None and recipe.method.kind == "classification"
+        said = shown(app)
+        assert "● classification" in said and "  embedding" in said and "classes" in said
+        await press(pilot, "2")
+        assert "ModernBERT-base" in shown(app)
+        await press(pilot, "3")
+        said = shown(app)
+        assert "note" in said and "No chat template writes these rows" in said
+        await press(pilot, "t")
+        assert any("No template writes" in one.message for one in app._notifications)
+        await press(pilot, "4")
+        assert "the larger of the two usual ranks" in shown(app)
+        await press(pilot, "6")
+        assert "method" in shown(app) and "classification" in shown(app)
+        await press(pilot, "1")
+        listed = new.query_one("#data-list", StepList)
+        listed.highlighted = listed.get_option_index("method-embedding")
+        await press(pilot, "enter")
+        recipe = new.situation.draft.recipe
+        assert recipe is not None and recipe.method.kind == "embedding"
+        assert new.situation.problem is None and "● embedding" in shown(app)
+
+    flow(steps, {"data": str(data)}, size=(120, 40))
 
 
 # --- flows

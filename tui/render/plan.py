@@ -33,6 +33,7 @@ def plan_facts(plan: Plan) -> RenderableType:
     supervised = report.train.supervised_tokens / max(1, report.train.tokens)
     where = "GPU memory" if plan.memory.where == "gpu" else "memory"
     rows: list[tuple[str, str | Text]] = [
+        *([("method", resolved.method)] if resolved.method != "sft" else []),
         ("model", f"{plan.recipe.model.name}, {plan.model.family}, {amount(parameters)} parameters"),
         (
             "trains",
@@ -46,7 +47,7 @@ def plan_facts(plan: Plan) -> RenderableType:
             f"template {resolved.template or 'none'}"
             if resolved.method == "sft"
             else f"{report.train.token_rows:,} rows{held_out}, {amount(report.train.tokens)} tokens, "
-            f"{report.format.name}, {report.texts_per_row} texts a row",
+            f"{report.format.name}, {report.texts_per_row} text{'s' * (report.texts_per_row != 1)} a row",
         ),
         (
             "steps",

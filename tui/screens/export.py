@@ -46,6 +46,8 @@ class ExportScreen(WhetScreen):
         self.run_id = run_id
         self.choices: list[Choice] = []
         self.usual = api.usual_target("sft")
+        self.talks = True
+        """Whether the run's model answers."""
         self.free = 0
         self.job: str | None = None
         self.heard = 0
@@ -83,7 +85,9 @@ class ExportScreen(WhetScreen):
         self.set_heading(f"whet · export · {plain(view.id, 60)}")
         self.usual = api.usual_target(view.plan.recipe.method.kind)
         targets = api.export_targets(view.plan)
-        self.choices = choices(view.plan.model.parameters.total, api.gguf_types(), targets)
+        self.talks = view.plan.recipe.method.kind in api.LANGUAGE_MODELS
+        types = {} if self.usual == MERGED else api.gguf_types()
+        self.choices = choices(view.plan.model.parameters.total, types, targets)
         there = {name for one in self.files for name in (one.kind, one.path.name)}
         self.query_one(CheckList).offer(
             ((one.name, choice_text(one, there)) for one in self.choices),
@@ -112,7 +116,8 @@ class ExportScreen(WhetScreen):
             ]
             self._put("proofs", proof_steps(steps))
             ready = "g begins: merge, convert, quantise, and prove each file with llama.cpp."
-            self._put("progress", Text(ready, "dim"))
+            heads = "g begins: merge, and prove that the merged model gives what the trained one gives."
+            self._put("progress", Text(heads if self.usual == MERGED else ready, "dim"))
         self.say()
 
     def _wanted(self) -> list[str]:
@@ -214,6 +219,8 @@ class ExportScreen(WhetScreen):
                 Advice("A file failed its proof: do not ship it. The failing step says why.", "", "error"),
             )
         made = [one for one in self.files if one.kind == "gguf"]
+        if made and not self.talks:
+            return (Advice("Made. An embedding server loads it: docs/serving_embeddings.md."),)
         if made:
             proven = "Proven." if all(one.verdict is not None for one in made) else "Made, not all proven."
             return (

@@ -32,6 +32,8 @@ ABOUT = {
     "recipe": "The whole recipe; e opens it in your editor, w keeps it as a draft.",
 }
 
+NO_TEMPLATE = "No chat template writes these rows: this is what the model reads of each. ] next text"
+
 
 def advice_of(step: Step, situation: Situation) -> list[Advice]:
     """Most urgent first: what hinders the start, then the step."""
@@ -54,8 +56,15 @@ def advice_of(step: Step, situation: Situation) -> list[Advice]:
         said.append(Advice(f"Reading and planning …{rows}"))
     if plan is not None and not problem:
         said += _about_plan(step, situation, plan)
-    said.append(Advice(ABOUT[step], "" if step == "recipe" else "enter"))
+    view = situation.template
+    about = NO_TEMPLATE if step == "template" and view is not None and _bare(view) else ABOUT[step]
+    said.append(Advice(about, "" if step == "recipe" else "enter"))
     return said
+
+
+def _bare(view: api.TemplateView) -> bool:
+    """Whether no chat template writes the rows."""
+    return view.template is None and bool(view.note)
 
 
 def _about(problem: api.WhetError, step: Step) -> Advice:

@@ -16,7 +16,17 @@ from ...render.text import override, plain
 from ...widgets.finding_card import FindingCard
 from ..base import WhetScreen
 from .draft import BY_YOU, Draft
-from .messages import ColumnsChosen, DataChosen, FixWanted, GoalChosen, ModelChosen, Patched, Situation, Typed
+from .messages import (
+    ColumnsChosen,
+    DataChosen,
+    FixWanted,
+    GoalChosen,
+    MethodChosen,
+    ModelChosen,
+    Patched,
+    Situation,
+    Typed,
+)
 from .planning import Answer, Planner, effect_of
 
 DEBOUNCE_SECONDS = 0.2
@@ -88,9 +98,11 @@ class AskingScreen(WhetScreen):
                 return
             draft.take(answer.proposal)
             situation.proposal, situation.plan, situation.planned = answer.proposal, answer.plan, draft.text
+            situation.uses, situation.encoders = answer.uses, answer.encoders
             self.replan()  # for the X-ray
         elif answer.plan is not None:
             situation.plan, situation.template = answer.plan, answer.template
+            situation.uses, situation.encoders = answer.uses, answer.encoders
             situation.planned = answer.text
         else:
             situation.planned = answer.text or draft.text
@@ -117,6 +129,7 @@ class AskingScreen(WhetScreen):
         situation, draft = self.situation, self.situation.draft
         draft.choose_data(event.source)
         situation.plan = situation.proposal = situation.template = situation.problem = None
+        situation.uses, draft.method = (), None
         if draft.own_text:
             self.put({"data.train": draft.data})
         else:
@@ -130,6 +143,16 @@ class AskingScreen(WhetScreen):
         else:
             draft.edited |= event.patch
             self.repropose()
+
+    @on(MethodChosen)
+    def _on_method(self, event: MethodChosen) -> None:
+        draft = self.situation.draft
+        if draft.own_text:
+            self.put({"method.kind": event.kind})
+            return
+        draft.method = event.kind
+        draft.edited = {key: value for key, value in draft.edited.items() if not key.startswith("method.")}
+        self.repropose()
 
     @on(ModelChosen)
     def _on_model(self, event: ModelChosen) -> None:

@@ -19,13 +19,13 @@ from textual.widgets.option_list import Option
 
 from whet.engine import api
 
-from ...render.data import data_summary
+from ...render.data import data_summary, use_words
 from ...render.text import plain, printable
 from ...widgets.choice_card import ChoiceCard, LineCard
 from ...widgets.file_browser import Entry, FileBrowser
 from ...widgets.finding_card import StepList, finding_line, hanging, worst_first
 from .advice import UNKNOWN_LAYOUT
-from .messages import ColumnsChosen, DataChosen, EditWanted, FixWanted, Next, Situation
+from .messages import ColumnsChosen, DataChosen, EditWanted, FixWanted, MethodChosen, Next, Situation
 
 DEMO = Entry("data", "demo", "demo", "467 questions and answers about fine-tuning, shipped with whet")
 PREVIEWED = 4
@@ -107,11 +107,11 @@ class DataStep(Vertical):
                 words = f"{situation.problem.message}\n{situation.problem.hint}"
             self.query_one("#report", Static).update(Text(printable(words)))
             self._list(situation, [], [])
-        elif self.seen is not plan:
+        elif self.seen != (id(plan), len(situation.uses)):
             self.query_one("#report", Static).update(data_summary(plan.data.report))
             findings = [one for one in worst_first(plan.findings) if one.id.startswith("D")]
             self._list(situation, findings, problem_rows(plan.data.report))
-        self.seen = plan
+        self.seen = None if plan is None else (id(plan), len(situation.uses))
 
     def show_health(self, *, focus: bool = True) -> None:
         """Turn from choosing to what was chosen."""
@@ -133,6 +133,7 @@ class DataStep(Vertical):
         else:
             listed.add_option(Option(Text("▸ go on to the model", "bold"), "go"))
         listed.add_option(Option(Text("  choose other data (c)", "dim"), "other"))
+        listed.add_options(method_options(situation))
         listed.add_options(
             [Option(finding_line(one), f"finding-{number}") for number, one in enumerate(findings)]
         )
@@ -206,6 +207,8 @@ class DataStep(Vertical):
             self.action_choose()
         elif kind == "columns":
             self._ask_question()
+        elif kind == "method":
+            self.post_message(MethodChosen(str(number)))
         elif kind == "finding":
             self.post_message(FixWanted(self.findings[int(number)]))
         else:
@@ -256,6 +259,24 @@ class RowCard(ModalScreen[tuple[str, int] | None]):
     def action_edit(self) -> None:
         """Close with the place."""
         self.dismiss((self.file, self.line))
+
+
+def method_options(situation: Situation) -> list[Option]:
+    """What the rows can be trained for, where there is a choice; ● is what they are."""
+    recipe, uses = situation.draft.recipe, situation.uses
+    offered = api.proposable(uses)
+    if recipe is None or len(uses) < 2:
+        return []
+    options = [Option(Text("  they can be trained for:", "dim"), disabled=True)]
+    for use in uses:
+        chosen, can = use.method == recipe.method.kind, use.method in offered
+        text = Text.assemble(
+            ("● " if chosen else "  ", "green"), (f"{use.method:<21}", "bold" if can else "dim")
+        )
+        words = use_words(use) if can else f"{use_words(use)} · by a recipe of its own: whet recipes"
+        text.append(words, "dim")
+        options.append(Option(text, f"method-{use.method}", disabled=not can))
+    return options
 
 
 def problem_rows(report: api.DataReport) -> list[tuple[str, int, str]]:

@@ -52,6 +52,8 @@ class Draft:
     data: str | None = None
     model: str | None = None
     """Named by the person; None: whet chooses."""
+    method: str | None = None
+    """What the rows are trained for, named by the person; None: what they look made for."""
     priority: Priority = "quality"
     max_minutes: float | None = None
     max_memory_gib: float | None = None
@@ -100,6 +102,7 @@ class Draft:
         return api.Goal(
             data=self.data,
             model=self.model,
+            method=self.method or "auto",
             priority=self.priority,
             max_minutes=self.max_minutes,
             max_memory_gib=self.max_memory_gib,
@@ -212,6 +215,7 @@ class Draft:
         if before.goal is not None:
             for name in ("model", "priority", "max_minutes", "max_memory_gib"):
                 setattr(self, name, getattr(before.goal, name))
+            self.method = None if before.goal.method == "auto" else before.goal.method
         self._data_of_text()
         self.wrong.clear()
         return before.what

@@ -25,6 +25,12 @@ PRIORITIES = {
     "speed": "a small model and a short training",
     "memory": "the least memory: base weights in 4 bits, activations computed again",
 }
+OF_ROWS = {
+    "quality": "room to learn: the larger of the two usual ranks",
+    "speed": "fewer numbers to train, a short training",
+    "memory": "the least memory: base weights in 4 bits where there is a GPU",
+}
+"""The same of methods whose model is not chosen by size."""
 KINDS = {
     "lora": "a small adapter beside the weights: the usual way",
     "rslora": "LoRA with another scale, for ranks above 64",
@@ -141,7 +147,7 @@ def lines_of(draft: Draft, proposal: Any) -> list[Line]:
     lines = [Line("head-goal", Text("what matters most", "dim"))]
     lines += [
         _choice(f"priority-{name}", name, words, draft.priority == name and not draft.own_text)
-        for name, words in PRIORITIES.items()
+        for name, words in (PRIORITIES if _by_size(draft) else OF_ROWS).items()
     ]
     lines.append(Line("head-limit", Text("limits", "dim")))
     for name, (title, _) in LIMITS.items():
@@ -163,6 +169,12 @@ def lines_of(draft: Draft, proposal: Any) -> list[Line]:
         words = f"{option.text} · {option.memory_gib:.1f} GiB{minutes} · {option.why}"
         lines.append(_choice(f"option-{number}", option.kind, words, False))
     return lines
+
+
+def _by_size(draft: Draft) -> bool:
+    """Whether a goal decides how large the model is."""
+    recipe = draft.recipe
+    return recipe is None or recipe.method.kind in api.LANGUAGE_MODELS
 
 
 def _choice(id: str, name: str, words: str, chosen: bool) -> Line:

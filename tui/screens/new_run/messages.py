@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from textual.message import Message
 
 if TYPE_CHECKING:
-    from whet.engine.api import Finding, ModelEntry, Plan, Proposal, TemplateView, WhetError
+    from collections.abc import Sequence
+
+    from whet.engine.api import Finding, ModelEntry, Plan, Proposal, TemplateView, Use, WhetError
 
     from .draft import Draft
     from .fields import Field
@@ -27,6 +29,10 @@ class Situation:
     """None while they are being looked for."""
     template: TemplateView | None = None
     """Of the plan's data."""
+    uses: Sequence[Use] = ()
+    """Methods that read the rows, the likeliest first."""
+    encoders: Sequence[str] = ()
+    """Models for a method whose models are no chat models."""
     problem: WhetError | None = None
     """Of the last planning."""
     planned: str = ""
@@ -58,6 +64,14 @@ class ColumnsChosen(Message):
             if answer is None
             else {"instruction": question, "output": answer},
         }
+
+
+class MethodChosen(Message):
+    """Train the rows for this."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
 
 
 class ModelChosen(Message):

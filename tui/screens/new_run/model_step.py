@@ -40,6 +40,8 @@ class ModelStep(Vertical):
         """Why the hub was not searched, or that it is being searched."""
         self.entries: list[api.ModelEntry] = []
         self.chosen: str | None = None
+        self.encoders: list[str] = []
+        """For methods whose models are no chat models: offered before those that are."""
         self.situation: Situation | None = None
 
     def compose(self) -> ComposeResult:
@@ -58,7 +60,8 @@ class ModelStep(Vertical):
         recipe = situation.draft.recipe
         chosen = recipe.model.name if recipe is not None else situation.draft.model
         same = self.situation is not None and situation.models is not None and bool(self.entries)
-        self.situation = situation
+        same = same and list(situation.encoders) == self.encoders
+        self.situation, self.encoders = situation, list(situation.encoders)
         if same and chosen == self.chosen:
             return
         self.chosen = chosen
@@ -81,6 +84,9 @@ class ModelStep(Vertical):
         if self.chosen is not None and self.chosen not in names:
             mark = Text.assemble(("● ", "green"), plain(self.chosen))
             listed.add_option(Option(mark, f"model {self.chosen}"))
+        for name in self.encoders:
+            if name not in names and name != self.chosen and self.query_text.lower() in name.lower():
+                listed.add_option(Option(_encoder_line(name), f"model {name}"))
         for entry in self.entries:
             listed.add_option(Option(_line(entry, entry.name == self.chosen), f"model {entry.name}"))
         for found in self.found:
@@ -166,6 +172,13 @@ def search_hub(words: str) -> tuple[list[api.HubModel], str]:
     except api.WhetError as error:
         return [], error.message
     return found, "" if found else "the hub has no text model of that name"
+
+
+def _encoder_line(name: str) -> Text:
+    """As :func:`_line`, of a model that is usual for this method."""
+    text = Text(f"  {plain(name, NAME):<{NAME}}", "bold", no_wrap=True, overflow="ellipsis")
+    text.append(f"{'':>6}{'':>7}      usual", "not bold dim")
+    return text
 
 
 def _hub_line(found: api.HubModel) -> Text:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from whet.engine import api
@@ -20,6 +21,8 @@ class Answer:
     proposal: api.Proposal | None = None
     plan: api.Plan | None = None
     template: api.TemplateView | None = None
+    uses: Sequence[api.Use] = ()
+    encoders: Sequence[str] = ()
     problem: api.WhetError | None = None
 
 
@@ -87,7 +90,8 @@ def proposed(goal: api.Goal, progress: Callable[[int], None]) -> Answer:
         proposal = api.propose(goal, progress)
     except api.WhetError as error:
         return Answer("", problem=error)
-    return Answer(proposal.to_yaml(), proposal, proposal.plan)
+    kind = proposal.recipe.method.kind
+    return Answer(proposal.to_yaml(), proposal, proposal.plan, uses=proposal.uses, encoders=_encoders(kind))
 
 
 def planned(text: str, rows: int, progress: Callable[[int], None]) -> Answer:
@@ -97,7 +101,20 @@ def planned(text: str, rows: int, progress: Callable[[int], None]) -> Answer:
         plan = api.plan(recipe, progress=progress)
     except api.WhetError as error:
         return Answer(text, problem=error)
-    return Answer(text, plan=plan, template=_template(recipe, rows, progress))
+    template, uses = _template(recipe, rows, progress), _uses(recipe)
+    return Answer(text, plan=plan, template=template, uses=uses, encoders=_encoders(recipe.method.kind))
+
+
+def _uses(recipe: api.Recipe) -> Sequence[api.Use]:
+    values: dict[str, Any] = recipe.model_dump(include={"model", "data"}, exclude_unset=True)
+    try:
+        return api.row_uses(values)
+    except api.WhetError:
+        return ()  # the plan says what is wrong with them
+
+
+def _encoders(kind: str) -> Sequence[str]:
+    return api.method_models(kind, [Path.cwd()])
 
 
 def _template(recipe: api.Recipe, rows: int, progress: Callable[[int], None]) -> api.TemplateView | None:

@@ -20,6 +20,7 @@ from ...widgets.token_view import TokenView
 from .messages import Patched, Situation
 
 OWN = "the model's own"
+NO_TEXT = "These rows are not text alone; what the model gets of them is made in training."
 
 
 class TemplateStep(Vertical):
@@ -59,12 +60,15 @@ class TemplateStep(Vertical):
             tokens.show((), problem.message if problem is not None else empty)
             self.query_one("#origin", Static).update("")
         elif view is not self.view:
-            tokens.show(view.rows)
+            tokens.show(view.rows, NO_TEXT)
             self.query_one("#origin", Static).update(origin(view))
         self.view = view
 
     def action_template(self) -> None:
         """Choose among the known templates."""
+        if self.view is not None and self.view.template is None and self.view.note:
+            self.app.notify("No template writes these rows: there is none to choose.", timeout=4)
+            return
         choices = [(OWN, "from the model's files")]
         choices += [(name, f"of {family}") for name, family in api.chat_templates().items()]
         help = "The format that conversations are written in before the model sees them."

@@ -29,6 +29,7 @@ NO_SAMPLES = (
     "No answers yet. The recipe's sampling.prompts are answered before training and at each evaluation, "
     "so that base and tuned stand side by side."
 )
+NOTHING_ANSWERED = "This run's model answers nothing: o draws what its method measures."
 NO_FINDINGS = "Nothing wrong was found, before the start or since."
 NO_FILES = "No file yet: checkpoints, adapter, GGUF files and their proofs appear here."
 SCROLL: list[BindingType] = [
@@ -94,11 +95,12 @@ class Findings(OptionList):
         self.highlighted = min(place or 0, len(findings) - 1)
 
 
-def samples(progress: RunProgress, step: int | None) -> RenderableType:
-    """Each prompt with the base model's answer and the one at ``step``, by default the newest."""
+def samples(progress: RunProgress, step: int | None, *, talks: bool = True) -> RenderableType:
+    """Each prompt with the base model's answer and the one at ``step``, by default the newest; ``talks``:
+    the run's model is one that does."""
     steps = progress.sampled_steps
     if not steps:
-        return Text(NO_SAMPLES, "dim")
+        return Text(NO_SAMPLES if talks else NOTHING_ANSWERED, "dim")
     shown = step if step in steps else steps[-1]
     parts: list[RenderableType] = []
     for prompt in progress.prompts:

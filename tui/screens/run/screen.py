@@ -207,7 +207,10 @@ class RunScreen(Controls):
             self._draw_curve(name)
         self.query_one(Findings).show(findings)
         if self._changed("samples", (self.sample_step, progress.samples, progress.evals)):
-            self.query_one("#panel-samples", Page).show(samples(progress, self.sample_step))
+            state = seen.summary.state
+            talks = state.is_job or state.method in api.LANGUAGE_MODELS
+            shown = samples(progress, self.sample_step, talks=talks)
+            self.query_one("#panel-samples", Page).show(shown)
         if self._changed("files", files_key(seen, progress)):
             self.query_one("#panel-files", Page).show(files(seen, progress))
         if self._changed("advice", self.advice()):
