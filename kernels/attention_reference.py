@@ -135,7 +135,8 @@ def forward(
     visible = rows.mask_RLL | torch.eye(rows.mask_RLL.shape[-1], dtype=torch.bool, device=q.device)
     scores = _scores(q, k, options).masked_fill(~visible[:, None, None], float("-inf"))
     lse_RGML = torch.logsumexp(scores, dim=-1)
-    weights, extra = torch.exp(scores - lse_RGML[..., None]), ()
+    weights = torch.exp(scores - lse_RGML[..., None])
+    extra: tuple[torch.Tensor, ...] = ()
     if seed is not None:
         weights, extra = weights * _kept(rows, heads, groups, seed, options.dropout), (seed,)
     o_THE = rows.scatter(weights @ v).to(q_THE.dtype)

@@ -144,7 +144,7 @@ def forward(
     out_THE: torch.Tensor | None = None,
     seed: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Output (T, H, E), log-sum-exp (H, T), and the documents' bounds (and the seed) for the backward pass."""
+    """Output (T, H, E), log-sum-exp (H, T), and for the backward pass the documents' bounds and the seed."""
     tokens, heads, _ = q_THE.shape
     o = torch.empty(q_THE.shape, dtype=q_THE.dtype, device=q_THE.device) if out_THE is None else out_THE
     lse_HT = torch.empty(heads, tokens, dtype=torch.float32, device=q_THE.device)

@@ -302,15 +302,15 @@ def key_gradient_kernel(
         for query_start in range(inner, outer, STEP):
             keys_gradient, values_gradient = _key_gradient(
                 keys_gradient, values_gradient, keys, values, head_q, head_do, head_lse, head_delta, column,
-                query_start, seen_from, seen_to, q_token, do_token, tokens, scale, softcap, row, head * tokens,
-                word, threshold, kept, E, STEP, CAPPED, DROPS, False, CAST,
+                query_start, seen_from, seen_to, q_token, do_token, tokens, scale, softcap, row,
+                head * tokens, word, threshold, kept, E, STEP, CAPPED, DROPS, False, CAST,
             )  # fmt: skip
         for step in range(before + after):
             query_start = tl.where(step < before, begin + step * STEP, outer + (step - before) * STEP)
             keys_gradient, values_gradient = _key_gradient(
                 keys_gradient, values_gradient, keys, values, head_q, head_do, head_lse, head_delta, column,
-                query_start, seen_from, seen_to, q_token, do_token, tokens, scale, softcap, row, head * tokens,
-                word, threshold, kept, E, STEP, CAPPED, DROPS, True, CAST,
+                query_start, seen_from, seen_to, q_token, do_token, tokens, scale, softcap, row,
+                head * tokens, word, threshold, kept, E, STEP, CAPPED, DROPS, True, CAST,
             )  # fmt: skip
 
     stored = inside[:, None] & (column < E)[None, :]

@@ -214,8 +214,8 @@ def _encoders() -> dict[str, Row]:
             {"whet": whet, **rivals},
             (Target("rate", "whet", wanted[model], each), Target("peak", "whet", 0.5, each)),
             rate="mean_rate",
-            note="Pairs over the seconds of all steps after the warm-up. whet reads all texts while its trainer "
-            "is made, the others tokenise in every step.",
+            note="Pairs over the seconds of all steps after the warm-up. whet reads all texts while its "
+            "trainer is made, the others tokenise in every step.",
             unit="pairs",
             adapter="LoRA of rank 32 on all linear layers",
         )

@@ -19,9 +19,10 @@ from transformers.utils import logging as transformers_logging
 
 from ..checks.loaded import refuse
 from ..findings import Finding
+from ..models.fast_path import FastPathReport, slow_parts
 from ..rates import record_rate
 from ..runs.context import PAUSED_BY, RunContext, Stopped
-from ..runs.events import ExportEvent, FindingEvent, PhaseEvent
+from ..runs.events import FAST_PATH, ExportEvent, FindingEvent, PhaseEvent
 from ..runs.jobs import EvaluateJob
 from .callbacks import HeldOut, Schedule, StepReporter, best_of, history, should_stop_early
 from .checkpoints import MANIFEST, delete_incomplete, last_complete, step_folder, write_checkpoint
@@ -100,6 +101,12 @@ class Training(ABC):
 
     def before_first_step(self) -> None:  # noqa: B027  (optional)
         """What is measured of the untrained model beside its held-out loss; by default nothing."""
+
+    def say_fused(self, report: FastPathReport) -> None:
+        """What of the model runs on whet's kernels, and the note where not all of it does."""
+        self.context.emit(PhaseEvent(phase="load", detail=f"{FAST_PATH}{report}"))
+        if not report.complete:
+            self.context.emit(FindingEvent(finding=slow_parts(report)))
 
     def report(self, evaluates: bool) -> None:
         """The callbacks of a run: step events, the schedule, held-out results."""

@@ -54,6 +54,7 @@ class HeadTraining(training.Training):
         if untrained:
             context.emit(PhaseEvent(phase="data", detail=f"no training row has {', '.join(untrained[:10])}"))
         self.headed = self._load(names)
+        self.say_fused(self.headed.fused)
         self.names = [self.headed.config.id2label[number] for number in range(len(names))]
         self.numbers = self._numbers(labels, names)
         context.leave_if_asked()

@@ -12,6 +12,8 @@ from transformers import AutoConfig, set_seed
 
 from ...errors import WhetError
 from ...models.adapters import add_adapter, hold_trained_in_fp32
+from ...models.fast_path import FastPathReport
+from ...models.fast_path.encoders import apply_fast_encoder
 from ...models.loading import DTYPES, load_tokenizer
 from ...models.own_code import refused_code
 from ...models.quantization import quantization_config, set_compute_dtype
@@ -32,6 +34,8 @@ class Headed:
     """transformers' model, or PEFT's wrapper around it."""
     tokenizer: Any
     config: Any
+    fused: FastPathReport
+    """What of the base runs on whet's kernels."""
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +83,9 @@ def load_headed(
         ) from error
     model.config.use_cache = False
     heads = head_modules(path, model, seen["missing_keys"], seen["mismatched_keys"])
-    return Headed(trainable(plan, path, model, heads, task), tokenizer, model.config)
+    adapted = trainable(plan, path, model, heads, task)
+    fused = apply_fast_encoder(adapted, DTYPES[plan.resolved.compute_dtype])
+    return Headed(adapted, tokenizer, model.config, fused)
 
 
 def load_options(plan: Plan, config: Any, trusted: bool) -> dict[str, Any]:

@@ -11,12 +11,11 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraini
 from sentence_transformers.base.training_args import BatchSamplers
 
 from ...checks.live import Watch, Watched
-from ...models.fast_path import slow_parts
 from ...models.fast_path.encoders import apply_fast_encoder
 from ...models.loading import DTYPES
 from ...recipe import EmbeddingSection
 from ...runs.context import RunContext
-from ...runs.events import FAST_PATH, FindingEvent, PhaseEvent
+from ...runs.events import FindingEvent, PhaseEvent
 from .. import training
 from ..arguments import shared_arguments
 from ..earlier import earlier_events
@@ -54,7 +53,6 @@ class EmbeddingTraining(training.Training):
         path, trusted = locate_base(self.context)
         model = load_embedder(self.plan, path, trusted)
         self.fused = apply_fast_encoder(model[0].model, DTYPES[self.resolved.compute_dtype])
-        self.context.emit(PhaseEvent(phase="load", detail=f"{FAST_PATH}{self.fused}"))
         return model
 
     def _trainer(self) -> EmbeddingTrainer:
@@ -82,8 +80,7 @@ class EmbeddingTraining(training.Training):
         )
         if trainer.plain_reason is not None and self.fused.complete:
             self.fused.count("steps", trainer.plain_reason)
-        if not self.fused.complete:
-            context.emit(FindingEvent(finding=slow_parts(self.fused)))
+        self.say_fused(self.fused)
         return trainer
 
     def look(self, checkpoint: Path | None) -> None:

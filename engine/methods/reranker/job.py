@@ -10,6 +10,7 @@ from sentence_transformers.base.training_args import BatchSamplers
 from sentence_transformers.cross_encoder.training_args import CrossEncoderTrainingArguments
 
 from ...checks.live import Watch, Watched
+from ...models.fast_path.encoders import apply_fast_encoder
 from ...models.loading import DTYPES
 from ...recipe import RerankerSection
 from ...runs.context import RunContext
@@ -50,6 +51,7 @@ class RerankerTraining(training.Training):
         context.emit(PhaseEvent(phase="load", detail=self.recipe.model.name))
         path, trusted = locate_base(context)
         self.model = load_reranker(self.plan, path, trusted)
+        self.say_fused(apply_fast_encoder(self.model[0].model, DTYPES[self.resolved.compute_dtype]))
         if not sets_apart(self.model):
             said = "this tokenizer sets nothing between query and document: end the queries with a line break"
             context.emit(PhaseEvent(phase="load", detail=said))
