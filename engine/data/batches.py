@@ -57,6 +57,8 @@ class TokenBatch:
     """(first example, file), ascending."""
     lines: array[int] = field(default_factory=lambda: array("Q"))
     hashes: array[int] = field(default_factory=lambda: array("Q"))
+    wholes: array[int] = field(default_factory=lambda: array("Q"))
+    """Where examples are parts of conversations: these, which are held out or trained on whole."""
     flags: array[int] = field(default_factory=lambda: array("I"))
     languages: list[str] = field(default_factory=list)
     markers: list[tuple[int, str, bool]] = field(default_factory=list)
@@ -123,6 +125,8 @@ class BatchTokenizer:
                 continue
             for part, text in zip(parts, texts, strict=False):
                 self._start(done, row, part, text)
+                if self.recipe.data.reasoning == "each":
+                    done.wholes.append(content_hash(whole))
                 prepared.append(text)
         rows = self.tokenizer.encode(prepared, self.recipe.model.max_length, split_text=True)
         for tokens in rows:

@@ -162,7 +162,7 @@ class Builder(ABC):
 
         assert self.train is not None and self.eval is not None
         seed, fraction = self.recipe.training.seed, self.section.eval_fraction
-        out = np.array([held_out(key, seed, fraction) for key in batch.hashes], dtype=bool)
+        out = np.array([held_out(key, seed, fraction) for key in batch.wholes or batch.hashes], dtype=bool)
         self.eval.add(batch, out)
         self.train.add(batch, ~out)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import trl
+from support.tiny_models import build_tiny_model
 from support.tiny_tokenizers import byte_level
 
 from whet.engine.data.chat_templates import find
@@ -20,9 +21,11 @@ from whet.engine.data.chat_templates.renderer import Renderer
 from whet.engine.data.formats import Example, learnt_parts, to_example
 from whet.engine.data.messages import canonical_messages
 from whet.engine.data.rows import RawRow, RowError
+from whet.engine.data.token_store import prepare
 from whet.engine.data.tokenization import RowTokenizer
 from whet.engine.errors import WhetError
-from whet.engine.recipe import DataSection
+from whet.engine.methods.sft.loading import open_rows
+from whet.engine.recipe import DataSection, Recipe
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"
 EOS = {
@@ -325,6 +328,25 @@ def test_each_answers_row_begins_with_the_prompt_of_inference() -> None:
             rendered = renderer.render_with_spans(one.messages)
             prompt = renderer.render(one.messages[:-1], add_generation_prompt=True)
             assert rendered.text[: rendered.spans[-1][0]] == prompt
+
+
+def test_a_conversation_is_held_out_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shorter parts would tell what the longer ones are measured by."""
+    monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))
+    model = build_tiny_model(tmp_path / "model", "qwen3")
+    rows = [{"messages": [ASK, {**SUNNY, "content": f"It is {n}."}, SUM, FOUR]} for n in range(40)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    data = {"train": str(file), "reasoning": "each", "eval_fraction": 0.3}
+    recipe = Recipe.model_validate({"model": {"name": str(model), "max_length": 256}, "data": data})
+    prepared = prepare(recipe, model)
+    report = prepared.report
+    assert report.eval is not None and report.train.rows + report.eval.rows == 80
+    assert report.train.rows % 2 == report.eval.rows % 2 == 0 and report.eval.rows > 0
+    assert prepared.eval is not None
+    splits = (prepared.eval, prepared.train)
+    held, trained = ({tuple(row["input_ids"][:60]) for row in open_rows(one)} for one in splits)
+    assert held.isdisjoint(trained)
 
 
 def test_all_tokens_learnt_means_calls_and_thinking_too() -> None:
