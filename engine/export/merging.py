@@ -252,7 +252,7 @@ def _write_config(out_dir: Path, plan: _Plan, target: torch.dtype) -> None:
     config["dtype"] = str(target).removeprefix("torch.")
     if plan.untied:
         config["tie_word_embeddings"] = False
-    if plan.embedding is not None and "vocab_size" in config:
+    if plan.embedding in plan.adapter.replaced and "vocab_size" in config:
         config["vocab_size"] = plan.shape(plan.embedding)[0]
     (out_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

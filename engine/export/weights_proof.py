@@ -14,6 +14,7 @@ from peft import PeftModel
 from .base_weights import BaseWeights
 from .verdict import Proof, Verdict, fingerprint, save_verdict
 
+Weights = dict[str, torch.Tensor]
 ROUNDING = {torch.float32: 1e-6, torch.float16: 2**-11, torch.bfloat16: 2**-8}
 """How far one rounding to that type may move a number, as a share of it."""
 
@@ -28,10 +29,14 @@ def prove_weights(base: Path, adapter: Path, merged: Path, name: str) -> Verdict
         name: transformers' class.
     """
     started = time.monotonic()
-    whole: Any = getattr(transformers, name).from_pretrained(base, dtype=torch.float32, use_safetensors=True)
-    before = {name: value.clone() for name, value in whole.state_dict().items()}
-    wanted = PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload().state_dict()  # type: ignore[operator]
-    proof = _compare(before, wanted, BaseWeights(merged))
+    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
+    kind: Any = getattr(transformers, name)
+    whole = kind.from_pretrained(base, **options)
+    before = {key: value.clone() for key, value in whole.state_dict().items()}
+    trained: Any = PeftModel.from_pretrained(whole, str(adapter))
+    wanted = trained.merge_and_unload().state_dict()
+    found = kind.from_pretrained(merged, **options).state_dict()
+    proof = _compare(before, wanted, found, BaseWeights(merged).dtype())
     verdict = Verdict.of(
         [proof],
         merged,
@@ -43,17 +48,16 @@ def prove_weights(base: Path, adapter: Path, merged: Path, name: str) -> Verdict
     return verdict
 
 
-def _compare(before: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], found: BaseWeights) -> Proof:
-    moved, wrong = 0, []
-    for name in found.names():
-        written, right = found.tensor(name), wanted[name]
-        allowed = 2 * ROUNDING[written.dtype] if written.is_floating_point() else 0.0
-        away, size = (written.float() - right.float()).abs(), right.float().abs()
+def _compare(before: Weights, wanted: Weights, found: Weights, stored: torch.dtype) -> Proof:
+    moved, wrong = 0, sorted(set(wanted) ^ set(found))
+    for name in set(wanted) & set(found):
+        right, written = wanted[name].float(), found[name].float()
+        away, size = (written - right).abs(), right.abs()
         # Where base and update nearly cancel, the sum itself is rounded in float32.
-        if bool((away > allowed * size + 1e-6 * size.max()).any()):
+        if bool((away > 2 * ROUNDING[stored] * size + 1e-6 * size.max()).any()):
             wrong.append(name)
-        moved += not torch.equal(before[name], right)
-    count = len(found.names())
+        moved += not torch.equal(before[name].float(), right)
+    count = len(found)
     right_ones = not wrong and moved > 0
     first = f", the first {wrong[0]}" if wrong else ""
     return Proof(

@@ -60,6 +60,11 @@ class SpeechTrainer(HeadTrainer):
         super().__init__(*args, **more)
         self.measure = measure
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """A step's micro-batches, and how many tokens they write."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return samples, sum(batch["labels"].ne(IGNORED).sum() for batch in samples)
+
     def count_tokens(self, inputs: dict[str, Any]) -> int:
         """Those that are written; a window of sound is as long whatever is said."""
         return int((inputs["labels"] != IGNORED).sum())
