@@ -72,6 +72,10 @@ def _scheduled(
     if resolved.optimizer == "adamw" and "bitsandbytes" in machine.versions:
         least = {**least, "training.optimizer": "adamw_8bit"}
         yield "The optimizer's states in 8 bits.", least
+    if recipe.adapter.train_embeddings:
+        frozen = {"adapter.train_embeddings": False, "training.embedding_learning_rate": None}
+        least = {**least, **frozen}
+        yield "Embedding and head stay as they are.", least
     if resolved.method in COMPARING:
         for batch, patch in _smaller_comparisons(resolved):
             least = {**least, **patch}

@@ -11,16 +11,20 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from support.plan_inputs import gpu, machine, model_facts, recipe, report
 from support.tiny_models import TEXT, build_tiny_model
 from support.tiny_runs import create_run, events_of, next_attempt, tiny_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from whet.engine.alternatives import find_alternatives
 from whet.engine.errors import WhetError
 from whet.engine.export.of_run import export_run
+from whet.engine.fitting import fit
 from whet.engine.methods.sft.job import train
 from whet.engine.models.fast_path import causal_model
 from whet.engine.plan import Plan, make_plan
 from whet.engine.recipe import Recipe
+from whet.engine.resolve import resolve
 from whet.engine.runs.context import RunContext, Stopped
 from whet.engine.runs.events import EvalEvent, Event, StepEvent
 from whet.engine.runs.store import RunDir
@@ -221,6 +225,22 @@ def test_it_resumes_to_the_same_losses(trained: tuple[RunContext, Path], texts: 
         train(StopsAt(run, context.attempt, context._events))
     train(next_attempt(run))
     assert losses(run) == losses(whole.dir)
+
+
+def test_where_the_matrices_do_not_fit_training_without_them_is_offered(tmp_path: Path) -> None:
+    facts = model_facts(tmp_path)
+    wanted = recipe(
+        adapter__train_embeddings=True, training__embedding_learning_rate=1e-6, model__precision="nf4"
+    )
+    on, data = machine(gpu(12)), report()
+    resolved, memory, _ = fit(wanted, resolve(wanted, facts, on, data, 1000)[0], facts, data, on)
+    assert not memory.fits
+    others = find_alternatives(wanted, resolved, facts, on, data, memory)
+    first = others[0]
+    assert first.memory.fits and first.patch["adapter.train_embeddings"] is False
+    matrices = 2 * facts.embedding_rows * facts.hidden_size
+    spared = memory.components["gradients"] - first.memory.components["gradients"]
+    assert spared == 4 * matrices
 
 
 @pytest.mark.parametrize(
