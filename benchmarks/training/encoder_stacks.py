@@ -9,6 +9,7 @@ import statistics
 import tempfile
 import time
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from models import text_pairs
@@ -17,6 +18,10 @@ from rows import GIB, SEED, Job, MissingError, Prepared, Result
 RANK, ALPHA = 32, 64
 TARGETS = ["key", "query", "value", "dense"]
 LENGTH = 512
+PROFILE = "WHET_BENCHMARK_PROFILE"
+"""Environment: a folder that whet's profile goes to; it is of steps after the timed ones."""
+PROFILED = 5
+"""Steps of the profile."""
 
 
 def load_st(job: Job) -> Prepared:
@@ -104,7 +109,7 @@ def make_trainer(job: Job, model: Any, callbacks: list[Any], output: str) -> Any
         seed=SEED,
         disable_tqdm=True,
     )
-    rows = Dataset.from_dict(text_pairs(job.batch * job.accumulation * job.steps))
+    rows = Dataset.from_dict(text_pairs(job.batch * job.accumulation * (job.steps + PROFILED + 1)))
     return trainer(
         model=model,
         args=arguments,
@@ -138,10 +143,11 @@ def run(job: Job, started: float) -> Result:
         result.note = f"trainer made in {time.time() - began:.1f} s"
         if job.stack == "whet":
             result.note += f"; {trainer.plain_reason or 'batches on the fast path'}"
-        profiled = os.environ.get("WHET_PROFILE_STEPS")
-        if profiled:
-            trainer.add_callback(profiler(profiled, job))
+        if job.stack == "whet" and PROFILE in os.environ:
+            trainer.args.max_steps += PROFILED + 1
+            trainer.add_callback(profiler(Path(os.environ[PROFILE]) / f"{job.model}.txt", job))
         trainer.train()
+        marks = marks[: job.steps]
     if cuda:
         result.peak = torch.cuda.max_memory_allocated() / GIB
         result.reserved = torch.cuda.max_memory_reserved() / GIB
@@ -154,14 +160,11 @@ def run(job: Job, started: float) -> Result:
     return result
 
 
-def profiler(path: str, job: Job) -> Any:
-    """A callback that writes what five late steps launch and how long each kernel takes, to ``path``."""
+def profiler(path: Path, job: Job) -> Any:
+    """A callback that writes what the steps behind the job's launch and how long each kernel takes."""
     import torch
     from torch.profiler import ProfilerActivity, profile
     from transformers import TrainerCallback
-
-    steps = 5
-    first = job.steps - steps - 1
 
     class Profiler(TrainerCallback):
         def __init__(self) -> None:
@@ -169,17 +172,16 @@ def profiler(path: str, job: Job) -> Any:
             self.began = 0.0
 
         def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            if state.global_step == first:
+            if state.global_step == job.steps:
                 torch.cuda.synchronize()
                 self.profile = profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
                 self.profile.__enter__()
                 self.began = time.perf_counter()
-            elif state.global_step == first + steps:
+            elif state.global_step == job.steps + PROFILED:
                 torch.cuda.synchronize()
                 wall = time.perf_counter() - self.began
                 self.profile.__exit__(None, None, None)
-                with open(path, "w", encoding="utf-8") as file:
-                    file.write(_summary(self.profile, wall, steps))
+                path.write_text(_summary(self.profile, wall, PROFILED), encoding="utf-8")
 
     return Profiler()
 

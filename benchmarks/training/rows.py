@@ -201,7 +201,7 @@ def _encoders() -> dict[str, Row]:
     wanted = {"minilm": 10.0, "bge-m3": 8.0, "tiny-encoder": 1.0}
     rows: dict[str, Row] = {}
     for model, title in titles.items():
-        whet = Job("whet", model, batch=256, accumulation=1, steps=70, warm=30, task="embedding")
+        whet = Job("whet", model, batch=256, accumulation=1, steps=44, warm=20, task="embedding")
         if model == "tiny-encoder":
             whet = replace(whet, precision="fp32", batch=8, steps=6, warm=3)
         rivals = {"st": replace(whet, stack="st")}
