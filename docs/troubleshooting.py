@@ -139,8 +139,8 @@ ELSEWHERE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "The reward stays flat in reinforcement learning",
         ("T06", "D16"),
-        "Comes with reinforcement learning in whet: variance of the rewards, truncated answers, failing "
-        "reward functions, size of data and model.",
+        "Size of data and model when the run is planned; groups whose answers all score the same, and "
+        "answers cut off, while it runs; a reward function that fails ends the run by name.",
     ),
     (
         "The export fails after hours: no llama.cpp, no converter",

@@ -23,6 +23,7 @@ from faults import (  # noqa: E402
     environment_package_cases,
     export_cases,
     load_cases,
+    reward_cases,
     training_cases,
     weight_cases,
 )
@@ -41,6 +42,7 @@ FAULTS: tuple[Fault, ...] = (
     *weight_cases.FAULTS,
     *load_cases.FAULTS,
     *training_cases.FAULTS,
+    *reward_cases.FAULTS,
     *export_cases.FAULTS,
 )
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"

@@ -14,6 +14,10 @@ def letters(completions, **kwargs):
     return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in texts]
 
 
+def long(completions, completion_ids, **kwargs):
+    return [good * (len(ids) > 4) for good, ids in zip(letters(completions), completion_ids)]
+
+
 def raises(completions, **kwargs):
     raise KeyError("the judge is away")
 
