@@ -100,6 +100,7 @@ def test_the_same_where_transformers_has_torchvision(folder: Path, name: str) ->
     """Its processors want it for Qwen-VL and Pixtral; pixels are made on Pillow in both."""
     processor = AutoProcessor.from_pretrained(folder / name)
     processor.image_processor = load_image_processor(folder / name)
+    processor.chat_template = processor.tokenizer.chat_template
     compared(folder, name, processor, processor.tokenizer)
 
 

@@ -132,9 +132,10 @@ def linear_layers(model: Any) -> list[str]:
 
     LLaVA takes the features of the encoder's last layer but one: nothing reads the last.
     """
-    config = model.config
-    read = config.vision_feature_layer if config.model_type == "llava" else -1
-    last = config.vision_config.num_hidden_layers + read if isinstance(read, int) and read < 0 else math.inf
+    config, last = model.config, math.inf
+    read = config.vision_feature_layer if config.model_type == "llava" else None
+    if isinstance(read, int) and read < 0:
+        last = config.vision_config.num_hidden_layers + read
 
     def is_read(path: str) -> bool:
         found = LAYER.search(path)
