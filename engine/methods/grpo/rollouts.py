@@ -15,13 +15,16 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from ...models.fast_path import generate, program_of
+from ...models.fast_path import DecoderProgram, generate, program_of
+from ...models.fast_path.decoding import free_bytes
 from ...models.loading import ModelHandle
 from ...rewards.runner import Rewards
 from .section import GRPOSection
 
 OVERLONG = "overlong"
 """Name of the reward that punishes length."""
+KEPT_SHARE = 0.02
+"""Of the free memory: a cache up to here is not in the way of a training step."""
 Row = Mapping[str, Any]
 
 
@@ -182,7 +185,7 @@ def written(
 ) -> list[list[int]]:
     """Ids of an answer to each prompt, up to and including its end; the model's mode is as before.
 
-    On the fast path they are written there, and its cache is given back for the training step.
+    On the fast path they are written there; a cache that counts is given back for the training step.
 
     Args:
         model: transformers' causal model, or PEFT's wrapper around one.
@@ -209,10 +212,15 @@ def written(
             )
     finally:
         model.train(training)
-        program = program_of(model)
-        if program is not None:
-            program.decoding = None
+        _give_back(program_of(model), device)
     return [_ended(row, stops) for row in found_BT[:, width:].tolist()]
+
+
+def _give_back(program: DecoderProgram | None, device: torch.device) -> None:
+    """A small cache stays for the next time, with its CUDA graph."""
+    decoding = None if program is None else program.decoding
+    if program is not None and decoding is not None and decoding.nbytes > KEPT_SHARE * free_bytes(device):
+        program.decoding = None
 
 
 def _ended(ids: list[int], stops: frozenset[int]) -> list[int]:
