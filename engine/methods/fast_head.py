@@ -11,7 +11,7 @@ Legend: B rows of T tokens, padding included; S labelled places.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -20,15 +20,17 @@ import torch
 from peft import PeftModel
 from trl.trainer.utils import FusedCausalLMOutput
 
+from whet.kernels.selective_log_softmax import PredictedTokens
+
 from ..data.masking import IGNORE
-from ..models.fast_path import DecoderProgram, PackedTokens, causal_model, pack_padded, program_of
+from ..models.fast_path import PackedTokens, causal_model, pack_padded, program_of
 
 METRICS = ("log_probs", "entropy", "mean_logits", "is_top1")
 """TRL's names of what the fast head finds."""
 UNDERSTOOD = {"input_ids", "attention_mask"}
 
 
-def put_fast_head(model: Any, wanted: Collection[str] = ("log_probs",), temperature: float = 1.0) -> None:
+def put_fast_head(model: Any, wanted: Collection[str] = ("log_probs",), temperature: float = 1.0) -> FastHead:
     """Let a model on the fast path answer TRL's question there; whatever else it is asked goes the old way.
 
     Call it after the trainer's constructor, whose own head it goes before. The program is looked up at each
@@ -46,29 +48,84 @@ def put_fast_head(model: Any, wanted: Collection[str] = ("log_probs",), temperat
     if unknown := set(wanted) - set(METRICS):
         raise ValueError(f"the fast head finds {', '.join(METRICS)}, not {', '.join(sorted(unknown))}")
     causal = causal_model(model)
-    plain, last = causal.forward, _Last()
+    plain, head = causal.forward, FastHead(model, wanted, temperature)
 
     @functools.wraps(plain)
     def forward(self: Any, *args: Any, labels: Any = None, fused_lm_head: bool = False, **given: Any) -> Any:
-        program = program_of(self) if fused_lm_head and not args and labels is not None else None
-        if program is not None and _switches(model) and not program.is_current():
-            program = None
-        named = {name for name, value in given.items() if value is not None and name != "use_cache"}
-        if program is None or "input_ids" not in named or not named <= UNDERSTOOD:
-            return plain(*args, labels=labels, fused_lm_head=fused_lm_head, **given)
-        batch = last.packed(given["input_ids"], given.get("attention_mask"), labels)
-        return _answer(program, batch, wanted, temperature)
+        if fused_lm_head and not args and labels is not None and head.understands(given):
+            return head.answer(head.read(given["input_ids"], given.get("attention_mask"), labels))
+        return plain(*args, labels=labels, fused_lm_head=fused_lm_head, **given)
 
     causal.forward = MethodType(forward, causal)
+    return head
 
 
-def _switches(model: Any) -> bool:
-    """Whether a reference may be another adapter, of which the program knows nothing."""
-    return isinstance(model, PeftModel) and len(model.peft_config) > 1
+class FastHead:
+    """What :func:`put_fast_head` puts before TRL's head. See there for the arguments."""
+
+    def __init__(self, model: Any, wanted: Collection[str], temperature: float) -> None:
+        self.model, self.wanted, self.temperature = model, wanted, temperature
+        self._read: tuple[Any, ...] = ()
+        self._batch: Labelled | None = None
+
+    @property
+    def separable(self) -> bool:
+        """Whether the model with its adapter off is the base, and :meth:`base_log_probs` knows it."""
+        program = program_of(self.model)
+        return program is not None and not self._switches() and program.separable
+
+    def understands(self, given: dict[str, Any]) -> bool:
+        """Whether the fast path computes what a call with these arguments asks for."""
+        program = program_of(self.model)
+        if program is None or (self._switches() and not program.is_current()):
+            return False
+        named = {name for name, value in given.items() if value is not None and name != "use_cache"}
+        return "input_ids" in named and named <= UNDERSTOOD
+
+    def read(
+        self, ids_BT: torch.Tensor, attended_BT: torch.Tensor | None, labels_BT: torch.Tensor
+    ) -> Labelled:
+        """Padded rows as a packed one. The same tensors as in the last call are not read again: a reference
+        gets them too, and packing waits for the device."""
+        read = (ids_BT, attended_BT, labels_BT)
+        if self._batch is None or any(a is not b for a, b in zip(read, self._read, strict=True)):
+            self._read, self._batch = read, _labelled(*read)
+        return self._batch
+
+    def answer(self, batch: Labelled) -> FusedCausalLMOutput:
+        """What TRL's head returns."""
+        wanted = self.wanted
+        found, mean_logits = self._answers(batch)
+        means_S = mean_logits() if "mean_logits" in wanted else None
+        return FusedCausalLMOutput(
+            loss=-found.logp_S.sum() / max(1, len(found.logp_S)),
+            log_probs=batch.spread(found.logp_S),
+            entropy=batch.spread(found.entropy_S) if "entropy" in wanted else None,
+            mean_logits=None if means_S is None else batch.spread(means_S),
+            is_top1=batch.spread(found.correct_S) if "is_top1" in wanted else None,
+            label_mask=batch.mask_BT,
+        )
+
+    def base_log_probs(self, batch: Labelled | None = None) -> torch.Tensor:
+        """(B, T - 1) of the frozen base, without a gradient, of the rows that were read last or of others."""
+        program, batch = program_of(self.model), batch or self._batch
+        assert program is not None and batch is not None
+        with program.base_alone():
+            return batch.spread(self._answers(batch)[0].logp_S)
+
+    def _answers(self, batch: Labelled) -> tuple[PredictedTokens, Callable[[], torch.Tensor]]:
+        program = program_of(self.model)
+        assert program is not None
+        with torch.autocast(batch.labels_S.device.type, enabled=False):  # types are the program's own
+            return program.answers(batch.packed, batch.rows_S, batch.labels_S, self.temperature)
+
+    def _switches(self) -> bool:
+        """Whether a reference may be another adapter, of which the program knows nothing."""
+        return isinstance(self.model, PeftModel) and len(self.model.peft_config) > 1
 
 
 @dataclass(frozen=True)
-class _Labelled:
+class Labelled:
     """Rows end to end, and where in them labels are predicted.
 
     Args:
@@ -88,43 +145,11 @@ class _Labelled:
         return values_S.new_zeros(self.mask_BT.shape).masked_scatter(self.mask_BT, values_S)
 
 
-class _Last:
-    """The rows of the last call: the reference reads the same ones, and packing waits for the device."""
-
-    def __init__(self) -> None:
-        self.read: tuple[Any, ...] = ()
-        self.batch: _Labelled | None = None
-
-    def packed(
-        self, ids_BT: torch.Tensor, attended_BT: torch.Tensor | None, labels_BT: torch.Tensor
-    ) -> _Labelled:
-        read = (ids_BT, attended_BT, labels_BT)
-        if self.batch is None or any(a is not b for a, b in zip(read, self.read, strict=True)):
-            self.read, self.batch = read, _labelled(*read)
-        return self.batch
-
-
-def _labelled(ids_BT: torch.Tensor, attended_BT: torch.Tensor | None, labels_BT: torch.Tensor) -> _Labelled:
+def _labelled(ids_BT: torch.Tensor, attended_BT: torch.Tensor | None, labels_BT: torch.Tensor) -> Labelled:
     packed, places_P = pack_padded(ids_BT, attended_BT)
     mask_BT = labels_BT[:, 1:] != IGNORE
     if attended_BT is not None:  # nothing attends to padding, and it predicts nothing
         mask_BT = mask_BT & (attended_BT[:, :-1] != 0)
     predicts_BT = torch.nn.functional.pad(mask_BT, (0, 1))
     rows_S = predicts_BT.reshape(-1)[places_P].nonzero().squeeze(1)
-    return _Labelled(packed, rows_S, labels_BT[:, 1:][mask_BT], mask_BT)
-
-
-def _answer(
-    program: DecoderProgram, batch: _Labelled, wanted: Collection[str], temperature: float
-) -> FusedCausalLMOutput:
-    with torch.autocast(batch.labels_S.device.type, enabled=False):  # types are the program's own
-        found, mean_logits = program.answers(batch.packed, batch.rows_S, batch.labels_S, temperature)
-        means_S = mean_logits() if "mean_logits" in wanted else None
-    return FusedCausalLMOutput(
-        loss=-found.logp_S.sum() / max(1, len(found.logp_S)),
-        log_probs=batch.spread(found.logp_S),
-        entropy=batch.spread(found.entropy_S) if "entropy" in wanted else None,
-        mean_logits=None if means_S is None else batch.spread(means_S),
-        is_top1=batch.spread(found.correct_S) if "is_top1" in wanted else None,
-        label_mask=batch.mask_BT,
-    )
+    return Labelled(packed, rows_S, labels_BT[:, 1:][mask_BT], mask_BT)

@@ -19,6 +19,8 @@ class FlatSteps(Trainer):
 
     _begins = True
     """The next micro-batch is the first of its step."""
+    _told = False
+    """The model was told that it trains, and not otherwise since."""
 
     @property
     def flat(self) -> FlatAdamW | None:
@@ -35,24 +37,38 @@ class FlatSteps(Trainer):
         return self.optimizer
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the base class, which zeroes gradients by a walk over all modules: ours are one buffer."""
+        """As the base class, without its walks over all modules at every step."""
         self._begins = True
-        with self._zeroed_by_step():
+        with self._without_walks():
             return super().train(*args, **kwargs)
 
     @contextmanager
-    def _zeroed_by_step(self) -> Iterator[None]:
+    def _without_walks(self) -> Iterator[None]:
+        """Gradients are zeroed as one buffer, and what trains already is not told so again."""
         model: Any = self.model
+        plain = type(model)
 
         def zero_grad(set_to_none: bool = True) -> None:
             if self.flat is None:
-                type(model).zero_grad(model, set_to_none)
+                plain.zero_grad(model, set_to_none)
 
-        model.zero_grad = zero_grad
+        def train(mode: bool = True) -> Any:
+            # A wrapper may say that it trains around a model that was loaded for answering.
+            if self.flat is None or not (mode and model.training and self._told):
+                self._told = mode
+                plain.train(model, mode)
+            return model
+
+        self._told = False
+        model.zero_grad, model.train = zero_grad, train
         try:
             yield
         finally:
-            del model.zero_grad
+            del model.zero_grad, model.train
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted on the fast path: the base class walks over all modules for it."""
+        return 0 if self.flat is not None else super().floating_point_ops(inputs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """As the base class, from zeroed gradients."""

@@ -16,6 +16,7 @@ from trl.experimental.orpo import ORPOConfig as _ORPOConfig
 from trl.experimental.orpo import ORPOTrainer as _ORPOTrainer
 
 from ..errors import WhetError
+from ..methods.fast_reference import PairReference, RatedReference
 from ..methods.preference.without_logits import ContrastWithoutLogits, OddsWithoutLogits
 from ..models.locate import resolve_model
 from .notes import say
@@ -204,14 +205,14 @@ def drop_copy(model: Any) -> None:
         model.delete_adapter(COPY)
 
 
-class DPOTrainer(_Spelt, FastAnswers, trl.DPOTrainer):
+class DPOTrainer(_Spelt, PairReference, FastAnswers, trl.DPOTrainer):
     """TRL's `DPOTrainer`; with an adapter and ``ref_model=None`` the reference is the adapter as it began."""
 
     config_class = DPOConfig
     forwards = 1
 
 
-class KTOTrainer(_Spelt, FastAnswers, trl.KTOTrainer):
+class KTOTrainer(_Spelt, RatedReference, FastAnswers, trl.KTOTrainer):
     """TRL's `KTOTrainer`."""
 
     config_class = KTOConfig

@@ -57,7 +57,7 @@ class FastAnswers(FlatSteps):
         hold_trained_in_fp32(own.model)  # TRL rounds the adapter of a quantised base to bf16
         if isinstance(self, WithoutLogits):
             self.put_head(own.model)
-        put_fast_head(own.model, METRICS)
+        own.head = put_fast_head(own.model, METRICS)
         return True
 
     def train(self, *args: Any, **kwargs: Any) -> Any:

@@ -75,6 +75,43 @@ def test_numbers_and_gradients_are_those_of_trl(family: str, left: bool) -> None
         assert relative_error(seen[1][name], gradient) < 1e-5, name
 
 
+def test_the_base_alone_is_the_model_with_its_adapter_off() -> None:
+    model = with_random_adapter(build("qwen3"))
+    apply_fast_path(model, torch.float32)
+    add_fused_lm_head(causal_model(model))
+    head = put_fast_head(model)
+    inputs = batch()
+    assert head.separable
+    policy = asked(model, inputs).log_probs
+    base = head.base_log_probs()
+    with torch.no_grad(), model.disable_adapter():
+        expected = asked(model, inputs).log_probs
+    assert not base.requires_grad and relative_error(base, expected) < 1e-6
+    policy.sum().backward()  # after a reference, by what was in force
+    seen = {name: gradient.clone() for name, gradient in gradients(model).items()}
+    model.zero_grad()
+    asked(model, inputs).log_probs.sum().backward()
+    assert all(relative_error(seen[name], gradient) < 1e-6 for name, gradient in gradients(model).items())
+    assert relative_error(asked(model, inputs).log_probs, policy) < 1e-6
+
+
+def test_what_else_an_adapter_trains_is_no_base_alone() -> None:
+    whole = with_random_adapter(build("llama"), modules_to_save=["lm_head"])
+    apply_fast_path(whole, torch.float32)
+    assert not put_fast_head(whole).separable
+    dora = with_random_adapter(build("llama"), use_dora=True)
+    apply_fast_path(dora, torch.float32)
+    assert not put_fast_head(dora).separable
+    experts = with_random_adapter(build("qwen3_moe"))
+    apply_fast_path(experts, torch.float32)
+    assert not put_fast_head(experts).separable
+    two = with_random_adapter(build("llama"))
+    apply_fast_path(two, torch.float32)
+    head = put_fast_head(two)
+    two.add_adapter("ref", two.peft_config["default"])
+    assert not head.separable
+
+
 def test_recomputing_and_chunks_change_nothing() -> None:
     _, fast = both("qwen3")
     program = program_of(fast)

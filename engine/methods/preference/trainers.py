@@ -19,6 +19,7 @@ from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 from ...models.adapters import hold_trained_in_fp32
 from ...models.fast_path import program_of
 from ..fast_head import METRICS, put_fast_head
+from ..fast_reference import PairReference, RatedReference
 from ..flat_steps import FlatSteps
 from ..run_loop import RunLoop
 from ..sft.fast_choice import mixed_reason
@@ -96,17 +97,17 @@ class LikelihoodTrainer(AnswerTrainer):
         if own.aux_loss_enabled:
             self.plain_reason = "the router's own loss is added"
         if self.plain_reason is None:
-            put_fast_head(model, METRICS)
+            own.head = put_fast_head(model, METRICS)
 
     def put_head(self, model: Any) -> None:
         """TRL's own head, where its trainer has none."""
 
 
-class ComparedTrainer(LikelihoodTrainer, DPOTrainer):
+class ComparedTrainer(PairReference, LikelihoodTrainer, DPOTrainer):
     """DPO and its kin."""
 
 
-class RatedTrainer(LikelihoodTrainer, KTOTrainer):
+class RatedTrainer(RatedReference, LikelihoodTrainer, KTOTrainer):
     """KTO, its rows in random order: TRL pairs neighbours beforehand, our collator does it in the batch."""
 
     def __init__(self, *args: Any, **more: Any) -> None:

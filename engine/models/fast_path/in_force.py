@@ -5,7 +5,8 @@ Between the two a model may run with its adapter off (a reference model), with a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +34,26 @@ class InForce:
     def __init__(self, projections: Sequence[Projection], refresher: Refresher) -> None:
         self.projections, self.refresher = list(projections), refresher
         self.state = _State([], [])
+        self.off = False
+
+    @contextmanager
+    def switched_off(self) -> Iterator[None]:
+        """Products are the base's alone while the context lasts; what was in force stays where it lies."""
+        stacks = [projection.stack for projection in self.projections]
+        before, self.off = [stack.blocks for stack in stacks], True
+        for stack in stacks:
+            stack.blocks = []
+        try:
+            yield
+        finally:
+            self.off = False
+            for stack, blocks in zip(stacks, before, strict=True):
+                stack.blocks = blocks
 
     def refresh(self) -> None:
         """Put the adapters in force as they are now."""
+        if self.off:
+            return
         copies = [copy for projection in self.projections for copy in projection.refreshes()]
         self.refresher.run(copies)
         blocks = [projection.stack.blocks for projection in self.projections]
@@ -44,6 +62,8 @@ class InForce:
 
     def hold(self, hidden_TD: torch.Tensor) -> torch.Tensor:
         """The same tensor, whose backward pass runs on what is in force now."""
+        if self.off:
+            return hidden_TD
         held: torch.Tensor = _Hold.apply(hidden_TD, self, self.state)
         return held
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from whet.kernels.linear_cross_entropy import linear_cross_entropy
@@ -102,6 +105,23 @@ class DecoderProgram:
         self.read_from = reading(self.decoder)
         fused = [h for layer in self.layers for h in (layer.attention, layer.mlp) if not isinstance(h, PLAIN)]
         self.in_force = InForce([part for half in fused for part in half.projections()], self.refresher)
+
+    @cached_property
+    def separable(self) -> bool:
+        """Whether the adapter is in fused products alone, so that :meth:`base_alone` is the base model."""
+        halves = [half for layer in self.layers for half in (layer.attention, layer.mlp)]
+        # Experts' adapters are read from PEFT's wrappers, which say themselves whether they are on.
+        others = (*PLAIN, MoeHalf)
+        whole = [part for part in self.decoder.modules() if isinstance(part, AuxiliaryTrainingWrapper)]
+        fused = not any(isinstance(half, others) for half in halves)
+        return fused and not whole and not isinstance(self.head, AuxiliaryTrainingWrapper)
+
+    @contextmanager
+    def base_alone(self) -> Iterator[None]:
+        """Passes without a gradient run on the frozen base while the context lasts: a reference model, at no
+        cost of switching. Of a program that is :attr:`separable`."""
+        with torch.no_grad(), self.in_force.switched_off():
+            yield
 
     def is_current(self) -> bool:
         """Whether the model is what it was when it was put on the fast path.

@@ -1,0 +1,96 @@
+"""A reference model by the frozen base alone, in place of switching PEFT's adapter off and on at every step.
+
+TRL's trainers take log-probabilities of the reference from the batch where these were computed beforehand;
+here they are computed when they are needed, by :meth:`.fast_head.FastHead.base_log_probs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..data.masking import IGNORE
+from .fast_head import FastHead
+
+
+class BaseReference:
+    """Goes before a trainer of TRL's that measures from a reference, among a class's bases."""
+
+    head: FastHead | None = None
+    """Of a model on the fast path, once it is put in place."""
+
+    def _by_base(self) -> FastHead | None:
+        """The head, where the reference is the model without its adapter and nothing else was asked for."""
+        own, head = _any(self), self.head
+        if head is None or own.precompute_ref_logps or own.ref_model is not None or not head.separable:
+            return None
+        return head
+
+    @contextmanager
+    def _reading_the_batch(self) -> Iterator[None]:
+        """The reference's numbers are taken from the batch while the context lasts."""
+        own = _any(self)
+        own.precompute_ref_logps = True
+        try:
+            yield
+        finally:
+            own.precompute_ref_logps = False
+
+
+class PairReference(BaseReference):
+    """DPO's: of both answers."""
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        plain, head = _any(super()), self._by_base()
+        if head is None or _any(self).ld_alpha is not None:
+            return plain._compute_loss(model, inputs, return_outputs)
+
+        def reference() -> dict[str, torch.Tensor]:
+            chosen, rejected = head.base_log_probs().sum(1).chunk(2)
+            return {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+
+        with self._reading_the_batch():
+            return plain._compute_loss(model, _Asked(inputs, reference), return_outputs)
+
+
+class RatedReference(BaseReference):
+    """KTO's: of the answers, and of those that tell how far the model has moved."""
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        plain, head = _any(super()), self._by_base()
+        if head is None:
+            return plain._compute_loss(model, inputs, return_outputs)
+        found = {"ref_logps": _base_sums(head, inputs, "")}
+        if _any(self).calculate_KL:
+            found["ref_KL_logps"] = _base_sums(head, inputs, "KL_")
+        with self._reading_the_batch():
+            return plain._compute_loss(model, {**inputs, **found}, return_outputs)
+
+
+def _base_sums(head: FastHead, inputs: dict[str, Any], prefix: str) -> torch.Tensor:
+    """(B,) of the columns of a batch with a prefix."""
+    names = ("input_ids", "attention_mask", "completion_mask")
+    ids, attended, answered = (inputs[prefix + name] for name in names)
+    batch = head.read(ids, attended, ids.masked_fill(answered == 0, IGNORE))
+    return head.base_log_probs(batch).sum(1)
+
+
+class _Asked(dict[str, Any]):
+    """A batch whose reference is computed when it is asked for: the model has read the rows by then."""
+
+    def __init__(self, batch: dict[str, Any], reference: Callable[[], dict[str, torch.Tensor]]) -> None:
+        super().__init__(batch)
+        self.reference = reference
+
+    def __missing__(self, name: str) -> Any:
+        found = self.reference()
+        self.update(found)
+        return found[name]
+
+
+def _any(thing: object) -> Any:
+    """For what the trainer behind it has."""
+    return thing
