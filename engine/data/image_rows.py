@@ -33,7 +33,8 @@ def has_images(value: Mapping[str, Any]) -> bool:
     """Whether a row names an image anywhere."""
     if any(value.get(column) for column in COLUMNS):
         return True
-    turns = next((value[field] for field in TURN_FIELDS if isinstance(value.get(field), list)), [])
+    lists = (value.get(field) for field in TURN_FIELDS)
+    turns: list[Any] = next((one for one in lists if isinstance(one, list)), [])
     return any(
         isinstance(part, Mapping) and part.get("type") in KINDS
         for turn in turns
@@ -78,7 +79,7 @@ def conversation_of(value: Mapping[str, Any], system: str | None = None) -> tupl
 
 
 def _beside(value: Mapping[str, Any]) -> list[Any]:
-    held = next((value[column] for column in COLUMNS if value.get(column) is not None), [])
+    held: Any = next((value[column] for column in COLUMNS if value.get(column) is not None), [])
     images = list(held) if isinstance(held, list | tuple) else [held]
     if any(image is None for image in images):
         raise RowError("one of the images beside the turns is null")
@@ -112,7 +113,7 @@ def _message(turn: Any, number: int, found: list[Any]) -> Message:
     place = f"message {number}"
     field = next((name for name in CONTENT_FIELDS if isinstance(turn, Mapping) and name in turn), None)
     content = turn[field] if field is not None else None
-    parts = content if isinstance(content, list) else [content]
+    parts: list[Any] = content if isinstance(content, list) else [content]
     images = [_image(part, place) for part in parts if _is_image(part)]
     texts = [part for part in parts if not _is_image(part)]
     if isinstance(content, str):

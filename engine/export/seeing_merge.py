@@ -90,7 +90,7 @@ def _merge_layers(model: Any) -> int:
     count = 0
     for module in model.modules():
         if isinstance(module, LoraLayer):
-            weight = module.get_base_layer().weight
+            weight: Any = module.get_base_layer().weight
             own = weight.dtype
             weight.data = weight.data.float()
             module.merge()

@@ -82,19 +82,18 @@ def test_it_learns_what_only_the_picture_tells_and_leaves_merged(folder: Path) -
     assert result.status == "pass" and result.verdicts[0].proofs[0].name == "merge"
     merged = AutoModelForImageTextToText.from_pretrained(result.paths["merged"], dtype=torch.float32).eval()
     assert (result.paths["merged"] / "preprocessor_config.json").is_file()
-    same_logits(run, folder, merged)
+    same_logits(run, merged, 0.06)
 
 
-def same_logits(run: RunDir, folder: Path, other: nn.Module, **close: float) -> None:
+def same_logits(run: RunDir, other: nn.Module, close: float) -> None:
     """Those of the run's model, with the adapter it wrote, and of another, on a row with its picture."""
     training = VisionTraining(next_attempt(run))
     training.trainer.load_weights(run.export / "adapter")
     batch = training.trainer.data_collator([training.trainer.train_dataset[0]])
     own = training.seeing.handle.model.eval()
-    tolerance = close or {"atol": 0.06, "rtol": 0.06}
     with torch.no_grad():
         wanted = own(**batch).logits
-        torch.testing.assert_close(other(**batch).logits, wanted, **tolerance)
+        torch.testing.assert_close(other(**batch).logits, wanted, atol=close, rtol=close)
         with own.disable_adapter():
             assert not torch.allclose(own(**batch).logits, wanted, atol=1e-3)
 
@@ -108,7 +107,7 @@ def test_every_family_trains_and_plain_peft_loads_the_result(folder: Path, name:
     assert not [finding.title for finding in findings_of(run) if finding.id in ("E08", "L01", "L03", "L09")]
     base = AutoModelForImageTextToText.from_pretrained(folder / name)
     loaded = PeftModel.from_pretrained(base, run.export / "adapter").eval()
-    same_logits(run, folder, loaded, atol=1e-5, rtol=1e-5)
+    same_logits(run, loaded, 1e-5)
     tokenizer = AutoTokenizer.from_pretrained(run.export / "adapter")
     assert len(tokenizer) == len(AutoTokenizer.from_pretrained(folder / name))
 

@@ -246,7 +246,8 @@ def _tokenizer(path: Path, family: SeeingFamily) -> dict[str, int]:
         names = ("image_token", "boi_token", "eoi_token")
         settings["extra_special_tokens"] = dict(zip(names, family.tokens, strict=True))
     file.write_text(json.dumps(settings), encoding="utf-8")
-    more = {token: tokenizer.token_to_id(token) for token in family.tokens}
+    vocabulary = tokenizer.get_vocab()
+    more = {token: vocabulary[token] for token in family.tokens}
     return {**ids, **more, "rows": tokenizer.get_vocab_size()}
 
 
