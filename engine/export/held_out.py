@@ -12,6 +12,7 @@ from ..data.batches import content_hash
 from ..data.building import held_out
 from ..data.formats import Example, renamed, sniff, to_example
 from ..data.masking import IGNORE
+from ..data.prompts import prompt_of
 from ..data.rows import RawRow, RowError
 from ..data.sources import iter_rows
 from ..data.tables import Layout
@@ -69,10 +70,12 @@ def _token_rows(file: Path, limits: Limits) -> list[dict[str, Any]]:
 
 
 def token_row(stored: dict[str, Any]) -> dict[str, Any]:
-    """ids and labels of a stored row; of compared answers the chosen one's."""
+    """ids and labels of a stored row; of compared answers the chosen one's, of a prompt its last token."""
     if "input_ids" in stored:
         return {name: stored[name] for name in ("input_ids", "labels")}
     prompt = stored["prompt_ids"]
+    if "columns" in stored:
+        return {"input_ids": prompt, "labels": [IGNORE] * (len(prompt) - 1) + prompt[-1:]}
     answer = stored["chosen_ids"] if "chosen_ids" in stored else stored["completion_ids"]
     return {"input_ids": prompt + answer, "labels": [IGNORE] * len(prompt) + answer}
 
@@ -97,6 +100,9 @@ def read_examples(source: str, recipe: Recipe, role: Any) -> Iterator[Example]:
     good = [row for row in head if isinstance(row, RawRow)]
     if recipe.method.kind == "preference":
         yield from _answered(itertools.chain(head, rows), answer_layout(good, recipe.data.columns), recipe)
+        return
+    if recipe.method.kind == "grpo":
+        yield from _asked(itertools.chain(head, rows), recipe, [*recipe.method.columns, "answer"])
         return
     chosen = recipe.data.format
     layout = sniff(good, recipe.data.columns).format if chosen == "auto" else chosen
@@ -123,6 +129,23 @@ def _answered(rows: Iterable[Any], layout: Layout | None, recipe: Recipe) -> Ite
             continue  # the plan has reported it
 
 
+def _asked(rows: Iterable[Any], recipe: Recipe, columns: list[str]) -> Iterator[Example]:
+    """Prompts with the right answer that a column holds, or with none."""
+    for row in rows:
+        if not isinstance(row, RawRow):
+            continue
+        value = renamed(row.value, recipe.data.columns)
+        right = next((value[name] for name in columns if isinstance(value.get(name), str | int | float)), "")
+        try:
+            prompt = prompt_of(value, recipe.data.system)
+        except RowError:
+            continue  # the plan has reported it
+        if isinstance(prompt, str):
+            yield Example(prompt=prompt, completion=str(right))
+        else:
+            yield Example(messages=[*prompt, {"role": "assistant", "content": str(right)}])
+
+
 def _row(tokenizer: RowTokenizer, recipe: Recipe, example: Example) -> dict[str, Any] | None:
     if example.tools:
         return None
@@ -142,5 +165,5 @@ def _row(tokenizer: RowTokenizer, recipe: Recipe, example: Example) -> dict[str,
 
 
 def _supervised(recipe: Recipe) -> Literal["responses", "all"]:
-    """Answers are what preference training compares, too."""
-    return "responses" if recipe.method.kind == "preference" else recipe.method.supervise
+    """Answers are what preference training compares and rewards score, too."""
+    return "responses" if recipe.method.kind in ("preference", "grpo") else recipe.method.supervise

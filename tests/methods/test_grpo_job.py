@@ -251,3 +251,22 @@ def test_all_weights_train_against_a_copy(tiny: Path, tmp_path: Path) -> None:
     assert plan.resolved.second_copy
     seen = steps(finished(recipe(tiny, tmp_path, prompts(), **sections)))
     assert seen[0].metrics["kl"] == pytest.approx(0, abs=1e-6) and seen[1].metrics["kl"] > 1e-6
+
+
+def test_the_result_leaves_merged_and_proven_on_its_prompts(tiny: Path, tmp_path: Path) -> None:
+    from whet.engine.export.held_out import planned_rows
+    from whet.engine.export.importance_rows import training_rows
+    from whet.engine.export.of_run import export_run
+
+    run = finished(recipe(tiny, tmp_path, prompts(), export={"merged": True, "gguf": ["f16"]}))
+    plan = run.load_plan()
+    row = planned_rows(plan, tiny)[1]
+    assert row["messages"][-1]["content"] == "1" and sum(label != -100 for label in row["labels"]) == 2
+    assert training_rows(plan, tiny)[0] == open_prompts(plan.data.train)[0]["prompt_ids"]
+    result = export_run(next_attempt(run))
+    assert result.status in ("pass", "warn")
+    merged = AutoModelForCausalLM.from_pretrained(result.paths["merged"]).eval()
+    base = AutoModelForCausalLM.from_pretrained(tiny)
+    ids = torch.tensor([row["input_ids"]])
+    trained = PeftModel.from_pretrained(base, run.export / "adapter").eval()(ids).logits
+    torch.testing.assert_close(merged(ids).logits.float(), trained, atol=0.2, rtol=0.05)
