@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..data.answers import answer_layout, examples_of
 from ..data.batches import content_hash
 from ..data.building import held_out
+from ..data.chat_templates.thinking import thinking_of
 from ..data.formats import Example, renamed, sniff, to_example
 from ..data.masking import IGNORE
+from ..data.messages import Message
 from ..data.prompts import prompt_of
 from ..data.rows import RawRow, RowError
 from ..data.sources import iter_rows
@@ -147,8 +149,6 @@ def _asked(rows: Iterable[Any], recipe: Recipe, columns: list[str]) -> Iterator[
 
 
 def _row(tokenizer: RowTokenizer, recipe: Recipe, example: Example) -> dict[str, Any] | None:
-    if example.tools:
-        return None
     try:
         encoded = tokenizer.encode_examples([example], supervise=_supervised(recipe))[0]
     except RowError:
@@ -161,7 +161,14 @@ def _row(tokenizer: RowTokenizer, recipe: Recipe, example: Example) -> dict[str,
             {"role": "user", "content": example.prompt},
             {"role": "assistant", "content": example.completion or ""},
         ]
+    if example.tools or not all(map(_is_plain, messages or ())):
+        messages = None  # prompt and answer are told by the labels
     return {"messages": messages, "input_ids": encoded.input_ids, "labels": encoded.labels}
+
+
+def _is_plain(message: Message) -> bool:
+    """A role and what it says: no tool calls, and no thinking, which training may write otherwise."""
+    return set(message) <= {"role", "content"} and not thinking_of(message)
 
 
 def _supervised(recipe: Recipe) -> Literal["responses", "all"]:

@@ -54,3 +54,21 @@ def test_all_that_is_proven_is_proven_on_them(tmp_path: Path, asked: str) -> Non
     assert asks_rows(ExportSection.model_validate({asked: True}), recipe)
     assert asks_rows(ExportSection(gguf=["f16"]), recipe)
     assert not asks_rows(ExportSection(), recipe)  # the adapter alone has no proof
+
+
+def test_rows_with_thinking_or_tools_are_proven_on_their_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rendering them again needs what training knew of thinking and tools."""
+    monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))
+    model, rows = build_tiny_model(tmp_path / "llama"), tmp_path / "rows.jsonl"
+    ask, answer = {"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}
+    conversations = [
+        {"messages": [ask, answer]},
+        {"messages": [ask, {**answer, "thinking": "Greet."}]},
+        {"messages": [ask, answer], "tools": [{"name": "search"}]},
+    ]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in conversations), encoding="utf-8")
+    found = planned_rows(make_plan(tiny_recipe(model, rows)), model)
+    assert [row["messages"] is not None for row in found] == [True, False, False]
+    assert all(row["labels"].count(-100) < len(row["labels"]) for row in found)
