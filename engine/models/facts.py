@@ -122,6 +122,7 @@ def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
         parameters = layout.from_headers(tensors, tied)
     else:
         parameters = _count(family, config, sizes, embedding, tied)
+        parameters = parameters.guessed() if sees else parameters  # without the image encoder
     eos = generation.get("eos_token_id", config.get("eos_token_id"))
     return ModelFacts(
         path=path,

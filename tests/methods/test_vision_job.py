@@ -174,3 +174,13 @@ def test_a_stopped_run_goes_on_where_it_was(folder: Path) -> None:
     assert attempt(run, stop_after=2, method=VisionTraining) == "stopped"
     assert attempt(run, method=VisionTraining) == "finished"
     assert steps(run) == whole
+
+
+def test_a_plan_without_the_weights_says_that_it_guesses(folder: Path, tmp_path: Path) -> None:
+    """As of a model on the hub that is not downloaded yet."""
+    for file in (folder / "llava").iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    wanted = recipe(folder, "llava", model={"name": str(tmp_path)}, method={"finetune_language_layers": False})
+    plan = make_plan(wanted)
+    assert not plan.memory.exact_parameters and plan.memory.components["base"] > 0

@@ -102,9 +102,13 @@ def seeing_parameters(facts: ModelFacts, recipe: Recipe) -> int:
         frozen = sum(module.parameters for module in linear if not trains[part_of(module.pattern)])
         rest = 0 if method.finetune_language_layers else facts.parameters.embedding
         return facts.parameters.total - frozen - rest
-    named = named_layers(adapter)
-    patterns = {module.pattern for module in linear}
-    chosen = set(chosen_layers(patterns, method, named))
+    patterns = [module.pattern for module in linear]
+    try:
+        chosen = set(chosen_layers(patterns, method, named_layers(adapter)))
+    except WhetError:
+        if facts.parameters.exact:
+            raise
+        chosen = set()  # the weights are not here, and the image encoder is not counted
     matched = [module for module in linear if module.pattern in chosen]
     total = sum(one.count * adapter.rank * (one.inputs + one.outputs) for one in matched)
     return total + (sum(one.count * one.outputs for one in matched) if adapter.kind == "dora" else 0)
