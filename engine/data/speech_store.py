@@ -83,11 +83,7 @@ class SpeechBuilder(TableBuilder):
         value = renamed(row.value, self.section.columns)
         text = text_of(value, layout.columns["text"].field).strip()
         language = self.language or self._language(value)
-        field = layout.columns["audio"].field
-        if value.get(field) is None:
-            raise RowError(f"field {field!r} is missing or null")
-        folder = Path(row.file).parent if Path(row.file).is_file() else Path()
-        sound = read_audio(value[field], folder, self.rate, self.longest)
+        sound = sound_of(row, value, layout.columns["audio"].field, self.rate, self.longest)
         return {"audio": sound, "text": text, "labels": self.transcripts.labels(text, language)}
 
     def _language(self, value: Mapping[str, Any]) -> str | None:
@@ -130,6 +126,14 @@ class SpeechWriter(TableWriter):
 
         columns = [("audio", pa.binary()), ("text", pa.string()), ("labels", pa.list_(pa.int32()))]
         return pa.schema([*columns, ("row", pa.int64())])
+
+
+def sound_of(row: RawRow, value: Mapping[str, Any], field: str, rate: int, longest: float) -> bytes:
+    """A row's samples; paths begin at the rows' file. Raises as :func:`.audio.read_audio`."""
+    if value.get(field) is None:
+        raise RowError(f"field {field!r} is missing or null")
+    folder = Path(row.file).parent if Path(row.file).is_file() else Path()
+    return read_audio(value[field], folder, rate, longest)
 
 
 def sounds_digest(recipe: Recipe) -> str:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from ..models.facts import read_model_facts
 from ..recipe import Recipe, TTSSection
 from .batches import hash_of
-from .formats import renamed
+from .codecs import Codec, codec_arguments
+from .formats import FormatGuess, renamed
+from .inspection import DataReport
 from .masking import IGNORE
 from .row_flags import Odd
 from .rows import RawRow
+from .speech_store import sound_of, sounds_digest
 from .split_writer import SplitWriter
 from .spoken import codes_of
 from .table_store import TableBatch, TableBuilder, TableWriter
@@ -26,27 +29,54 @@ if TYPE_CHECKING:
     from .batches import TokenBatch
 
 
+LONGEST = 300.0
+"""Seconds of a sound; what it takes more than ``model.max_length`` frames is cut and told."""
+
+
 class SpokenBuilder(TableBuilder):
     """Rows that the model's family writes as tokens; their cut falls on the end of the speech."""
+
+    rows_at_once = 128
 
     def __init__(
         self, recipe: Recipe, model_dir: Path, out: Path, progress: Callable[[int], None] | None
     ) -> None:
         super().__init__(recipe, model_dir, out, progress)
         assert isinstance(recipe.method, TTSSection)
+        self.method, self.model_dir = recipe.method, model_dir
         rows = read_model_facts(model_dir).embedding_rows
         self.voice = voice_of(recipe.method, self.tokenizer, model_dir, rows)
+        self.codec: Codec | None = None
 
     @classmethod
     def decided_by(cls, recipe: Recipe, model_dir: Path) -> dict[str, Any]:
-        """The layout and its marks."""
-        return {"tts": recipe.method.model_dump(mode="json")}
+        """The layout and its marks, and the sound files as they are now."""
+        return {"tts": recipe.method.model_dump(mode="json"), "sounds": sounds_digest(recipe)}
+
+    def guess(self, source: str, rows: list[RawRow]) -> FormatGuess:
+        """As the base class; rows of sound need the codec. Raises WhetError ``tts.codec``."""
+        found = super().guess(source, rows)
+        if found.other == "speech" and self.codec is None:
+            self.codec = Codec(*codec_arguments(self.method, self.model_dir))
+        return found
+
+    def run(self) -> DataReport:
+        """As the base class."""
+        try:
+            return super().run()
+        finally:
+            if self.codec is not None:
+                self.codec.close()
 
     def value_of(self, row: RawRow, layout: Layout) -> dict[str, Any]:
         """The row's tokens."""
         value = renamed(row.value, self.section.columns)
         text = text_of(value, layout.columns["text"].field).strip()
-        codes = codes_of(value, layout.columns["codes"].field)
+        if self.codec is None or "codes" in layout.columns:
+            codes = codes_of(value, layout.columns["codes"].field)
+        else:
+            sound = sound_of(row, value, layout.columns["audio"].field, self.codec.rate, LONGEST)
+            codes = self.codec.encode(sound)
         return {"spoken": self.voice.write(text, codes, value)}
 
     def key_of(self, value: dict[str, Any]) -> int:

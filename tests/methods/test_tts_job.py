@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -14,11 +15,12 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from support.live_runs import attempt
 from support.tiny_models import build_tiny_model
-from support.tiny_runs import create_run, events_of
+from support.tiny_runs import create_run, events_of, next_attempt
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from whet.engine.errors import WhetError
+from whet.engine.export.of_run import export_run
 from whet.engine.methods.tts.job import SpeakingTraining
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
@@ -119,7 +121,7 @@ def test_orpheus_rows_are_marks_text_and_interleaved_codes(llama: Path, tmp_path
 
 def test_it_learns_to_speak_and_says_the_same_with_plain_peft(llama: Path, tmp_path: Path) -> None:
     rows = spoken_rows(tmp_path / "rows.jsonl")
-    run = create_run(recipe(llama, rows))
+    run = create_run(recipe(llama, rows, export={"gguf": ["f16"], "smoke_test": False}))
     assert attempt(run, method=SpeakingTraining) == "finished"
     evaluations = [event.loss for event in events_of(run) if isinstance(event, EvalEvent)]
     assert evaluations[-1] < 0.05 * evaluations[0]
@@ -130,6 +132,9 @@ def test_it_learns_to_speak_and_says_the_same_with_plain_peft(llama: Path, tmp_p
         prompt = torch.tensor([row["input_ids"][:start]])
         out = plain.generate(input_ids=prompt, max_new_tokens=len(row["labels"]) - start, do_sample=False)
         assert out[0].tolist() == row["input_ids"]
+    file = export_run(next_attempt(run)).paths["f16"]  # as of any language model
+    tokens = gguf.GGUFReader(str(file)).fields["tokenizer.ggml.tokens"]
+    assert len(tokens.data) == START + 7 * SIZE
 
 
 def test_a_stopped_run_goes_on_where_it_was(llama: Path, tmp_path: Path) -> None:

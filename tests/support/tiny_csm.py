@@ -16,7 +16,6 @@ def mimi_config() -> Any:
 
     return MimiConfig(
         sampling_rate=RATE,
-        frame_rate=24,
         hidden_size=16,
         num_filters=4,
         num_residual_layers=1,

@@ -64,7 +64,7 @@ class FramesTrainer(HeadTrainer):
             labels=labels,
         )
         written = labels[:, 1:, 0]
-        whole = num_items_in_batch if self.model.training else None
+        whole = num_items_in_batch if base.training else None
         frames = written.ne(IGNORED).sum() if whole is None else whole
         first = functional.cross_entropy(
             out.logits[:, :-1].flatten(0, 1).float(), written.flatten(), ignore_index=IGNORED, reduction="sum"
