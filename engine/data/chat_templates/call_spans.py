@@ -43,13 +43,19 @@ def call_span(
     probe = renderer.render(changed, tools=tools, **variables)
     refuse_lost(probe, messages[turn], turn)
     tail = common_end(text, probe)
-    alone = renderer.render(messages[: turn + 1], tools=tools, **variables)
-    closing = common_end(alone, renderer.render(changed[: turn + 1], tools=tools, **variables))
-    end = len(text) - len(tail) + closing_length(renderer, tail, closing)
-    head = _plain_head(renderer, messages, turn, tools, variables)
+    before = len(text) - len(tail)
+    own = _own_length(renderer, messages, turn, text, tools, variables)
+    end = before + _first_end(renderer, tail[: max(0, own - before)])
+    if end == before:
+        alone = renderer.render(messages[: turn + 1], tools=tools, **variables)
+        closing = common_end(alone, renderer.render(changed[: turn + 1], tools=tools, **variables))
+        end = before + closing_length(renderer, tail, closing)
+
+    def head() -> str:
+        return _plain_head(renderer, messages, turn, tools, variables)
+
     start = turn_start(renderer, messages, turn, text, head, tools, variables)
-    later = renderer.render(_later_marked(messages, turn), tools=tools, **variables)
-    if start is None or start >= end or later[:end] != text[:end]:
+    if start is None or start >= end or end > own:
         raise WhetError(
             "template.spans",
             f"Cannot tell which tokens the assistant wrote in message {turn + 1}: the template mixes its "
@@ -133,6 +139,27 @@ def _plain_head(
     answer = {"role": "assistant", "content": MARK.format("answer")}
     plain = renderer.render([*messages[:turn], answer, *rest], tools=tools, **variables)
     return plain.partition(answer["content"])[0]
+
+
+def _first_end(renderer: Renderer, closing: str) -> int:
+    """Where the end token of answers ends in the text behind a turn's calls; 0 where it is not there."""
+    token = renderer.end_token
+    return closing.find(token) + len(token) if token is not None and token in closing else 0
+
+
+def _own_length(
+    renderer: Renderer,
+    messages: Sequence[Message],
+    turn: int,
+    text: str,
+    tools: Sequence[Any] | None,
+    variables: Mapping[str, Any],
+) -> int:
+    """How much of the text does not change with what stands in later messages."""
+    if turn + 1 == len(messages):
+        return len(text)
+    later = renderer.render(_later_marked(messages, turn), tools=tools, **variables)
+    return len(common_start(text, later))
 
 
 def _later_marked(messages: Sequence[Message], turn: int) -> list[Message]:

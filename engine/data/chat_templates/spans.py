@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...errors import WhetError
@@ -52,7 +53,7 @@ def derive_spans(
         if not closing and turn + 1 < len(messages):
             closing = _other_end(renderer, messages[: turn + 1], tail, tools, variables)
         end = len(text) - len(tail) + closing
-        start = turn_start(renderer, messages, turn, text, head, tools, variables)
+        start = turn_start(renderer, messages, turn, text, partial(str, head), tools, variables)
         if start is None:
             raise _unclear(turn, "what stands before it depends on its content")
         spans.append((start, end))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ def turn_start(
     messages: Sequence[Message],
     turn: int,
     text: str,
-    head: str,
+    head: Callable[[], str],
     tools: Sequence[Any] | None,
     variables: Mapping[str, Any],
 ) -> int | None:
@@ -26,7 +26,7 @@ def turn_start(
         messages: the conversation.
         turn: of them, an assistant's.
         text: the conversation, rendered.
-        head: the text before an answer in the turn's place.
+        head: gives the text before an answer in the turn's place.
     """
     earlier = messages[:turn]
     if earlier:
@@ -34,14 +34,15 @@ def turn_start(
         bare = renderer.render(earlier, tools=tools, **variables)
         # A template may have no generation prompt: then a header may stand before the content, and it is not
         # the model's to write.
-        if text.startswith(prompt) and (prompt != bare or not head[len(prompt) :].strip()):
+        if text.startswith(prompt) and (prompt != bare or not head()[len(prompt) :].strip()):
             return len(prompt)
         # Earlier turns may be written otherwise in the whole conversation, say without their thinking.
         opening = prompt.removeprefix(bare) if prompt.startswith(bare) else ""
         behind = _behind(renderer, messages, turn - 1, text, tools, variables)
-        if opening.strip() and opening in behind[: len(behind) - len(text) + len(head)]:
+        if opening.strip() and opening in behind[: len(behind) - len(text) + len(head())]:
             return len(text) - len(behind) + behind.index(opening) + len(opening)
-    return len(head) if text.startswith(head) else None
+    plain = head()
+    return len(plain) if text.startswith(plain) else None
 
 
 def _behind(
@@ -59,9 +60,14 @@ def _behind(
 
 def common_start(left: str, right: str) -> str:
     """The longest text that both begin with."""
-    pairs = zip(left, right, strict=False)
-    length = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
-    return left[:length]
+    low, high = 0, min(len(left), len(right))
+    while low < high:  # halves compared at once: texts are long
+        middle = (low + high + 1) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return left[:low]
 
 
 def common_end(left: str, right: str) -> str:
