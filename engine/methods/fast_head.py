@@ -23,11 +23,13 @@ from trl.trainer.utils import FusedCausalLMOutput
 from whet.kernels.selective_log_softmax import PredictedTokens
 
 from ..data.masking import IGNORE
-from ..models.fast_path import PackedTokens, causal_model, pack_padded, program_of
+from ..models.fast_path import PackedTokens, causal_model, fill_up, pack_padded, program_of
 
 METRICS = ("log_probs", "entropy", "mean_logits", "is_top1")
 """TRL's names of what the fast head finds."""
 UNDERSTOOD = {"input_ids", "attention_mask"}
+TOKEN_MULTIPLE = 64
+"""Packed rows are filled up to a multiple of this, so that few shapes ever occur."""
 
 
 def put_fast_head(model: Any, wanted: Collection[str] = ("log_probs",), temperature: float = 1.0) -> FastHead:
@@ -152,4 +154,5 @@ def _labelled(ids_BT: torch.Tensor, attended_BT: torch.Tensor | None, labels_BT:
         mask_BT = mask_BT & (attended_BT[:, :-1] != 0)
     predicts_BT = torch.nn.functional.pad(mask_BT, (0, 1))
     rows_S = predicts_BT.reshape(-1)[places_P].nonzero().squeeze(1)
+    packed = fill_up(packed, TOKEN_MULTIPLE)
     return Labelled(packed, rows_S, labels_BT[:, 1:][mask_BT], mask_BT)

@@ -90,20 +90,26 @@ class PreferenceTraining(training.Training):
             data_collator=RatedCollator(handle.pad_id, length) if rated else compared_collator(handle.pad_id),
             **more,
         )
-        if program is not None and self.resolved.schedule is not None:
-            follow_schedule(program, self.resolved.schedule)
-        if trainer.plain_reason is not None:
-            self.fused.count("steps", trainer.plain_reason)
-        if program is None or trainer.plain_reason is not None:
-            self._refuse_reduced_head()
+        self._recompute(trainer)
         context.emit(PhaseEvent(phase="load", detail=f"{FAST_PATH}{self.fused}"))
         if not self.fused.complete:
             context.emit(FindingEvent(finding=slow_parts(self.fused)))
         return trainer
 
-    def _refuse_reduced_head(self) -> None:
-        """Raises WhetError ``preference.head``: TRL's own head multiplies with dense weights."""
-        if self.resolved.head_precision != "16bit":
+    def _recompute(self, trainer: LikelihoodTrainer) -> None:
+        """By the fast path where steps run there, as the planner chose; else by transformers.
+
+        Raises:
+            WhetError: ``preference.head``: TRL's own head multiplies with dense weights.
+        """
+        program, resolved = program_of(self.handle.model), self.resolved
+        if program is not None and resolved.schedule is not None:
+            follow_schedule(program, resolved.schedule)
+        if trainer.plain_reason is not None:
+            self.fused.count("steps", trainer.plain_reason)
+            for name, value in checkpointing(resolved.gradient_checkpointing).items():
+                setattr(trainer.args, name, value)  # read when training begins
+        if resolved.head_precision != "16bit" and (program is None or trainer.plain_reason is not None):
             raise WhetError(
                 "preference.head",
                 f"model.head_precision={self.resolved.head_precision} needs the fast path, and this model is "

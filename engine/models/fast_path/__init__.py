@@ -2,7 +2,7 @@
 
 from .apply import apply_fast_path, causal_model, program_of, take_off_fast_path
 from .generation import bind_generate, generate
-from .packed import PackedTokens, pack_padded, pack_rows
+from .packed import PackedTokens, fill_up, pack_padded, pack_rows
 from .program import DecoderProgram, Keep
 from .report import FastPathReport, slow_parts
 
@@ -14,6 +14,7 @@ __all__ = [
     "apply_fast_path",
     "bind_generate",
     "causal_model",
+    "fill_up",
     "generate",
     "pack_padded",
     "pack_rows",

@@ -71,6 +71,23 @@ def pack_rows(
     )
 
 
+def fill_up(packed: PackedTokens, multiple: int, filler: int = 0) -> PackedTokens:
+    """The same with one more document of ``filler``, where tokens are no multiple of ``multiple``."""
+    tokens = len(packed.input_ids_T)
+    missing = -tokens % multiple
+    if not missing:
+        return packed
+    ids_T, positions_T, offsets = packed.input_ids_T, packed.positions_T, packed.offsets
+    more = torch.arange(missing, dtype=positions_T.dtype, device=positions_T.device)
+    return PackedTokens(
+        input_ids_T=torch.cat([ids_T, ids_T.new_full((missing,), filler)]),
+        positions_T=torch.cat([positions_T, more]),
+        offsets=torch.cat([offsets, offsets.new_full((1,), tokens + missing)]),
+        longest=max(packed.longest, missing),
+        documents=packed.documents + 1,
+    )
+
+
 def pack_padded(
     input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor | None
 ) -> tuple[PackedTokens, torch.Tensor]:
