@@ -2,6 +2,12 @@
 
     PYTHONPATH=src python -P benchmarks/grpo_addition.py --seeds 0,1,2 --out FILE.md
 
+or in parts, each in a process of its own, and then the table of what they printed:
+
+    PYTHONPATH=src python -P benchmarks/grpo_addition.py --seeds 0 --parts right > 0.jsonl
+    PYTHONPATH=src python -P benchmarks/grpo_addition.py --seeds 0 --parts control >> 0.jsonl
+    PYTHONPATH=src python -P benchmarks/grpo_addition.py --seeds 0 --read 0.jsonl --out FILE.md
+
 The demo model has no arithmetic. A short fine-tuning on a thousand sums shows it what an answer looks like
 and leaves it wrong on most others. Then GRPO: it answers other sums, and the reward says right or wrong,
 nothing else. Neither stage sees the pairs that accuracy is measured on, in either order. The control is the
@@ -16,6 +22,7 @@ import json
 import os
 import platform
 import random
+import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -61,8 +68,9 @@ def finished(values: dict[str, Any]) -> Any:
     from whet.engine.recipe_files import build
 
     run = api.start(api.plan(build(values)), started_by="benchmark")
-    for _ in api.follow(run):
-        pass
+    for event in api.follow(run):
+        if event.type == "eval":
+            print(values["name"], event.step, event.metrics, file=sys.stderr, flush=True)
     view = api.run(run)
     assert view.status == "finished", view.state.error
     return view
@@ -111,45 +119,59 @@ def rewarded(
 
 
 EXACT = {"name": "exact_answer", "strict": True}
-NUMBER = {"name": "format", "pattern": r"^\d+$"}
+NUMBER = {"name": "format", "pattern": r"^\d{1,3}$"}
+REWARDS = {"right": [EXACT, NUMBER | {"weight": 0}], "control": [EXACT | {"weight": 0}, NUMBER]}
+"""Part -> its rewards; one of weight 0 is measured and teaches nothing."""
 
 
 def measure(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Accuracy before and after, with the answer rewarded and with the format rewarded."""
+    """Accuracy by step, of each part that is asked for, and the share of numbers among the answers."""
     shown, train, held_out = rows_of(seed)
     model = warmed(seed, folder, shown, options)
     files = written(folder, f"train-{seed}", train), written(folder, f"held-out-{seed}", held_out)
-    right = rewarded(seed, model, *files, [EXACT, NUMBER | {"weight": 0}], options)
-    control = rewarded(seed, model, *files, [EXACT | {"weight": 0}, NUMBER], options)
-    curve = [(event.step, event.metrics["rewards/exact_answer"]) for event in right.evals]
-    return {
-        "seed": seed,
-        "prompts": len(train),
-        "curve": curve,
-        "before": curve[0][1],
-        "after": curve[-1][1],
-        "seconds": sum(step.seconds for step in right.steps),
-        "control": [control.evals[place].metrics["rewards/exact_answer"] for place in (0, -1)],
-        "control_format": [control.evals[place].metrics["rewards/format"] for place in (0, -1)],
-    }
+    names = ("torch", "transformers", "trl", "peft")
+    versions = ", ".join(f"{one} {metadata.version(one)}" for one in names)
+    where = f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
+    found: dict[str, Any] = {"seed": seed, "prompts": len(train), "where": where}
+    for part in options.parts.split(","):
+        view = rewarded(seed, model, *files, REWARDS[part], options)
+        found[part] = {
+            "accuracy": [(event.step, event.metrics["rewards/exact_answer"]) for event in view.evals],
+            "numbers": [(event.step, event.metrics["rewards/format"]) for event in view.evals],
+            "seconds": sum(step.seconds for step in view.steps),
+            "device": view.plan.resolved.machine,
+        }
+    return found
+
+
+def merged(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Parts of one seed that were measured apart, in one."""
+    seeds: dict[int, dict[str, Any]] = {}
+    for one in results:
+        seeds[one["seed"]] = seeds.get(one["seed"], {}) | one
+    return [seeds[seed] for seed in sorted(seeds)]
 
 
 def table(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
     """Markdown."""
     lines = [
-        "| seed | prompts | accuracy before | after | training | control: accuracy | control: numbers |",
-        "|---|---|---|---|---|---|---|",
+        "| seed | prompts | rewarded for | accuracy before | after | numbers before | after | training |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for one in results:
-        control = " → ".join(f"{value:.3f}" for value in one["control"])
-        numbers = " → ".join(f"{value:.3f}" for value in one["control_format"])
-        lines.append(
-            f"| {one['seed']} | {one['prompts']:,} | {one['before']:.3f} | {one['after']:.3f} | "
-            f"{one['seconds']:.0f} s | {control} | {numbers} |"
-        )
-    lines += ["", "Accuracy on the held-out sums by step:", ""]
+        for part, what in (("right", "the right answer"), ("control", "a number")):
+            if part not in one:
+                continue
+            cells = [
+                f"{one[part][name][place][1]:.3f}" for name in ("accuracy", "numbers") for place in (0, -1)
+            ]
+            lines.append(
+                f"| {one['seed']} | {one['prompts']:,} | {what} | {' | '.join(cells)} | "
+                f"{one[part]['seconds']:.0f} s |"
+            )
+    lines += ["", "Accuracy by step, rewarded for the right answer:", ""]
     for one in results:
-        curve = ", ".join(f"{step}: {value:.3f}" for step, value in one["curve"])
+        curve = ", ".join(f"{step}: {value:.3f}" for step, value in one["right"]["accuracy"])
         lines.append(f"- seed {one['seed']}: {curve}")
     lines += [
         "",
@@ -163,30 +185,38 @@ def main() -> None:
     """Train and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--warm-steps", type=int, default=180)
+    parser.add_argument("--parts", default="right,control")
+    parser.add_argument("--warm-steps", type=int, default=175)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--every", type=int, default=50)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--generations", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--generations", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--read", type=Path, help="JSON lines that were printed before; measures nothing")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="whet-addition-") as name:
-        os.environ["WHET_HOME"] = str(Path(name) / "home")
+    if options.read is None:
         results = []
-        for seed in options.seeds.split(","):
-            results.append(measure(int(seed), Path(name), options))
-            print(json.dumps(results[-1]), flush=True)
-    from whet.engine.hardware import inspect_machine
-
-    versions = ", ".join(f"{one} {metadata.version(one)}" for one in ("torch", "transformers", "trl", "peft"))
+        with tempfile.TemporaryDirectory(prefix="whet-addition-") as name:
+            os.environ["WHET_HOME"] = str(Path(name) / "home")
+            for seed in options.seeds.split(","):
+                results.append(measure(int(seed), Path(name), options))
+                print(json.dumps(results[-1]), flush=True)
+    else:
+        lines = options.read.read_text(encoding="utf-8").splitlines()
+        results = [json.loads(line) for line in lines if line.startswith("{")]
+    results = merged(results)
+    if "right" not in results[0]:
+        return
     today = datetime.datetime.now(datetime.UTC).date()
     command = " ".join(
-        f"--{key.replace('_', '-')} {value}" for key, value in vars(options).items() if key != "out"
+        f"--{key.replace('_', '-')} {value}"
+        for key, value in vars(options).items()
+        if key not in ("out", "read", "parts")
     )
     text = (
-        f"# Addition by rewards, the demo model, {today}\n\n{inspect_machine().label}, "
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}.\n"
+        f"# Addition by rewards, the demo model, {today}\n\n{results[0]['right']['device']}, "
+        f"{results[0]['where']}.\n"
         f"`python -P benchmarks/grpo_addition.py {command}`\n\n{table(results, options)}\n"
     )
     print(text)
