@@ -43,6 +43,8 @@ BACKENDS: dict[str, Any] = {
     "triton": attention_triton,
     "reference": attention_reference,
 }
+LIBRARIES = ("cudnn", "flash", "efficient")
+"""Back ends whose backward pass was only ever checked with an output that lies without gaps."""
 CHECKED = ("cudnn", "efficient")
 """Back ends that rest on internal operators: held against the reference before use."""
 
@@ -217,6 +219,8 @@ def attention_backward(
     documents = offsets_N1.numel() - 1 if documents is None else documents
     name = resolve(q, k.shape[1], documents, longest, options, backend).name if q.shape[0] else "reference"
     given = None if dq is None or dk is None or dv is None else (dq, dk, dv)
+    if name in LIBRARIES:
+        o_THE = o_THE.contiguous()
     results = BACKENDS[name].backward(
         _unit_stride(do_THE), q, k, v, o_THE, lse_HT, extra, offsets_N1, longest, options, given
     )

@@ -46,14 +46,14 @@ class _Launch(NamedTuple):
     warps: int
 
 
-def _launch(rank: int, wide: bool) -> _Launch:
+def launch_of(rank: int, wide: bool) -> _Launch:
     """The tile for padded rank and type; Turing's 64 KiB of shared memory bound it at high ranks."""
     if wide or rank > 64:
         return _Launch(16, 32, 4)
     return _Launch(32, 128 if rank <= 16 else 64, 8)
 
 
-def _padded(*updates: LowRank | None) -> int:
+def padded_rank(*updates: LowRank | None) -> int:
     """The power of two, from 16 on, that holds the updates' ranks; 16 is the least that products take."""
     return max([16, *(triton.next_power_of_2(update[0].shape[1]) for update in updates if update)])
 
@@ -66,7 +66,7 @@ def reference(
     up_update: LowRank | None = None,
 ) -> torch.Tensor:
     """:func:`glu_low_rank_forward` in plain torch: float32 inside for 16-bit types, float64 for float64."""
-    return plain_glu(_summed(gate_TF, gate_update), _summed(up_TF, up_update), kind).to(gate_TF.dtype)
+    return plain_glu(summed(gate_TF, gate_update), summed(up_TF, up_update), kind).to(gate_TF.dtype)
 
 
 def glu_low_rank_forward(
@@ -101,15 +101,15 @@ def glu_low_rank_forward(
     if not uses_triton(gate_TF):
         return out.copy_(reference(gate_TF, up_TF, kind, gate_update, up_update))
     gate, up, (rows, columns) = addressable(gate_TF), addressable(up_TF), gate_TF.shape
-    rank = _padded(gate_update, up_update)
-    launch = _launch(rank, gate.element_size() > 2)
-    programs, steps = _grid(rows, columns, launch)
-    (gate_factors, gate_numbers), (up_factors, up_numbers) = _arguments(gate_update), _arguments(up_update)
+    rank = padded_rank(gate_update, up_update)
+    launch = launch_of(rank, gate.element_size() > 2)
+    programs, steps = launch_grid(rows, columns, launch)
+    (gate_factors, gate_numbers), (up_factors, up_numbers) = numbers_of(gate_update), numbers_of(up_update)
     forward_kernel[(programs,)](
         gate, up, out, *gate_factors, *up_factors, rows, columns, steps,
         gate.stride(0), up.stride(0), out.stride(0), *gate_numbers, *up_numbers,
         KIND=kind, RANK=rank, ROWS=launch.rows, COLUMNS=launch.columns,
-        CAST=_casts(gate), num_warps=launch.warps, num_stages=_STAGES,
+        CAST=casts(gate), num_warps=launch.warps, num_stages=_STAGES,
     )  # fmt: skip
     return out
 
@@ -150,37 +150,37 @@ def glu_low_rank_backward(
     if not gate_TF.numel():
         return dgate, dup
     if not uses_triton(gate_TF):
-        updated = (_summed(gate_TF, gate_update), _summed(up_TF, up_update))
-        return reference_backward(_summed(dh_TF, dh_update), *updated, kind, h, (dgate, dup))
+        updated = (summed(gate_TF, gate_update), summed(up_TF, up_update))
+        return reference_backward(summed(dh_TF, dh_update), *updated, kind, h, (dgate, dup))
     dh, gate, up = addressable(dh_TF), addressable(gate_TF), addressable(up_TF)
-    rank, dh_rank, (rows, columns) = _padded(gate_update, up_update), _padded(dh_update), gate.shape
-    launch = _launch(max(rank, dh_rank), gate.element_size() > 2)
-    programs, steps = _grid(rows, columns, launch)
-    dh_factors, dh_numbers = _arguments(dh_update)
-    (gate_factors, gate_numbers), (up_factors, up_numbers) = _arguments(gate_update), _arguments(up_update)
+    rank, dh_rank, (rows, columns) = padded_rank(gate_update, up_update), padded_rank(dh_update), gate.shape
+    launch = launch_of(max(rank, dh_rank), gate.element_size() > 2)
+    programs, steps = launch_grid(rows, columns, launch)
+    dh_factors, dh_numbers = numbers_of(dh_update)
+    (gate_factors, gate_numbers), (up_factors, up_numbers) = numbers_of(gate_update), numbers_of(up_update)
     backward_kernel[(programs,)](
         dh, gate, up, dgate, dup, h, *dh_factors, *gate_factors, *up_factors, rows, columns, steps,
         dh.stride(0), gate.stride(0), up.stride(0), dgate.stride(0), dup.stride(0), row_stride(h),
         *dh_numbers, *gate_numbers, *up_numbers,
         KIND=kind, DH_RANK=dh_rank, RANK=rank, ROWS=launch.rows, COLUMNS=launch.columns,
-        CAST=_casts(gate), num_warps=launch.warps, num_stages=_STAGES,
+        CAST=casts(gate), num_warps=launch.warps, num_stages=_STAGES,
     )  # fmt: skip
     return dgate, dup
 
 
-def _summed(x: torch.Tensor, update: LowRank | None) -> torch.Tensor:
+def summed(x: torch.Tensor, update: LowRank | None) -> torch.Tensor:
     wide = accumulation_type(x.dtype)
     return x.to(wide) if update is None else torch.addmm(x.to(wide), update[0].to(wide), update[1].to(wide))
 
 
-def _grid(rows: int, columns: int, launch: _Launch) -> tuple[int, int]:
+def launch_grid(rows: int, columns: int, launch: _Launch) -> tuple[int, int]:
     """Programs, and tiles each of them goes down."""
     below, beside = triton.cdiv(rows, launch.rows), triton.cdiv(columns, launch.columns)
     steps = max(1, min(_STEPS, below * beside // _PROGRAMS))
     return triton.cdiv(below, steps) * beside, steps
 
 
-def _arguments(update: LowRank | None) -> tuple[tuple[torch.Tensor | None, ...], tuple[int, ...]]:
+def numbers_of(update: LowRank | None) -> tuple[tuple[torch.Tensor | None, ...], tuple[int, ...]]:
     """The factors, and the numbers that say how they lie: left's row stride, right's two strides, rank."""
     if update is None:
         return (None, None), (0, 0, 0, 0)
@@ -188,7 +188,7 @@ def _arguments(update: LowRank | None) -> tuple[tuple[torch.Tensor | None, ...],
     return (left, right), (left.stride(0), right.stride(1), right.stride(0), left.shape[1])
 
 
-def _casts(gate: torch.Tensor) -> bool:
+def casts(gate: torch.Tensor) -> bool:
     return interpreting() or gate.element_size() > 2
 
 
@@ -227,11 +227,11 @@ def reference_gradients(
     up_update: LowRank | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """dgate, dup and h, by autograd from the plain forward pass."""
-    updated = (_summed(gate_TF, gate_update), _summed(up_TF, up_update))
+    updated = (summed(gate_TF, gate_update), summed(up_TF, up_update))
     leaves = [each.detach().requires_grad_() for each in updated]
     with torch.enable_grad():
         h = plain_glu(leaves[0], leaves[1], kind)
-    dgate, dup = torch.autograd.grad(h, leaves, _summed(dh_TF, dh_update))
+    dgate, dup = torch.autograd.grad(h, leaves, summed(dh_TF, dh_update))
     return dgate.to(gate_TF.dtype), dup.to(gate_TF.dtype), h.detach().to(gate_TF.dtype)
 
 
@@ -286,7 +286,7 @@ def _timed(**more: str) -> tuple[Case, ...]:
 
 def _compilation(function: Any, kind: str, rank: int, absent: tuple[str, ...] = ()) -> Compilation:
     """As the fast path launches it: sB's rows lie along the rank, A's along the width."""
-    launch = _launch(rank, False)
+    launch = launch_of(rank, False)
     constants: dict[str, Any] = {"KIND": kind, "RANK": rank, "ROWS": launch.rows, "COLUMNS": launch.columns}
     constants |= {"CAST": False, "gate_down": 1, "up_down": 1}
     if function is backward_kernel:

@@ -80,6 +80,7 @@ def layer_norm_backward(
     mean_T: torch.Tensor,
     rstd_T: torch.Tensor,
     *,
+    more_dy_TD: torch.Tensor | None = None,
     residual_gradient_TD: torch.Tensor | None = None,
     weight_gradient: bool = False,
     out_TD: torch.Tensor | None = None,
@@ -90,6 +91,7 @@ def layer_norm_backward(
         dy_TD: gradient of y.
         x_TD: what was normed: x, or x + residual.
         mean_T: as the forward pass returned it, ``rstd_T`` too.
+        more_dy_TD: a second gradient of y, where two paths leave it; added to the first.
         residual_gradient_TD: gradient that reaches ``x_TD`` by its other path; added.
         weight_gradient: whether weight or bias train.
         out_TD: where dx goes; may be ``residual_gradient_TD`` or ``dy_TD``.
@@ -103,12 +105,15 @@ def layer_norm_backward(
     T, D = x_TD.shape
     dx_TD = output(out_TD, x_TD)
     if not uses_triton(x_TD) or x_TD.numel() == 0:
+        if more_dy_TD is not None:
+            dy_TD = dy_TD.to(accumulation_type(x_TD.dtype)) + more_dy_TD
         sums = _reference_backward(
             dy_TD, x_TD, weight_D, mean_T, rstd_T, residual_gradient_TD, weight_gradient, dx_TD
         )
         return dx_TD, *sums
     dy_TD, x_TD = addressable(dy_TD), addressable(x_TD)
     other_TD = None if residual_gradient_TD is None else addressable(residual_gradient_TD)
+    more_TD = None if more_dy_TD is None else addressable(more_dy_TD)
     tile = row_tile(D)
     programs = triton.cdiv(T, tile.rows)
     dw_PD = db_PD = sums_2PD = None
@@ -117,8 +122,9 @@ def layer_norm_backward(
         sums_2PD = torch.empty((2, programs, D), dtype=torch.float32, device=x_TD.device)
         dw_PD, db_PD = sums_2PD
     backward_kernel[(programs,)](
-        dy_TD, x_TD, weight_D.contiguous(), mean_T, rstd_T, other_TD, dx_TD, dw_PD, db_PD,
-        dy_TD.stride(0), x_TD.stride(0), row_stride(other_TD), dx_TD.stride(0), T, D, programs,
+        dy_TD, more_TD, x_TD, weight_D.contiguous(), mean_T, rstd_T, other_TD, dx_TD, dw_PD, db_PD,
+        dy_TD.stride(0), row_stride(more_TD), x_TD.stride(0), row_stride(other_TD), dx_TD.stride(0),
+        T, D, programs,
         tile.rows, tile.columns, num_warps=tile.warps,
     )  # fmt: skip
     if sums_2PD is None:

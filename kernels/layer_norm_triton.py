@@ -50,14 +50,14 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    DY, X, W, MEAN, RSTD, RG, DX, DW, DB,
-    dy_stride, x_stride, rg_stride, dx_stride, T, D, programs,
+    DY, MORE, X, W, MEAN, RSTD, RG, DX, DW, DB,
+    dy_stride, more_stride, x_stride, rg_stride, dx_stride, T, D, programs,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """A program takes every ``programs``-th tile of ``ROWS`` rows.
 
-    RG is None without a residual gradient. DW and DB (P, D) get each program's sums of dy·x̂ and dy, unless
-    both are None.
+    MORE is None, or a second gradient of y. RG is None without a residual gradient. DW and DB (P, D) get each
+    program's sums of dy·x̂ and dy, unless both are None.
     """
     program = tl.program_id(0)
     column = tl.arange(0, COLUMNS)[None, :]
@@ -73,6 +73,8 @@ def backward_kernel(
         row_64 = row.to(tl.int64)[:, None]
         x = tl.load(X + row_64 * x_stride + column, mask=mask, other=0.0).to(tl.float32)
         dy = tl.load(DY + row_64 * dy_stride + column, mask=mask, other=0.0).to(tl.float32)
+        if MORE is not None:
+            dy += tl.load(MORE + row_64 * more_stride + column, mask=mask, other=0.0).to(tl.float32)
         mean = tl.load(MEAN + row, mask=there, other=0.0)[:, None]
         rstd = tl.load(RSTD + row, mask=there, other=0.0)[:, None]
         if RG is not None:
@@ -99,9 +101,10 @@ _FORWARD = {
     **dict.fromkeys(("x_stride", "r_stride", "y_stride", "s_stride", "T", "D"), "i32"), "eps": "fp32",
 }  # fmt: skip
 _BACKWARD = {
-    **dict.fromkeys(("DY", "X", "W", "RG", "DX"), "*T"),
+    **dict.fromkeys(("DY", "MORE", "X", "W", "RG", "DX"), "*T"),
     **dict.fromkeys(("MEAN", "RSTD", "DW", "DB"), "*fp32"),
-    **dict.fromkeys(("dy_stride", "x_stride", "rg_stride", "dx_stride", "T", "D", "programs"), "i32"),
+    **dict.fromkeys(("dy_stride", "more_stride", "x_stride", "rg_stride", "dx_stride"), "i32"),
+    **dict.fromkeys(("T", "D", "programs"), "i32"),
 }
 
 
@@ -115,6 +118,7 @@ def _compilation(function: Any, signature: Mapping[str, str], columns: int, **co
 COMPILATIONS = (
     _compilation(forward_kernel, _FORWARD, 4096),
     _compilation(forward_kernel, _FORWARD, 768, R=None, S=None, B=None),
-    _compilation(backward_kernel, _BACKWARD, 4096, DW=None, DB=None),
-    _compilation(backward_kernel, _BACKWARD, 768, RG=None),
+    _compilation(backward_kernel, _BACKWARD, 4096, MORE=None, DW=None, DB=None),
+    _compilation(backward_kernel, _BACKWARD, 768, MORE=None, RG=None),
+    _compilation(backward_kernel, _BACKWARD, 1024, RG=None, DW=None, DB=None),
 )

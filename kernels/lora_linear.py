@@ -149,6 +149,7 @@ def lora_linear_forward(
     seeds: Sequence[int] = (),
     quantized: Quantized | None = None,
     defer: bool = False,
+    in_place: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """y (T, N) and t = x A^T (T, R), which the backward pass wants back; None without adapters.
 
@@ -160,14 +161,19 @@ def lora_linear_forward(
         seeds: of each layer's dropout, where any factor has one.
         quantized: x's rows in FP8 where the kernel that made x made them too; for a base that multiplies so.
         defer: leave the update t sB^T out of y; whoever reads y adds it.
+        in_place: where it rides, t is the view behind x and no copy: for callers that keep x anyway.
     """
     base = stack.base
     x_TK, rides = x_TX[:, : base.inputs], x_TX.shape[1] > base.inputs and not defer
     if not stack.rank:
         return base.forward(x_TK, None, bias_N, out_TN, quantized), None
+    room_TR = x_TX[:, base.inputs :] if rides else None
+    if in_place and room_TR is not None and not stack.drops:
+        torch.mm(x_TK, stack.a_RK.T, out=room_TR)
+        return base.forward(x_TX, stack.sb_NR, bias_N, out_TN), room_TR
     t_TR = _dropped_t(x_TK, stack, seeds) if stack.drops else x_TK @ stack.a_RK.T
-    if rides:
-        x_TX[:, base.inputs :] = t_TR
+    if room_TR is not None:
+        room_TR.copy_(t_TR)
         return base.forward(x_TX, stack.sb_NR, bias_N, out_TN), t_TR
     y_TN = base.forward(x_TK, None, bias_N, out_TN, quantized)
     return y_TN if defer else y_TN.addmm_(t_TR, stack.sb_NR.T), t_TR
@@ -235,6 +241,10 @@ def lora_linear_factor_gradients(
         return gradients
     da_RK = None if stack.drops else _mm_fp32(dt_TR.T, x_TK)
     db_NR = _mm_fp32(dy_TN.T, t_TR)
+    scalings = {block.scaling for block in stack.blocks}
+    if len(scalings) == 1 and scalings != {1.0}:  # one launch for all
+        db_NR.mul_(scalings.pop())
+        scalings = {1.0}
     for block in stack.blocks:
         if da_RK is None:
             x_dropped_TK = dropped(x_TK, block.dropout, seeds[block.index])
@@ -242,7 +252,7 @@ def lora_linear_factor_gradients(
         else:
             gradients[2 * block.index] = da_RK[block.columns]
         db = db_NR[block.rows, block.columns]
-        gradients[2 * block.index + 1] = db if block.scaling == 1.0 else db * block.scaling
+        gradients[2 * block.index + 1] = db if scalings == {1.0} else db * block.scaling
     return gradients
 
 

@@ -94,7 +94,8 @@ class FlatBuffer:
         """Zero the buffer and make every ``grad`` its view."""
         self.gradients_P.zero_()
         for slot in self.slots:
-            slot.parameter.grad = slot.gradient
+            if slot.parameter.grad is not slot.gradient:  # setting costs more than looking
+                slot.parameter.grad = slot.gradient
 
     def collect_gradients(self) -> None:
         """Bring every gradient into the buffer and make every ``grad`` its view.

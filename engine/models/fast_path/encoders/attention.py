@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from whet.kernels.attention import attention_backward, attention_forward
+from whet.kernels.glu_low_rank import LowRank
 from whet.kernels.rope import rope_backward, rope_forward
 
 from ..attention_half import RotaryTable
@@ -34,12 +35,14 @@ class EncoderAttention(Half):
 @dataclass
 class _Kept:
     qkv_TCE: torch.Tensor
-    o_THE: torch.Tensor
+    o_TX: torch.Tensor
+    """Attention's output, with room for the ranks."""
     lse_HT: torch.Tensor
     extra: tuple[Any, ...]
 
 
 class _AttentionPass(Pass):
+    keeps_last_input = True
     packed_gradient = True  # its columns are taken for heads
 
     def __init__(
@@ -58,13 +61,21 @@ class _AttentionPass(Pass):
             rope_forward(qkv_TCE, *angles, packed.positions_T, heads, heads, out_TCE=qkv_TCE)
         q, k, v = qkv_TCE.split(heads, dim=1)
         seed = None if self.drops.seeds is None else self.drops.seeds[1:]
-        results = attention_forward(q, k, v, packed.offsets, packed.longest, seed=seed, **self.options)
-        return _Kept(qkv_TCE, *results)
+        o_TX = self.out.with_room(len(u_TN))
+        _, lse_HT, extra = attention_forward(
+            q, k, v, packed.offsets, packed.longest, seed=seed, out_THE=self._heads(o_TX), **self.options
+        )
+        return _Kept(qkv_TCE, o_TX, lse_HT, extra)
+
+    def _heads(self, o_TX: torch.Tensor) -> torch.Tensor:
+        return o_TX[:, : self.out.base.inputs].unflatten(1, (self.heads, -1))
 
     def last_input(self, kept: _Kept) -> torch.Tensor:
-        return kept.o_THE.flatten(1)
+        return kept.o_TX
 
-    def between_backward(self, kept: _Kept, dh_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def between_backward(
+        self, kept: _Kept, dh_TK: torch.Tensor, update: LowRank | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         packed, heads = self.packed, self.heads
         d_qkv_TCE = torch.empty_like(kept.qkv_TCE)
         dq, dk, dv = d_qkv_TCE.split(heads, dim=1)
@@ -74,7 +85,7 @@ class _AttentionPass(Pass):
             q,
             k,
             v,
-            kept.o_THE,
+            self._heads(kept.o_TX),
             kept.lse_HT,
             kept.extra,
             packed.offsets,
@@ -88,4 +99,4 @@ class _AttentionPass(Pass):
         if self.table is not None:
             angles = (self.table.cos_PW, self.table.sin_PW)
             rope_backward(gradients, None, *angles, packed.positions_T, heads, heads, out_TCE=d_qkv_TCE)
-        return d_qkv_TCE.flatten(1), kept.o_THE.flatten(1)
+        return d_qkv_TCE.flatten(1), kept.o_TX[:, : self.out.base.inputs]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from whet.kernels.dropout import dropout_forward
+from whet.kernels.glu_low_rank import LowRank
 from whet.kernels.lora_linear import (
     as_types_of,
     lora_linear_factor_gradients,
@@ -98,7 +99,8 @@ class Half(ABC):
         """
         parameters = [*self.into.parameters(), *self.out.parameters()]
         run = self.start(packed, drops, table)
-        result: tuple[torch.Tensor, torch.Tensor] = _Node.apply(run, keep, x_TD, delta_TD, *parameters)
+        run.keep = keep
+        result: tuple[torch.Tensor, torch.Tensor] = _Node.apply(run, x_TD, delta_TD, *parameters)
         return result
 
     @abstractmethod
@@ -109,6 +111,12 @@ class Half(ABC):
 class Pass(ABC):
     """One forward and backward pass over a half. What is between the products is the subclass's."""
 
+    keep = True
+    """Whether what is between the products is held for the backward pass."""
+    keeps_last_input = False
+    """Whether what the last product reads is among what is kept."""
+    defers = False
+    """Whether the LoRA update of the last product's gradient is left to what comes next."""
     packed_gradient = False
     """Whether the gradient of what the last product reads has to lie without gaps."""
 
@@ -126,25 +134,35 @@ class Pass(ABC):
         """What the last product reads (T, K or wider), from what was kept."""
 
     @abstractmethod
-    def between_backward(self, kept: Any, dh_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gradient of the first product's result; and what the last product had read (T, K)."""
+    def between_backward(
+        self, kept: Any, dh_TK: torch.Tensor, update: LowRank | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradient of the first product's result; and what the last product had read (T, K).
+
+        Args:
+            kept: overwritten.
+            dh_TK: gradient of what the last product had read; overwritten.
+            update: what it still lacks, where the pass ``defers``.
+        """
 
     def first(self, y_TX: torch.Tensor) -> tuple[Any, torch.Tensor | None]:
-        """The first product and what follows; t of the product."""
-        u_TN, t_TR = lora_linear_forward(y_TX, self.into, bias_N=self.half.into.bias(), seeds=self.seeds[0])
+        """The first product and what follows; t of the product, which lies behind y."""
+        bias_N = self.half.into.bias()
+        u_TN, t_TR = lora_linear_forward(y_TX, self.into, bias_N=bias_N, seeds=self.seeds[0], in_place=True)
         return self.between(u_TN), t_TR
 
     def last(self, h_TX: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The half's addition, elements dropped, and t of the product."""
+        bias_N, in_place = self.half.out.bias(), self.keep and self.keeps_last_input
         result_TD, t_TR = lora_linear_forward(
-            h_TX, self.out, bias_N=self.half.out.bias(), seeds=self.seeds[1]
+            h_TX, self.out, bias_N=bias_N, seeds=self.seeds[1], in_place=in_place
         )
         return self.drops.drop(result_TD, result_TD), t_TR
 
     def last_backward(self, d_result_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Gradient of what the last product read, and dt."""
         dh_TK, dt_TR = lora_linear_input_gradient(
-            d_result_TD, self.out, packed=self.packed_gradient, seeds=self.seeds[1]
+            d_result_TD, self.out, packed=self.packed_gradient, seeds=self.seeds[1], defer=self.defers
         )
         assert dh_TK is not None
         return dh_TK, dt_TR
@@ -157,7 +175,6 @@ class _Node(torch.autograd.Function):
     def forward(
         ctx: Any,
         run: Pass,
-        keep: bool,
         x_TD: torch.Tensor,
         delta_TD: torch.Tensor | None,
         *parameters: torch.Tensor | None,
@@ -172,7 +189,7 @@ class _Node(torch.autograd.Function):
             statistics = tuple(found)
         kept, t_into_TR = run.first(y_TX)
         result_TD, t_out_TR = run.last(run.last_input(kept))
-        ctx.run, ctx.statistics, ctx.keep = run, statistics, keep
+        ctx.run, ctx.statistics, keep = run, statistics, run.keep
         ctx.t_out_TR, ctx.t_into_TR = t_out_TR, t_into_TR if keep else None
         ctx.kept = kept if keep else None
         stream_TD = y_TD if run.half.post_norm or norm is None else summed_TD
@@ -198,13 +215,14 @@ class _Node(torch.autograd.Function):
         ctx.kept = None
         d_result_TD = run.drops.drop(d_result_TD)
         dh_TK, dt_out_TR = run.last_backward(d_result_TD)
-        du_TN, h_TK = run.between_backward(kept, dh_TK)
+        update = (dt_out_TR, run.out.a_RK) if run.defers and dt_out_TR is not None else None
+        du_TN, h_TK = run.between_backward(kept, dh_TK, update)
         del kept, dh_TK
         out_gradients = lora_linear_factor_gradients(
             d_result_TD, dt_out_TR, h_TK, ctx.t_out_TR, run.out, seeds=seeds[1]
         )
         del h_TK
-        needed = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
+        needed = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         dy_TD, dt_TR = lora_linear_input_gradient(du_TN, run.into, needed=needed, seeds=seeds[0])
         into_gradients = lora_linear_factor_gradients(
             du_TN, dt_TR, y_TX[:, :width], t_into_TR, run.into, seeds=seeds[0]
@@ -213,7 +231,7 @@ class _Node(torch.autograd.Function):
         if dy_TD is not None and norm is None:
             dx_TD = dy_TD.add_(d_stream_TD)
         elif dy_TD is not None and norm is not None:
-            direct = (dy_TD.add_(d_stream_TD), None) if half.post_norm else (dy_TD, d_stream_TD)
-            dx_TD = d_delta_TD = norm.backward(direct[0], summed_TD, ctx.statistics, direct[1])
+            way = "more_dy_TD" if half.post_norm else "residual_gradient_TD"
+            dx_TD = d_delta_TD = norm.backward(dy_TD, summed_TD, ctx.statistics, **{way: d_stream_TD})
         found = as_types_of([*into_gradients, *out_gradients], parameters)
-        return None, None, dx_TD, d_delta_TD if ctx.needs_input_grad[3] else None, *found
+        return None, dx_TD, d_delta_TD if ctx.needs_input_grad[2] else None, *found

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from whet.kernels.gelu import gelu_backward, gelu_forward
-from whet.kernels.glu import glu_backward, glu_forward
+from whet.kernels.gelu_low_rank import gelu_low_rank_backward
+from whet.kernels.glu import glu_forward
+from whet.kernels.glu_low_rank import MOST_RANK, LowRank, glu_low_rank_backward
 
 from ..packed import PackedTokens
 from .half import Drops, Half, Pass
@@ -40,6 +42,7 @@ class _MlpPass(Pass):
     def __init__(self, half: EncoderMlp, packed: PackedTokens, drops: Drops) -> None:
         super().__init__(half, packed, drops)
         self.approximate, self.gated = half.approximate, half.gated
+        self.defers = 0 < self.out.rank <= MOST_RANK and not self.out.drops
 
     def between(self, u_TN: torch.Tensor) -> torch.Tensor:
         return u_TN
@@ -54,11 +57,17 @@ class _MlpPass(Pass):
             gelu_forward(kept, approximate=self.approximate, out_TF=h_TF)
         return h_TX
 
-    def between_backward(self, kept: torch.Tensor, dh_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def between_backward(
+        self, kept: torch.Tensor, dh_TK: torch.Tensor, update: LowRank | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         # Both gradients go over what they are of, and the last product's input over its own gradient.
         if self.gated:
             gate_TF, up_TF = kept.chunk(2, dim=1)
-            glu_backward(dh_TK, gate_TF, up_TF, GATED[self.approximate], h_TF=dh_TK)
-        else:
+            glu_low_rank_backward(
+                dh_TK, gate_TF, up_TF, GATED[self.approximate], dh_update=update, h_TF=dh_TK
+            )
+        elif update is None:
             gelu_backward(dh_TK, kept, approximate=self.approximate, out_TF=kept, y_TF=dh_TK)
+        else:
+            gelu_low_rank_backward(dh_TK, kept, update, approximate=self.approximate, out_TF=kept, y_TF=dh_TK)
         return kept, dh_TK

@@ -49,11 +49,18 @@ class LayerNorm:
         dy_TD: torch.Tensor,
         summed_TD: torch.Tensor,
         statistics: tuple[torch.Tensor, torch.Tensor],
-        residual_gradient_TD: torch.Tensor | None,
+        *,
+        more_dy_TD: torch.Tensor | None = None,
+        residual_gradient_TD: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Gradient of x + delta, what else reaches it added."""
+        """Gradient of x + delta; what reaches the norm, or its input, by the stream is added."""
         dx_TD, _, _ = layer_norm_backward(
-            dy_TD, summed_TD, self.weight, *statistics, residual_gradient_TD=residual_gradient_TD
+            dy_TD,
+            summed_TD,
+            self.weight,
+            *statistics,
+            more_dy_TD=more_dy_TD,
+            residual_gradient_TD=residual_gradient_TD,
         )
         return dx_TD
 

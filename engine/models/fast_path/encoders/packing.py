@@ -7,8 +7,8 @@ import torch
 
 from ..packed import PackedTokens
 
-LENGTH_STEP = 64
-"""Bounds on the longest text are multiples of this, doubled from there on."""
+LENGTH_STEP = 128
+"""The least bound on the longest text: shorter ones run on the same tiles. It is doubled from there on."""
 
 
 def pack_documents(
@@ -45,7 +45,7 @@ def pack_documents(
 
 
 def rounded_length(longest: int) -> int:
-    """A bound on a text's length of which there are few: 64, 128, 256, ..."""
+    """A bound on a text's length of which there are few: 128, 256, 512, ..."""
     bound = LENGTH_STEP
     while bound < longest:
         bound *= 2
