@@ -193,6 +193,7 @@ def resolve(
         gradient_checkpointing=training.gradient_checkpointing == "on",
         threads=training.threads or machine.cpu_count,
         trainable_parameters=seeing_parameters(facts, recipe)
+        + (0 if recipe.adapter.kind == "none" else saved_module_parameters(facts, recipe.adapter))
         if recipe.method.kind == "vision"
         else trainable_parameters(facts, recipe.adapter),
         encoder_trains=recipe.method.kind == "vision" and recipe.method.finetune_vision_layers,

@@ -22,7 +22,7 @@ from .building import Builder
 from .formats import FormatGuess, renamed
 from .image_rows import conversation_of, has_images, reads
 from .image_text import ConversationEncoder, ImageRow, encoder_of
-from .images import Picture, digest_of, find_picture, look_at
+from .images import Picture, digest_of, find_picture, look_at, side_by_side
 from .inspection import DataReport, ImageCounts
 from .masking import IGNORE
 from .messages import Message, alternates
@@ -198,8 +198,8 @@ class ImageBuilder(Builder):
                 value = renamed(row.value, self.section.columns)
                 messages, named = conversation_of(value, self.section.system)
                 file = Path(row.file)
-                folder = file.absolute().parent if file.is_file() else None
-                pictures = [find_picture(one, folder) for one in named]
+                folder, local = file.absolute().parent, file.is_file()
+                pictures = [find_picture(one, folder, files=local) for one in named]
                 self._take_row(done, row, messages, pictures)
             except RowError as error:
                 done.bad.append(BadRow(row.file, row.line, error.reason, preview_of(row.value)))
@@ -210,7 +210,8 @@ class ImageBuilder(Builder):
     ) -> None:
         """Append a row, cut to the longest that is trained. Raises RowError, nothing appended then."""
         method, most = self.method, self.recipe.model.max_length
-        sizes = [fitted_size(*look_at(one), method.image_min, method.image_max) for one in pictures]
+        seen = side_by_side(look_at, pictures)
+        sizes = [fitted_size(*size, method.image_min, method.image_max) for size in seen]
         whole = self.encoder.encode(messages, sizes)
         patches = sum(self.encoder.images.patches(*size) for size in sizes)
         flags, kept = cut_row(whole, most)

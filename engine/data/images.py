@@ -13,10 +13,11 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..models.image_tokens import fitted_size
 from .rows import RowError, preview_of
@@ -24,6 +25,9 @@ from .rows import RowError, preview_of
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+One = TypeVar("One")
+Done = TypeVar("Done")
+THREADS = 8
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64 * 2**20
 """Of an image, before it is made smaller: 192 MB of colours."""
@@ -51,7 +55,16 @@ class Picture:
         return {"path": self.path, "data": self.data, "digest": self.digest}
 
 
-def find_picture(value: Any, folder: Path | None) -> Picture:
+def side_by_side(work: Callable[[One], Done], items: Sequence[One]) -> list[Done]:
+    """``work`` done on each item by several threads, in order: Pillow unpacks beside Python. The first error
+    is raised."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(min(len(items), THREADS)) as pool:
+        return list(pool.map(work, items))
+
+
+def find_picture(value: Any, folder: Path | None, *, files: bool = True) -> Picture:
     """The picture that a row names, its bytes not looked at yet.
 
     Args:
@@ -59,17 +72,18 @@ def find_picture(value: Any, folder: Path | None) -> Picture:
             image of Pillow's.
         folder: what relative paths are relative to; None where a row comes from no file: they then belong to
             whoever runs the program.
+        files: False for rows that others wrote elsewhere, a data set of the hub: they may not name files.
 
     Raises:
         RowError: none of these, a URL, a missing file, a path that leads out of its folder.
     """
     if isinstance(value, Mapping):
         held = next((value[name] for name in ("bytes", "path", "url") if value.get(name) is not None), None)
-        return find_picture(held, folder)
+        return find_picture(held, folder, files=files)
     if isinstance(value, bytes | bytearray):
         return _held(bytes(value))
     if isinstance(value, str):
-        return _from_text(value, folder)
+        return _from_text(value, folder, files)
     from PIL import Image
 
     if isinstance(value, Image.Image):
@@ -79,7 +93,7 @@ def find_picture(value: Any, folder: Path | None) -> Picture:
     raise RowError(f"an image is {type(value).__name__}, expected a path, base64 or bytes")
 
 
-def _from_text(value: str, folder: Path | None) -> Picture:
+def _from_text(value: str, folder: Path | None, files: bool) -> Picture:
     if value.startswith(("http://", "https://", "ftp://", "s3://")):
         raise RowError(f"the image {preview_of(value)!r} is a URL: whet fetches nothing; download it first")
     if value.startswith("data:"):
@@ -87,8 +101,12 @@ def _from_text(value: str, folder: Path | None) -> Picture:
         if not head.endswith(";base64"):
             raise RowError(f"the image is a data URL of the kind {preview_of(head)!r}, expected base64")
         return _held(_decoded(body))
-    if _looks_encoded(value) and (len(value) > LONGEST_PATH or not _path(value, folder).is_file()):
+    if _looks_encoded(value) and (
+        not files or len(value) > LONGEST_PATH or not _path(value, folder).is_file()
+    ):
         return _held(_decoded(value))
+    if not files:
+        raise RowError(f"names the file {preview_of(value)!r}; rows of the hub must hold their images")
     path = _path(value, folder)
     if not path.is_file():
         raise RowError(f"there is no image {preview_of(value)!r} (looked for {path})")

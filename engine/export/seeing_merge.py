@@ -20,6 +20,7 @@ from peft.tuners.lora import LoraLayer
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
+from ..errors import WhetError
 from ..methods.vision.inputs import padded
 from ..methods.vision.loading import Seeing, copy_processor, load_seeing
 from ..models.loading import Precision
@@ -53,6 +54,12 @@ def merge_seeing(base_dir: Path, adapter_dir: Path, out_dir: Path) -> tuple[Merg
     started = time.monotonic()
     check_place(out_dir)
     base = BaseWeights(base_dir)
+    if base.rounding is not None:
+        raise WhetError(
+            "merge.quantized",
+            f"{base_dir} holds {base.rounding} weights only, which a model that sees is not merged onto.",
+            "Name the 16-bit checkpoint it was made from as the base, and merge again.",
+        )
     target = target_dtype(base, "auto")
     held = "fp32" if _parameters(base) <= EXACT_PARAMETERS else NAMES[target]
     seeing = load_seeing(base_dir, Precision(compute_dtype=held, base_precision=held))

@@ -224,8 +224,12 @@ def chat_target(target: str) -> ChatTarget:
     if kind not in LANGUAGE_MODELS:
         raise WhetError(
             "chat.no_language_model",
-            f"Run {found.id} trained by method.kind={kind}: its model gives vectors, classes or scores, and "
-            "answers nothing.",
+            f"Run {found.id} trained by method.kind={kind}: its model "
+            + (
+                "answers questions about images, which a chat has none of."
+                if kind == "vision"
+                else "gives vectors, classes or scores, and answers nothing."
+            ),
             f"docs/methods.md shows how the result is used; `whet show {found.id}` says where it lies.",
         )
     if (found.export / "adapter").is_dir():

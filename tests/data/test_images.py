@@ -65,6 +65,15 @@ def test_turned_and_transparent_pictures_are_shown_as_people_see_them() -> None:
     assert plain(Image.new("L", (4, 4), 7)).getpixel((0, 0)) == (7, 7, 7)
 
 
+def test_rows_of_the_hub_name_no_files_here(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(red()))
+    for value in ("a.png", str(tmp_path / "a.png"), {"bytes": None, "path": "a.png"}):
+        with pytest.raises(RowError, match="must hold their images"):
+            find_picture(value, tmp_path, files=False)
+    held = find_picture({"bytes": encoded(red()), "path": "a.png"}, tmp_path, files=False)
+    assert held.path is None and look_at(held) == (40, 30)
+
+
 def bomb() -> bytes:
     """A file of some hundred bytes that says it has 400 million pixels."""
 

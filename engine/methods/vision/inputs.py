@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...data.images import Picture, read_picture
+from ...data.images import Picture, read_picture, side_by_side
 from ...data.rows import RowError
 from ...errors import WhetError
 from ...models.image_tokens import ImageTokens
@@ -119,7 +119,8 @@ class StoredCollator:
     sides: tuple[int, int]
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        pictures = [[self._image(stored) for stored in row["images"]] for row in rows]
+        flat = iter(side_by_side(self._image, [stored for row in rows for stored in row["images"]]))
+        pictures = [[next(flat) for _ in row["images"]] for row in rows]
         batch = padded([row["input_ids"] for row in rows], [row["labels"] for row in rows], self.pad_id)
         return batch | self.inputs(pictures, batch["input_ids"])
 

@@ -111,6 +111,8 @@ class VisionTraining(training.Training):
         save_weights(model, folder)
         handle.tokenizer.save_pretrained(folder)
         copy_processor(handle.path, folder)
+        if self.seeing.more_ends:
+            model.generation_config.save_pretrained(folder)
         if self.data.template_digest is not None:
             (folder / "template_digest").write_text(self.data.template_digest + "\n", encoding="utf-8")
 

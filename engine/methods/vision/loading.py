@@ -13,10 +13,13 @@ import torch
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
+from ...data.chat_templates.renderer import strip_generation_tags
 from ...data.image_store import folder_encoder
 from ...data.image_text import ConversationEncoder
+from ...data.tokenization import template_source
 from ...errors import WhetError
 from ...models.adapters import add_adapter, hold_trained_in_fp32
+from ...models.end_tokens import add_end_tokens
 from ...models.loading import LoadSettings, ModelHandle, load_model
 from ...plan import Plan
 from ...recipe import AdapterSection, VisionSection
@@ -44,12 +47,20 @@ class Seeing:
     handle: ModelHandle
     encoder: ConversationEncoder
     inputs: ImageInputs
+    more_ends: bool = False
+    """The plan's end tokens changed the model's generation settings."""
 
 
 def load_seeing(
     path: Path, settings: LoadSettings, *, trust_remote_code: bool = False, template: str | None = None
 ) -> Seeing:
     """Model and image processor of a local directory; nothing adapted.
+
+    Args:
+        path: the directory.
+        settings: device, compute type and how the base weights are held.
+        trust_remote_code: run Python code that came with the model; only by a person's explicit choice.
+        template: name or text of the chat template in force; None is the model's own.
 
     Raises:
         WhetError: ``vision.*``, and those of :func:`whet.engine.models.loading.load_model`.
@@ -59,7 +70,7 @@ def load_seeing(
     handle = load_model(
         path,
         settings,
-        template=template,
+        template=None if template is None else strip_generation_tags(template_source(template, None) or ""),
         trust_remote_code=trust_remote_code,
         auto=AutoModelForImageTextToText,
         unrounded=UNROUNDED,
@@ -91,6 +102,7 @@ def load_planned(plan: Plan, path: Path, trust_remote_code: bool = False) -> See
         path, plan.resolved, trust_remote_code=trust_remote_code, template=plan.data_recipe().data.template
     )
     handle = seeing.handle
+    seeing.more_ends = add_end_tokens(handle.model, handle.tokenizer, recipe.model.end_tokens)
     if recipe.adapter.kind == "none":
         train_parts(handle.model, recipe.method)
         hold_trained_in_fp32(handle.model)

@@ -18,6 +18,7 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..run_loop import RunLoop
+from ..sft.ahead import BatchesAhead
 from ..sft.collation import IGNORED, count_supervised
 
 ADAPTER = "adapter_model.safetensors"
@@ -29,6 +30,23 @@ class AnswersLoss(Trainer):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self.model_accepts_loss_kwargs = True  # the loss below takes the step's count of tokens
+        self._ahead = BatchesAhead()
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """The base class's, from batches whose images were read while the step before was computed."""
+        batches = self._ahead.take(epoch_iterator, num_batches)
+        return batches, self._get_num_items_in_batch(batches, device)
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """As the base class; the GPU has its work then, and the next step's images are read."""
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            self._ahead.fetch()
+        return loss
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
