@@ -17,7 +17,7 @@ from support.tiny_models import build_tiny_model
 from support.tiny_tokenizers import byte_level
 
 from whet.engine.data.chat_templates import find
-from whet.engine.data.chat_templates.renderer import Renderer
+from whet.engine.data.chat_templates.renderer import Renderer, strip_generation_tags
 from whet.engine.data.formats import Example, learnt_parts, to_example
 from whet.engine.data.messages import canonical_messages
 from whet.engine.data.rows import RawRow, RowError
@@ -357,7 +357,31 @@ def test_all_tokens_learnt_means_calls_and_thinking_too() -> None:
         tokenizer_of("phi3").prepare(example_of(ROWS["call at the end"]), "all")
 
 
-def test_our_own_templates_lose_no_call() -> None:
+OURS = {"qwen-2.5": "qwen2_5", "qwen-3": "qwen3", "llama-3.1": "llama3_1"}
+"""Ours that have tool calls, and the models' own."""
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("name", OURS)
+def test_our_own_templates_write_what_the_models_do(name: str, row: str) -> None:
+    """With generation tags and, as other engines read them, without."""
+    own, tools = renderer_of(OURS[name]), TOOLS if "call" in row else None
+    source = find(name).source
+    for text in (source, strip_generation_tags(source)):
+        ours = Renderer(text, "<s>", EOS[OURS[name]], SPECIAL)
+        for system in ([], [{"role": "system", "content": "Be short."}]):
+            messages = canonical_messages([*system, *ROWS[row]], "messages")
+            if LEARNT[OURS[name]].get(row) == "single tool-calls":
+                with pytest.raises(WhetError, match="one tool call"):
+                    ours.render(messages, tools=tools)
+                continue
+            assert ours.render(messages, tools=tools) == own.render(messages, tools=tools)
+            asked = [one.render(messages[:-1], True, tools=tools) for one in (ours, own)]
+            assert asked[0] == asked[1]
+            assert learnt(ours, messages) == learnt(own, messages)
+
+
+def test_our_other_templates_lose_no_call() -> None:
     with pytest.raises(WhetError, match="no tool calls") as lost:
         learnt(Renderer(find("chatml").source, None, END, SPECIAL), [ASK, calling("Rome")])
     assert lost.value.code in ("template.lost", "template.render")
