@@ -35,12 +35,12 @@ def weights_there(facts: PlanFacts) -> Iterator[Finding]:
 @check("load", "L08")
 def family_known(facts: PlanFacts) -> Iterator[Finding]:
     """What runs on plain transformers, without a descriptor or by its family's nature, and that is said."""
-    fast = facts.family.fast
-    if facts.family.model_types and isinstance(fast, Unsupported):
+    slow = facts.family.slow
+    if facts.family.model_types and slow is not None:
         yield Finding(
             id="L08",
             severity="note",
-            title=f"{facts.model.model_type} trains without the fast path: {fast.reason}.",
+            title=f"{facts.model.model_type} trains without the fast path: {slow}.",
             evidence={"architecture": facts.model.architecture, "family": facts.family.name},
         )
     if not facts.family.model_types:
@@ -110,7 +110,7 @@ def trained_whole(facts: PlanFacts) -> Iterator[Finding]:
 def slow_adapter(facts: PlanFacts) -> Iterator[Finding]:
     """Settings of the adapter that keep parts of a fast family on the plain path, each with its patch."""
     adapter = facts.recipe.adapter
-    if adapter.kind == "none" or isinstance(facts.family.fast, Unsupported):
+    if adapter.kind == "none" or facts.family.slow is not None:
         return
     slow: list[tuple[str, str, dict[str, object]]] = []
     if adapter.kind == "dora":

@@ -7,6 +7,7 @@ kind is captured once and replayed over static copies of the batch. Gradients ac
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -48,8 +49,8 @@ class GraphedStep:
         self.run, self.shared = run, shared
         self.graphs: dict[Shape, _Captured] = {}
         self.seen: set[Kind] = set()
-        self.stopped = False
-        """Memory ran out in a capture: nothing is captured any more."""
+        self.stopped: str | None = None
+        """Why nothing is captured any more."""
 
     def __call__(self, batch: TextBatch, scale: float, device: torch.device) -> torch.Tensor:
         """The scaled loss of a batch that lies on the CPU."""
@@ -58,7 +59,7 @@ class GraphedStep:
         if captured is None:
             there = replace(host, packed=host.packed.to(device))
             factor = torch.tensor(scale, device=device)
-            known = shape[2] in self.seen and not self.stopped and len(self.graphs) < SHAPES
+            known = shape[2] in self.seen and self.stopped is None and len(self.graphs) < SHAPES
             captured = self._capture(there, factor) if known else None
             self.seen.add(shape[2])
             if captured is None:
@@ -80,8 +81,9 @@ class GraphedStep:
         try:
             with torch.cuda.graph(graph, pool=pool):
                 loss = self.run(batch, scale)
-        except torch.OutOfMemoryError:
-            self.stopped = True
+        except RuntimeError as error:  # out of memory, or an operation that waits for the host
+            self.stopped = str(error).strip().splitlines()[0]
+            warnings.warn(f"Steps are not replayed as CUDA graphs: {self.stopped}", stacklevel=2)
             torch.cuda.empty_cache()
             return None
         return _Captured(graph, batch, scale, loss, self.shared())

@@ -57,9 +57,8 @@ ENCODING: dict[str, Capability] = EVERYTHING | {
     "packing": Unsupported("its attention is not causal: packed rows need per-row masks"),
 }
 
-NO_FAST_ENCODER = Unsupported(
-    "the fast path is made of causal decoder layers; encoders train on transformers"
-)
+NO_FAST_ENCODER = Unsupported("an encoder is no causal model; its own fast path is another")
+"""Of families with an encoder layout, whose ``slow`` says what the encoders' fast path lacks."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,7 @@ class EncoderLayout:
         embedding_norm: path of the norm over the embeddings' sum.
         final_norm: path of the norm after the last layer, where norms come first.
         after_padding: positions count from the padding id + 1 up, not from 0.
+        slow: why layers run on transformers; None where the fast path has them.
     """
 
     layers: str = "encoder.layer"
@@ -117,6 +117,7 @@ class EncoderLayout:
     embedding_norm: str = "embeddings.LayerNorm"
     final_norm: str | None = None
     after_padding: bool = False
+    slow: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Family:
     Args:
         name: ours, e.g. ``qwen2``.
         model_types: values of ``model_type`` in config.json that are this family.
-        fast: what the fast path must know, or why the family trains on plain transformers.
+        fast: what the decoders' fast path must know, or why the family does not run on it.
         target_modules: leaf names of the linear layers an adapter takes by default.
         chat_template: the template that fits this family's chat models, None where no single one does.
         attention: ``split`` is q/k/v/o_proj, ``fused`` qkv_proj and o_proj, ``latent`` DeepSeek's low-rank
@@ -163,3 +164,10 @@ class Family:
     exact: bool = True
     defaults: Mapping[str, Any] = field(default_factory=dict)
     capabilities: Mapping[str, Capability] = field(default_factory=lambda: dict(EVERYTHING))
+
+    @property
+    def slow(self) -> str | None:
+        """Why the family trains on plain transformers; None where it has a fast path."""
+        if self.encoder is not None:
+            return self.encoder.slow
+        return self.fast.reason if isinstance(self.fast, Unsupported) else None

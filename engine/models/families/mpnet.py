@@ -12,6 +12,7 @@ FAMILY = Family(
         output="attention.attn.o",
         positions="relative",
         token_types=False,
+        slow="attention adds a learned bias on the distance of two tokens, which no kernel here computes",
     ),
     defaults={"relative_attention_num_buckets": 32},
     capabilities=ENCODING,

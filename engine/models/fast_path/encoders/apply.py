@@ -79,8 +79,8 @@ def take_off(encoder: Any) -> None:
 
 def _refusal(config: dict[str, Any], layout: EncoderLayout) -> str | None:
     """What the layers of a configuration do that the fused ones do not."""
-    if layout.positions == "relative":
-        return "attention adds a learned bias on the distance of two tokens, which the kernels do not"
+    if layout.slow is not None:
+        return layout.slow
     kind = config.get("hidden_activation") or config.get("hidden_act")
     if kind not in GELU:
         return f"no fused kernel for the activation {kind!r}"
