@@ -15,6 +15,7 @@ from .models.fast_time import Rows, rows_of
 from .models.memory import Memory, estimate_memory
 from .recipe import Recipe
 from .resolve import Resolved
+from .schedule import Schedule
 from .scheduler import Room, choose_schedule
 
 KEY = "training.gradient_checkpointing"
@@ -37,12 +38,26 @@ def fit(
     asked = recipe.training.gradient_checkpointing
     speeds = ceilings_of(machine)
     schedule = choose_schedule(shape, rows, room_of(machine), speeds, asked, forwards=forwards)
+    if forwards is not None:
+        schedule = _of_a_step(schedule, resolved.gradient_accumulation)
     resolved = resolved.model_copy(
         update={"schedule": schedule, "gradient_checkpointing": schedule.recomputes}
     )
     why = {KEY: f"planner: {'on' if schedule.recomputes else 'off'}, {schedule.summary()}"}
     memory = scheduled_memory(shape, resolved, rows, facts, machine, forwards)
     return resolved, memory, why if asked == "auto" else {}
+
+
+def _of_a_step(schedule: Schedule, micro_batches: int) -> Schedule:
+    """The schedule of one micro-batch as that of a step of several alike."""
+    seconds = schedule.step_seconds
+    return schedule.model_copy(
+        update={
+            "micro_batches": float(micro_batches),
+            "step_tokens": micro_batches * schedule.step_tokens,
+            "step_seconds": None if seconds is None else micro_batches * seconds,
+        }
+    )
 
 
 def passes(recipe: Recipe, report: DataReport) -> int | None:

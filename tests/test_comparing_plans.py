@@ -38,7 +38,9 @@ def fitted(
     facts: ModelFacts, memory: float = 80, layout: str = "preference", **patch: Any
 ) -> tuple[Resolved, Memory]:
     method = {"kind": "preference"} | patch.pop("method", {})
-    wanted = recipe(**{"method": method, "training__batch_size": 8} | patch)
+    wanted = recipe(
+        **{"method": method, "training__batch_size": 8, "training__gradient_accumulation": 2} | patch
+    )
     on, data = machine(gpu(memory)), answers(layout)
     resolved, _ = resolve(wanted, facts, on, data, 1000)
     resolved, needed, _ = fit(wanted, resolved, facts, data, on)
@@ -48,7 +50,9 @@ def fitted(
 def test_a_micro_batch_of_pairs_goes_through_whole(facts: ModelFacts) -> None:
     large, _ = fitted(facts)
     assert large.schedule is not None and large.schedule.budget == 8 * 2 * 512
-    assert large.schedule.micro_batches == 1 and not large.schedule.recomputes
+    assert not large.schedule.recomputes
+    assert large.schedule.micro_batches == large.gradient_accumulation == 2
+    assert large.schedule.step_tokens == 2 * 8 * 2 * 512
     small, memory = fitted(facts, 21)
     assert small.schedule is not None and small.schedule.budget == large.schedule.budget
     assert small.schedule.recomputes and memory.fits
