@@ -51,6 +51,10 @@ def hearing(folder: Path) -> tuple[int, float]:
     )
 
 
+ENGLISH = "en"
+"""What English-only models write."""
+
+
 class SpeechBuilder(TableBuilder):
     """Sounds are read, mixed, resampled and checked once; texts become label tokens."""
 
@@ -84,7 +88,9 @@ class SpeechBuilder(TableBuilder):
         text = text_of(value, layout.columns["text"].field).strip()
         language = self.language or self._language(value)
         sound = sound_of(row, value, layout.columns["audio"].field, self.rate, self.longest)
-        return {"audio": sound, "text": text, "labels": self.transcripts.labels(text, language)}
+        labels = self.transcripts.labels(text, language)
+        written = (language or "") if self.transcripts.languages else ENGLISH
+        return {"audio": sound, "text": text, "language": written, "labels": labels}
 
     def _language(self, value: Mapping[str, Any]) -> str | None:
         """As the row says."""
@@ -118,13 +124,15 @@ class SpeechBuilder(TableBuilder):
 
 
 class SpeechWriter(TableWriter):
-    """Stores audio (16-bit samples of one channel at the model's rate), text and labels."""
+    """Stores audio (16-bit samples of one channel at the model's rate), text, language (empty where none is
+    named) and labels."""
 
     def schema(self) -> pyarrow.Schema:
         """The samples as bytes, labels as a list of int32."""
         import pyarrow as pa
 
-        columns = [("audio", pa.binary()), ("text", pa.string()), ("labels", pa.list_(pa.int32()))]
+        texts = [(name, pa.string()) for name in ("text", "language")]
+        columns = [("audio", pa.binary()), *texts, ("labels", pa.list_(pa.int32()))]
         return pa.schema([*columns, ("row", pa.int64())])
 
 

@@ -175,5 +175,7 @@ READERS: dict[Kind, Callable[[Mapping[str, Any], str], Any]] = {
     "words": words_of,
     "turns": turns_of,
     "truth": truth_of,
+    "audio": _present,  # sound is read where it is stored
+    "codes": _list,
     "free": free_of,
 }

@@ -58,18 +58,18 @@ class Transcripts:
         )
 
     def prefix(self, language: str | None) -> list[int]:
-        """Between the start and the text. Raises WhetError ``speech.language``."""
-        if not self.languages:
+        """Between the start and the text; without a language, some one's, for counting: the plan refuses such
+        rows. Raises WhetError ``speech.language``."""
+        if not self.languages or self.task is None:
             return [self.untimed]
-        if language not in self.languages or self.task is None:
-            known = ", ".join(sorted(self.languages)[:120])
-            what = "no language is named" if language is None else f"it has no language {language!r}"
+        named = language or next(iter(self.languages))
+        if named not in self.languages:
             raise WhetError(
                 "speech.language",
-                f"This model writes many languages, and {what}.",
-                f"Set method.language, or give the rows a column `language`, to one of: {known}.",
+                f"This model has no language {named!r}.",
+                f"Set method.language to one of: {', '.join(sorted(self.languages)[:120])}.",
             )
-        return [self.languages[language], self.task, self.untimed]
+        return [self.languages[named], self.task, self.untimed]
 
     def labels(self, text: str, language: str | None) -> list[int]:
         """All that the decoder writes after its start."""
@@ -82,7 +82,7 @@ def not_whisper(folder: Path, what: str) -> WhetError:
     return WhetError(
         "speech.model",
         f"method.kind=speech trains Whisper models, and {folder.name} is none: {what}.",
-        "Set model.name to one of openai/whisper-*, or a folder of that kind.",
+        "Name one of openai/whisper-*, or a folder of that kind, as model.name (of `whet data`: --model).",
     )
 
 

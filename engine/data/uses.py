@@ -21,7 +21,7 @@ from .tables import Layout
 LOOKED_AT = 200
 SHARE = 0.5
 """Of the rows must be readable in a layout."""
-PLAINLY = ("tagged", "preference", "ratings", "multi_labelled", "speech")
+PLAINLY = ("tagged", "preference", "ratings", "multi_labelled", "speech", "codes")
 """Layouts that rows have for one purpose only, whatever else could be made of them."""
 RANKED = ("document", "passage")
 """Names of a column of search results, which rerankers are trained on."""

@@ -45,6 +45,8 @@ USUAL_MODELS = {
     ),
 }
 """Models of the hub that people begin with, the smallest first; the first is the shipped recipe's."""
+OWN_MODELS = {"speech": "hears", "tts": "speaks"}
+"""Methods that want a model of their own kind, and what it does."""
 FROM_CHAT = ("preference", "reward")
 """Of these, those that begin with a model that answers."""
 
@@ -70,6 +72,13 @@ def method_of(goal: Goal, look: Look, asked: str | None) -> tuple[str, str]:
             )
         return named, ASKED
     for use in look.uses:
+        if use.method in OWN_MODELS:
+            raise WhetError(
+                "goal.method",
+                f"The rows ({', '.join(use.columns.values())}) are made for method.kind={use.method}, and a "
+                f"goal does not choose a model that {OWN_MODELS[use.method]}.",
+                f"Begin with its recipe, whet recipes --copy {use.method}: set model.name and data.train.",
+            )
         if use.method == "sft":
             break
         if use.method in RECIPES:

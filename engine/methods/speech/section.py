@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from ...errors import WhetError
 from ..section import RowMethod
+
+if TYPE_CHECKING:
+    from ..stored_rows import StoredRows
 
 
 class SpeechSection(RowMethod):
@@ -33,3 +37,13 @@ class SpeechSection(RowMethod):
         description="Before texts are compared: words leaves case and punctuation out and unifies "
         "characters (Unicode NFKC); none compares every character.",
     )
+
+    def refuse_rows(self, rows: StoredRows) -> None:
+        """Raises WhetError ``speech.language`` for rows in nobody knows which language."""
+        unnamed = rows.counts_of("language").get("", 0)
+        if unnamed:
+            raise WhetError(
+                "speech.language",
+                f"This model writes many languages, and none is named for {unnamed:,} training rows.",
+                "Set method.language, e.g. method.language=en, or give the rows a column `language`.",
+            )
