@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from whet.engine.export.of_run import export_run
+from whet.engine.export.seeing_merge import compare
 from whet.engine.methods.vision.job import VisionTraining
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
@@ -82,6 +83,8 @@ def test_it_learns_what_only_the_picture_tells_and_leaves_merged(folder: Path) -
     assert result.status == "pass" and result.verdicts[0].proofs[0].name == "merge"
     merged = AutoModelForImageTextToText.from_pretrained(result.paths["merged"], dtype=torch.float32).eval()
     assert (result.paths["merged"] / "preprocessor_config.json").is_file()
+    evidence = result.verdicts[0].proofs[0].evidence
+    assert evidence["moved"] > 10 * evidence["largest_difference"]
     same_logits(run, merged, 0.06)
 
 
@@ -181,6 +184,15 @@ def test_a_plan_without_the_weights_says_that_it_guesses(folder: Path, tmp_path:
     for file in (folder / "llava").iterdir():
         if file.suffix != ".safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    wanted = recipe(folder, "llava", model={"name": str(tmp_path)}, method={"finetune_language_layers": False})
+    wanted = recipe(
+        folder, "llava", model={"name": str(tmp_path)}, method={"finetune_language_layers": False}
+    )
     plan = make_plan(wanted)
     assert not plan.memory.exact_parameters and plan.memory.components["base"] > 0
+
+
+def test_a_merge_that_lost_the_training_is_no_pass() -> None:
+    before, wanted = [torch.tensor([1.0, -9.0])], [torch.tensor([1.2, -9.0])]
+    judge = {"right": wanted, "lost": before, "wrong": [torch.tensor([3.0, -9.0])]}
+    said = {name: compare(wanted, found, before, torch.bfloat16).status for name, found in judge.items()}
+    assert said == {"right": "pass", "lost": "warn", "wrong": "fail"}
