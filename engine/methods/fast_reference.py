@@ -24,7 +24,8 @@ class BaseReference:
 
     def _by_base(self) -> FastHead | None:
         """The head, where the reference is the model without its adapter and nothing else was asked for."""
-        own, head = _any(self), self.head
+        own: Any = self
+        head = self.head
         if head is None or own.precompute_ref_logps or own.ref_model is not None or not head.separable:
             return None
         return head
@@ -32,7 +33,7 @@ class BaseReference:
     @contextmanager
     def _reading_the_batch(self) -> Iterator[None]:
         """The reference's numbers are taken from the batch while the context lasts."""
-        own = _any(self)
+        own: Any = self
         own.precompute_ref_logps = True
         try:
             yield
@@ -44,8 +45,10 @@ class PairReference(BaseReference):
     """DPO's: of both answers."""
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        plain, head = _any(super()), self._by_base()
-        if head is None or _any(self).ld_alpha is not None:
+        own: Any = self
+        plain: Any = super()
+        head = self._by_base()
+        if head is None or own.ld_alpha is not None:
             return plain._compute_loss(model, inputs, return_outputs)
 
         def reference() -> dict[str, torch.Tensor]:
@@ -60,11 +63,13 @@ class RatedReference(BaseReference):
     """KTO's: of the answers, and of those that tell how far the model has moved."""
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        plain, head = _any(super()), self._by_base()
+        own: Any = self
+        plain: Any = super()
+        head = self._by_base()
         if head is None:
             return plain._compute_loss(model, inputs, return_outputs)
         found = {"ref_logps": _base_sums(head, inputs, "")}
-        if _any(self).calculate_KL:
+        if own.calculate_KL:
             found["ref_KL_logps"] = _base_sums(head, inputs, "KL_")
         with self._reading_the_batch():
             return plain._compute_loss(model, {**inputs, **found}, return_outputs)
@@ -89,8 +94,3 @@ class _Asked(dict[str, Any]):
         found = self.reference()
         self.update(found)
         return found[name]
-
-
-def _any(thing: object) -> Any:
-    """For what the trainer behind it has."""
-    return thing

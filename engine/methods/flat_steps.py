@@ -29,9 +29,9 @@ class FlatSteps(Trainer):
         return inner if isinstance(inner, FlatAdamW) else None
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The flat AdamW for a model on the fast path, else the base trainer's choice."""
+        """The flat AdamW for a model on the fast path, else the base trainer's choice; a script's own stays."""
         bits = FLAT_OPTIMIZERS.get(str(getattr(self.args.optim, "value", self.args.optim)))
-        if bits is None or program_of(self.model) is None:
+        if self.optimizer is not None or bits is None or program_of(self.model) is None:
             return super().create_optimizer(*([] if model is None else [model]))
         self.optimizer = flat_optimizer(self, bits)
         return self.optimizer
