@@ -23,6 +23,7 @@ from .verdict import DIGEST_FILE, Verdict
 
 if TYPE_CHECKING:
     from ..plan import Plan
+    from ..recipe import Recipe
     from ..runs.store import RunDir
 
 MEASURES = {
@@ -40,6 +41,17 @@ LIBRARIES = {
     "fp8": "transformers",
 }
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+PICTURE = re.compile(r"(!\[[^\]]*\])\(([^)]+)\)")
+"""An image in a prompt."""
+TASKS = {
+    "vision": "image-text-to-text",
+    "speech": "automatic-speech-recognition",
+    "classification": "text-classification",
+    "token_classification": "token-classification",
+    "reranker": "text-ranking",
+    "reward": "text-classification",
+}
+"""The hub's names of what models of a method do; text-generation for all others."""
 MARKS = re.compile(
     r"[\\`*\[\]<|~&$@]|(?<![^\W_])_|_(?![^\W_])|(?<=:)/(?=/)|(?<=www)\.|^(?:[-+#=>]|\d+[.)](?=\s))"
 )
@@ -72,7 +84,7 @@ def run_facts(run_id: str, plan: Plan, summary: Mapping[str, Any], trained: Path
     return CardFacts(
         base_model=recipe.model.name,
         revision=recipe.model.revision,
-        recipe=recipe.model_dump(mode="json", exclude_defaults=True),
+        recipe=_written(recipe),
         data_digest=plan.data.digest,
         rows=report.train.token_rows,
         held_out_rows=report.eval.token_rows if report.eval else 0,
@@ -80,6 +92,14 @@ def run_facts(run_id: str, plan: Plan, summary: Mapping[str, Any], trained: Path
         metrics={name: value for name, value in summary.items() if isinstance(value, int | float)},
         run=run_id,
     )
+
+
+def _written(recipe: Recipe) -> dict[str, Any]:
+    """What differs from the defaults, and which method it is, so that it can be run again."""
+    whole = recipe.model_dump(mode="json", exclude_defaults=True)
+    if recipe.method.kind != "sft":
+        whole["method"] = {"kind": recipe.method.kind, **whole.get("method", {})}
+    return whole
 
 
 def facts_of(run: RunDir) -> CardFacts:
@@ -180,7 +200,9 @@ def is_local(name: str) -> bool:
 def _metadata(facts: CardFacts, verdicts: Sequence[Verdict], part: Part | None) -> dict[str, Any]:
     proven = any(verdict.gguf.endswith(".gguf") for verdict in verdicts)
     library = ("gguf" if proven else None) if part is None else LIBRARIES.get(part, "gguf")
-    front: dict[str, Any] = {"tags": ["whet", "fine-tuned"], "pipeline_tag": "text-generation"}
+    kind = ((facts.recipe or {}).get("method") or {}).get("kind", "")
+    does = TASKS.get(kind, "text-generation")
+    front: dict[str, Any] = {"tags": ["whet", "fine-tuned"], "pipeline_tag": does}
     if facts.embedding:
         front |= {"tags": ["whet", "sentence-transformers"], "pipeline_tag": "sentence-similarity"}
     if facts.base_model and not is_local(facts.base_model) and HUB_ID.fullmatch(facts.base_model):
@@ -247,9 +269,11 @@ def _without_paths(value: Any) -> Any:
         return {key: _without_paths(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_without_paths(one) for one in value]
-    if isinstance(value, str) and Path(value).expanduser().is_absolute():
+    if not isinstance(value, str):
+        return value
+    if Path(value).expanduser().is_absolute():
         return Path(value).name
-    return value
+    return PICTURE.sub(lambda found: f"{found[1]}({Path(found[2]).name})", value)
 
 
 def _line(words: str) -> str:

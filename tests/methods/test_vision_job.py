@@ -83,6 +83,9 @@ def test_it_learns_what_only_the_picture_tells_and_leaves_merged(folder: Path) -
     assert result.status == "pass" and result.verdicts[0].proofs[0].name == "merge"
     merged = AutoModelForImageTextToText.from_pretrained(result.paths["merged"], dtype=torch.float32).eval()
     assert (result.paths["merged"] / "preprocessor_config.json").is_file()
+    card = (run.export / "README.md").read_text(encoding="utf-8")
+    assert "image-text-to-text" in card and "kind: vision" in card and "![](0.png)" in card
+    assert str(folder) not in card
     evidence = result.verdicts[0].proofs[0].evidence
     assert evidence["moved"] > 10 * evidence["largest_difference"]
     same_logits(run, merged, 0.06)
