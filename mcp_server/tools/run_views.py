@@ -142,10 +142,17 @@ def _samples(run: api.RunView, limit: int, cursor: str | None) -> Page:
             "prompt": one.prompt[:ANSWER],
             "answer": one.answer[:ANSWER],
             "stopped": one.stopped,
+            **_rewards(one),
         }
         for one in sorted(run.samples, key=lambda one: -one.step)
     ]
     return _paged({"samples": len(entries), "base_is_step": 0}, entries, limit, cursor)
+
+
+def _rewards(sample: api.SampleEvent) -> dict[str, Any]:
+    """Of an answer that was trained on; nothing for others."""
+    rewards = {name: number(value, 4) for name, value in sample.rewards.items()}
+    return {"rewards": rewards} if rewards else {}
 
 
 def _artifacts(run: api.RunView, limit: int, cursor: str | None) -> Page:

@@ -22,6 +22,9 @@ from .runs import COLOURS
 from .text import plain
 from .units import age, amount, duration, size
 
+SCORED = 8
+"""Answers shown of those that were trained on."""
+
 
 def outcome(view: RunView) -> RenderableType:
     """The closing page of a finished run."""
@@ -123,6 +126,11 @@ def _losses(view: RunView) -> list[RenderableType]:
 
 
 def _answers(samples: list[SampleEvent]) -> Table:
+    """Of prompts that are asked again and again; of those trained on, the newest ones with their rewards."""
+    scored = [sample for sample in samples if sample.rewards]
+    if len(scored) == len(samples):
+        return _scored(scored[-SCORED:])
+    samples = [sample for sample in samples if not sample.rewards]
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("prompt", ratio=1, max_width=30)
     table.add_column("before", ratio=2, style="dim")
@@ -132,6 +140,16 @@ def _answers(samples: list[SampleEvent]) -> Table:
         before = next((sample.answer for sample in mine if sample.step == 0), "")
         words = (plain(prompt, 80), plain(before, 200), plain(mine[-1].answer, 200))
         table.add_row(*map(Text, words))
+    return table
+
+
+def _scored(samples: list[SampleEvent]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, ratio in (("step", 0), ("prompt", 1), ("answer", 2), ("rewards", 1)):
+        table.add_column(name, ratio=ratio or None)
+    for one in samples:
+        rewards = ", ".join(f"{plain(name, 40)} {value:.3g}" for name, value in one.rewards.items())
+        table.add_row(str(one.step), *map(Text, (plain(one.prompt, 80), plain(one.answer, 200), rewards)))
     return table
 
 

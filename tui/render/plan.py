@@ -60,6 +60,7 @@ def plan_facts(plan: Plan) -> RenderableType:
             f"{size(plan.memory.needed)} of {size(plan.memory.available)} {where}, "
             f"{size(sum(plan.disk_bytes.values()))} disk",
         ),
+        *_rewards(plan),
         *_schedule(plan),
         ("time", _time(plan)),
         ("machine", resolved.machine),
@@ -71,6 +72,33 @@ def _rates(plan: Plan) -> str:
     ends = plan.resolved.embedding_learning_rate
     rate = f"{plan.recipe.training.learning_rate:g}"
     return rate if ends is None else f"{rate} ({ends:g} for embedding and head)"
+
+
+def _rewards(plan: Plan) -> list[tuple[str, str | Text]]:
+    """What reinforcement learning compares and how; nothing for other methods."""
+    method = plan.recipe.method
+    if method.kind != "grpo":
+        return []
+    knobs = method.knobs
+    clip = f"-{knobs.epsilon:g} to +{knobs.epsilon if knobs.epsilon_high is None else knobs.epsilon_high:g}"
+    parts = [
+        f"loss {knobs.loss}, rewards scaled by {knobs.scale_rewards}" if method.variant != "rloo" else "",
+        f"{knobs.importance} ratios clipped at {clip}",
+        f"beta {method.beta:g}" if method.beta else "no reference",
+        f"the last {knobs.overlong_buffer} tokens cost reward" if knobs.overlong_buffer else "",
+        f"flat groups exchanged {knobs.dynamic_sampling} times" if knobs.dynamic_sampling else "",
+        "cut answers masked" if knobs.mask_truncated else "",
+    ]
+    rewards = ", ".join(f"{reward.title} × {reward.weight:g}" for reward in method.rewards)
+    written = (
+        f"{method.num_generations} a prompt, {plan.resolved.answers} at once, up to "
+        f"{method.max_completion_length} tokens, by {method.generation}"
+    )
+    return [
+        ("answers", written),
+        ("rewards", plain(rewards)),
+        ("variant", f"{method.variant}: {', '.join(part for part in parts if part)}"),
+    ]
 
 
 def _schedule(plan: Plan) -> list[tuple[str, str | Text]]:

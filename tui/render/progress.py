@@ -147,6 +147,8 @@ class Follower:
             return
         self.answers[event.prompt] = event.answer
         text = Text.assemble((f"  {plain(event.prompt, 60)}  ", "dim"), (plain(event.answer, 400), "italic"))
+        for name, value in event.rewards.items():
+            text.append(f"  {plain(name, 40)} {value:.3g}", "dim")
         if self.live:
             text.truncate(self.console.width, overflow="ellipsis")
         self._line(text)

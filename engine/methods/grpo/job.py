@@ -148,9 +148,7 @@ class GRPOTraining(training.Training):
         step = self.trainer.state.global_step
         if step % max(1, self.resolved.total_steps // SHOWINGS):
             return
-        best_first = sorted(answers, key=lambda answer: -answer.total)
-        most = self.section.samples
-        for answer in [*best_first[: (most + 1) // 2], *best_first[len(best_first) - most // 2 :]]:
+        for answer in best_and_worst(answers, self.section.samples):
             values = zip(self.trainer.rollouts.names, answer.values, strict=True)
             rewards = {name: value for name, value in values if value is not None}
             self.context.emit(
@@ -175,6 +173,17 @@ class GRPOTraining(training.Training):
             model.generation_config.save_pretrained(folder)
         if self.data.template_digest is not None:
             (folder / "template_digest").write_text(self.data.template_digest + "\n", encoding="utf-8")
+
+
+def best_and_worst(answers: Sequence[Answer], most: int) -> list[Answer]:
+    """In turns, each to another prompt."""
+    best_first = sorted(answers, key=lambda answer: -answer.total)
+    chosen: dict[str, Answer] = {}
+    for pair in zip(best_first, reversed(best_first), strict=True):
+        for answer in pair:
+            if len(chosen) < most:
+                chosen.setdefault(answer.row["prompt"], answer)
+    return list(chosen.values())
 
 
 def open_prompts(path: Path) -> Dataset:

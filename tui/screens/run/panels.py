@@ -104,13 +104,15 @@ def samples(progress: RunProgress, step: int | None, *, talks: bool = True) -> R
     shown = step if step in steps else steps[-1]
     parts: list[RenderableType] = []
     for prompt in progress.prompts:
+        if (shown, prompt) not in progress.samples:
+            continue  # of another step: what is trained on is asked once
         parts.append(Text(plain(prompt, 200), "bold"))
         table = Table.grid(padding=(0, 2), expand=True)
-        for _ in range(2 if shown else 1):
+        at_steps = [0, shown] if shown and not progress.samples[shown, prompt].rewards else [shown]
+        for _ in at_steps:
             table.add_column(ratio=1)
-        answers = [progress.samples.get((at, prompt)) for at in ([0, shown] if shown else [0])]
-        table.add_row(*(_heading(at, progress) for at in ([0, shown] if shown else [0])))
-        table.add_row(*map(_answer, answers))
+        table.add_row(*(_heading(at, progress) for at in at_steps))
+        table.add_row(*(_answer(progress.samples.get((at, prompt))) for at in at_steps))
         parts += [table, Text()]
     if len(steps) > 1:
         places = " ".join(f"[{at}]" if at == shown else str(at) for at in steps)
@@ -130,6 +132,8 @@ def _answer(sample: api.SampleEvent | None) -> Text:
     text = Text(plain(sample.answer, LONGEST_ANSWER) or "(nothing)", "" if sample.answer else "dim")
     if not sample.stopped:
         text.append(" … did not end its turn", "dim italic")
+    for name, value in sample.rewards.items():
+        text.append(f"\n{plain(name, 40)} {value:.3g}", "dim")
     return text
 
 
