@@ -71,6 +71,8 @@ def test_the_reference_takes_time_and_little_memory_and_nothing_holds_all_logits
     logits = 8 * 2 * 256 * 128256 * 2  # of the answers alone, in bf16
     assert found["dpo"][1].components["loss"] + found["dpo"][1].components["passing"] < logits
     assert found["reward"][1].components["loss"] < GIB // 2
+    bases = [found[name][1].components["base"] for name in ("orpo", "reward")]
+    assert bases[0] - bases[1] == 128256 * 4096 * 2  # a score in place of the output head
 
 
 def test_without_room_smaller_micro_batches_are_named(facts: ModelFacts) -> None:

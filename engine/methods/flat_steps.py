@@ -29,7 +29,7 @@ class FlatSteps(Trainer):
         return inner if isinstance(inner, FlatAdamW) else None
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The flat AdamW for a model on the fast path, else the base trainer's choice; a script's own stays."""
+        """The flat AdamW for a model on the fast path, else the base trainer's; a given one stays."""
         bits = FLAT_OPTIMIZERS.get(str(getattr(self.args.optim, "value", self.args.optim)))
         if self.optimizer is not None or bits is None or program_of(self.model) is None:
             return super().create_optimizer(*([] if model is None else [model]))
