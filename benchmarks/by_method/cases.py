@@ -1,0 +1,198 @@
+"""What is trained of each method: shapes, rows, settings, the same for whet and for the plain library. Light.
+
+Weights are random, so speed and memory are measured, not what is learnt.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Rows = list[dict[str, Any]]
+RANK = ALPHA = 16
+SEED = 3407
+DECODER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ENCODER = ["query", "key", "value", "dense"]
+SMALL: dict[str, dict[str, Any]] = {
+    "small": {
+        "model_type": "qwen3",
+        "hidden_size": 256,
+        "intermediate_size": 768,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 32,
+        "vocab_size": 512,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    }
+}
+SMALL_ENCODERS: dict[str, dict[str, Any]] = {
+    "small-encoder": {
+        "model_type": "bert",
+        "hidden_size": 256,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "vocab_size": 2048,
+        "max_position_embeddings": 512,
+    }
+}
+"""What a CPU trains in seconds."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method.
+
+    Args:
+        plain: the library that stands beside whet, as the table names it.
+        rows: makes so many; a row of a chat has ``words`` words.
+        method: the recipe's section.
+        encoder: the model is one, else a decoder.
+        batch: rows of an optimizer step, all at once.
+        words: about as many in each text, on a CPU and on a GPU.
+        unit: what a row is called.
+    """
+
+    plain: str
+    rows: Callable[[int, int], Rows]
+    method: dict[str, Any]
+    encoder: bool
+    batch: tuple[int, int]
+    words: tuple[int, int]
+    unit: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def _texts(count: int, words: int, seed: int) -> list[str]:
+    """Of random words, from half as many as ``words`` to half as many again."""
+    draw = random.Random(seed)
+    return [
+        " ".join(f"w{draw.randrange(2000)}" for _ in range(draw.randint(words // 2, words + words // 2)))
+        for _ in range(count)
+    ]
+
+
+def pairs(count: int, words: int) -> Rows:
+    """Anchors with their positives."""
+    both = zip(_texts(count, words, 1), _texts(count, words, 2), strict=True)
+    return [{"anchor": one, "positive": other} for one, other in both]
+
+
+def classes(count: int, words: int) -> Rows:
+    """Texts of three classes."""
+    return [{"text": text, "label": "abc"[n % 3]} for n, text in enumerate(_texts(count, words, 1))]
+
+
+def tags(count: int, words: int) -> Rows:
+    """Words with a tag each."""
+    split = [text.split() for text in _texts(count, words, 1)]
+    return [{"tokens": one, "tags": [("O", "B-X", "I-X")[len(word) % 3] for word in one]} for one in split]
+
+
+def ranked(count: int, words: int) -> Rows:
+    """Queries with a document and how well it fits."""
+    return [
+        {"query": row["anchor"], "document": row["positive"], "score": float(n % 2)}
+        for n, row in enumerate(pairs(count, words))
+    ]
+
+
+def chats(count: int, words: int) -> Rows:
+    """A question and its answer."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": row["anchor"]},
+                {"role": "assistant", "content": row["positive"]},
+            ]
+        }
+        for row in pairs(count, words)
+    ]
+
+
+def compared(count: int, words: int) -> Rows:
+    """A prompt with two answers."""
+    worse = _texts(count, words, 3)
+    return [
+        {"prompt": row["anchor"], "chosen": row["positive"], "rejected": other}
+        for row, other in zip(pairs(count, words), worse, strict=True)
+    ]
+
+
+CASES: dict[str, Case] = {
+    "sft": Case("TRL", chats, {"kind": "sft"}, False, (4, 8), (16, 80), "rows"),
+    "embedding": Case(
+        "sentence-transformers", pairs, {"kind": "embedding"}, True, (16, 128), (24, 32), "pairs"
+    ),
+    "classification": Case(
+        "transformers", classes, {"kind": "classification"}, True, (16, 64), (32, 96), "texts"
+    ),
+    "token_classification": Case(
+        "transformers", tags, {"kind": "token_classification"}, True, (16, 64), (32, 96), "texts"
+    ),
+    "reranker": Case(
+        "sentence-transformers", ranked, {"kind": "reranker"}, True, (16, 64), (24, 64), "pairs"
+    ),
+    "preference": Case("TRL", compared, {"kind": "preference"}, False, (2, 4), (16, 80), "pairs"),
+    "reward": Case("TRL", compared, {"kind": "reward"}, False, (2, 4), (16, 80), "pairs"),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One side of one case, in a process of its own.
+
+    Args:
+        side: ``whet`` or ``plain``.
+        case: of :data:`CASES`.
+        model: its name, and ``folder`` where it lies.
+        rows: file of rows.
+        steps: optimizer steps, of which ``warm`` are not counted.
+        threads: of the CPU, on both sides.
+    """
+
+    side: str
+    case: str
+    model: str
+    folder: str
+    rows: str
+    device: str
+    batch: int
+    length: int
+    steps: int
+    warm: int
+    threads: int
+
+    @property
+    def targets(self) -> list[str]:
+        """Layers with an adapter."""
+        return ENCODER if CASES[self.case].encoder else DECODER
+
+
+@dataclass
+class Measured:
+    """What a side measured; ``error`` instead where it did not come to an end.
+
+    Args:
+        rate: rows a second, median over the counted steps.
+        step: median seconds.
+        peak: bytes of the GPU's allocator in training; None on a CPU.
+        planned: bytes that whet's planner expected.
+        fused: the fast path's own report; empty where nothing said one.
+        losses: first and last.
+    """
+
+    rate: float = 0.0
+    step: float = 0.0
+    peak: int | None = None
+    planned: int | None = None
+    fused: str = ""
+    losses: list[float] = field(default_factory=list)
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    error: str = ""
