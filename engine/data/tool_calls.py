@@ -41,9 +41,7 @@ def _call(call: object, place: str) -> Call:
     said = {} if arguments is None else arguments
     if not isinstance(said, str | Mapping):
         raise RowError(f"{place} calls {name} with {type(said).__name__}, expected an object or its JSON")
-    # Files with a column of structs fill absent arguments with nulls.
-    said = {key: one for key, one in said.items() if one is not None} if isinstance(said, Mapping) else said
-    return {**kept, "type": "function", "function": {"name": name, "arguments": said}}
+    return {**kept, "type": "function", "function": {"name": name, "arguments": without_nulls(said)}}
 
 
 def canonical_tools(value: object) -> list[Any] | None:
@@ -63,7 +61,15 @@ def canonical_tools(value: object) -> list[Any] | None:
 def _tool(tool: Any) -> Any:
     bare = isinstance(tool, Mapping) and "function" not in tool and "name" in tool
     inner = {key: value for key, value in tool.items() if key != "type"} if bare else None
-    return tool if inner is None else {"type": "function", "function": inner}
+    return without_nulls(tool if inner is None else {"type": "function", "function": inner})
+
+
+def without_nulls(value: Any) -> Any:
+    """Without the fields, however deep, that are null: where a column holds structs (Parquet, the hub), each
+    row has the fields of all."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(one) for key, one in value.items() if one is not None}
+    return [without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
 def with_json(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import trl
+from datasets import Dataset
 from support.tiny_models import build_tiny_model
 from support.tiny_tokenizers import byte_level
 
@@ -21,6 +22,7 @@ from whet.engine.data.chat_templates.renderer import Renderer, strip_generation_
 from whet.engine.data.formats import Example, learnt_parts, to_example
 from whet.engine.data.messages import canonical_messages
 from whet.engine.data.rows import RawRow, RowError
+from whet.engine.data.sources import iter_rows
 from whet.engine.data.token_store import prepare
 from whet.engine.data.tokenization import RowTokenizer
 from whet.engine.errors import WhetError
@@ -261,6 +263,27 @@ def test_tools_may_be_json_or_bare() -> None:
     bare = TOOLS[0]["function"]
     tools = [example_of([ASK, SUNNY], tools=one).tools for one in (TOOLS, [bare], json.dumps([bare]), "", [])]
     assert tools == [TOOLS, TOOLS, TOOLS, None, None]
+
+
+def test_rows_from_a_columnar_file_are_the_same_rows(tmp_path: Path) -> None:
+    """Arrow gives every struct the fields of all."""
+    number = {"type": "number"}
+    inner = {"type": "object", "properties": {"a": number, "b": number}}
+    other = {"type": "function", "function": {"name": "add", "description": "Sum.", "parameters": inner}}
+    adding = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": [{"of": 2}]}}}
+    rows = [
+        {"messages": ROWS["call"], "tools": TOOLS},
+        {"messages": [SUM, {"role": "assistant", "content": "", "tool_calls": [adding]}], "tools": [other]},
+    ]
+    Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = []
+    for file in ("rows.parquet", "rows.jsonl"):
+        section = DataSection.model_validate({"train": str(tmp_path / file)})
+        read = [row for row in iter_rows(str(tmp_path / file), section, "train") if isinstance(row, RawRow)]
+        examples = [to_example(row, "messages", section) for row in read]
+        found.append([renderer_of("qwen3").render(one.messages or [], tools=one.tools) for one in examples])
+    assert found[0] == found[1] and "null" not in "".join(found[0])
 
 
 @pytest.mark.parametrize(
