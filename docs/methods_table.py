@@ -1,0 +1,224 @@
+"""The table of docs/methods.md: each method's memory, speed beside the plain library, what of it is fused.
+
+Memory is planned by whet's own planner; speed and fusion are what benchmarks/methods.py measured last.
+
+python -P docs/methods_table.py            writes it between its markers
+python -P docs/methods_table.py --check    only says whether it is today's
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from whet.engine.data.formats import FIELDS, FormatGuess
+from whet.engine.data.layouts import READS
+from whet.engine.fitting import fit
+from whet.engine.hardware import GPU, Machine
+from whet.engine.methods.kinds import LANGUAGE_MODELS
+from whet.engine.models.facts import ModelFacts, read_model_facts
+from whet.engine.models.known import known_facts, known_model
+from whet.engine.models.needs import equal_rows
+from whet.engine.recipe import METHODS, Recipe
+from whet.engine.recipe_files import load_recipe, patched, shipped
+from whet.engine.resolve import resolve, with_family_targets
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "methods.md"
+BEGIN = "<!-- methods: made by make methods-table -->\n"
+END = "<!-- methods: end -->\n"
+GIB = 2**30
+ROWS = 10_000
+DECODER = "Qwen/Qwen3-0.6B"
+ENCODER = "BGE-M3"
+FROM_CHAT = (*LANGUAGE_MODELS, "reward")
+"""Methods planned for the decoder's shape."""
+FROM_ENCODER = {"embedding": 2, "classification": 1, "token_classification": 1, "reranker": 1}
+"""Methods planned for the encoder's shape, and how many inputs a row has."""
+LAYOUTS = {
+    "embedding": "pairs",
+    "classification": "labelled",
+    "token_classification": "tagged",
+    "reranker": "scored",
+    "preference": "preference",
+    "reward": "preference",
+}
+ENCODER_SHAPE = {
+    "model_type": "xlm-roberta",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "vocab_size": 250002,
+    "max_position_embeddings": 8194,
+    "type_vocab_size": 1,
+    "dtype": "float32",
+}
+MACHINE = Machine(
+    gpus=[
+        GPU(
+            index=0,
+            name="a GPU of 80 GB",
+            uuid="none",
+            memory_total=80 * 10**9,
+            memory_free=80 * 10**9,
+            capability=(9, 0),
+            driver="580.00",
+        )
+    ],
+    cpu_name="a CPU",
+    cpu_count=16,
+    ram_total=256 * GIB,
+    ram_available=256 * GIB,
+    disk_free=1000 * GIB,
+    versions={"bitsandbytes": "0.50.2", "torch": "2.13.0"},
+)
+"""The same for everybody, so that the table does not depend on who makes it."""
+
+
+def table() -> str:
+    """One line a method."""
+    measured = newest()
+    lines = [
+        f"Memory is what `whet plan` says of the recipe beside it on {DECODER}'s shape, or {ENCODER}'s for",
+        "encoders, rows as long as the recipe allows, on a GPU of 80 GB. Speed is rows a second over the plain",
+        "library's with the same random weights, rows and batches; fused is what the run's fast path reported.",
+        "",
+        "| `method.kind` | recipe | rows | memory | speed beside the plain library | fused |",
+        "|---|---|---|---|---|---|",
+    ]
+    recipes = recipe_names()
+    for kind in METHODS:
+        lines.append(
+            f"| `{kind}` | `{recipes[kind]}` | {rows_of(kind)} | {memory(kind, recipes[kind])} | "
+            f"{speeds(kind, measured)} | {fused(kind, measured)} |"
+        )
+    return "\n".join([*lines, *sources(measured)])
+
+
+def recipe_names() -> dict[str, str]:
+    """Of each method the first shipped recipe that is not the demo's."""
+    found: dict[str, str] = {}
+    for name in shipped():
+        kind = load_recipe(name).method.kind
+        if name != "demo":
+            found.setdefault(kind, name)
+    return found | {"sft": "lora-chat"}
+
+
+def rows_of(kind: str) -> str:
+    """In words, without the columns' names."""
+    words = READS.get(kind)
+    if words is None:
+        formats = ", ".join(f"`{name}`" for name in FIELDS)
+        return f"{formats} with images" if kind == "vision" else formats
+    return re.sub(r" ?\([^)]*\)", "", words)
+
+
+def memory(kind: str, name: str) -> str:
+    """The planner's, where the method trains one of the two shapes."""
+    if kind not in (*FROM_CHAT, *FROM_ENCODER) or kind in ("vision", "tts"):
+        return "not planned here"
+    with tempfile.TemporaryDirectory() as scratch:
+        facts = shape_of(kind, Path(scratch))
+        recipe = patched(load_recipe(name), {"model.name": facts.name, "data.train": "none"})
+        return f"{planned(recipe, facts) / GIB:.1f} GiB"
+
+
+def shape_of(kind: str, scratch: Path) -> ModelFacts:
+    """Facts of the model, read as those of a downloaded one."""
+    if kind not in FROM_ENCODER:
+        known = known_model(DECODER)
+        assert known is not None
+        return known_facts(known, scratch)
+    (scratch / "config.json").write_text(json.dumps(ENCODER_SHAPE), encoding="utf-8")
+    return read_model_facts(scratch, ENCODER)
+
+
+def planned(recipe: Recipe, facts: ModelFacts) -> int:
+    """Bytes that must be free."""
+    kind = recipe.method.kind
+    tokens = min(recipe.model.max_length, facts.max_positions or recipe.model.max_length)
+    report = equal_rows(tokens)
+    if kind in LAYOUTS:
+        guess = FormatGuess.model_validate(
+            {"format": None, "other": LAYOUTS[kind], "confidence": 1, "reason": "assumed"}
+        )
+        texts = FROM_ENCODER.get(kind, 2)
+        report = report.model_copy(update={"formats": {"none": guess}, "texts_per_row": texts})
+    recipe, _ = with_family_targets(recipe, facts)
+    resolved, _ = resolve(recipe, facts, MACHINE, report, ROWS)
+    return fit(recipe, resolved, facts, report, MACHINE)[1].needed
+
+
+def newest() -> list[dict[str, Any]]:
+    """Of each device the results measured last, a GPU's first."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for path in sorted(RESULTS.glob("methods-*.json")):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        found[results["device"]] = path.stem, results
+    return [{"name": name, **results} for _, (name, results) in sorted(found.items(), reverse=True)]
+
+
+def speeds(kind: str, measured: list[dict[str, Any]]) -> str:
+    """Each device's ratio."""
+    said = []
+    for results in measured:
+        one = results["methods"].get(kind)
+        if one is None or one["whet"]["error"] or one["plain"]["error"]:
+            continue
+        ratio = one["whet"]["rate"] / one["plain"]["rate"]
+        words = f"{ratio:.2f} × {one['plain']['library']} ({results['device']}: {one['model']}"
+        ours, theirs = one["whet"]["peak"], one["plain"]["peak"]
+        if ours and theirs:
+            words += f"; peak {ours / GIB:.1f} and {theirs / GIB:.1f} GiB"
+        said.append(f"{words})")
+    return "; ".join(said) or "not measured"
+
+
+def fused(kind: str, measured: list[dict[str, Any]]) -> str:
+    """What the fast path itself reported in the newest measurement that has the method."""
+    for results in measured:
+        one = results["methods"].get(kind)
+        if one is not None and one["whet"]["fused"]:
+            return str(one["whet"]["fused"])
+    return "not measured"
+
+
+def sources(measured: list[dict[str, Any]]) -> list[str]:
+    """Where the figures come from."""
+    if not measured:
+        return []
+    named = ", ".join(f"[{one['machine']}](../benchmarks/results/{one['name']}.md)" for one in measured)
+    return ["", f"Measured by `benchmarks/methods.py`: {named}."]
+
+
+def page() -> str:
+    """docs/methods.md with the table between its markers."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise SystemExit(f"{PAGE} lacks the markers of the table.")
+    return f"{before}{BEGIN}\n{table()}\n\n{END}{after}"
+
+
+def main() -> int:
+    """Write the page; with --check, only say whether it is today's."""
+    made = page()
+    if "--check" not in sys.argv:
+        PAGE.write_text(made, encoding="utf-8")
+        return 0
+    if PAGE.read_text(encoding="utf-8") == made:
+        return 0
+    print("docs/methods.md is not today's: make methods-table", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
