@@ -31,7 +31,7 @@ class Files:
     weights: WeightFacts
 
 
-IMAGE_ROWS = {"mllama_text_model": 8}
+IMAGE_ROWS = {"mllama": 8}
 """Rows of the embedding for images, which its head, and so vocab_size, has not."""
 
 

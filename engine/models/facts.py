@@ -124,12 +124,14 @@ def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
         parameters = _count(family, config, sizes, embedding, tied)
         parameters = parameters.guessed() if sees else parameters  # without the image encoder
     eos = generation.get("eos_token_id", config.get("eos_token_id"))
+    named = family.model_types[0] if not family.exact and family.model_types else config.get("model_type", "")
+    if sees and not family_of(whole.get("model_type", "")).model_types:
+        named = whole.get("model_type", "")  # a known decoder inside is not the whole model
+        family = family_of(named)
     return ModelFacts(
         path=path,
         name=name or str(path),
-        model_type=family.model_types[0]
-        if not family.exact and family.model_types
-        else config.get("model_type", ""),
+        model_type=named,
         architecture=(config.get("architectures") or [""])[0],
         family=family.name,
         **sizes,
