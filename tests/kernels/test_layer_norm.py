@@ -86,3 +86,14 @@ def test_rows_far_from_zero_keep_their_variance(backend: str) -> None:
     y, _, _, _ = layer_norm_forward(x, torch.ones(128, device=DEVICE), None, 0.0)
     exact = torch.nn.functional.layer_norm(x.double(), (128,), eps=0.0)
     torch.testing.assert_close(y.double(), exact, rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_two_gradients_of_one_result_are_added(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, dy, more = (torch.randn(7, 40, generator=generator, dtype=dtype) for _ in range(3))
+    weight, bias = (torch.randn(40, generator=generator, dtype=dtype) for _ in range(2))
+    _, _, *statistics = layer_norm_forward(x, weight, bias, 1e-5)
+    dx, _, _ = layer_norm_backward(dy, x, weight, *statistics, more_dy_TD=more)
+    wanted, _, _ = layer_norm_backward(dy + more, x, weight, *statistics)
+    torch.testing.assert_close(dx, wanted)

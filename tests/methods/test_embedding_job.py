@@ -18,7 +18,7 @@ from whet.engine.errors import WhetError
 from whet.engine.methods.embedding.job import EmbeddingTraining
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
-from whet.engine.runs.events import EvalEvent, StepEvent
+from whet.engine.runs.events import EvalEvent, FindingEvent, PhaseEvent, StepEvent
 from whet.engine.runs.store import RunDir
 
 COLOURS = ["red", "green", "blue", "yellow", "black", "white", "brown", "purple", "orange", "grey"]
@@ -148,3 +148,24 @@ def test_a_decoder_embeds_by_its_last_token(tmp_path: Path) -> None:
 def test_rows_that_do_not_suit_the_loss_are_refused(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(WhetError, match="no layout"):
         make_plan(recipe(bert, tmp_path, [{"prompt": "a", "completion": "b"}]))
+
+
+def test_a_run_says_how_its_batches_go(bert: Path, tmp_path: Path) -> None:
+    for method, said, noted in (
+        ({}, "fast path: attention 3/3, mlp 3/3", False),
+        ({"loss": "cached_multiple_negatives"}, "steps 0/1; steps: Cached", True),
+    ):
+        run = finished(recipe(bert, tmp_path, pairs(), method=method, training={"max_steps": 1}))
+        details = [event.detail for event in events_of(run) if isinstance(event, PhaseEvent)]
+        assert any(said in str(detail) for detail in details)
+        found = {event.finding.id for event in events_of(run) if isinstance(event, FindingEvent)}
+        assert ("L08" in found) is noted
+
+
+def test_recomputing_changes_no_loss(bert: Path, tmp_path: Path) -> None:
+    seen = [
+        losses(finished(recipe(bert, tmp_path, pairs(),
+                               training={"max_steps": 3, "gradient_checkpointing": switch})))
+        for switch in ("on", "off")
+    ]  # fmt: skip
+    assert seen[0] == pytest.approx(seen[1], rel=1e-6)

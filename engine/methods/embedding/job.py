@@ -21,6 +21,7 @@ from ..arguments import shared_arguments
 from ..earlier import earlier_events
 from ..optimizers import usable_optimizer
 from ..resuming import cursor_of, look_at_checkpoint
+from ..sft.arguments import checkpointing
 from ..sft.loading import locate_base, planned_tokens
 from ..watching import Watching
 from .loading import device_of, load_embedder
@@ -117,6 +118,7 @@ def embedding_arguments(run: EmbeddingTraining, optimizer: str, layout: str) -> 
         sampler = BatchSamplers.NO_DUPLICATES
     return SentenceTransformerTrainingArguments(
         **shared_arguments(recipe, resolved, run.context.dir.checkpoints, optimizer),
+        **checkpointing(resolved.gradient_checkpointing),
         batch_sampler=sampler,
         prompts={name: text for name, text in columns.items() if text},
     )
