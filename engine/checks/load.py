@@ -47,7 +47,9 @@ def family_known(facts: PlanFacts) -> Iterator[Finding]:
         yield Finding(
             id="L08",
             severity="note",
-            title=f"{facts.model.model_type or 'this architecture'} is not a family whet knows: it trains on "
+            title="Models that see train without the fast path: the layers are transformers' own."
+            if facts.recipe.method.kind == "vision"
+            else f"{facts.model.model_type or 'this architecture'} is not a family whet knows: it trains on "
             "plain transformers.",
             evidence={"architecture": facts.model.architecture, "sizes_exact": facts.model.parameters.exact},
         )

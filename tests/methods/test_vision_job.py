@@ -111,6 +111,7 @@ def test_every_family_trains_and_plain_peft_loads_the_result(folder: Path, name:
     assert len(seen) == 2 and all(step.grad_norm > 0 and step.supervised_tokens > 0 for step in seen)
     assert seen[1].loss < seen[0].loss
     assert not [finding.title for finding in findings_of(run) if finding.id in ("E08", "L01", "L03", "L09")]
+    assert any(one.id == "L08" and "without the fast path" in one.title for one in run.load_plan().findings)
     base = AutoModelForImageTextToText.from_pretrained(folder / name)
     loaded = PeftModel.from_pretrained(base, run.export / "adapter").eval()
     same_logits(run, loaded, 1e-5)

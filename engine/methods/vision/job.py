@@ -9,7 +9,6 @@ from transformers import TrainingArguments
 
 from ...checks.live import Watch, Watched
 from ...checks.loaded import look_at_loaded
-from ...findings import Finding
 from ...models.adapters import save_weights
 from ...models.loading import DTYPES
 from ...recipe import VisionSection
@@ -54,7 +53,6 @@ class VisionTraining(training.Training):
         path, trusted = locate_base(self.context)
         seeing = load_planned(self.plan, path, trusted)
         seeing.handle.model.config.get_text_config().use_cache = False
-        self.context.emit(FindingEvent(finding=plain_path()))
         return seeing
 
     def _trainer(self) -> VisionTrainer:
@@ -120,13 +118,3 @@ class VisionTraining(training.Training):
 def open_images(path: Path) -> Dataset:
     """Stored rows: input_ids, labels, images (path, data, digest)."""
     return Dataset.from_file(str(path)).remove_columns(["row"])
-
-
-def plain_path() -> Finding:
-    """Said aloud: the fast path is that of language models."""
-    return Finding(
-        id="L08",
-        severity="note",
-        title="Models that see run on transformers' own layers, which is slower than the fast path.",
-        evidence={"fused": "nothing; the head is multiplied with supervised places only"},
-    )
