@@ -12,6 +12,7 @@ import json
 import re
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ PAGE = ROOT / "docs" / "methods.md"
 BEGIN = "<!-- methods: made by make methods-table -->\n"
 END = "<!-- methods: end -->\n"
 GIB = 2**30
+UNITS = ("tokens/s", "pairs/s")
+PLAIN = {"hf": "transformers, PEFT and TRL", "trl": "TRL", "st": "sentence-transformers"}
+"""Stacks without whet or another's kernels, as the pages of results name them."""
 ROWS = 10_000
 DECODER = "Qwen/Qwen3-0.6B"
 ENCODER = "BGE-M3"
@@ -85,9 +89,10 @@ def table() -> str:
     """One line a method."""
     measured = newest()
     lines = [
-        f"Memory is what `whet plan` says of the recipe beside it on {DECODER}'s shape, or {ENCODER}'s for",
-        "encoders, rows as long as the recipe allows, on a GPU of 80 GB. Speed is rows a second over the plain",
-        "library's with the same random weights, rows and batches; fused is what the run's fast path reported.",
+        f"Memory is what `whet plan` says of the recipe beside it on {DECODER}'s shape, or {ENCODER}'s",
+        "for encoders, rows as long as the recipe allows, on a GPU of 80 GB. Speed is rows or tokens a",
+        "second over the plain library's with the same random weights, rows and batches; fused is what",
+        "the fast path itself reported.",
         "",
         "| `method.kind` | recipe | rows | memory | speed beside the plain library | fused |",
         "|---|---|---|---|---|---|",
@@ -165,9 +170,57 @@ def newest() -> list[dict[str, Any]]:
     return [{"name": name, **results} for _, (name, results) in sorted(found.items(), reverse=True)]
 
 
+@dataclass(frozen=True)
+class Beside:
+    """whet beside a plain library in one table of a page of results."""
+
+    page: str
+    title: str
+    library: str
+    ratio: float
+
+
+def pages() -> dict[str, Beside]:
+    """What end_to_end.py and preference.py measured: of each method the first table of its newest page that
+    has whet and the plain library."""
+    found: dict[str, Beside] = {}
+    for path in sorted(RESULTS.glob("*.md"), key=lambda one: (one.stem[-len("2026-11-29") :], one.stem)):
+        for kind, beside in reversed(tables_of(path)):
+            found[kind] = beside
+    return found
+
+
+def tables_of(path: Path) -> list[tuple[str, Beside]]:
+    """Those of a page whose rows are stacks."""
+    found, title, header = [], "", []
+    rates: dict[str, float] = {}
+    for line in [*path.read_text(encoding="utf-8").splitlines(), ""]:
+        cells = [cell.strip(" *") for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        title = line.removeprefix("## ") if line.startswith("## ") else title
+        if cells[:1] == ["stack"]:
+            header, rates = cells, {}
+        elif cells and header:
+            unit = next((name for name in UNITS if name in header), None)
+            words = cells[header.index(unit)].replace(",", "") if unit and len(cells) == len(header) else ""
+            if re.fullmatch(r"[0-9.]+", words):
+                rates[cells[0]] = float(words)
+        elif header:
+            plain = next((name for name in PLAIN if name in rates), None)
+            if "whet" in rates and plain is not None:
+                kind = "embedding" if "pairs/s" in header else path.stem.partition("-")[0]
+                ratio = rates["whet"] / rates[plain]
+                beside = Beside(path.stem, title, PLAIN[plain], ratio)
+                found.append((kind if kind in METHODS else "sft", beside))
+            header = []
+    return found
+
+
 def speeds(kind: str, measured: list[dict[str, Any]]) -> str:
     """Each device's ratio."""
     said = []
+    if (one := pages().get(kind)) is not None:
+        link = f"[{one.title or one.page}](../benchmarks/results/{one.page}.md)"
+        said.append(f"{one.ratio:.2f} × {one.library} ({link})")
     for results in measured:
         one = results["methods"].get(kind)
         if one is None or one["whet"]["error"] or one["plain"]["error"]:
