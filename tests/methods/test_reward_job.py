@@ -23,6 +23,7 @@ from whet.engine.methods.preference.trainers import open_answers
 from whet.engine.methods.reward.job import RewardTraining
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
+from whet.engine.recipe_files import patched
 from whet.engine.runs.events import FAST_PATH, EvalEvent, PhaseEvent
 from whet.engine.runs.store import RunDir
 
@@ -126,6 +127,8 @@ def test_rated_answers_and_gguf_are_refused(tiny: Path, tmp_path: Path) -> None:
         make_plan(recipe(tiny, tmp_path, ratings()))
     plan = make_plan(recipe(tiny, tmp_path, pairs(), export={"gguf": ["f16"]}))
     assert any("head" in finding.title for finding in plan.blocked())
+    with pytest.raises(WhetError, match="fp8"):
+        make_plan(patched(recipe(tiny, tmp_path, pairs()), {"model.precision": "fp8"}))
 
 
 def test_merged_weights_score_as_the_trained_model(tiny: Path, tmp_path: Path) -> None:
