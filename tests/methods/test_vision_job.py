@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from rich.console import Console
 from support.live_runs import attempt, findings_of
 from support.tiny_runs import create_run, events_of, next_attempt, tiny_recipe
 from support.tiny_vision import SEEING, build_seeing, colour_rows
@@ -21,6 +23,7 @@ from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
 from whet.engine.runs.events import EvalEvent, SampleEvent, StepEvent
 from whet.engine.runs.store import RunDir
+from whet.tui.render.plan import plan_facts
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +51,13 @@ def recipe(folder: Path, name: str = "qwen2_5_vl", **sections: Any) -> Recipe:
     for section, values in sections.items():
         defaults[section] = defaults.get(section, {}) | values
     return tiny_recipe(folder / name, folder / "rows" / "colours.jsonl", **defaults)
+
+
+def export(shown: Any) -> str:
+    """What a renderable looks like on a wide terminal."""
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(shown)
+    return console.export_text()
 
 
 def finished(wanted: Recipe) -> RunDir:
@@ -160,6 +170,8 @@ def test_the_plan_counts_images_and_what_trains(folder: Path) -> None:
     assert large.memory.components["activations"] > whole.memory.components["activations"]
     assert text.memory.components["activations"] < whole.memory.components["activations"]
     assert text.resolved.trainable_parameters < whole.resolved.trainable_parameters
+    said = " ".join(str(export(plan_facts(large))).split())
+    assert "16 in 16 rows, up to 1 a row" in said and "16 patches in the largest row" in said
     for name, plan in plans.items():
         training = VisionTraining(next_attempt(create_run(plan.recipe)))
         model = training.seeing.handle.model

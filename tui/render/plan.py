@@ -45,10 +45,11 @@ def plan_facts(plan: Plan) -> RenderableType:
             f"{report.train.token_rows:,} rows{held_out}, {amount(report.train.tokens)} tokens, "
             f"{supervised:.0%} supervised, format {report.format.name}, "
             f"template {resolved.template or 'none'}"
-            if resolved.method == "sft"
+            if resolved.method in ("sft", "vision")
             else f"{report.train.token_rows:,} rows{held_out}, {amount(report.train.tokens)} tokens, "
             f"{report.format.name}, {report.texts_per_row} text{'s' * (report.texts_per_row != 1)} a row",
         ),
+        *_images(plan),
         (
             "steps",
             f"{resolved.total_steps} of {resolved.rows_per_step} rows "
@@ -66,6 +67,21 @@ def plan_facts(plan: Plan) -> RenderableType:
         ("machine", resolved.machine),
     ]
     return facts(rows)
+
+
+def _images(plan: Plan) -> list[tuple[str, str | Text]]:
+    """What rows show, and what that takes; nothing for rows without images."""
+    images, train = plan.data.report.images, plan.data.report.train
+    if images is None:
+        return []
+    share = images.tokens / max(1, train.tokens)
+    return [
+        (
+            "images",
+            f"{images.images:,} in {images.rows:,} rows, up to {images.most_in_a_row} a row, {share:.0%} of the "
+            f"tokens, {amount(images.most_patches_in_a_row)} patches in the largest row",
+        )
+    ]
 
 
 def _rates(plan: Plan) -> str:
