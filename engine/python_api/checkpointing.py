@@ -32,12 +32,19 @@ def stop_checkpointing(model: Any) -> None:
         _method(model, "disable")()
 
 
-def start_checkpointing(model: Any) -> None:
-    """Recompute activations from now on; a frozen base passes gradients to its adapter."""
+def start_checkpointing(model: Any, *, through_inputs: bool = True) -> None:
+    """Recompute activations from now on; a frozen base passes gradients to its adapter.
+
+    Args:
+        through_inputs: let embeddings' outputs have gradients, as reentrant recomputing wants it. A model
+            that writes into them cannot have that, and this recomputing does without.
+    """
     if _recompute_by_program(model, True):
         return
     _method(model, "enable")({"use_reentrant": False})
-    if isinstance(model, PeftModel):
+    if not through_inputs:
+        base_model(model).disable_input_require_grads()
+    elif isinstance(model, PeftModel):
         model.enable_input_require_grads()
 
 

@@ -16,6 +16,7 @@ import torch
 from peft import PeftModel
 
 from ..errors import WhetError
+from ..methods.tts.frames_job import beside_codec
 from ..models.adapters import add_adapter, hold_trained_in_fp32
 from ..models.families import Unsupported, family_of
 from ..models.fast_path.encoders import apply_fast_encoder
@@ -34,7 +35,7 @@ from .load_options import (
 )
 from .loading import load_settings
 from .model_classes import class_for, head_of, path_of, path_of_model
-from .model_loading import Loaded, load_any, load_config
+from .model_loading import Loaded, load_any, load_config, no_fp8
 from .model_saving import bind_saving
 from .notes import say
 from .spellings import refuse_token
@@ -111,7 +112,6 @@ class FastModel:
             "load_in_4bit": load_in_4bit,
             "load_in_8bit": load_in_8bit,
             "load_in_16bit": load_in_16bit,
-            "load_in_fp8": load_in_fp8,
             "full_finetuning": full_finetuning,
             "device_map": device_map,
             "trust_remote_code": trust_remote_code,
@@ -123,6 +123,10 @@ class FastModel:
             _refuse_unused(
                 path, labels | {"whisper_language": whisper_language, "whisper_task": whisper_task}
             )
+            if path == "language":
+                shared["load_in_fp8"] = load_in_fp8
+            elif load_in_fp8:
+                raise no_fp8()
             return _fast_class(path).from_pretrained(model_name, **shared)
         stored = stored_quantisation(folder)
         quarter = load_in_4bit if load_in_4bit else False
@@ -212,7 +216,7 @@ class FastModel:
         update(adapted, gradient_checkpointing=wanted)
         _to_fast_encoder(adapted, state)
         if wanted:
-            start_checkpointing(adapted)
+            start_checkpointing(adapted, through_inputs=False)
         return bind_saving(adapted, model.whet_processor)
 
     @staticmethod
@@ -239,7 +243,7 @@ class FastModel:
         if wanted is None and state is not None:
             wanted = state.gradient_checkpointing
         if wanted:
-            start_checkpointing(model)
+            start_checkpointing(model, through_inputs=False)
         elif wanted is False and is_checkpointing(model):
             stop_checkpointing(model)
         return model.train()
@@ -290,7 +294,10 @@ def _prepared(loaded: Loaded, state: ModelState, adapter: Path | None, *, whole:
 
 
 def _targets(model: Any, given: Sequence[str] | str | None) -> Any:
-    family = family_of(base_model(model).config.model_type)
+    kind = base_model(model).config.model_type
+    family = family_of(kind)
+    if kind == "csm":
+        return beside_codec(model, "all-linear" if given is None else target_names(given))
     if given is not None:
         return target_names(given)
     decodes = not isinstance(family.capabilities.get("sft"), Unsupported)

@@ -55,11 +55,7 @@ def load_any(folder: Path, auto_model: Any, config: Any, settings: Precision, tr
         WhetError: ``model.load``, ``model.remote_code``, ``python_api.precision``.
     """
     if settings.base_precision == "fp8":
-        raise WhetError(
-            "python_api.precision",
-            "load_in_fp8=True is for causal language models; its layers are not made for others.",
-            "Use load_in_4bit, load_in_8bit or load_in_16bit.",
-        )
+        raise no_fp8()
     kind, dtype = class_for(auto_model, config, folder), DTYPES[settings.compute_dtype]
     set_compute_dtype(config, dtype)
     options: dict[str, Any] = {"dtype": DTYPES.get(settings.base_precision, dtype)}
@@ -97,6 +93,15 @@ def load_any(folder: Path, auto_model: Any, config: Any, settings: Precision, tr
             "Check that the folder is a model of that class, downloaded whole.",
         )
     return Loaded(model, processor, tuple(heads))
+
+
+def no_fp8() -> WhetError:
+    """Of any model but a causal language model."""
+    return WhetError(
+        "python_api.precision",
+        "load_in_fp8=True is for causal language models; its layers are not made for others.",
+        "Use load_in_4bit, load_in_8bit or load_in_16bit.",
+    )
 
 
 def _processor(folder: Path, trusted: bool) -> Any:

@@ -103,7 +103,8 @@ def test_frames_are_what_transformers_makes_of_the_same_sound(csm: Path) -> None
 
 
 def test_it_learns_and_leaves_as_plain_peft_and_proven_merged_weights(csm: Path, tmp_path: Path) -> None:
-    run = create_run(recipe(csm, tmp_path, export={"merged": True}))
+    training = {"gradient_checkpointing": "on"}
+    run = create_run(recipe(csm, tmp_path, export={"merged": True}, training=training))
     assert attempt(run, method=FramesTraining) == "finished"
     evaluations = [event.loss for event in events_of(run) if isinstance(event, EvalEvent)]
     assert evaluations[-1] < 0.1 * evaluations[0]

@@ -200,7 +200,7 @@ def test_bad_recordings_are_named_with_file_and_line(learned: Learned, tmp_path:
 def test_a_language_must_be_named_and_a_changed_recording_is_read_again(
     learned: Learned, tmp_path: Path
 ) -> None:
-    with pytest.raises(WhetError, match="none is named for 30 training rows") as caught:
+    with pytest.raises(WhetError, match=r"none is named for \d+ training rows") as caught:
         make_plan(recipe(learned.base, learned.rows, method={"language": None}))
     assert caught.value.code == "speech.language"
     with pytest.raises(WhetError, match="no language 'fr'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from support.coded_models import build_coded_model
+from support.tiny_csm import RATE as CSM_RATE
+from support.tiny_csm import build_tiny_csm
 from support.tiny_embedders import save_transformer
 from support.tiny_models import build_tiny_model
+from support.tiny_vision import build_seeing
 from support.tiny_whisper import PITCHES, RATE, build_tiny_whisper, tone
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    CsmForConditionalGeneration,
     DataCollatorWithPadding,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
@@ -28,7 +33,7 @@ from transformers import (
     pipeline,
 )
 
-from whet.engine import FastModel, SFTConfig, SFTTrainer
+from whet.engine import FastModel, FastVisionModel, SFTConfig, SFTTrainer
 from whet.engine.errors import WhetError
 from whet.engine.models.fast_path import program_of
 from whet.engine.models.fast_path.encoders import encoder_program_of
@@ -194,6 +199,54 @@ def test_a_speaking_language_model_takes_the_fast_path_and_learns_token_rows(tmp
     start = torch.tensor([tokenizer.encode("bye")])
     out = model.generate(input_ids=start, max_new_tokens=7, do_sample=False)
     assert out[0, start.shape[1] :].tolist() == sounds["bye"]
+
+
+def test_csm_trains_with_transformers_trainer_on_sound(tmp_path: Path) -> None:
+    base = build_tiny_csm(tmp_path / "base")
+    model, tokenizer = FastModel.from_pretrained(
+        str(base), auto_model=CsmForConditionalGeneration, load_in_4bit=False
+    )
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = FastModel.get_peft_model(model, r=16, lora_alpha=32, target_modules=names)
+    assert not any("codec" in name for name, weight in model.named_parameters() if weight.requires_grad)
+    config = model.config
+    rows = []
+    for word, pitch in (("yes", 100.0), ("no", 400.0)):
+        sound = tone(pitch, 0.1, CSM_RATE)
+        text, frames = tokenizer.encode(word)[:1], math.ceil(len(sound) / 100)
+        ids = [*text, *[config.audio_token_id] * frames, config.audio_eos_token_id]
+        rows.append({"input_ids": ids, "labels": [-100, *ids[1:]], "input_values": sound[None]})
+
+    def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        ends = torch.tensor([[row["input_values"].shape[-1]] for row in batch])
+        found = {name: torch.tensor(np.stack([row[name] for row in batch])) for name in batch[0]}
+        return found | {"input_values_cutoffs": ends}
+
+    trainer = Trainer(
+        model=model,
+        train_dataset=rows,
+        data_collator=collate,
+        args=TrainingArguments(**arguments(tmp_path / "out", max_steps=12, remove_unused_columns=False)),
+    )
+    trainer.train()
+    assert losses(trainer)[-1] < 0.5 * losses(trainer)[0]
+    merged = model.save_pretrained_merged(tmp_path / "merged", tokenizer)
+    again: Any = CsmForConditionalGeneration.from_pretrained(merged, dtype=torch.float32)
+    with torch.no_grad():
+        wanted = FastModel.for_inference(model)(**collate(rows)).loss
+        torch.testing.assert_close(again.eval()(**collate(rows)).loss, wanted, atol=0.1, rtol=0.05)
+
+
+def test_a_model_that_sees_takes_its_own_way(tmp_path: Path) -> None:
+    base = build_seeing(tmp_path / "base", "llava")
+    model, processor = FastModel.from_pretrained(str(base), load_in_4bit=False)
+    own, own_processor = FastVisionModel.from_pretrained(str(base), load_in_4bit=False)
+    assert type(model) is type(own) and type(processor) is type(own_processor)
+    adapted = FastModel.get_peft_model(model, r=4, finetune_vision_layers=False)
+    assert not any("vision" in name for name, weight in adapted.named_parameters() if weight.requires_grad)
+    assert FastModel.for_training(FastModel.for_inference(adapted)).training
+    with pytest.raises(WhetError, match="for causal language models"):
+        FastModel.from_pretrained(str(base), load_in_fp8=True)
 
 
 def test_whole_models_of_other_kinds_are_saved_in_16_bits(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class FramesTraining(training.Training):
             self.model,
             TrainingArguments(
                 **shared_arguments(recipe, resolved, context.dir.checkpoints, optimizer),
-                **checkpointing(resolved.gradient_checkpointing),
+                **checkpointing(False),  # done while loading
                 remove_unused_columns=False,
                 label_names=["labels"],
                 prediction_loss_only=True,
@@ -131,11 +131,13 @@ def load_speaking(plan: Plan, path: Path) -> Any:
     if recipe.adapter.kind == "none":
         model.get_submodule(CODEC).requires_grad_(False)
         hold_trained_in_fp32(model)
+        if plan.resolved.gradient_checkpointing:
+            recompute(model)
         return model
     model.requires_grad_(False)
     layers = beside_codec(model, recipe.adapter.target_modules)
     name = recipe.model.name
-    return add_adapter(
+    adapted = add_adapter(
         model,
         recipe.adapter.model_copy(update={"target_modules": layers}),
         recipe.training.seed,
@@ -143,6 +145,17 @@ def load_speaking(plan: Plan, path: Path) -> Any:
         revision=recipe.model.revision,
         task=None,
     )
+    if plan.resolved.gradient_checkpointing:
+        recompute(model)  # not before: PEFT asks for gradients of embeddings where it sees recomputing
+    return adapted
+
+
+def recompute(model: Any) -> None:
+    """Layers recompute their activations. The depth decoder writes into its embedding's output, which
+    therefore must not become a leaf with a gradient, as transformers makes it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    model.disable_input_require_grads()
 
 
 def beside_codec(model: Any, targets: list[str] | str) -> list[str]:
