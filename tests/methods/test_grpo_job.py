@@ -18,12 +18,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from whet.engine.errors import WhetError
 from whet.engine.methods.grpo.job import GRPOTraining, open_prompts
-from whet.engine.methods.grpo.rollouts import overlong
+from whet.engine.methods.grpo.rollouts import generation_settings, overlong, written
 from whet.engine.methods.grpo.section import GRPOSection
+from whet.engine.methods.jobs import run_job
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
 from whet.engine.runs.events import EvalEvent, FindingEvent, SampleEvent
-from whet.engine.runs.store import RunDir
+from whet.engine.runs.jobs import EvaluateJob
+from whet.engine.runs.store import RunDir, RunStore
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +86,11 @@ def test_rewards_rise_and_plain_peft_loads_the_result(
     assert list(own.peft_config) == ["default"]
     torch.testing.assert_close(loaded(ids).logits, own(ids).logits, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(untrained, own(ids).logits, atol=1e-2)
+    job = RunStore().create_job(EvaluateJob(parent=run.id), "test")
+    again = next_attempt(job)
+    run_job(again)
+    assert again.summary["base_reward"] == pytest.approx(first.metrics["reward"])
+    assert again.summary["tuned_reward"] == pytest.approx(last.metrics["reward"])
 
 
 RESUMED: list[dict[str, Any]] = [
@@ -239,6 +246,43 @@ def test_knobs_follow_the_variant_and_the_recipe() -> None:
     assert knobs(epsilon=0.1).epsilon_high == 0.1
     assert [overlong(length, True, 10, 4) for length in (5, 6, 8, 10)] == [0, 0, -0.5, -1]
     assert overlong(10, False, 10, 4) == -1
+
+
+class FakeEngine:
+    """Stands for vLLM: writes by plain transformers, and says how likely each token was."""
+
+    def __init__(self, training: GRPOTraining) -> None:
+        self.handle, self.section = training.handle, training.section
+        self.synced = 0
+
+    def sync_weights(self) -> None:
+        self.synced += 1
+
+    @torch.no_grad()
+    def generate(self, prompts: list[list[int]], num_generations: int, **more: Any) -> tuple[Any, ...]:
+        assert prompts[0] == prompts[num_generations - 1]
+        settings = generation_settings(self.section, self.handle, [0], greedy=False)
+        answers = written(self.handle.model, self.handle.dtype, prompts, settings)
+        said = []
+        for prompt, ids in zip(prompts, answers, strict=True):
+            logits = self.handle.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+            said.append(logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).tolist())
+        return prompts, answers, said, None
+
+
+def test_another_engine_writes_and_its_own_probabilities_are_corrected_for(
+    tiny: Path, tmp_path: Path
+) -> None:
+    run = create_run(recipe(tiny, tmp_path, prompts()))
+    training = GRPOTraining(next_attempt(run))
+    trainer: Any = training.trainer
+    engine = trainer.vllm_generation = FakeEngine(training)
+    trainer.use_vllm, trainer._last_loaded_step = True, -1
+    training.trainer.rollouts.engine = trainer._by_vllm
+    training.run(run.export / "adapter")
+    seen = steps(run)
+    assert engine.synced == len(seen) == 3
+    assert all(step.grad_norm > 1e-3 for step in seen)  # as likely here as there: nothing is masked
 
 
 def test_all_weights_train_against_a_copy(tiny: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ...models.fast_path import program_of
 from ..fast_head import put_fast_head
 from ..preference.trainers import AnswerTrainer
 from ..sft.fast_choice import mixed_reason
-from .rollouts import Answer, Rollouts
+from .rollouts import Answer, Logps, Rollouts
 
 ROLLOUTS = "rollouts.pt"
 """In a checkpoint: answers that are not trained on yet."""
@@ -81,6 +81,8 @@ class GroupTrainer(AnswerTrainer):
             add_fused_lm_head(reference, temperature=own.temperature)
         self.eos_token_ids = sorted(rollouts.stops)
         self._answers: list[Answer] = []
+        if own.use_vllm:
+            rollouts.engine = self._by_vllm
         program = program_of(model)
         if program is not None:
             self.plain_reason = mixed_reason(self.args, program.dtype)
@@ -111,6 +113,10 @@ class GroupTrainer(AnswerTrainer):
         rows = [{"prompt": answer.prompt} for answer in self._answers]
         found: dict[str, Any] = base._generate_and_score_completions(rows)
         return found
+
+    def _by_vllm(self, prompts: list[list[int]]) -> tuple[list[list[int]], Logps]:
+        """TRL's own way: weights are put into vLLM where they changed, and it sleeps again."""
+        raise NotImplementedError
 
     def _with_spread(self, answers: list[Answer]) -> list[Answer]:
         """The same answers, groups that score the same throughout exchanged for other prompts' answers."""
@@ -211,12 +217,23 @@ class GroupTrainer(AnswerTrainer):
 class PolicyTrainer(GroupTrainer, GRPOTrainer):
     """GRPO, DAPO, Dr. GRPO and GSPO."""
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], None]:
-        return [answer.ids for answer in self._answers], None
+    def _by_vllm(self, prompts: list[list[int]]) -> tuple[list[list[int]], Logps]:
+        own: Any = self
+        ids, logps = GRPOTrainer._generate_single_turn(own, prompts, None, {}, own.num_generations)
+        return ids, logps
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
+        logps = [answer.logps for answer in self._answers]
+        return [answer.ids for answer in self._answers], None if logps[0] is None else logps
 
 
 class LeaveOneOutTrainer(GroupTrainer, RLOOTrainer):
     """RLOO."""
+
+    def _by_vllm(self, prompts: list[list[int]]) -> tuple[list[list[int]], Logps]:
+        own: Any = self
+        ids: list[list[int]] = RLOOTrainer._generate_single_turn(own, prompts, None, {})
+        return ids, [None] * len(ids)
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> list[list[int]]:
         return [answer.ids for answer in self._answers]
