@@ -378,8 +378,9 @@ def answers(reference: Measured, measured: Measured) -> Proof:
             evidence=evidence,
             fix="See the stops proof; if it passes, use a larger type.",
         )
-    chats = reference["template"] is not None  # a text goes on, an answer ends
-    if (greedy and stopped[0] == 0 and chats) or stopped[1] < stopped[0]:
+    # An answer ends; a text, of which all but the first token is learnt, goes on.
+    asked = any(len(prompt["ids"]) > 1 for prompt in reference["greedy"])
+    if (asked and stopped[0] == 0) or stopped[1] < stopped[0]:
         return Proof(
             name="answers",
             status="warn",
