@@ -86,13 +86,17 @@ class ModelFacts(BaseModel):
         return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
 
 
-INNER_LLAMA = {
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "intermediate_size": 11008,
+INNER = {
+    name: {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "intermediate_size": inner,
+    }
+    for name, inner in (("llama", 11008), ("mistral", 14336))
 }
-"""The class's sizes, which LLaVA's files leave out of their text_config."""
+"""The classes' sizes, which the files of LLaVA and Pixtral leave out of their text_config."""
 
 
 def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
@@ -107,7 +111,7 @@ def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
     if not family.model_types:
         family = family_of(config.get("model_type", ""))
     sees = bool(whole.get("vision_config"))
-    config = {**family.defaults, **(INNER_LLAMA if sees and family.name == "llama" else {}), **config}
+    config = {**family.defaults, **(INNER.get(family.name, {}) if sees else {}), **config}
     generation = _optional_json(path / "generation_config.json")
     tokenizer = _optional_json(path / "tokenizer_config.json")
     sizes = _sizes(config, path)

@@ -38,7 +38,8 @@ def encoder_bytes(facts: ModelFacts, resolved: Resolved, images: ImageCounts | N
     config = json.loads((facts.path / "config.json").read_text(encoding="utf-8"))
     tower: dict[str, Any] = config.get("vision_config") or {}
     width = 4 if resolved.compute_dtype == "fp32" else 2
-    hidden = int(tower.get("hidden_size") or tower.get("embed_dim") or 1024)
+    # Qwen2-VL's hidden_size is that of the language model.
+    hidden = int(tower.get("embed_dim") or tower.get("hidden_size") or 1024)
     inner = int(tower.get("intermediate_size") or 4 * hidden)
     layers = int(tower.get("num_hidden_layers") or tower.get("depth") or 24)
     layers += int(tower.get("num_global_layers") or 0)

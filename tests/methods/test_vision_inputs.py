@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from whet.engine.methods.vision.inputs import padded, seen_by
 from whet.engine.methods.vision.layers import chosen_layers, kind_of, part_of
 from whet.engine.methods.vision.loading import linear_layers, load_image_processor, load_seeing
 from whet.engine.methods.vision.section import VisionSection
-from whet.engine.models.image_tokens import fitted_size, read_image_tokens
+from whet.engine.models.facts import read_model_facts
+from whet.engine.models.image_tokens import fitted_size, image_tokens, read_image_tokens
 from whet.engine.models.loading import Precision
 
 PROCESSORS = {
@@ -123,6 +125,58 @@ def test_how_many_tokens_an_image_has_is_known_from_its_size(folder: Path, name:
             assert tuple(pixels["pixel_values"].shape[-2:]) == images.seen(*size)
     with pytest.raises(ValueError, match="200 to 1"):
         read_image_tokens(folder / "qwen3_vl", lambda id: "<|image_pad|>").text(3000, 10)
+
+
+PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[tuple[int, int], int]]] = {
+    "llava-1.5": (
+        {"model_type": "llava", "image_token_index": 32000, "vision_feature_layer": -2,
+         "vision_feature_select_strategy": "default",
+         "text_config": {"model_type": "llama", "max_position_embeddings": 4096, "vocab_size": 32064},
+         "vision_config": {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14}},
+        {"crop_size": {"height": 336, "width": 336}, "do_center_crop": True, "size": {"shortest_edge": 336}},
+        {}, {(1000, 500): 576, (300, 300): 576},
+    ),
+    "pixtral-12b": (
+        {"model_type": "llava", "image_token_index": 10, "vision_feature_layer": -1,
+         "vision_feature_select_strategy": "full",
+         "text_config": {"model_type": "mistral", "hidden_size": 5120, "num_hidden_layers": 40},
+         "vision_config": {"model_type": "pixtral", "image_size": 1024, "patch_size": 16}},
+        {"size": {"longest_edge": 1024}, "patch_size": {"height": 16, "width": 16}},
+        {"patch_size": 16}, {(1024, 1024): 4096, (512, 256): 512, (2048, 1024): 2048},
+    ),
+    "qwen2.5-vl": (
+        {"model_type": "qwen2_5_vl", "image_token_id": 151655, "hidden_size": 2048, "num_hidden_layers": 36,
+         "num_attention_heads": 16, "vocab_size": 151936,
+         "vision_config": {"depth": 32, "hidden_size": 1280, "patch_size": 14, "spatial_merge_size": 2}},
+        {"min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "merge_size": 2},
+        {}, {(1000, 750): 36 * 27, (300, 300): 11 * 11},
+    ),
+    "gemma-3": (
+        {"model_type": "gemma3", "image_token_index": 262144, "boi_token_index": 255999,
+         "eoi_token_index": 256000, "mm_tokens_per_image": 256, "text_config": {"model_type": "gemma3_text", "hidden_size": 2560, "num_hidden_layers": 34},
+         "vision_config": {"model_type": "siglip_vision_model", "image_size": 896, "patch_size": 14}},
+        {"size": {"height": 896, "width": 896}}, {"image_seq_length": 256}, {(640, 480): 256},
+    ),
+    "llama-3.2-vision": (
+        {"model_type": "mllama", "image_token_index": 128256,
+         "text_config": {"model_type": "mllama_text_model", "hidden_size": 4096, "num_hidden_layers": 40,
+                         "num_attention_heads": 32, "vocab_size": 128256},
+         "vision_config": {"model_type": "mllama_vision_model", "image_size": 560, "patch_size": 14}},
+        {"size": {"height": 560, "width": 560}, "max_image_tiles": 4}, {}, {(1000, 1000): 1},
+    ),
+}  # fmt: skip
+"""What matters of configurations as they are published."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configurations_are_read(tmp_path: Path, name: str) -> None:
+    config, image, processor, wanted = PUBLISHED[name]
+    images = image_tokens(config, image, processor, lambda id: f"<{id}>")
+    assert {size: images.text(*size).count(images.filler) for size in wanted} == wanted
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    facts = read_model_facts(tmp_path)
+    assert facts.hidden_size > 0 and facts.model_type.startswith(config["model_type"][:6])
+    assert not facts.parameters.exact
 
 
 def test_a_model_of_another_family_is_refused_by_name(tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ def _images(plan: Plan) -> list[tuple[str, str | Text]]:
     return [
         (
             "images",
-            f"{images.images:,} in {images.rows:,} rows, up to {images.most_in_a_row} a row, {share:.0%} of the "
-            f"tokens, {amount(images.most_patches_in_a_row)} patches in the largest row",
+            f"{images.images:,} in {images.rows:,} rows, up to {images.most_in_a_row} a row, {share:.0%} of "
+            f"the tokens, {amount(images.most_patches_in_a_row)} patches in the largest row",
         )
     ]
 
