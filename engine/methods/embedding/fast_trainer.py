@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformerTrainer
+from sentence_transformers.base.training_args import BatchSamplers
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from torch.utils.data import DataLoader
 
@@ -20,7 +21,7 @@ from ...models.fast_path.encoders import apply_fast_encoder, encoder_program_of
 from ..flat_optimizer import FlatAdamW
 from ..sft.ahead import BatchesAhead
 from .fast_step import FastEmbedding, plain_reason
-from .token_texts import NotPlainTextError, TextBatch, TextCollator, TokenTexts
+from .token_texts import NotPlainTextError, TextBatch, TextCollator, TextNumbers, TokenTexts
 
 FLAT_OPTIMIZERS = {"adamw_torch": 32, "adamw_torch_fused": 32, "adamw_bnb_8bit": 8, "adamw_8bit": 8}
 """transformers' names of the optimizers that the flat AdamW stands in for, and the bits of their moments."""
@@ -97,11 +98,14 @@ class FastSentenceTransformerTrainer(SentenceTransformerTrainer):
     def _loader(self, rows: Any, batch_size: int) -> DataLoader:
         assert self.fast is not None
         generator = torch.Generator().manual_seed(self.args.seed)
+        labels = self.data_collator.valid_label_columns
+        unique = self.args.batch_sampler == BatchSamplers.NO_DUPLICATES
+        seen: Any = TextNumbers(rows, labels) if unique else rows
         sampler = self.get_batch_sampler(
-            rows,
+            seen,
             batch_size=batch_size,
             drop_last=self.args.dataloader_drop_last,
-            valid_label_columns=self.data_collator.valid_label_columns,
+            valid_label_columns=labels,
             generator=generator,
             seed=self.args.seed,
         )

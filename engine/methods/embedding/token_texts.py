@@ -99,6 +99,35 @@ class TokenTexts:
         return TextBatch(packed, len(numbers), len(self.columns), len(ids_T))
 
 
+class TextNumbers:
+    """A data set's texts as numbers, the same for the same text: for a sampler that looks for duplicates.
+
+    It looks at every row it draws; read from an Arrow file, that took longer than a step of a small encoder.
+
+    Args:
+        data: the rows.
+        label_columns: columns left out.
+    """
+
+    def __init__(self, data: Dataset, label_columns: Sequence[str]) -> None:
+        self.column_names = [name for name in data.column_names if name not in label_columns]
+        known: dict[str, int] = {}
+        columns = [
+            [known.setdefault(text, len(known)) for text in data[name][:]] for name in self.column_names
+        ]
+        self.rows = np.array(columns, dtype=np.int64).T.tolist()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> dict[str, int]:
+        return dict(zip(self.column_names, self.rows[row], strict=True))
+
+    def remove_columns(self, names: Sequence[str]) -> TextNumbers:
+        """Itself: labels are not among its columns."""
+        return self
+
+
 DOCUMENTS = 64
 """Numbers of offsets are multiples of this, so that few shapes occur."""
 
