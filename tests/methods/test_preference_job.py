@@ -20,6 +20,8 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from whet.engine.errors import WhetError
 from whet.engine.methods.preference.job import PreferenceTraining
+from whet.engine.methods.sft.arguments import checkpointing
+from whet.engine.models.fast_path import Keep, program_of
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
 from whet.engine.recipe_files import patched
@@ -284,6 +286,20 @@ def test_a_head_in_fewer_bits_is_read_by_the_fast_path_alone(tiny: Path, tmp_pat
     routed = build_tiny_model(tmp_path / "routed", "mixtral")  # its router has a loss of its own
     run = create_run(patched(recipe(routed, tmp_path, pairs()), ends))
     assert attempt(run, method=PreferenceTraining) == "preference.head"
+
+
+def test_whoever_runs_the_layers_recomputes_them_as_planned(tiny: Path, tmp_path: Path) -> None:
+    more = {"training.gradient_checkpointing": "on", "adapter.dropout": 0.1}
+    fused = PreferenceTraining(next_attempt(create_run(patched(recipe(tiny, tmp_path, pairs()), more))))
+    program = program_of(fused.handle.model)
+    assert program is not None and program.keep == [Keep(attention=False, mlp=False)] * 2
+    setting = next(iter(checkpointing(True)))  # by its newest name
+    assert not getattr(fused.trainer.args, setting) and fused.trainer.head is not None
+    routed = build_tiny_model(tmp_path / "routed", "mixtral")
+    wanted = patched(recipe(routed, tmp_path, pairs()), more)
+    plain = PreferenceTraining(next_attempt(create_run(wanted)))
+    assert getattr(plain.trainer.args, setting) and plain.trainer.head is None
+    assert plain.fused.reasons == {"steps: the router's own loss is added": 1}
 
 
 def test_all_weights_train_against_a_copy_that_the_plan_counts(tiny: Path, tmp_path: Path) -> None:
