@@ -52,7 +52,7 @@ def plan_facts(plan: Plan) -> RenderableType:
         *_images(plan),
         (
             "steps",
-            f"{resolved.total_steps} of {resolved.rows_per_step} rows "
+            f"{resolved.total_steps} of {resolved.rows_per_step} {'answers' if resolved.answers else 'rows'} "
             f"({resolved.batch_size} × {resolved.gradient_accumulation}), {resolved.epochs:.3g} epochs, "
             f"{resolved.optimizer}, learning rate {_rates(plan)}",
         ),
