@@ -18,7 +18,6 @@ from .export.targets.memory import DEFAULT_SHARE, MAX_SHARE
 from .methods.classification.section import ClassificationSection
 from .methods.embedding.section import EmbeddingSection
 from .methods.grpo.section import GRPOSection
-from .methods.kinds import LANGUAGE_MODELS
 from .methods.preference.section import PreferenceSection
 from .methods.reranker.section import RerankerSection
 from .methods.reward.section import RewardSection
@@ -27,10 +26,10 @@ from .methods.speech.section import SpeechSection
 from .methods.token_classification.section import TokenClassificationSection
 from .methods.tts.section import TTSSection
 from .methods.vision.section import VisionSection
+from .recipe_rules import check
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 BasePrecision = Literal["auto", "bf16", "fp16", "fp32", "nf4", "int8", "fp8"]
-QUANTISED = ("nf4", "int8", "fp8")
 EndPrecision = Literal["auto", "16bit", "int8", "nf4"]
 DataFormat = Literal["auto", "text", "alpaca", "sharegpt", "messages", "prompt_completion"]
 Droppable = Literal["duplicates", "empty", "odd", "leaked", "cut", "markers"]
@@ -353,27 +352,9 @@ class Recipe(Section):
         return value
 
     @model_validator(mode="after")
-    def _holdable(self) -> Recipe:
-        """Refuse ways of holding weights that what is trained, or multiplied, does not allow."""
-        if self.model.products == "fp8" and self.model.precision not in ("fp8", "nf4"):
-            raise ValueError(
-                f"model.products=fp8 needs model.precision=fp8 or nf4, not {self.model.precision}: other "
-                "weights are multiplied as they are held."
-            )
-        if self.adapter.kind == "dora" and self.model.precision == "fp8":
-            raise ValueError(
-                "adapter.kind=dora reads the base weights as plain numbers, which model.precision=fp8 does "
-                "not hold. Use adapter.kind=lora, or model.precision=bf16 or nf4."
-            )
-        ends = {"embed_tokens": "embedding_precision", "lm_head": "head_precision"}
-        for module, setting in ends.items():
-            held = getattr(self.model, setting)
-            trains = self.adapter.kind == "none" or module in self.adapter.whole_ends()
-            if trains and held in ("int8", "nf4"):
-                raise ValueError(
-                    f"model.{setting}={held} holds {module} quantised, but it trains. "
-                    f"Set model.{setting}=16bit, or leave {module} out of the adapter."
-                )
+    def _consistent(self) -> Recipe:
+        """Refuse settings that contradict each other (:mod:`.recipe_rules`)."""
+        check(self)
         return self
 
     @model_validator(mode="after")
@@ -390,59 +371,6 @@ class Recipe(Section):
             training = self.training
             self.method.check_sizes(
                 training.batch_size, training.gradient_accumulation, self.model.max_length
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _possible(self) -> Recipe:
-        """Refuse combinations that no machine can run; each message names both settings."""
-        full = self.adapter.kind == "none"
-        if full and self.model.precision in QUANTISED:
-            raise ValueError(
-                f"adapter.kind=none trains all weights, but model.precision={self.model.precision} holds "
-                "them quantised. Use adapter.kind=lora, or model.precision=bf16."
-            )
-        if full and self.adapter.modules_to_save:
-            raise ValueError(
-                "adapter.modules_to_save has no meaning with adapter.kind=none: all weights train."
-            )
-        if full and self.adapter.train_embeddings:
-            raise ValueError(
-                "adapter.train_embeddings has no meaning with adapter.kind=none: all weights train."
-            )
-        language = self.method.kind in LANGUAGE_MODELS
-        if self.adapter.train_embeddings and not language:
-            raise ValueError(
-                f"adapter.train_embeddings trains a language model's embedding and head, not what "
-                f"method.kind={self.method.kind} has. Use adapter.modules_to_save."
-            )
-        rate = self.training.embedding_learning_rate
-        if rate is not None and not (language and (full or self.adapter.whole_ends())):
-            raise ValueError(
-                f"training.embedding_learning_rate={rate:g} is for a language model's embed_tokens and "
-                "lm_head, which do not train. Set adapter.train_embeddings=true, or leave the rate out."
-            )
-        if self.data.eval is not None and self.data.eval_fraction > 0:
-            raise ValueError(
-                f"data.eval={self.data.eval!r} and data.eval_fraction={self.data.eval_fraction} both hold "
-                "out rows. Keep one."
-            )
-        holds_out = self.data.eval is not None or self.data.eval_fraction > 0
-        if self.eval.early_stopping is not None and not holds_out:
-            raise ValueError(
-                f"eval.early_stopping={self.eval.early_stopping} needs held-out rows. "
-                "Set data.eval or data.eval_fraction."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _adapter_file(self) -> Recipe:
-        """Refuse an adapter GGUF that llama.cpp could not lay over a base."""
-        reason = self.beyond_lora()
-        if self.export.adapter_gguf and reason is not None:
-            raise ValueError(
-                f"export.adapter_gguf writes LoRA on linear layers only, not {reason}. "
-                "Use export.gguf, which merges first."
             )
         return self
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .data.inspection import DataReport
 from .hardware import Machine, supports_bf16, supports_fp8
-from .methods.kinds import LANGUAGE_MODELS
+from .methods.kinds import NEXT_TOKEN
 from .methods.vision.layers import seeing_parameters
 from .models.facts import LinearModule, ModelFacts, match_targets
 from .models.families import Unsupported, family_of
@@ -279,7 +279,7 @@ def _optimizer(training: TrainingSection, machine: Machine, planned: Any) -> Opt
 
 def _embedding_rate(recipe: Recipe, planned: Any) -> float | None:
     training, ends = recipe.training, recipe.adapter.whole_ends()
-    language = recipe.method.kind in LANGUAGE_MODELS
+    language = recipe.method.kind in NEXT_TOKEN
     if training.embedding_learning_rate is not None or not ends or not language:
         return training.embedding_learning_rate
     planned(

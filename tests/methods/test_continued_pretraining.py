@@ -250,10 +250,14 @@ def test_where_the_matrices_do_not_fit_training_without_them_is_offered(tmp_path
         ({"adapter": {"kind": "none", "train_embeddings": True}}, "all weights train"),
         ({"adapter": {"train_embeddings": True}, "model": {"head_precision": "int8"}}, "lm_head quantised"),
         ({"adapter": {"train_embeddings": True}, "method": {"kind": "classification"}}, "modules_to_save"),
+        ({"data": {"reasoning": "drop"}, "method": {"kind": "preference"}}, "data.reasoning=drop"),
+        ({"data": {"reasoning": "each"}, "method": {"supervise": "all"}}, "learns all tokens"),
     ],
 )
 def test_what_cannot_be_is_refused(sections: dict[str, Any], said: str) -> None:
     from whet.engine.recipe_files import build
 
+    needed = {"model": {"name": "demo"}, "data": {"train": "demo"}}
+    values = {name: needed.get(name, {}) | sections.get(name, {}) for name in needed | sections}
     with pytest.raises(WhetError, match=said):
-        build(sections | {"model": {"name": "demo", **sections.get("model", {})}, "data": {"train": "demo"}})
+        build(values)
