@@ -46,7 +46,7 @@ def start_evaluation(
     """Raises WhetError ``export.untrained``, ``eval.no_rows``, ``eval.max_rows``, ``eval.prompts``."""
     trained_weights(parent)
     kind = parent.load_plan().recipe.method.kind
-    if prompts and kind not in LANGUAGE_MODELS:
+    if prompts and kind not in (*LANGUAGE_MODELS, "vision"):
         raise WhetError(
             "eval.prompts",
             f"Run {parent.id} trained by method.kind={kind}: its model answers nothing.",

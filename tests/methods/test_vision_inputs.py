@@ -153,7 +153,8 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[
     ),
     "gemma-3": (
         {"model_type": "gemma3", "image_token_index": 262144, "boi_token_index": 255999,
-         "eoi_token_index": 256000, "mm_tokens_per_image": 256, "text_config": {"model_type": "gemma3_text", "hidden_size": 2560, "num_hidden_layers": 34},
+         "eoi_token_index": 256000, "mm_tokens_per_image": 256,
+         "text_config": {"model_type": "gemma3_text", "hidden_size": 2560, "num_hidden_layers": 34},
          "vision_config": {"model_type": "siglip_vision_model", "image_size": 896, "patch_size": 14}},
         {"size": {"height": 896, "width": 896}}, {"image_seq_length": 256}, {(640, 480): 256},
     ),

@@ -18,11 +18,13 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from whet.engine.export.of_run import export_run
 from whet.engine.export.seeing_merge import compare
+from whet.engine.methods.jobs import run_job
 from whet.engine.methods.vision.job import VisionTraining
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
 from whet.engine.runs.events import EvalEvent, SampleEvent, StepEvent
-from whet.engine.runs.store import RunDir
+from whet.engine.runs.jobs import EvaluateJob
+from whet.engine.runs.store import RunDir, RunStore
 from whet.tui.render.plan import plan_facts
 
 
@@ -72,7 +74,7 @@ def steps(run: RunDir) -> dict[int, float]:
 
 def test_it_learns_what_only_the_picture_tells_and_leaves_merged(folder: Path) -> None:
     """The question is always the same: a model that ignores its images is right half of the time."""
-    pictures = [f"![]({folder / 'rows' / name}) Which one?" for name in ("0.png", "1.png")]
+    pictures = [f"![]({place}) Which one?" for place in (folder / "rows" / "0.png", "1.png")]
     run = finished(
         recipe(
             folder,
@@ -89,6 +91,12 @@ def test_it_learns_what_only_the_picture_tells_and_leaves_merged(folder: Path) -
     answers = [event.answer for event in events_of(run) if isinstance(event, SampleEvent)]
     assert answers[-2:] == ["red", "blue"] and answers[:2] != ["red", "blue"]
     assert not [finding.title for finding in findings_of(run) if finding.id == "L09"]
+    job = RunStore().create_job(EvaluateJob(parent=run.id, prompts=pictures[:1]), "test")
+    context = next_attempt(job)
+    run_job(context)
+    assert context.summary["tuned_token_accuracy"] == last.metrics["token_accuracy"]
+    assert context.summary["base_loss"] == pytest.approx(first.loss, rel=1e-5)
+    assert [event.answer for event in events_of(job) if isinstance(event, SampleEvent)][-1] == "red"
     result = export_run(next_attempt(run))
     assert result.status == "pass" and result.verdicts[0].proofs[0].name == "merge"
     merged = AutoModelForImageTextToText.from_pretrained(result.paths["merged"], dtype=torch.float32).eval()
@@ -184,6 +192,8 @@ def test_an_image_that_changed_ends_the_run_by_name(folder: Path, tmp_path: Path
     run = create_run(recipe(folder, data={"train": str(rows)}))
     (tmp_path / "rows" / "0.png").write_bytes((tmp_path / "rows" / "1.png").read_bytes())
     assert attempt(run, method=VisionTraining) == "vision.image"
+    run = create_run(recipe(folder, sampling={"prompts": ["![](gone.png) Which one?"]}))
+    assert attempt(run, method=VisionTraining) == "sampling.image" and not steps(run)
 
 
 def test_a_stopped_run_goes_on_where_it_was(folder: Path) -> None:

@@ -25,7 +25,7 @@ from ..sft.loading import locate_base, planned_tokens
 from ..watching import Watching
 from .inputs import StoredCollator
 from .loading import Seeing, copy_processor, load_planned
-from .sampling import sample_events
+from .sampling import read_prompts, sample_events
 from .trainer import VisionTrainer
 
 
@@ -42,6 +42,7 @@ class VisionTraining(training.Training):
         assert isinstance(self.recipe.method, VisionSection)
         self.section = self.recipe.method
         self.seeing = self._load()
+        self.asked = read_prompts(self.recipe, self.seeing.encoder)
         context.leave_if_asked()
         self.data = planned_tokens(context, self.seeing.handle.path)
         context.leave_if_asked()
@@ -93,7 +94,7 @@ class VisionTraining(training.Training):
 
     def sample(self, step: int) -> None:
         """Answer the recipe's prompts, images in them included."""
-        sample_events(self.context, self.seeing, step)
+        sample_events(self.context, self.seeing, self.asked, step)
 
     def shown(self, metrics: dict[str, float]) -> dict[str, float]:
         """How many of the held-out answers' tokens are predicted right."""

@@ -7,18 +7,20 @@ sampling:
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image
 from transformers import GenerationConfig
 
-from ...data.images import find_picture, look_at, read_picture
+from ...data.image_text import ConversationEncoder
+from ...data.images import find_picture, read_picture
 from ...data.messages import Message
 from ...data.rows import RowError
 from ...errors import WhetError
-from ...models.image_tokens import fitted_size
-from ...recipe import SamplingSection, VisionSection
+from ...recipe import Recipe, SamplingSection, VisionSection
 from ...runs.context import RunContext
 from ...runs.events import PhaseEvent, SampleEvent
 from ..random_numbers import preserved_rng
@@ -40,40 +42,58 @@ def parts_of(prompt: str) -> tuple[list[dict[str, Any]], list[str]]:
     return parts, pieces[1::2]
 
 
-def sample_events(context: RunContext, seeing: Seeing, step: int) -> None:
-    """Answer a recipe's prompts, where it has any, and say what came. Raises WhetError ``sampling.image``."""
+@dataclass(frozen=True)
+class Asked:
+    """A prompt with its images."""
+
+    prompt: str
+    ids: list[int]
+    images: list[Image]
+
+
+def read_prompts(recipe: Recipe, encoder: ConversationEncoder) -> list[Asked]:
+    """The recipe's prompts, their images read: before the first step, so that none is missing later.
+
+    A relative path is looked for where the worker runs, then beside the training rows.
+
+    Raises:
+        WhetError: ``sampling.image``.
+    """
+    method, source = recipe.method, recipe.data.train
+    assert isinstance(method, VisionSection)
+    sides = (method.image_min, method.image_max)
+    beside = Path(source if isinstance(source, str) else source[0]).expanduser().parent
+    found = []
+    for prompt in recipe.sampling.prompts:
+        parts, paths = parts_of(prompt)
+        messages: list[Message] = [{"role": "user", "content": parts if paths else prompt}]
+        if recipe.data.system:
+            messages.insert(0, {"role": "system", "content": recipe.data.system})
+        try:
+            places = [path if Path(path).expanduser().is_file() else str(beside / path) for path in paths]
+            images = [read_picture(find_picture(place, None), *sides) for place in places]
+            ids = encoder.prompt(messages, [image.size for image in images])
+        except RowError as error:
+            raise WhetError(
+                "sampling.image",
+                f"The prompt {prompt!r} cannot be asked: {error.reason}.",
+                "Name an image that exists: ![](path) in sampling.prompts.",
+            ) from error
+        found.append(Asked(prompt, ids, images))
+    return found
+
+
+def sample_events(context: RunContext, seeing: Seeing, asked: list[Asked], step: int) -> None:
+    """Answer prompts, where there are any, and say what came."""
     recipe = context.recipe
-    assert isinstance(recipe.method, VisionSection)
-    if not recipe.sampling.prompts:
+    if not asked:
         return
     context.emit(PhaseEvent(phase="sample", detail=f"step {step}"))
-    sides = (recipe.method.image_min, recipe.method.image_max)
-    for prompt in recipe.sampling.prompts:
+    for one in asked:
         with preserved_rng(seeing.handle.device):
             torch.manual_seed(recipe.training.seed)
-            text, stopped = answer(seeing, prompt, sides, recipe.sampling, recipe.data.system)
-        context.emit(SampleEvent(step=step, prompt=prompt, answer=text, stopped=stopped))
-
-
-def answer(
-    seeing: Seeing, prompt: str, sides: tuple[int, int], section: SamplingSection, system: str | None = None
-) -> tuple[str, bool]:
-    """What the model writes to a prompt, and whether it ended by itself."""
-    parts, paths = parts_of(prompt)
-    messages: list[Message] = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": parts if paths else prompt})
-    try:
-        pictures = [find_picture(path, None) for path in paths]
-        sizes = [fitted_size(*look_at(picture), *sides) for picture in pictures]
-        ids = seeing.encoder.prompt(messages, sizes)
-        images = [read_picture(picture, *sides) for picture in pictures]
-    except RowError as error:
-        raise WhetError(
-            "sampling.image",
-            f"The prompt {prompt!r} cannot be asked: {error.reason}.",
-            "Name an image that exists: ![](path) in sampling.prompts.",
-        ) from error
-    return generate(seeing, ids, images, section)
+            text, stopped = generate(seeing, one.ids, one.images, recipe.sampling)
+        context.emit(SampleEvent(step=step, prompt=one.prompt, answer=text, stopped=stopped))
 
 
 def stop_ids(seeing: Seeing) -> list[int]:
@@ -89,7 +109,7 @@ def stop_ids(seeing: Seeing) -> list[int]:
 def generate(
     seeing: Seeing, ids: list[int], images: list[Image], section: SamplingSection
 ) -> tuple[str, bool]:
-    """As :func:`answer`, from the ids of a prompt and its images."""
+    """What the model writes to a prompt, and whether it ended by itself."""
     handle = seeing.handle
     model, tokenizer = handle.model, handle.tokenizer
     stops = stop_ids(seeing)
