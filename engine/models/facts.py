@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import WhetError
-from . import decoder_layout, encoder_layout, layout
+from . import decoder_layout, encoder_layout, layout, whisper_layout
 from .families import Family, family_of
 from .layout import LinearModule, Parameters
 from .locate import missing_weights, resolve_model
@@ -168,6 +168,8 @@ def _count(
     family: Family, config: dict[str, Any], sizes: dict[str, int], rows: int, tied: bool
 ) -> Parameters:
     """By the family's layout; a family that leaves parts out is counted without them, and that is a guess."""
+    if family.name == "whisper":
+        return whisper_layout.from_config(config, rows)
     if family.encoder is not None:
         wanted = ("hidden_size", "layers", "heads", "intermediate_size")
         return encoder_layout.from_config(family, config, **{name: sizes[name] for name in wanted}, rows=rows)

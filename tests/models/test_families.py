@@ -34,7 +34,8 @@ def meta_model(name: str) -> Any:
 
 def test_every_family_has_a_tiny_model() -> None:
     described = {family.name for family in FAMILIES if family.exact}
-    assert described == {family_of(make().model_type).name for make in FAMILY_CONFIGS.values()}
+    made = {family_of(make().model_type).name for make in FAMILY_CONFIGS.values()}
+    assert described == made | {"whisper"}  # counted in test_whisper_facts
 
 
 @pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])

@@ -18,7 +18,11 @@ FAMILY = Family(
         "the fast path is made of causal decoder layers; an encoder of sound trains on transformers"
     ),
     target_modules=("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
-    exact=False,
-    defaults={"tie_word_embeddings": True},
+    defaults={
+        "tie_word_embeddings": True,
+        "num_mel_bins": 80,
+        "max_source_positions": 1500,
+        "max_target_positions": 448,
+    },
     capabilities=_CAPABILITIES,
 )
