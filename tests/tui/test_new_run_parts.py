@@ -56,7 +56,10 @@ FIELDS = {one.key: one for one in fields_of(api.schema())}
 
 
 def test_every_setting_of_the_recipe_is_a_field() -> None:
-    assert set(COMMON) <= set(FIELDS)
+    methods = ("embedding", "classification", "preference")
+    others = {one.key for kind in methods for one in fields_of(api.schema(), kind)}
+    assert set(COMMON) <= set(FIELDS) | others
+    assert {"method.loss", "method.matryoshka"} <= others and "method.loss" not in FIELDS
     assert len(FIELDS) > 60 and "method.kind" not in FIELDS
     assert FIELDS["adapter.kind"].choices == ("lora", "rslora", "dora", "none")
     assert FIELDS["training.max_steps"].optional and FIELDS["training.max_steps"].kind == "whole"

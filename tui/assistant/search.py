@@ -11,6 +11,9 @@ from .passages import Passage, passages
 
 TITLE_WEIGHT, WORDS_WEIGHT, TEXT_WEIGHT = 6.0, 3.0, 1.0
 
+WIDE = 3
+"""Times as many passages are looked at as are given."""
+WHY = re.compile(r"\s*why\b", re.IGNORECASE)
 # Words people use for what the passages call otherwise.
 SYNONYMS = {
     "oom": "memory", "vram": "memory", "ram": "memory", "lr": "learning_rate", "quantize": "quantise",
@@ -47,7 +50,8 @@ class Index:
     def ask(self, question: str, most: int = 6) -> list[Passage]:
         """The passages that answer best, best first; none where no word is known.
 
-        A word that stands nowhere is read as the nearest one that does (``tempalte``).
+        A word that stands nowhere is read as the nearest one that does (``tempalte``). Who asks why is
+        answered by findings first.
         """
         exact = [one for one in self._entries if one.target.lower() == question.strip().lower()]
         wanted = self._wanted(question)
@@ -56,9 +60,11 @@ class Index:
         match = " OR ".join(f'"{word}"*' if len(word) > 3 else f'"{word}"' for word in wanted)
         found = self._base.execute(
             "SELECT rowid FROM passages WHERE passages MATCH ? ORDER BY bm25(passages, ?, ?, ?) LIMIT ?",
-            (match, TITLE_WEIGHT, WORDS_WEIGHT, TEXT_WEIGHT, most),
+            (match, TITLE_WEIGHT, WORDS_WEIGHT, TEXT_WEIGHT, WIDE * most),
         )
         ranked = [self._entries[rowid - 1] for (rowid,) in found]
+        if WHY.match(question):  # who asks why wants what was found, not what can be set
+            ranked.sort(key=lambda one: one.kind != "finding")
         return list(dict.fromkeys([*exact, *ranked]))[:most]
 
     def _wanted(self, question: str) -> list[str]:
