@@ -32,8 +32,9 @@ SHOWN = (
     "model.name", "model.precision", "model.max_length", "data.train", "data.eval", "data.eval_fraction",
     "data.format", "data.columns", "data.template", "data.drop", "data.bad_rows", "method.kind",
     "adapter.kind", "adapter.rank", "adapter.alpha", "adapter.target_modules",
-    "adapter.modules_to_save", "training.epochs", "training.batch_size", "training.gradient_accumulation",
-    "training.learning_rate", "training.scheduler", "training.warmup", "training.optimizer",
+    "adapter.modules_to_save", "adapter.train_embeddings", "training.epochs", "training.batch_size",
+    "training.gradient_accumulation", "training.embedding_learning_rate", "training.learning_rate",
+    "training.scheduler", "training.warmup", "training.optimizer",
     "training.precision", "training.gradient_checkpointing", "training.max_memory_gib", "eval.every",
     "eval.early_stopping", "export.gguf", "export.merged", ACCEPT,
 )  # fmt: skip
