@@ -21,7 +21,7 @@ from whet.engine.export.of_run import export_run
 from whet.engine.methods.speech.job import SpeechTraining
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
-from whet.engine.runs.events import EvalEvent, StepEvent
+from whet.engine.runs.events import EvalEvent, SampleEvent, StepEvent
 from whet.engine.runs.store import RunDir
 
 NEW_WORDS = ("deep", "shrill")
@@ -106,6 +106,9 @@ def test_all_weights_learn_what_unheard_tones_are_called(learned: Learned) -> No
     assert last.loss < 0.05 * first.loss
     # One word for everything would be wrong half of the time: the sound decides.
     assert first.metrics["wer"] == 1.0 and last.metrics == {"wer": 0.0, "cer": 0.0}
+    shown = [event for event in events_of(learned.run) if isinstance(event, SampleEvent)]
+    assert [event.step for event in shown] == [0, 0, 0, 50, 50, 50]
+    assert all(event.answer == event.prompt for event in shown[3:])
 
 
 def test_transformers_own_generate_hears_the_same(learned: Learned) -> None:

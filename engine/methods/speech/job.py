@@ -16,7 +16,7 @@ from ...models.adapters import save_weights
 from ...models.loading import DTYPES
 from ...recipe import SpeechSection
 from ...runs.context import RunContext
-from ...runs.events import FindingEvent, PhaseEvent
+from ...runs.events import FindingEvent, PhaseEvent, SampleEvent
 from .. import training
 from ..arguments import shared_arguments
 from ..classification.trainer import cross_entropy
@@ -31,6 +31,8 @@ from .loading import load_hearing
 from .trainer import SoundCollator, SpeechTrainer
 from .writing import write_down
 
+SHOWN = 3
+"""Held-out rows whose texts an evaluation shows, right and written."""
 ROOM = 16
 """Tokens that a text may have beyond twice the longest right one."""
 
@@ -47,6 +49,8 @@ class SpeechTraining(training.Training):
         super().__init__(context)
         assert isinstance(self.recipe.method, SpeechSection)
         self.section = self.recipe.method
+        self.heard: list[tuple[str, str]] = []
+        self.heard_at = -1
         context.emit(PhaseEvent(phase="load", detail=self.recipe.model.name))
         path, _ = locate_base(context)
         self.hearing = load_hearing(self.plan, path)
@@ -92,6 +96,8 @@ class SpeechTraining(training.Training):
             return {}
         rows = self.held_out.select(range(min(len(self.held_out), self.section.error_rows)))
         written = self.write_down(rows)
+        self.heard = list(zip(rows["text"], written, strict=True))[:SHOWN]
+        self.heard_at = self.trainer.state.global_step
         return error_rates(rows["text"], written, normalize=self.section.normalize == "words")
 
     def write_down(self, rows: Dataset) -> list[str]:
@@ -111,6 +117,13 @@ class SpeechTraining(training.Training):
             written += self.hearing.tokenizer.batch_decode(ids, skip_special_tokens=True)
         base.train(training_mode)
         return written
+
+    def sample(self, step: int) -> None:
+        """Show what is said in a few held-out rows, and what the model writes."""
+        if step != self.heard_at:  # of other weights than those measured last
+            self.measure()
+        for said, written in self.heard:
+            self.context.emit(SampleEvent(step=step, prompt=said, answer=written, stopped=True))
 
     def look(self, checkpoint: Path | None) -> None:
         """Whether a checkpoint is one of this run; then the live checks take over."""
