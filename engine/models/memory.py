@@ -16,6 +16,7 @@ from ..hardware import Machine
 from ..methods.kinds import NEXT_TOKEN
 from ..recipe import AdapterSection
 from ..resolve import Resolved, adapted_layers, trainable_parameters
+from .encoder_memory import fast_encoder_bytes, on_fast_path
 from .facts import ModelFacts, match_targets
 from .families import family_of
 from .vision_memory import answer_bytes, encoder_bytes, language_facts
@@ -100,11 +101,11 @@ def estimate_memory(
         "optimizer": moment_bytes(facts, adapter, resolved.optimizer),
         "activations": heard_bytes(facts, adapter, resolved)
         if resolved.method == "speech"
+        else fast_encoder_bytes(facts, adapter, resolved, report)
+        if on_fast_path(facts, adapter, resolved)
         else activation_bytes(facts, adapter, resolved),
         # Only what is to be continued is compared with the whole vocabulary.
-        "loss": loss_bytes(facts, adapter, resolved, report)
-        if resolved.method in NEXT_TOKEN
-        else 0,
+        "loss": loss_bytes(facts, adapter, resolved, report) if resolved.method in NEXT_TOKEN else 0,
         "runtime": CUDA_CONTEXT + CUDA_WORKSPACE if cuda else PROCESS,
     }
     if resolved.method == "vision":
