@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "end_to_end.py"
-NAMES = ("models", "rows", "report", "stacks", "whet_stack")
+NAMES = ("models", "rows", "report", "stacks", "whet_stack", "encoder_stacks")
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,19 @@ def test_the_tiny_row_trains_the_same_model_in_both_stacks(parts: Any, row: Any)
     ratio = f"{whet.rate / hf.rate:.2f}"
     assert f"| {ratio}× |" in text
     assert f"tokens/s of whet at least 1× that of hf: {ratio}, " in text
+
+
+def test_the_tiny_encoder_trains_the_same_model_in_both_stacks(parts: Any, tmp_path: Path) -> None:
+    row, folder = parts.rows.ROWS["tiny-encoder"], tmp_path / "encoder"
+    parts.models.make("tiny-encoder", folder)
+    jobs = {label: replace(job, device="cpu", folder=str(folder)) for label, job in row.jobs.items()}
+    results = {label: parts.encoder_stacks.run(job, time.time()) for label, job in jobs.items()}
+    st, whet = results["st"], results["whet"]
+    assert len(st.losses) == len(whet.losses) == 6
+    assert whet.losses == pytest.approx(st.losses, rel=2e-4)
+    assert "batches on the fast path" in whet.note
+    text = parts.report.table(row, jobs, results)
+    assert "| pairs/s |" in text and "pairs/s of whet at least 1× that of st: " in text
 
 
 def test_an_uneven_row_counts_the_tokens_of_the_measured_steps(parts: Any) -> None:

@@ -18,8 +18,14 @@ from whet.engine.models.fast_path.encoders import apply_fast_encoder
 from whet.engine.recipe import AdapterSection
 from whet.engine.resolve import Resolved, resolve
 
-SIZES: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 5, "num_attention_heads": 4,
-         "vocab_size": 200}  # fmt: skip
+SIZES: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "vocab_size": 200,
+    "pad_token_id": 0,
+}
 TEXTS, LENGTH = 8, 64
 
 
@@ -73,7 +79,7 @@ def held_bytes(grad_fn: Any, weights: set[int]) -> int:
 def test_what_the_nodes_hold(model_type: str, recomputes: bool, tmp_path: Path) -> None:
     from transformers import CONFIG_MAPPING, AutoModel
 
-    config: Any = CONFIG_MAPPING[model_type](**SIZES, pad_token_id=0)
+    config: Any = CONFIG_MAPPING[model_type](**SIZES)
     if model_type != "modernbert":
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     config.save_pretrained(tmp_path)
