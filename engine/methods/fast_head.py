@@ -27,6 +27,8 @@ from ..models.fast_path import PackedTokens, causal_model, fill_up, pack_padded,
 
 METRICS = ("log_probs", "entropy", "mean_logits", "is_top1")
 """TRL's names of what the fast head finds."""
+COPY = "ref"
+"""TRL's name of its frozen copy of an adapter that had learnt."""
 UNDERSTOOD = {"input_ids", "attention_mask"}
 TOKEN_MULTIPLE = 64
 """Packed rows are filled up to a multiple of this, so that few shapes ever occur."""
@@ -71,10 +73,13 @@ class FastHead:
         self._batch: Labelled | None = None
 
     @property
-    def separable(self) -> bool:
-        """Whether the model with its adapter off is the base, and :meth:`base_log_probs` knows it."""
+    def knows_reference(self) -> bool:
+        """Whether :meth:`reference_log_probs` are those of the model that TRL measures from."""
         program = program_of(self.model)
-        return program is not None and not self._switches() and program.separable
+        if program is None or not program.separable:
+            return False
+        adapter = self._reference()
+        return adapter is None or (program.is_current() and program.knows(adapter))
 
     def understands(self, given: dict[str, Any]) -> bool:
         """Whether the fast path computes what a call with these arguments asks for."""
@@ -108,11 +113,12 @@ class FastHead:
             label_mask=batch.mask_BT,
         )
 
-    def base_log_probs(self, batch: Labelled | None = None) -> torch.Tensor:
-        """(B, T - 1) of the frozen base, without a gradient, of the rows that were read last or of others."""
+    def reference_log_probs(self, batch: Labelled | None = None) -> torch.Tensor:
+        """(B, T - 1) of the frozen base, or of TRL's copy of an adapter that had learnt, without a gradient,
+        of the rows that were read last or of others."""
         program, batch = program_of(self.model), batch or self._batch
         assert program is not None and batch is not None
-        with program.base_alone():
+        with program.reference(self._reference()):
             return batch.spread(self._answers(batch)[0].logp_S)
 
     def _answers(self, batch: Labelled) -> tuple[PredictedTokens, Callable[[], torch.Tensor]]:
@@ -122,8 +128,12 @@ class FastHead:
             return program.answers(batch.packed, batch.rows_S, batch.labels_S, self.temperature)
 
     def _switches(self) -> bool:
-        """Whether a reference may be another adapter, of which the program knows nothing."""
+        """Whether another adapter may be active than the one that the program was read with."""
         return isinstance(self.model, PeftModel) and len(self.model.peft_config) > 1
+
+    def _reference(self) -> str | None:
+        """The adapter that TRL measures from; None is none."""
+        return COPY if isinstance(self.model, PeftModel) and COPY in self.model.peft_config else None
 
 
 @dataclass(frozen=True)

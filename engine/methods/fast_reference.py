@@ -1,7 +1,7 @@
-"""A reference model by the frozen base alone, in place of switching PEFT's adapter off and on at every step.
+"""A reference model by the fast path, in place of switching PEFT's adapters off and on at every step.
 
 TRL's trainers take log-probabilities of the reference from the batch where these were computed beforehand;
-here they are computed when they are needed, by :meth:`.fast_head.FastHead.base_log_probs`.
+here they are computed when they are needed, by :meth:`.fast_head.FastHead.reference_log_probs`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from ..data.masking import IGNORE
 from .fast_head import FastHead
 
 
-class BaseReference:
+class FastReference:
     """Goes before a trainer of TRL's that measures from a reference, among a class's bases."""
 
     head: FastHead | None = None
     """Of a model on the fast path, once it is put in place."""
 
-    def _by_base(self) -> FastHead | None:
-        """The head, where the reference is the model without its adapter and nothing else was asked for."""
+    def _knowing_head(self) -> FastHead | None:
+        """The head, where it knows the reference."""
         own: Any = self
         head = self.head
-        if head is None or own.precompute_ref_logps or own.ref_model is not None or not head.separable:
+        if head is None or own.precompute_ref_logps or own.ref_model is not None:
             return None
-        return head
+        return head if head.knows_reference else None
 
     @contextmanager
     def _reading_the_batch(self) -> Iterator[None]:
@@ -41,46 +41,46 @@ class BaseReference:
             own.precompute_ref_logps = False
 
 
-class PairReference(BaseReference):
+class PairReference(FastReference):
     """DPO's: of both answers."""
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         own: Any = self
         plain: Any = super()
-        head = self._by_base()
+        head = self._knowing_head()
         if head is None or own.ld_alpha is not None:
             return plain._compute_loss(model, inputs, return_outputs)
 
         def reference() -> dict[str, torch.Tensor]:
-            chosen, rejected = head.base_log_probs().sum(1).chunk(2)
+            chosen, rejected = head.reference_log_probs().sum(1).chunk(2)
             return {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
 
         with self._reading_the_batch():
             return plain._compute_loss(model, _Asked(inputs, reference), return_outputs)
 
 
-class RatedReference(BaseReference):
+class RatedReference(FastReference):
     """KTO's: of the answers, and of those that tell how far the model has moved."""
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         own: Any = self
         plain: Any = super()
-        head = self._by_base()
+        head = self._knowing_head()
         if head is None:
             return plain._compute_loss(model, inputs, return_outputs)
-        found = {"ref_logps": _base_sums(head, inputs, "")}
+        found = {"ref_logps": _sums(head, inputs, "")}
         if own.calculate_KL:
-            found["ref_KL_logps"] = _base_sums(head, inputs, "KL_")
+            found["ref_KL_logps"] = _sums(head, inputs, "KL_")
         with self._reading_the_batch():
             return plain._compute_loss(model, {**inputs, **found}, return_outputs)
 
 
-def _base_sums(head: FastHead, inputs: dict[str, Any], prefix: str) -> torch.Tensor:
+def _sums(head: FastHead, inputs: dict[str, Any], prefix: str) -> torch.Tensor:
     """(B,) of the columns of a batch with a prefix."""
     names = ("input_ids", "attention_mask", "completion_mask")
     ids, attended, answered = (inputs[prefix + name] for name in names)
     batch = head.read(ids, attended, ids.masked_fill(answered == 0, IGNORE))
-    return head.base_log_probs(batch).sum(1)
+    return head.reference_log_probs(batch).sum(1)
 
 
 class _Asked(dict[str, Any]):

@@ -63,9 +63,6 @@ class FastAnswers(FlatSteps):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As TRL's, on the model as it is now, its activations kept as far as memory goes."""
         self._follow_model()
-        model: Any = self.model
-        if program_of(model) is not None and isinstance(model, PeftModel) and len(model.peft_config) > 1:
-            say("The reference is an adapter as it began: it runs on transformers' layers, which is slower.")
         schedule_comparison(self, self._may_recompute, self.forwards)
         return super().train(*args, **kwargs)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from support.fast_models import gradients, with_random_adapter
 from support.tiny_families import build
 from trl.trainer.utils import add_fused_lm_head
@@ -81,9 +83,9 @@ def test_the_base_alone_is_the_model_with_its_adapter_off() -> None:
     add_fused_lm_head(causal_model(model))
     head = put_fast_head(model)
     inputs = batch()
-    assert head.separable
+    assert head.knows_reference
     policy = asked(model, inputs).log_probs
-    base = head.base_log_probs()
+    base = head.reference_log_probs()
     with torch.no_grad(), model.disable_adapter():
         expected = asked(model, inputs).log_probs
     assert not base.requires_grad and relative_error(base, expected) < 1e-6
@@ -98,18 +100,46 @@ def test_the_base_alone_is_the_model_with_its_adapter_off() -> None:
 def test_what_else_an_adapter_trains_is_no_base_alone() -> None:
     whole = with_random_adapter(build("llama"), modules_to_save=["lm_head"])
     apply_fast_path(whole, torch.float32)
-    assert not put_fast_head(whole).separable
+    assert not put_fast_head(whole).knows_reference
     dora = with_random_adapter(build("llama"), use_dora=True)
     apply_fast_path(dora, torch.float32)
-    assert not put_fast_head(dora).separable
+    assert not put_fast_head(dora).knows_reference
     experts = with_random_adapter(build("qwen3_moe"))
     apply_fast_path(experts, torch.float32)
-    assert not put_fast_head(experts).separable
-    two = with_random_adapter(build("llama"))
-    apply_fast_path(two, torch.float32)
-    head = put_fast_head(two)
-    two.add_adapter("ref", two.peft_config["default"])
-    assert not head.separable
+    assert not put_fast_head(experts).knows_reference
+    other = with_random_adapter(build("llama"))
+    other.add_adapter("ref", LoraConfig(r=2, target_modules=other.peft_config["default"].target_modules))
+    apply_fast_path(other, torch.float32)
+    assert not put_fast_head(other).knows_reference
+
+
+def test_an_adapter_that_had_learnt_is_a_reference(tmp_path: Path) -> None:
+    model = with_random_adapter(build("qwen3"))
+    model.save_pretrained(tmp_path)
+    model.load_adapter(str(tmp_path), "ref")
+    model.set_adapter("default")
+    apply_fast_path(model, torch.float32)
+    add_fused_lm_head(causal_model(model))
+    head, inputs = put_fast_head(model), batch()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B.default" in name:
+                parameter.mul_(3)
+    assert head.knows_reference
+    policy = asked(model, inputs).log_probs
+    reference = head.reference_log_probs()
+    policy.sum().backward()
+    seen = {name: gradient.clone() for name, gradient in gradients(model).items()}
+    model.zero_grad()
+    again = asked(model, inputs).log_probs
+    again.sum().backward()
+    assert torch.equal(again, policy)
+    assert all(torch.equal(seen[name], gradient) for name, gradient in gradients(model).items())
+    model.set_adapter("ref")
+    assert not head.knows_reference  # the policy is another one now
+    with torch.no_grad():
+        expected = asked(model, inputs).log_probs
+    assert relative_error(reference, expected) < 1e-5 and relative_error(policy, expected) > 1e-2
 
 
 def test_recomputing_and_chunks_change_nothing() -> None:

@@ -34,25 +34,31 @@ class InForce:
     def __init__(self, projections: Sequence[Projection], refresher: Refresher) -> None:
         self.projections, self.refresher = list(projections), refresher
         self.state = _State([], [])
-        self.off = False
+        self.held = False
 
     @contextmanager
-    def switched_off(self) -> Iterator[None]:
-        """Products are the base's alone while the context lasts; what was in force stays where it lies."""
+    def switched_to(self, adapter: str | None) -> Iterator[None]:
+        """Another adapter is in force while the context lasts; None is the base alone, for which nothing has
+        to be copied."""
         stacks = [projection.stack for projection in self.projections]
-        before, self.off = [stack.blocks for stack in stacks], True
-        for stack in stacks:
-            stack.blocks = []
+        before, self.held = [stack.blocks for stack in stacks], True
+        if adapter is None:
+            for stack in stacks:
+                stack.blocks = []
+        else:
+            self.refresher.run([c for one in self.projections for c in one.refreshes_of(adapter)])
         try:
             yield
         finally:
-            self.off = False
+            self.held = False
             for stack, blocks in zip(stacks, before, strict=True):
                 stack.blocks = blocks
+            if adapter is not None:
+                self.refresher.run(self.state.copies)
 
     def refresh(self) -> None:
         """Put the adapters in force as they are now."""
-        if self.off:
+        if self.held:
             return
         copies = [copy for projection in self.projections for copy in projection.refreshes()]
         self.refresher.run(copies)
@@ -62,7 +68,7 @@ class InForce:
 
     def hold(self, hidden_TD: torch.Tensor) -> torch.Tensor:
         """The same tensor, whose backward pass runs on what is in force now."""
-        if self.off:
+        if self.held:
             return hidden_TD
         held: torch.Tensor = _Hold.apply(hidden_TD, self, self.state)
         return held

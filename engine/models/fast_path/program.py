@@ -108,7 +108,7 @@ class DecoderProgram:
 
     @cached_property
     def separable(self) -> bool:
-        """Whether the adapter is in fused products alone, so that :meth:`base_alone` is the base model."""
+        """Whether the adapter is in fused products alone, so that :meth:`reference` is all of the model."""
         halves = [half for layer in self.layers for half in (layer.attention, layer.mlp)]
         # Experts' adapters are read from PEFT's wrappers, which say themselves whether they are on.
         others = (*PLAIN, MoeHalf)
@@ -116,11 +116,16 @@ class DecoderProgram:
         fused = not any(isinstance(half, others) for half in halves)
         return fused and not whole and not isinstance(self.head, AuxiliaryTrainingWrapper)
 
+    def knows(self, adapter: str) -> bool:
+        """Whether another adapter can be the reference: it adapts the same layers by the same ranks."""
+        return all(projection.knows(adapter) for projection in self.in_force.projections)
+
     @contextmanager
-    def base_alone(self) -> Iterator[None]:
-        """Passes without a gradient run on the frozen base while the context lasts: a reference model, at no
-        cost of switching. Of a program that is :attr:`separable`."""
-        with torch.no_grad(), self.in_force.switched_off():
+    def reference(self, adapter: str | None = None) -> Iterator[None]:
+        """Passes without a gradient run on the frozen base while the context lasts, or on another adapter
+        that it :meth:`knows`: a reference model, without PEFT's walks over all modules. Of a program that is
+        :attr:`separable`."""
+        with torch.no_grad(), self.in_force.switched_to(adapter):
             yield
 
     def is_current(self) -> bool:

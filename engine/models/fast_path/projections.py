@@ -89,7 +89,7 @@ class Projection:
             if name is None or module.disable_adapters or module.merged:
                 found += [None, None]
             else:
-                found += [module.lora_A[name].weight, module.lora_B[name].weight]
+                found += _weights(module, name)
         return found
 
     def refreshes(self) -> list[Refresh]:
@@ -105,6 +105,25 @@ class Projection:
             drops = isinstance(dropout, nn.Dropout) and dropout.training
             factors.append(Factor(a, b, module.scaling[name], dropout.p if drops else 0.0))
         return self.stack.put(factors)
+
+    def knows(self, adapter: str) -> bool:
+        """Whether another adapter can take the place of the one that was read."""
+        for module, name, rank in zip(self.modules, self.adapters, self.stack.ranks, strict=True):
+            has = isinstance(module, LoraLayer) and adapter in module.lora_A
+            if has != (name is not None):
+                return False
+            if has and (_rank(module, adapter) != rank or adapter in module.lora_variant):
+                return False
+        return True
+
+    def refreshes_of(self, adapter: str) -> list[Refresh]:
+        """Put another adapter, one that it :meth:`knows`, in force without dropout; what is to be copied."""
+        return self.stack.put(
+            [
+                None if name is None else Factor(*_weights(module, adapter), module.scaling[adapter], 0.0)
+                for module, name in zip(self.modules, self.adapters, strict=True)
+            ]
+        )
 
     def stored(self) -> list[Weight]:
         """The frozen weights as they are held, for products with few rows: side by side as one, or one a
@@ -193,6 +212,10 @@ def _adapter_name(module: Any) -> str | None:
     if module.lora_bias.get(name):
         raise NotFusedError("the adapter has a bias of its own")
     return str(name)
+
+
+def _weights(module: Any, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return module.lora_A[name].weight, module.lora_B[name].weight
 
 
 def _rank(module: Any, name: str) -> int:
