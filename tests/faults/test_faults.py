@@ -17,7 +17,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.id}-{fault.name}")
+LONG = {("T07", "a rate next to nothing")}
+"""Half a minute each: `make slow` and `make faults` try them."""
+
+
+def _case(fault: Fault) -> object:
+    marks = pytest.mark.slow if (fault.id, fault.name) in LONG else ()
+    return pytest.param(fault, id=f"{fault.id}-{fault.name}", marks=marks)
+
+
+@pytest.mark.parametrize("fault", [_case(fault) for fault in FAULTS])
 def test_fault(fault: Fault, tmp_path: Path) -> None:
     outcome = try_fault(fault, tmp_path)
     assert outcome.caught, outcome.why

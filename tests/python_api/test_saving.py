@@ -148,6 +148,7 @@ def test_gguf_files_are_written_and_proven(tmp_path: Path) -> None:
     assert (tmp_path / "gguf" / "Modelfile").is_file()
 
 
+@pytest.mark.slow  # 20 to 30 seconds: `make slow`
 def test_small_types_learn_from_the_trainers_rows(tmp_path: Path) -> None:
     path = build_tiny_model(tmp_path / "model", "llama", wide=True)
     model, tokenizer = adapted(path)

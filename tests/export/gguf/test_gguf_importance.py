@@ -94,6 +94,7 @@ def test_means_of_what_was_never_used() -> None:
     np.testing.assert_allclose(means, [2.0, FLOOR, 1.0, 1.0])
 
 
+@pytest.mark.slow  # 20 to 30 seconds: `make slow`
 def test_it_brings_a_trained_model_nearer(tmp_path: Path) -> None:
     """The demo's model, the matrix from its training rows, the divergence on held-out ones."""
     source = convert(demo.MODEL_DIR, tmp_path / "f16.gguf", "f16")

@@ -20,6 +20,7 @@ from whet.engine.recipe import ExportSection
 from whet.engine.runs.events import Event, ExportEvent
 
 
+@pytest.mark.slow  # 20 to 30 seconds: `make slow`
 def test_all_targets_of_one_export(tmp_path: Path) -> None:
     base = build_tiny_model(tmp_path / "base", "llama", wide=True, dtype="bfloat16")
     adapter = train_at_random(base, tmp_path / "adapter")
