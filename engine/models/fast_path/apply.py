@@ -47,20 +47,16 @@ def apply_fast_path(model: Any, dtype: torch.dtype, *, fp8: Collection[str] | No
     report = FastPathReport()
     causal = causal_model(model)
     config = causal.config.get_text_config()
-    family = family_of(config.model_type)
-    fast = family.fast
-    settings = fast if isinstance(fast, Unsupported) else fast_settings(fast, config.to_dict())
-    reason = (
-        settings.reason
-        if isinstance(settings, Unsupported) or isinstance(fast, Unsupported)
-        else _whole_refusal(model, causal, getattr(causal, fast.decoder), dtype)
-    )
-    if reason is not None or isinstance(settings, Unsupported):
-        report.count("decoder", reason)
-        take_off_fast_path(model)
-        return report
-    layout: FastLayout = fast  # type: ignore[assignment]
+    layout = family_of(config.model_type).fast
+    if isinstance(layout, Unsupported):
+        return _left_plain(model, report, layout.reason)
+    settings = fast_settings(layout, config.to_dict())
+    if isinstance(settings, Unsupported):
+        return _left_plain(model, report, settings.reason)
     decoder = getattr(causal, layout.decoder)
+    reason = _whole_refusal(model, causal, decoder, dtype)
+    if reason is not None:
+        return _left_plain(model, report, reason)
     before = decoder.program if isinstance(decoder, FastDecoder) else None
     device = next(decoder.parameters()).device
     if fp8 is None:
@@ -78,6 +74,12 @@ def apply_fast_path(model: Any, dtype: torch.dtype, *, fp8: Collection[str] | No
     decoder.program = program
     if before is not None:
         program.keep, program.chunk = before.keep, before.chunk
+    return report
+
+
+def _left_plain(model: Any, report: FastPathReport, reason: str) -> FastPathReport:
+    report.count("decoder", reason)
+    take_off_fast_path(model)
     return report
 
 
