@@ -62,6 +62,9 @@ class ModelFacts(BaseModel):
     weight_files: list[str]
     missing_weight_files: list[str]
     weight_bytes: int
+    codebooks: tuple[int, int] | None = Field(
+        default=None, description="Codes of a spoken frame, and of how many each is one; None for others."
+    )
     has_tokenizer_json: bool
     has_chat_template: bool
     bos_id: int | None
@@ -112,6 +115,10 @@ def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
         family = family_of(config.get("model_type", ""))
     sees = bool(whole.get("vision_config"))
     config = {**family.defaults, **(INNER.get(family.name, {}) if sees else {}), **config}
+    books = None
+    if family.name == "csm":  # vocab_size there is a codebook's, and what is tied are the codebooks
+        books = int(config["num_codebooks"]), int(config["vocab_size"])
+        config |= {"vocab_size": config["text_vocab_size"], "tie_word_embeddings": False}
     generation = _optional_json(path / "generation_config.json")
     tokenizer = _optional_json(path / "tokenizer_config.json")
     sizes = _sizes(config, path)
@@ -147,6 +154,7 @@ def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
         max_positions=config.get("max_position_embeddings", config.get("max_target_positions")),
         sliding_window=config.get("sliding_window") if config.get("use_sliding_window", True) else None,
         rope=_rope(config),
+        codebooks=books,
         dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch."),
         quantization=_quantization_name(quantization),
         quantization_config=quantization,

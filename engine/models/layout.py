@@ -16,8 +16,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 EMBEDDINGS = tuple(
-    f"{name}.weight" for name in ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in")
+    f"{name}.weight"
+    for name in ("embed_tokens", "embed_text_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in")
 )
+DEPTH = "depth_decoder."
+"""Of CSM: what writes a frame's further codes, and embeds them."""
+TABLES = ("wpe.weight", "position_embeddings.weight", "embed_positions.weight", "embed_audio_tokens.weight")
 LAYER_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
@@ -100,13 +104,11 @@ def from_headers(tensors: dict[str, tuple[int, ...]], tied: bool) -> Parameters:
 
 def is_embedding(name: str) -> bool:
     """Whether a tensor is the input embedding, under the names decoders give it."""
-    return name.endswith(EMBEDDINGS)
+    return name.endswith(EMBEDDINGS) and not name.startswith(DEPTH)
 
 
 def _is_table(name: str) -> bool:
-    return is_embedding(name) or name.endswith(
-        ("wpe.weight", "position_embeddings.weight", "embed_positions.weight")
-    )
+    return name.endswith((*EMBEDDINGS, *TABLES))
 
 
 def embedding_rows(tensors: dict[str, tuple[int, ...]]) -> int | None:

@@ -19,6 +19,7 @@ from ..resolve import Resolved, adapted_layers, trainable_parameters
 from .encoder_memory import fast_encoder_bytes, on_fast_path
 from .facts import ModelFacts, match_targets
 from .families import family_of
+from .layout import DEPTH
 from .vision_memory import answer_bytes, encoder_bytes, language_facts
 
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
@@ -103,9 +104,11 @@ def estimate_memory(
         if resolved.method == "speech"
         else fast_encoder_bytes(facts, adapter, resolved, report)
         if on_fast_path(facts, adapter, resolved)
-        else activation_bytes(facts, adapter, resolved),
+        else activation_bytes(facts, adapter, resolved) + frame_bytes(facts, resolved),
         # Only what is to be continued is compared with the whole vocabulary.
-        "loss": loss_bytes(facts, adapter, resolved, report) if resolved.method in NEXT_TOKEN else 0,
+        "loss": loss_bytes(facts, adapter, resolved, report)
+        if resolved.method in NEXT_TOKEN and facts.codebooks is None
+        else 0,
         "runtime": CUDA_CONTEXT + CUDA_WORKSPACE if cuda else PROCESS,
     }
     if resolved.method == "vision":
@@ -204,6 +207,26 @@ def activation_bytes(facts: ModelFacts, adapter: AdapterSection, resolved: Resol
         a_token = facts.layers * layer
     ends = 4 * facts.hidden_size  # the final norm's input
     return tokens * (a_token + ends) + _weight_copies(facts, adapter, resolved)
+
+
+def frame_bytes(facts: ModelFacts, resolved: Resolved) -> int:
+    """What a decoder of a frame's further codes keeps, where a model has one: each place of a row is a frame
+    at most, and its codes are as many places in there.
+
+    Each linear layer's input and output; with checkpointing those of one layer and every layer's input. The
+    logits stand in the compute type, in fp32, and as their gradient.
+    """
+    if facts.codebooks is None:
+        return 0
+    count, size = facts.codebooks
+    width = BYTES[resolved.compute_dtype]
+    inside = [one for one in facts.parameters.linear if one.pattern.startswith(DEPTH)]
+    if resolved.gradient_checkpointing:
+        kept = sum(one.inputs + one.outputs for one in inside)
+        kept += max((one.count * one.inputs for one in inside), default=0)
+    else:
+        kept = sum(one.count * (one.inputs + one.outputs) for one in inside)
+    return resolved.tokens_per_micro_batch * count * (width * kept + size * (width + 8))
 
 
 SOUND_POSITIONS = 1500

@@ -93,6 +93,8 @@ def _read(model: ModelFacts, tokens: Path) -> WeightFacts:
     stored = stored_tensors(model.path / name for name in model.weight_files)
     embedding = next((t for n, t in stored.items() if is_embedding(n) and len(t.shape) == 2), None)
     head = next((t for n, t in stored.items() if n.endswith(HEADS) and len(t.shape) == 2), None)
+    if model.codebooks is not None:
+        head = None  # of codes, not of the tokens that are read
     values: dict[str, Any] = {}
     if not model.missing_weight_files:
         values["missing"], values["misshapen"] = _against_layout(model, stored)
@@ -206,7 +208,8 @@ def _against_layout(model: ModelFacts, stored: dict[str, StoredTensor]) -> tuple
     A kind of layer of which nothing is there has another name in these files, which the loader may know.
     """
     family = family_of(model.model_type)
-    if family.encoder is not None or not model.parameters.exact or model.quantization is not None:
+    known = family.exact and model.parameters.exact  # else the count comes from these very files
+    if family.encoder is not None or not known or model.quantization is not None:
         return [], []
     stored = {name: tensor for name, tensor in stored.items() if not VISION.search(name)}
     tail = {name[name.find("layers.") :] if "layers." in name else name: t for name, t in stored.items()}

@@ -137,6 +137,15 @@ def test_a_stopped_run_of_all_weights_goes_on_where_it_was(csm: Path, tmp_path: 
     assert steps(one)[1] == pytest.approx(steps(first)[1], rel=1e-5)  # however a step is divided
 
 
+def test_the_plan_of_a_healthy_run_is_free_to_start(csm: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "many.jsonl"
+    lines = [json.dumps({"text": f"word {number}", "codes": sound(str(number))}) for number in range(120)]
+    rows.write_text("\n".join(lines), encoding="utf-8")
+    plan = make_plan(recipe(csm, tmp_path, data={"train": str(rows), "eval": None}))
+    assert [finding.id for finding in plan.findings if finding.severity != "note"] == []
+    assert plan.model.family == "csm" and plan.model.codebooks == (BOOKS, 20)
+
+
 def test_gguf_and_wrong_codebooks_are_refused_with_the_reason(csm: Path, tmp_path: Path) -> None:
     plan = make_plan(recipe(csm, tmp_path, export={"gguf": ["q8_0"]}))
     assert any("several codebooks a frame" in str(finding.model_dump()) for finding in plan.blocked())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     bert,
+    csm,
     deepseek,
     gemma,
     gemma2,
@@ -47,6 +48,7 @@ FAMILIES: tuple[Family, ...] = (
     mpnet.FAMILY,
     modernbert.FAMILY,
     whisper.FAMILY,
+    csm.FAMILY,
 )
 UNKNOWN: Family = unknown.FAMILY
 

@@ -3,7 +3,10 @@
 from .descriptor import Capability, Family, Supported, Unsupported
 
 _HEARS = Unsupported("it writes what is said in recordings: method.kind=speech trains it")
-_OTHERS = ("sft", "preference", "reward", "embedding", "classification", "token_classification", "reranker")
+_OTHERS = (
+    "sft", "preference", "grpo", "reward", "embedding", "classification", "token_classification", "reranker",
+    "vision", "tts",
+)  # fmt: skip
 
 _CAPABILITIES: dict[str, Capability] = {
     **{name: Supported() for name in ("speech", "lora", "dora", "full", "nf4", "int8")},
