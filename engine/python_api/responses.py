@@ -17,6 +17,7 @@ from datasets import Dataset, IterableDataset
 from ..data.masking import IGNORE, Span, labels_of
 from ..errors import WhetError
 from .notes import say
+from .seeing import PictureTrainer
 from .template_parts import markers_of
 
 UNSUPERVISED_LIMIT = 0.1
@@ -80,6 +81,9 @@ def train_on_responses_only(
         WhetError: `data.markers_match_nothing` when a marker is in no row, or more than 10 % of the rows
             are left without a supervised token; `data.not_tokenised` for rows without `input_ids`.
     """
+    if isinstance(trainer, PictureTrainer):
+        trainer.supervise_responses(instruction_part, response_part)
+        return trainer
     tokenizer = tokenizer or trainer.processing_class
     if (instruction_part is None) != (response_part is None):
         raise WhetError(

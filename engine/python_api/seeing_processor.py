@@ -6,7 +6,7 @@ are the same. The files that it saves are the model's own, for transformers' `Au
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,12 @@ from ..data.rows import RowError
 from ..errors import WhetError
 from ..methods.vision.inputs import ImageInputs, padded
 from ..methods.vision.loading import Seeing, copy_processor
+from .seeing import PictureProcessor
 
 LARGEST = 1 << 30
 
 
-class PictureCollator:
-    """The kind of :class:`.vision_collator.VisionDataCollator`."""
-
-
-class SeeingProcessor:
+class SeeingProcessor(PictureProcessor):
     """Tokenizer and image processor of one model. Every attribute of the tokenizer is one of this too.
 
     Args:
@@ -142,12 +139,6 @@ class SeeingProcessor:
     def _pad_id(self) -> int:
         known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
         return next((int(token) for token in known if token is not None), 0)
-
-
-def is_for_seeing(args: Sequence[Any], given: Mapping[str, Any]) -> bool:
-    """Whether a trainer's arguments are about a model that sees: they hold a processor, or the collator."""
-    found = [*args, given.get("processing_class"), given.get("tokenizer"), given.get("data_collator")]
-    return any(isinstance(one, SeeingProcessor | PictureCollator) for one in found)
 
 
 def image_of(value: Any) -> Image.Image:

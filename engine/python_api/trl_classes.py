@@ -25,7 +25,7 @@ from .notes import say
 from .precision import resolve_mixed_precision, resolve_optimizer
 from .rows import tokenise_dataset
 from .scheduling import schedule_steps
-from .seeing_processor import is_for_seeing
+from .seeing import is_for_seeing
 from .spellings import config_from_trainer, refuse_unknown, translate_config
 from .state import base_model, state_of, update
 

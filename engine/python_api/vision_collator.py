@@ -18,7 +18,8 @@ from ..data.messages import Message
 from ..data.rows import RowError
 from ..errors import WhetError
 from .notes import say
-from .seeing_processor import LARGEST, PictureCollator, SeeingProcessor, image_of
+from .seeing import PictureCollator
+from .seeing_processor import LARGEST, SeeingProcessor, image_of
 from .spellings import refuse_unknown
 from .state import state_of
 
@@ -85,16 +86,29 @@ class VisionDataCollator(PictureCollator):
         state = state_of(model)
         self.processor, self.formatting_func = processor, formatting_func
         self.max_seq_length = max_seq_length or (state.max_seq_length if state else None) or LARGEST
-        self.responses_only = train_on_responses_only
+        self.responses_only = False
         self.resize = _resizing(resize, image_min, image_max, model)
         self._cut_said = False
-        for marker in (instruction_part, response_part):
-            if train_on_responses_only and marker is not None:
-                self._check_marker(marker)
+        if train_on_responses_only:
+            self.supervise_responses(instruction_part, response_part)
 
     def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
         """A batch: input_ids, labels, attention_mask, and the images as the model takes them."""
         return self.processor.collated([self._prepared(row) for row in rows])
+
+    def supervise_responses(self, *markers: str | None) -> None:
+        """Label what the assistant writes, and nothing else, from now on.
+
+        Args:
+            markers: texts that open turns, as scripts carry them; see the class.
+
+        Raises:
+            WhetError: ``data.markers_match_nothing``.
+        """
+        for marker in markers:
+            if marker is not None:
+                self._check_marker(marker)
+        self.responses_only = True
 
     def _prepared(self, row: Any) -> tuple[list[int], list[int], list[Image.Image]]:
         if self.formatting_func is not None:

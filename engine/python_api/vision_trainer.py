@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from ..errors import WhetError
 from ..methods.vision.trainer import AnswersLoss
 from .notes import say
+from .seeing import PictureTrainer
 from .seeing_processor import LARGEST, SeeingProcessor
 from .spellings import config_from_trainer, refuse_unknown
 from .state import state_of
@@ -35,7 +36,7 @@ class Rows(TorchDataset[Any]):
         return self.rows[index]
 
 
-class VisionSFTTrainer(AnswersLoss):
+class VisionSFTTrainer(PictureTrainer, AnswersLoss):
     """What `SFTTrainer` becomes for a `VisionDataCollator`, or for the processor of a `FastVisionModel`.
 
     Args:
@@ -101,6 +102,21 @@ class VisionSFTTrainer(AnswersLoss):
             **given,
         )
         say("Models that see run on transformers' own layers, which is slower than the fast path.")
+
+    def supervise_responses(self, *markers: str | None) -> None:
+        """What `train_on_responses_only` does to this trainer: its collator does the labelling.
+
+        Raises:
+            WhetError: `python_api.collator` for a collator of another library.
+        """
+        collator = self.data_collator
+        if not isinstance(collator, VisionDataCollator):
+            raise WhetError(
+                "python_api.collator",
+                f"{type(collator).__name__} makes the labels of this trainer.",
+                "Use VisionDataCollator, or label the answers there.",
+            )
+        collator.supervise_responses(*markers)
 
 
 def _as_rows(rows: Any) -> Any:

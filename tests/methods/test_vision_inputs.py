@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from whet.engine.methods.vision.inputs import padded, seen_by
 from whet.engine.methods.vision.layers import chosen_layers, kind_of, part_of
 from whet.engine.methods.vision.loading import linear_layers, load_image_processor, load_seeing
 from whet.engine.methods.vision.section import VisionSection
+from whet.engine.methods.vision.trainer import answer_logits
 from whet.engine.models.facts import read_model_facts
 from whet.engine.models.image_tokens import fitted_size, image_tokens, read_image_tokens
 from whet.engine.models.loading import Precision
@@ -104,6 +106,34 @@ def test_the_same_where_transformers_has_torchvision(folder: Path, name: str) ->
     processor.image_processor = load_image_processor(folder / name)
     processor.chat_template = processor.tokenizer.chat_template
     compared(folder, name, processor, processor.tokenizer)
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_a_rows_loss_does_not_depend_on_its_batch(folder: Path, name: str) -> None:
+    """Two images, none, and one behind a text: in one batch as each by itself."""
+    seeing = load_seeing(folder / name, Precision())
+    two = turns(colour("red", (40, 28)), colour("blue", (28, 60)))["messages"]
+    shown = [{"type": "text", "text": "see"}, {"type": "image", "image": colour("green")}]
+    one = [{"role": "user", "content": shown}, two[1]]
+    prepared = []
+    for told in (two, two[2:], one):
+        messages, images = conversation_of({"messages": told})
+        row = seeing.encoder.encode(messages, [image.size for image in images])
+        prepared.append((row.input_ids, row.labels, images))
+
+    def loss(rows: Sequence[tuple[list[int], list[int], list[Any]]]) -> float:
+        batch = padded([ids for ids, _, _ in rows], [labels for _, labels, _ in rows], seeing.handle.pad_id)
+        batch |= seeing.inputs([images for _, _, images in rows], batch["input_ids"])
+        with torch.no_grad():
+            parts = answer_logits(seeing.handle.model, batch)
+            return sum(
+                float(
+                    torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum")
+                )
+                for logits, wanted in parts
+            )
+
+    assert loss(prepared) == pytest.approx(sum(loss([row]) for row in prepared), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", SEEING)

@@ -13,7 +13,13 @@ from PIL import Image
 from support.tiny_vision import build_seeing
 from transformers import AutoModelForImageTextToText
 
-from whet.engine import FastVisionModel, SFTConfig, SFTTrainer, VisionDataCollator
+from whet.engine import (
+    FastVisionModel,
+    SFTConfig,
+    SFTTrainer,
+    VisionDataCollator,
+    train_on_responses_only,
+)
 from whet.engine.errors import WhetError
 from whet.engine.python_api.notes import WhetNote
 from whet.engine.python_api.vision_trainer import VisionSFTTrainer
@@ -99,6 +105,9 @@ def test_labels_are_all_texts_or_answers_alone_and_never_images(loaded: tuple[An
     for batch in (everything, answers):
         assert not (batch["labels"] == image).any() and (batch["input_ids"] == image).any()
         assert len(tokens(batch)) == 3
+    trainer = SFTTrainer(model, SFTConfig("o"), train_dataset=rows, tokenizer=processor)
+    later = train_on_responses_only(trainer, response_part="<|assistant|>\n").data_collator(rows)
+    assert torch.equal(later["labels"], answers["labels"])
     learnt = [processor.decode(one[one != -100]) for one in answers["labels"]]
     assert learnt == ["the house<|turn_end|>"] * 3
     assert all("the river" in processor.decode(one[one != -100]) for one in everything["labels"])

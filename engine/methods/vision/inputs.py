@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +102,28 @@ def seen_by(starts: Sequence[int], length: int) -> list[tuple[int, int]]:
         end = spans[-1][1] if spans and following == start + 1 else following
         spans.append((start, end))
     return spans[::-1]
+
+
+CROSSED = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask", "cross_attention_mask")
+
+
+def alike(inputs: Mapping[str, torch.Tensor]) -> Iterator[Mapping[str, torch.Tensor]]:
+    """A batch in parts that a model with cross-attention reads as it reads each row alone.
+
+    There, tokens that see no image look at all that are in the batch, filler too: rows are put together with
+    those that have as many images, and rows without go without. Other models' batches stay whole.
+    """
+    shapes_BI = inputs.get("aspect_ratio_ids")
+    if shapes_BI is None:
+        yield inputs
+        return
+    counts_B = (shapes_BI > 0).sum(1)
+    for count in counts_B.unique().tolist():
+        rows = (counts_B == count).nonzero().flatten()
+        part = {name: value[rows] for name, value in inputs.items() if count or name not in CROSSED}
+        for name in CROSSED if count else ():
+            part[name] = part[name].narrow(2 if name == "cross_attention_mask" else 1, 0, count)
+        yield part
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Shapes: B rows, T tokens, K places whose next token is supervised in any row, V 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..run_loop import RunLoop
 from ..sft.ahead import BatchesAhead
 from ..sft.collation import IGNORED, count_supervised
+from .inputs import alike
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -52,14 +54,14 @@ class AnswersLoss(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Of a micro-batch: its sum over ``num_items_in_batch`` supervised tokens, by default its own."""
-        labels_BT = inputs["labels"]
-        logits_BKV, targets_BK = answer_logits(model, inputs)
-        total = F.cross_entropy(
-            logits_BKV.flatten(0, 1).float(), targets_BK.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-        count = count_supervised(labels_BT) if num_items_in_batch is None else num_items_in_batch
+        total = torch.zeros((), device=inputs["labels"].device)
+        for logits_BKV, targets_BK in answer_logits(model, inputs):
+            total = total + F.cross_entropy(
+                logits_BKV.flatten(0, 1).float(), targets_BK.flatten(), ignore_index=IGNORED, reduction="sum"
+            )
+        count = count_supervised(inputs["labels"]) if num_items_in_batch is None else num_items_in_batch
         loss = total / torch.as_tensor(count, device=total.device).clamp(min=1)
-        return (loss, {"logits": logits_BKV}) if return_outputs else loss
+        return (loss, {}) if return_outputs else loss
 
     def evaluation_loop(
         self,
@@ -77,13 +79,14 @@ class AnswersLoss(Trainer):
         for batch in dataloader:
             inputs = self._prepare_inputs(batch)
             with torch.no_grad(), self.accelerator.autocast():
-                logits_BKV, targets_BK = answer_logits(model, inputs)
-            learnt = targets_BK != IGNORED
-            logits_NV, targets_N = logits_BKV[learnt].float(), targets_BK[learnt]
-            nll += F.cross_entropy(logits_NV, targets_N, reduction="sum").double().cpu()
-            right += int((logits_NV.argmax(-1) == targets_N).sum())
-            supervised += len(targets_N)
-            rows += len(targets_BK)
+                parts = list(answer_logits(model, inputs))
+            for logits_BKV, targets_BK in parts:
+                learnt = targets_BK != IGNORED
+                logits_NV, targets_N = logits_BKV[learnt].float(), targets_BK[learnt]
+                nll += F.cross_entropy(logits_NV, targets_N, reduction="sum").double().cpu()
+                right += int((logits_NV.argmax(-1) == targets_N).sum())
+                supervised += len(targets_N)
+                rows += len(targets_BK)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         metrics = {
             f"{metric_key_prefix}_loss": float(nll) / supervised if supervised else math.nan,
@@ -93,14 +96,15 @@ class AnswersLoss(Trainer):
         return EvalLoopOutput(predictions=nothing, label_ids=None, metrics=metrics, num_samples=rows)
 
 
-def answer_logits(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+def answer_logits(model: Any, inputs: dict[str, Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Logits (B, K, V) of the places before supervised tokens, and those tokens (B, K), ignored ones among
-    them. The vocabulary is multiplied with nothing else."""
-    following_BT = inputs["labels"][:, 1:]
-    places_K = (following_BT != IGNORED).any(0).nonzero().flatten()
-    given = {name: value for name, value in inputs.items() if name != "labels"}
-    logits_BKV = model(**given, use_cache=False, logits_to_keep=places_K).logits
-    return logits_BKV, following_BT[:, places_K]
+    them; of each part of a batch (:func:`.inputs.alike`). The vocabulary is multiplied with nothing else."""
+    for part in alike(inputs):
+        following_BT = part["labels"][:, 1:]
+        places_K = (following_BT != IGNORED).any(0).nonzero().flatten()
+        given = {name: value for name, value in part.items() if name != "labels"}
+        logits_BKV = model(**given, use_cache=False, logits_to_keep=places_K).logits
+        yield logits_BKV, following_BT[:, places_K]
 
 
 class VisionTrainer(RunLoop, AnswersLoss):
