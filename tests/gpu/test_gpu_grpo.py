@@ -1,4 +1,4 @@
-"""Reinforcement learning on the device: answers by the captured step, rewards that rise, a resume that goes on.
+"""Reinforcement learning on the device: answers by the captured step, rising rewards, a resume.
 
 Run by hand: `PYTHONPATH=src:tests python -P -m pytest -q -m gpu tests/gpu/test_gpu_grpo.py`.
 """
