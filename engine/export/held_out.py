@@ -161,7 +161,8 @@ def _row(tokenizer: RowTokenizer, recipe: Recipe, example: Example) -> dict[str,
             {"role": "user", "content": example.prompt},
             {"role": "assistant", "content": example.completion or ""},
         ]
-    if example.tools or not all(map(_is_plain, messages or ())):
+    ends_by_next = tokenizer.renderer is not None and tokenizer.renderer.next_token(call=False)
+    if example.tools or ends_by_next or not all(map(_is_plain, messages or ())):
         messages = None  # prompt and answer are told by the labels
     return {"messages": messages, "input_ids": encoded.input_ids, "labels": encoded.labels}
 

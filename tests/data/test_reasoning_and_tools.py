@@ -159,14 +159,17 @@ LEARNT: dict[str, dict[str, list[str] | str]] = {
     },
     # Its turns end with the token of the next one.
     "glm4moe": {
-        "thinking": ["\n<think>Add.</think>\n4"],
+        "thinking": ["\n<think>Add.</think>\n4<|user|>"],
+        "block": ["\n<think>Look.</think>\nIt is sunny.<|user|>"],
         "call": [
-            f"\n<think></think>\n{GLM.format('Rome')}<|observation|>", "\n<think></think>\nIt is sunny."
+            f"\n<think></think>\n{GLM.format('Rome')}<|observation|>",
+            "\n<think></think>\nIt is sunny.<|user|>",
         ],
         "thinking and call": [
             f"\n<think>Use it.</think>\n{GLM.format('Rome')}<|observation|>",
-            "\n<think>Say it.</think>\nIt is sunny.",
+            "\n<think>Say it.</think>\nIt is sunny.<|user|>",
         ],
+        "call at the end": [f"\n<think></think>\n{GLM.format('Rome')}<|observation|>"],
     },
     "llama3_1": {
         "thinking": [f"<think>\nAdd.\n</think>\n\n4{EOT}"],
@@ -410,8 +413,11 @@ def test_our_other_templates_lose_no_call() -> None:
     assert lost.value.code in ("template.lost", "template.render")
 
 
-def test_a_call_at_the_end_of_a_row_ends_it() -> None:
+@pytest.mark.parametrize("name", ["gptoss", "glm4moe"])
+def test_a_call_at_the_end_of_a_row_ends_it(name: str) -> None:
     """Its own end token is none of an answer's."""
-    tokenizer = tokenizer_of("gptoss")
+    tokenizer = tokenizer_of(name)
     row = tokenizer.encode_examples([example_of(ROWS["call at the end"], tools=TOOLS)])[0]
     assert row.labels[-1] in tokenizer.call_end_ids and row.labels[-1] not in tokenizer.end_ids
+    answer = tokenizer.encode_examples([example_of([ASK, SUNNY])])[0]
+    assert answer.labels[-1] in tokenizer.end_ids

@@ -104,16 +104,17 @@ def closing_length(renderer: Renderer, tail: str, closing: str) -> int:
         closing: the same where the turn is the last one.
     """
     shared = common_start(tail, closing)
-    here, there = (_special_across(renderer, one, len(shared)) for one in (tail, closing))
     if renderer.end_token is None:
         # The next turn's own token ends this one, and the model is stopped at it (GLM).
-        return here or len(shared.rstrip())
+        token = renderer.special_at_start(tail[len(shared) :])
+        return len(shared) + len(token) if token else len(shared.rstrip())
     if renderer.end_token in shared:
         return shared.index(renderer.end_token) + len(renderer.end_token)
     ends = [shared.rfind(token) + len(token) for token in renderer.special_tokens if token in shared]
     if ends:
         return max(ends)
     # A turn may end otherwise when it is the last one, but with one token here and there.
+    here, there = (_special_across(renderer, one, len(shared)) for one in (tail, closing))
     return here if here and there else len(shared.rstrip())
 
 

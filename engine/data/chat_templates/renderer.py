@@ -67,6 +67,7 @@ class Renderer:
         self.tagged = GENERATION_TAG.search(source) is not None
         self.reads_fields_alone = CLOSING not in source and any(name in source for name in FIELDS)
         """It knows thinking beside the content, and would print a block within as the answer."""
+        self._next_tokens: dict[bool, str] = {}
         # An absent token stays undefined, as in transformers: it prints as nothing.
         tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._variables = {name: token for name, token in tokens.items() if token is not None}
@@ -177,6 +178,23 @@ class Renderer:
         from .spans import find_end_token
 
         return find_end_token(self)
+
+    def special_at_start(self, text: str) -> str:
+        """The special token that a text begins with, not BOS; else nothing."""
+        found = next((token for token in self.special_tokens if text.startswith(token)), "")
+        return "" if found == self.bos_token else found
+
+    def next_token(self, call: bool) -> str:
+        """What ends an answer, or a tool call, in a template without an end token: the next turn's own token,
+        which the model is stopped at; nothing where turns have no such token."""
+        if call not in self._next_tokens:
+            from .spans import find_next_token
+
+            try:
+                self._next_tokens[call] = find_next_token(self, call)
+            except WhetError:  # no such conversations here; rows that are some say so, with their place
+                self._next_tokens[call] = ""
+        return self._next_tokens[call]
 
     @cached_property
     def end_of_turn(self) -> str | None:

@@ -57,6 +57,10 @@ def derive_spans(
         if start is None:
             raise _unclear(turn, "what stands before it depends on its content")
         spans.append((start, end))
+    if spans and turns[-1] == len(messages) - 1 and spans[-1][1] == len(text):
+        # Where the next turn's token ends a turn, it does so behind the last one too.
+        text += renderer.next_token(bool(messages[-1].get("tool_calls")))
+        spans[-1] = (spans[-1][0], len(text))
     return Rendered(text, spans)
 
 
@@ -85,6 +89,23 @@ def find_end_token(renderer: Renderer) -> str | None:
     probe = [{"role": "user", "content": "question"}, {"role": "assistant", "content": SENTINEL}]
     tail = renderer.render(probe).partition(SENTINEL)[2].lstrip()
     return next((token for token in renderer.special_tokens if tail.startswith(token)), None)
+
+
+def find_next_token(renderer: Renderer, call: bool) -> str:
+    """The special token that begins the turn behind an answer, or behind a tool call, where the template
+    writes none that ends these; else nothing."""
+    if renderer.end_token is not None:
+        return ""
+    asked: Message = {"role": "user", "content": "question"}
+    called = {"type": "function", "function": {"name": "probe", "arguments": {"a": "b"}}}
+    answer: Message = {"role": "assistant", "content": "answer"}
+    follows: Message = asked
+    if call:
+        answer = {"role": "assistant", "content": "", "tool_calls": [called]}
+        follows = {"role": "tool", "name": "probe", "content": "result"}
+    alone, whole = renderer.render([asked, answer]), renderer.render([asked, answer, follows])
+    behind = whole.removeprefix(alone) if whole.startswith(alone) else ""
+    return renderer.special_at_start(behind)
 
 
 def _replaced(messages: Sequence[Message], turn: int) -> list[Message]:
