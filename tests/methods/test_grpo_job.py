@@ -15,6 +15,7 @@ from support.live_runs import attempt
 from support.scored import decided_model, prompts, recipe
 from support.tiny_runs import create_run, events_of, next_attempt
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOTrainer
 
 from whet.engine.errors import WhetError
 from whet.engine.methods.grpo.job import GRPOTraining, open_prompts
@@ -314,3 +315,35 @@ def test_the_result_leaves_merged_and_proven_on_its_prompts(tiny: Path, tmp_path
     ids = torch.tensor([row["input_ids"]])
     trained = PeftModel.from_pretrained(base, run.export / "adapter").eval()(ids).logits
     torch.testing.assert_close(merged(ids).logits.float(), trained, atol=0.2, rtol=0.05)
+
+
+@pytest.mark.parametrize("loss", ["grpo", "bnpo", "dapo", "dr_grpo"])
+def test_answers_that_add_nothing_are_left_out_and_the_gradient_is_the_same(
+    tiny: Path, tmp_path: Path, loss: str
+) -> None:
+    training = GRPOTraining(
+        next_attempt(create_run(recipe(tiny, tmp_path, prompts(), method={"loss": loss})))
+    )
+    trainer: Any = training.trainer
+    with trainer.rollouts.running():
+        inputs = trainer._generate_and_score_completions(
+            [row for row in open_prompts(training.data.train).select(range(4)) for _ in range(4)]
+        )
+    inputs["advantages"][4:12] = 0
+    trainer.current_gradient_accumulation_steps = 1
+    seen, forward = [], training.handle.model.forward
+    training.handle.model.forward = lambda **given: (seen.append(len(given["input_ids"])), forward(**given))[
+        1
+    ]
+    found = []
+    for whole in (False, True):
+        trainer.model.zero_grad()
+        compute = GRPOTrainer._compute_loss if whole else type(trainer)._compute_loss
+        compute(trainer, trainer.model, inputs).backward()
+        found.append([p.grad.clone() for p in trainer.model.parameters() if p.grad is not None])
+    assert seen == [8, 16]
+    assert any(bool(grad.any()) for grad in found[0])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+    inputs["advantages"][:] = 0
+    assert trainer._compute_loss(trainer.model, inputs).requires_grad and seen[-1] == 1

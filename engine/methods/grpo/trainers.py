@@ -217,6 +217,28 @@ class GroupTrainer(AnswerTrainer):
 class PolicyTrainer(GroupTrainer, GRPOTrainer):
     """GRPO, DAPO, Dr. GRPO and GSPO."""
 
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """As TRL's, without the answers that add nothing: where a group scores the same throughout, each
+        answer's part of the loss is zero, and so is its gradient, unless a reference holds the model."""
+        own: Any = self
+        told_B = inputs["advantages"] != 0
+        if own.beta or bool(told_B.all()):
+            loss: torch.Tensor = super()._compute_loss(model, inputs)
+            return loss
+        told_B[:1] |= ~told_B.any()
+        part = {name: value[told_B] if value.dim() else value for name, value in inputs.items()}
+        return super()._compute_loss(model, part) * self._share(inputs, part)
+
+    def _share(self, inputs: dict[str, Any], part: dict[str, Any]) -> float | torch.Tensor:
+        """What the loss of a part must be multiplied with to be the whole's: it divides by its own size."""
+        own: Any = self
+        if own.loss_type == "dapo":  # by the tokens of all answers, whatever it is given
+            return 1.0
+        if own.loss_type == "bnpo":
+            masks = [given["completion_mask"].sum().clamp(min=1) for given in (part, inputs)]
+            return masks[0] / masks[1]
+        return len(part["advantages"]) / len(inputs["advantages"])
+
     def _by_vllm(self, prompts: list[list[int]]) -> tuple[list[list[int]], Logps]:
         own: Any = self
         ids, logps = GRPOTrainer._generate_single_turn(own, prompts, None, {}, own.num_generations)
