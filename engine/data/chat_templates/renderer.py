@@ -197,6 +197,16 @@ class Renderer:
         return self._next_tokens[call]
 
     @cached_property
+    def opening(self) -> str:
+        """The generation prompt behind a question; nothing where the template has none."""
+        asked: list[Message] = [{"role": "user", "content": "question"}]
+        try:
+            bare, prompt = self.render(asked), self.render(asked, add_generation_prompt=True)
+        except WhetError:  # rows that it refuses say so, with their place
+            return ""
+        return prompt.removeprefix(bare) if prompt.startswith(bare) else ""
+
+    @cached_property
     def end_of_turn(self) -> str | None:
         """What the model must write to end a turn, as text; None when the template writes no end token."""
         probe = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]

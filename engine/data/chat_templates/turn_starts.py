@@ -31,6 +31,8 @@ def turn_start(
     earlier = messages[:turn]
     if earlier:
         prompt = renderer.render(earlier, add_generation_prompt=True, tools=tools, **variables)
+        if renderer.opening and prompt.endswith(renderer.opening) and text.startswith(prompt):
+            return len(prompt)
         bare = renderer.render(earlier, tools=tools, **variables)
         # A template may have no generation prompt: then a header may stand before the content, and it is not
         # the model's to write.
