@@ -23,20 +23,21 @@ MODULE = "whet.engine.methods.tts.codec_process"
 TAIL = 400
 
 
-def codec_arguments(section: TTSSection, folder: Path) -> tuple[str, str]:
+def codec_arguments(section: TTSSection, layout: str, folder: Path) -> tuple[str, str]:
     """Which codec, and where it is.
 
     Args:
         section: the recipe's.
+        layout: of the model, see :func:`.voices.layout_of`.
         folder: of the model that learns to speak.
 
     Raises:
         WhetError: ``tts.codec`` with what to install or name; ``model.*`` for a codec that is not there.
     """
-    if section.layout == "csm":
+    if layout == "csm":
         named = section.codec is not None
         return "mimi", str(resolve_model(str(section.codec), weights=True) if named else folder)
-    if section.layout == "spark":
+    if layout == "spark":
         raise WhetError(
             "tts.codec",
             "The rows hold sound, and Spark-TTS's codec, BiCodec, is no package that can be installed.",

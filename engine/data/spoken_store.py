@@ -20,7 +20,7 @@ from .split_writer import SplitWriter
 from .spoken import codes_of
 from .table_store import TableBatch, TableBuilder, TableWriter
 from .tables import Layout, text_of
-from .voices import Spoken, voice_of
+from .voices import Spoken, layout_of, voice_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,8 @@ class SpokenBuilder(TableBuilder):
         """As the base class; rows of sound need the codec. Raises WhetError ``tts.codec``."""
         found = super().guess(source, rows)
         if found.other == "speech" and self.codec is None:
-            self.codec = Codec(*codec_arguments(self.method, self.model_dir))
+            layout = layout_of(self.method, self.tokenizer, self.model_dir)
+            self.codec = Codec(*codec_arguments(self.method, layout, self.model_dir))
         return found
 
     def run(self) -> DataReport:

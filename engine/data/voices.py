@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import WhetError
 from ..methods.tts.section import CsmMarks, OrpheusMarks, SparkMarks, TTSSection
+from ..methods.tts.section import Voice as Layout
 from .masking import IGNORE
 from .rows import RowError
 from .spoken import VOICE, Codes, codes_of, speaker_of
@@ -208,6 +209,16 @@ class Csm(Voice):
         return Spoken(ids, [], frames)
 
 
+def layout_of(section: TTSSection, tokenizer: Tokenizer, folder: Path) -> Layout:
+    """The recipe's, else what the model's type and vocabulary are made for."""
+    if section.layout != "auto":
+        return section.layout
+    if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "csm":
+        return "csm"
+    code = section.spark.code.replace("{}", "0")
+    return "orpheus" if tokenizer.token_to_id(code) is None else "spark"
+
+
 def voice_of(section: TTSSection, tokenizer: Tokenizer, folder: Path, rows: int) -> Voice:
     """Of a recipe's layout and a model's folder.
 
@@ -220,10 +231,10 @@ def voice_of(section: TTSSection, tokenizer: Tokenizer, folder: Path, rows: int)
     Raises:
         WhetError: ``tts.*`` where the model is not of that family.
     """
-    whole = section.learn == "all"
-    if section.layout == "orpheus":
+    whole, layout = section.learn == "all", layout_of(section, tokenizer, folder)
+    if layout == "orpheus":
         return Orpheus(section.orpheus, tokenizer, rows, whole)
-    if section.layout == "spark":
+    if layout == "spark":
         return Spark(section.spark, tokenizer, whole)
     return Csm(section.csm, tokenizer, codebooks_of(folder), whole)
 

@@ -51,7 +51,7 @@ def recipe(model: Path, rows: Path, method: dict[str, Any]) -> Recipe:
 
 def test_csm_hears_by_the_codec_inside_it(tmp_path: Path) -> None:
     base = build_tiny_csm(tmp_path / "csm")
-    report = make_plan(recipe(base, rows_of_sound(tmp_path), {"layout": "csm"})).data
+    report = make_plan(recipe(base, rows_of_sound(tmp_path), {})).data
     assert report.report.bad_rows == 1 and report.report.bad[0].reason == "the audio is silent"
     assert report.report.bad[0].line == 10
     model: Any = CsmForConditionalGeneration.from_pretrained(base)
@@ -95,7 +95,7 @@ def test_a_codec_that_is_missing_is_named_with_what_to_do(
 ) -> None:
     def refusal(**section: Any) -> WhetError:
         with pytest.raises(WhetError) as caught:
-            codec_arguments(TTSSection(**section), tmp_path)
+            codec_arguments(TTSSection(**section), section.get("layout", "orpheus"), tmp_path)
         assert caught.value.code == "tts.codec"
         return caught.value
 

@@ -169,7 +169,7 @@ def test_spark_rows_are_tokens_of_the_vocabulary(tmp_path: Path) -> None:
             model,
             write_rows(tmp_path / "rows.jsonl", [row] * 1),
             data={"eval": None},
-            method={"kind": "tts", "layout": "spark", "orpheus": {}},
+            method={"kind": "tts", "orpheus": {}},
         )
     )
     before = (

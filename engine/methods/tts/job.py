@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ...recipe import TTSSection
 from ...runs.context import RunContext
 from .. import training
 from ..sft.job import SFTTraining
@@ -15,8 +14,7 @@ def run_tts(context: RunContext) -> None:
 
 def kind_of_training(context: RunContext) -> type[training.Training]:
     """By how the model writes codes: as tokens of one vocabulary, or several codebooks a frame."""
-    assert isinstance(context.recipe.method, TTSSection)
-    if context.recipe.method.layout != "csm":
+    if context.plan.model.codebooks is None:
         return SpeakingTraining
     from .frames_job import FramesTraining
 

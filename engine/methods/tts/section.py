@@ -65,9 +65,10 @@ class TTSSection(RowMethod):
     """A language model learns to speak: after a text it writes the codes of the sound."""
 
     kind: Literal["tts"] = "tts"
-    layout: Voice = Field(
-        "orpheus",
-        description="How text and codes become tokens: orpheus, spark or csm, as the model was trained.",
+    layout: Literal["auto"] | Voice = Field(
+        "auto",
+        description="How text and codes become tokens: orpheus, spark or csm, as the model was "
+        "trained; auto looks at the model.",
     )
     learn: Literal["speech", "all"] = Field(
         "speech", description="Loss on the codes and the end of speech, or on the text before them too."
