@@ -134,6 +134,11 @@ def test_a_rows_loss_does_not_depend_on_its_batch(folder: Path, name: str) -> No
             )
 
     assert loss(prepared) == pytest.approx(sum(loss([row]) for row in prepared), rel=1e-5)
+    ids, labels, images = prepared[0]
+    batch = padded([ids], [labels], seeing.handle.pad_id)
+    with torch.no_grad():
+        own = seeing.handle.model(**batch, **seeing.inputs([images], batch["input_ids"])).loss
+    assert loss(prepared[:1]) == pytest.approx(float(own) * sum(label != -100 for label in labels), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", SEEING)
