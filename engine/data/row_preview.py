@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WhetError
+from ..methods.reranker.asking import wrapping
 from ..methods.section import TEMPLATED
 from ..methods.token_classification.alignment import IGNORED, aligned, joined
 from ..models.locate import resolve_model
@@ -95,8 +96,11 @@ def _texts(
 ) -> list[TemplatePreview]:
     """What the tokenizer makes of each text or pair of texts, by its own rules."""
     encoder, most = tokenizer.tokenizer, recipe.model.max_length
+    write = wrapping(recipe, resolve_model(recipe.model.name, recipe.model.revision))
     found = []
     for text in layout.inputs(value):
+        if write is not None and isinstance(text, tuple):
+            text = write(*text)
         encoding = encoder.encode(*text) if isinstance(text, tuple) else encoder.encode(text)
         marked = _first_tokens(encoding, value) if layout.name == "tagged" else set()
         tokens = [

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WhetError
+from ..methods.reranker.asking import wrapping
 from ..recipe import Recipe
 from .batches import BATCH_ROWS, TokenBatch, hash_of
 from .building import Builder
@@ -84,6 +85,13 @@ class TableBuilder(Builder):
         super().__init__(recipe, out, progress)
         self.tokenizer = TokenizerFiles.read(model_dir).load()
         self.layout: Layout | None = None
+        self.write_pair = wrapping(recipe, model_dir)
+
+    @classmethod
+    def decided_by(cls, recipe: Recipe, model_dir: Path) -> dict[str, Any]:
+        """What is written around the texts."""
+        write = wrapping(recipe, model_dir)
+        return {} if write is None else {"asked": write("", "")}
 
     def guess(self, source: str, rows: list[RawRow]) -> FormatGuess:
         """The method's layout that the rows have. Raises WhetError ``data.format``."""
@@ -159,7 +167,11 @@ class TableBuilder(Builder):
     def _count(self, done: TableBatch, layout: Layout) -> None:
         """Tokens of each row: all of its texts, each cut to the longest that is trained."""
         most, each = self.recipe.model.max_length, layout.inputs_per_row
-        encoded = self.tokenizer.encode_batch(list(chain.from_iterable(map(layout.inputs, done.values))))
+        inputs = list(chain.from_iterable(map(layout.inputs, done.values)))
+        write = self.write_pair
+        if write is not None:
+            inputs = [one if isinstance(one, str) else write(*one) for one in inputs]
+        encoded = self.tokenizer.encode_batch(inputs)
         for number in range(len(done.values)):
             parts = encoded[number * each : (number + 1) * each]
             ids = [one.ids[:most] for one in parts]

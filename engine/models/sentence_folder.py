@@ -27,6 +27,8 @@ LEGACY_MODES = {
 }
 """Keys of a pooling module's config.json before sentence-transformers 6 -> today's names."""
 MODULES = "modules.json"
+NEXT_TOKEN = "LogitScore"
+"""A module of rerankers, which are language models otherwise."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,16 @@ class SentenceFolder:
     notes: tuple[str, ...] = ()
 
 
+def answers(folder: Path) -> bool:
+    """Whether sentence-transformers saved it as a reranker that reads its score off the next token."""
+    modules = folder / MODULES
+    return modules.is_file() and NEXT_TOKEN in modules.read_text(encoding="utf-8")
+
+
 def is_embedding_model(folder: Path) -> bool:
     """Whether a model folder gives vectors, not next tokens."""
     if (folder / MODULES).is_file():
-        return True
+        return not answers(folder)
     config = _json(folder / "config.json")
     return family_of(str(config.get("model_type", ""))).encoder is not None or bool(
         config.get("use_bidirectional_attention")

@@ -52,7 +52,7 @@ class RerankerTraining(training.Training):
         path, trusted = locate_base(context)
         self.model = load_reranker(self.plan, path, trusted)
         self.say_fused(apply_fast_encoder(self.model[0].model, DTYPES[self.resolved.compute_dtype]))
-        if not sets_apart(self.model):
+        if len(self.model) == 1 and not sets_apart(self.model):  # else a template writes the pair
             said = "this tokenizer sets nothing between query and document: end the queries with a line break"
             context.emit(PhaseEvent(phase="load", detail=said))
         context.leave_if_asked()

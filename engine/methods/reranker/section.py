@@ -30,6 +30,16 @@ class RerankerSection(RowMethod):
     mini_batch_size: int = Field(
         32, ge=1, description="Pairs at once in the cached loss; memory follows it, the result does not."
     )
+    head: Literal["auto", "score", "yes_no"] = Field(
+        "auto",
+        description="score: a head of one score on the model. yes_no: a language model answers, and the "
+        "score is the logit of yes less that of no (Qwen3-Reranker). auto: yes_no for language models that "
+        "are rerankers by their folder or name.",
+    )
+    instruction: str = Field(
+        "Given a web search query, retrieve relevant passages that answer the query",
+        description="What yes_no models are told to judge by; saved with the model.",
+    )
     candidates: int = Field(
         20,
         ge=2,

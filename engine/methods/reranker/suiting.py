@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...errors import WhetError
+from ...models.families import family_of
 from ..stored_rows import StoredRows
+from .asking import answer_ids, asks
 
 if TYPE_CHECKING:
     from .section import RerankerSection
@@ -34,7 +36,7 @@ def loss_name(section: RerankerSection, layout: str) -> str:
 
 
 def refuse(section: RerankerSection, rows: StoredRows) -> None:
-    """Raises WhetError ``reranker.loss``, ``reranker.scores``, ``reranker.batch``."""
+    """Raises WhetError ``reranker.loss``, ``reranker.scores``, ``reranker.batch``, ``reranker.head``."""
     loss = loss_name(section, rows.layout)
     if loss == "bce" and rows.layout == "scored":
         least, most = rows.range_of("score")
@@ -45,6 +47,14 @@ def refuse(section: RerankerSection, rows: StoredRows) -> None:
                 "to 1.",
                 "Divide them by the highest one, or set method.loss=mse.",
             )
+    if asks(section, rows.model.path, rows.model.name):
+        if family_of(rows.model.model_type).encoder is not None:
+            raise WhetError(
+                "reranker.head",
+                f"method.head=yes_no is for models that answer; {rows.model.model_type} is an encoder.",
+                "Set method.head=score.",
+            )
+        answer_ids(rows.model.path)
     if rows.layout == "pairs" and rows.batch_size < 2:
         raise WhetError(
             "reranker.batch",
