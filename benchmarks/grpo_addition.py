@@ -8,7 +8,7 @@ or in parts, each in a process of its own, and then the table of what they print
     PYTHONPATH=src python -P benchmarks/grpo_addition.py --seeds 0 --parts control >> 0.jsonl
     PYTHONPATH=src python -P benchmarks/grpo_addition.py --seeds 0 --read 0.jsonl --out FILE.md
 
-The demo model has no arithmetic. A short fine-tuning on a thousand sums shows it what an answer looks like
+The demo model has no arithmetic. A short fine-tuning on 600 sums shows it what an answer looks like
 and leaves it wrong on most others. Then GRPO: it answers other sums, and the reward says right or wrong,
 nothing else. Neither stage sees the pairs that accuracy is measured on, in either order. The control is the
 same run rewarded for writing a number at all.
@@ -28,20 +28,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-LARGEST = 99
-HELD_OUT, SHOWN = 500, 1000
+LARGEST = 49
+HELD_OUT, SHOWN = 300, 600
 Rows = list[dict[str, str]]
 
 
 def rows_of(seed: int) -> tuple[Rows, Rows, Rows]:
-    """Sums to fine-tune on, to be rewarded on, and to be measured on: three sets of unordered pairs."""
+    """Sums to fine-tune on, to be rewarded on, and to be measured on; the last in no order among the others."""
     draw = random.Random(seed)
     pairs = [(a, b) for a in range(LARGEST + 1) for b in range(a, LARGEST + 1)]
     draw.shuffle(pairs)
     held_out = [draw.choice(((a, b), (b, a))) for a, b in pairs[:HELD_OUT]]
     others = [pair for a, b in pairs[HELD_OUT:] for pair in dict.fromkeys(((a, b), (b, a)))]
     draw.shuffle(others)
-    sums = [{"prompt": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in [*held_out, *others]]
+    sums = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a, b in [*held_out, *others]]
     return sums[HELD_OUT : HELD_OUT + SHOWN], sums[HELD_OUT + SHOWN :], sums[:HELD_OUT]
 
 
@@ -105,7 +105,7 @@ def rewarded(
             "data": {"train": train, "eval": held_out},
             "method": {
                 "kind": "grpo", "rewards": rewards, "num_generations": options.generations,
-                "max_completion_length": 6, "samples": 1,
+                "max_completion_length": 4, "dynamic_sampling": options.exchange, "samples": 1,
             },
             "adapter": {"rank": 64, "alpha": 64, "target_modules": "all-linear"},
             "training": {
@@ -119,7 +119,7 @@ def rewarded(
 
 
 EXACT = {"name": "exact_answer", "strict": True}
-NUMBER = {"name": "format", "pattern": r"^\d{1,3}$"}
+NUMBER = {"name": "format", "pattern": r"^\d{1,2}$"}
 REWARDS = {"right": [EXACT, NUMBER | {"weight": 0}], "control": [EXACT | {"weight": 0}, NUMBER]}
 """Part -> its rewards; one of weight 0 is measured and teaches nothing."""
 
@@ -186,12 +186,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--parts", default="right,control")
-    parser.add_argument("--warm-steps", type=int, default=175)
+    parser.add_argument("--warm-steps", type=int, default=160)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--every", type=int, default=50)
-    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--generations", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--exchange", type=int, default=2)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--read", type=Path, help="JSON lines that were printed before; measures nothing")
     options = parser.parse_args()
