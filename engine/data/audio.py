@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SILENCE = 1e-4
 """A sound whose loudest sample is below this (-80 dB of full scale) holds nothing to hear."""
 FULL_SCALE = 32767
+MOST_BYTES = 256 << 20
+"""Of an audio file: five minutes of four channels at 48 kHz in 32 bits are less."""
 KINDS = (b"fLaC", b"OggS", b"ID3", b"FORM")
 """How files begin that soundfile reads, beside MPEG frames."""
 
@@ -90,6 +92,8 @@ def _samples(held: Any, folder: Path) -> tuple[np.ndarray, int]:
         file = file if file.is_absolute() else folder / file
         if not file.is_file():
             raise RowError(f"there is no audio file {file}")
+        if (size := file.stat().st_size) > MOST_BYTES:
+            raise RowError(f"the audio file {file} has {size:,} bytes, at most {MOST_BYTES:,} are read")
         return _decoded(file.read_bytes())
     if isinstance(held, bytes) and held:
         return _decoded(held)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,8 @@ def hearing(folder: Path) -> tuple[int, float]:
     )
 
 
+PEEKED = 20
+"""Rows that tell whether a source names sound files."""
 ENGLISH = "en"
 """What English-only models write."""
 
@@ -157,7 +160,11 @@ def sounds_digest(recipe: Recipe) -> str:
         files = source_files(source, role, section.revision)
         if files is None or all(map(_holds_sounds, files)):
             continue  # the hub's commit says it, or the sounds lie in the file itself
-        for path in _paths(iter_rows(source, section, role), section.columns):
+        rows = iter_rows(source, section, role)
+        head = list(islice(rows, PEEKED))
+        if next(_paths(head, section.columns), None) is None:
+            continue  # the sounds, or codes of them, lie in the rows' own file
+        for path in _paths(chain(head, rows), section.columns):
             stat = path.stat() if path.is_file() else None
             seen = None if stat is None else [stat.st_size, stat.st_mtime_ns]
             total.update(json.dumps([str(path), seen]).encode())

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from support.live_runs import attempt
 from support.tiny_runs import create_run, events_of, next_attempt
@@ -221,5 +222,19 @@ def test_english_only_models_need_no_language(tmp_path: Path) -> None:
     rows = write_words(tmp_path / "rows", rows=8)
     plan = make_plan(recipe(base, rows, method={"language": None}, data={"eval_fraction": 0}))
     assert plan.data.report.train.length.max == len("high") + 2  # untimed, the letters, the end
+    stored = Dataset.from_file(str(plan.data.train)).to_list()
+    held = [json.loads(line) for line in rows.read_text().splitlines()]
+    inside = [
+        {
+            "audio": {"path": row["audio"], "bytes": (rows.parent / row["audio"]).read_bytes()},
+            "sentence": row["text"],
+        }
+        for row in held
+    ]  # as `datasets` writes sounds into Parquet files
+    Dataset.from_list(inside).to_parquet(str(tmp_path / "rows.parquet"))
+    again = make_plan(
+        recipe(base, tmp_path / "rows.parquet", method={"language": None}, data={"eval_fraction": 0})
+    )
+    assert Dataset.from_file(str(again.data.train)).to_list() == stored
     with pytest.raises(WhetError, match="knows English alone"):
         make_plan(recipe(base, rows, method={"language": None, "task": "translate"}))
