@@ -51,7 +51,7 @@ class Builder(ABC):
 
     @classmethod
     def content_digest(cls, folder: Path) -> str | None:
-        """Hash of files that stored rows only name, as they are in ``folder``; None when they have changed."""
+        """Hash of files that stored rows only name, as in ``folder``; None when they have changed."""
         return ""
 
     @abstractmethod

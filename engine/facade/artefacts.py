@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from ..export.modelfile_check import ModelfileFacts
     from ..plan import Plan
 
+NO_CHAT = {
+    "vision": "answers questions about images, which a chat has none of.",
+    "speech": "writes what is said in recordings, which a chat has none of.",
+    "tts": "writes codes of sound.",
+}
+"""What models do that neither answer in text nor give vectors, classes or scores."""
+
 
 def export(
     target: str,
@@ -225,11 +232,7 @@ def chat_target(target: str) -> ChatTarget:
         raise WhetError(
             "chat.no_language_model",
             f"Run {found.id} trained by method.kind={kind}: its model "
-            + (
-                "answers questions about images, which a chat has none of."
-                if kind == "vision"
-                else "gives vectors, classes or scores, and answers nothing."
-            ),
+            + NO_CHAT.get(kind, "gives vectors, classes or scores, and answers nothing."),
             f"docs/methods.md shows how the result is used; `whet show {found.id}` says where it lies.",
         )
     if (found.export / "adapter").is_dir():
