@@ -52,9 +52,7 @@ class VisionTraining(training.Training):
     def _load(self) -> Seeing:
         self.context.emit(PhaseEvent(phase="load", detail=self.recipe.model.name))
         path, trusted = locate_base(self.context)
-        seeing = load_planned(self.plan, path, trusted)
-        seeing.handle.model.config.get_text_config().use_cache = False
-        return seeing
+        return load_planned(self.plan, path, trusted)
 
     def _trainer(self) -> VisionTrainer:
         context, recipe, handle = self.context, self.recipe, self.seeing.handle
