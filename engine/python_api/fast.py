@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..models.fast_path import apply_fast_path, program_of
-from ..models.fast_path.encoders import apply_fast_encoder
+from ..models.fast_path.encoders import apply_fast_embedder
 from .checkpointing import start_checkpointing, stop_checkpointing
 from .notes import say
 from .state import state_of
@@ -29,7 +29,7 @@ def to_fast_path(model: Any, recompute: bool | None) -> None:
 
 
 def to_fast_encoder(model: Any, *, aloud: bool = False) -> None:
-    """Let an embedding model's encoder run on whet's kernels.
+    """Let an embedding model's encoder, or its decoder once it has an adapter, run on whet's kernels.
 
     Args:
         model: a `SentenceTransformer` that `FastSentenceTransformer` loaded.
@@ -38,6 +38,6 @@ def to_fast_encoder(model: Any, *, aloud: bool = False) -> None:
     state = state_of(model[0].model)
     if state is None:
         return
-    report = apply_fast_encoder(model[0].model, state.dtype)
+    report = apply_fast_embedder(model[0].model, state.dtype)
     if aloud and not report.complete:
         say(f"This model trains on the plain path, which is slower: {report}.")

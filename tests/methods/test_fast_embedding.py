@@ -18,10 +18,12 @@ from sentence_transformers.sentence_transformer import losses
 from support.fast_encoders import TARGETS, pairs
 from support.tiny_embedders import build_embedder
 
+from whet.engine import FastSentenceTransformer
 from whet.engine import SentenceTransformerTrainer as FastTrainer
 from whet.engine.methods.embedding.fast_step import fused_contrast, plain_reason
 from whet.engine.methods.embedding.token_texts import NotPlainTextError, TokenTexts
 from whet.engine.methods.flat_optimizer import FlatAdamW
+from whet.engine.models.fast_path import take_off_fast_path
 from whet.engine.models.fast_path.encoders import apply_fast_encoder
 
 LABELS = ["label", "labels", "score", "scores"]
@@ -31,7 +33,7 @@ BOTH_WAYS: Any = ("query_to_doc", "doc_to_query")
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("embedders")
-    return {name: build_embedder(root / name, name) for name in ("bert", "xlm-r", "modernbert")}
+    return {name: build_embedder(root / name, name) for name in ("bert", "xlm-r", "modernbert", "qwen3")}
 
 
 def embedder(folder: Path, *, fast: bool) -> SentenceTransformer:
@@ -95,6 +97,20 @@ def test_the_same_steps_as_the_librarys_trainer(
     assert trainer.evaluate()["eval_loss"] == pytest.approx(theirs.evaluate()["eval_loss"], rel=1e-5)
     texts = ["w1 w2", "w3 w4 w5"]
     np.testing.assert_allclose(ours.encode(texts), plain.encode(texts), atol=1e-5)
+
+
+def test_a_decoder_that_embeds_takes_the_same_steps(folders: dict[str, Path], tmp_path: Path) -> None:
+    found = []
+    for kind in (SentenceTransformerTrainer, FastTrainer):
+        model = FastSentenceTransformer.from_pretrained(str(folders["qwen3"]))
+        model = FastSentenceTransformer.get_peft_model(model, r=4, lora_alpha=8, random_state=3)
+        if kind is SentenceTransformerTrainer:
+            take_off_fast_path(model[0].model)
+        trainer, seen = trained(kind, model, tmp_path, max_steps=6)
+        found.append((seen, model.encode(["w1 w2", "w3 w4 w5"])))
+    assert trainer.fast is not None and trainer.fast.mode == "last"
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=2e-5)
+    np.testing.assert_allclose(found[1][1], found[0][1], atol=1e-5)
 
 
 ROWS: dict[str, list[dict[str, Any]]] = {

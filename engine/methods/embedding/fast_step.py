@@ -15,7 +15,7 @@ from sentence_transformers.util import cos_sim
 from whet.kernels.contrastive import contrastive_loss
 from whet.kernels.segment_pool import segment_pool
 
-from ...models.fast_path.encoders import EncoderProgram, encoder_program_of
+from ...models.fast_path.encoders import embedder_program_of
 from .graphed import GraphedStep
 from .token_texts import TextBatch
 
@@ -54,9 +54,10 @@ class FastEmbedding:
 
     def __init__(self, model: SentenceTransformer, loss: Any, device: torch.device) -> None:
         parts: list[Any] = list(model)
-        program = encoder_program_of(parts[0].model)
+        self.encoder = parts[0].model
+        program = embedder_program_of(self.encoder)
         assert program is not None
-        self.program: EncoderProgram = program
+        self.program = program
         self.mode, self.rest = POOLINGS[parts[1].pooling_mode], parts[2:]
         self.loss, self.device = loss, device
         self.contrast = fused_contrast(loss)
@@ -134,7 +135,8 @@ class FastEmbedding:
             self.device.type == "cuda"
             and self.contrast is not None
             and not any(isinstance(part, Dense) for part in self.rest)
-            and not (self.program.encoder.training and any(stack.drops for stack in stacks))
+            and self.program.report.complete
+            and not (self.encoder.training and any(stack.drops for stack in stacks))
         )
 
 
@@ -147,7 +149,7 @@ def plain_reason(model: Any, loss: Any) -> str | None:
     parts: list[Any] = list(model) if isinstance(model, SentenceTransformer) else []
     if len(parts) < 2 or type(parts[0]) is not Transformer or type(parts[1]) is not Pooling:
         return "the model is not an encoder with pooling behind it"
-    if encoder_program_of(parts[0].model) is None:
+    if embedder_program_of(parts[0].model) is None:
         return "the encoder is not on the fast path"
     if parts[1].pooling_mode not in POOLINGS:
         return f"pooling_mode={parts[1].pooling_mode!r}"

@@ -17,7 +17,7 @@ from sentence_transformers.base.training_args import BatchSamplers
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from torch.utils.data import DataLoader
 
-from ...models.fast_path.encoders import apply_fast_encoder, encoder_program_of
+from ...models.fast_path.encoders import apply_fast_embedder, embedder_program_of
 from ..flat_optimizer import FlatAdamW
 from ..sft.ahead import BatchesAhead
 from .fast_step import FastEmbedding, plain_reason
@@ -53,7 +53,7 @@ class FastSentenceTransformerTrainer(SentenceTransformerTrainer):
         reason = plain_reason(self.model, self.loss)
         if reason is not None:
             return reason
-        program = encoder_program_of(self.model[0].model)
+        program = embedder_program_of(self.model[0].model)
         if program is not None and program.dtype == torch.float32 and (args.bf16 or args.fp16):
             return f"weights in fp32 are to compute in {'bf16' if args.bf16 else 'fp16'}"
         if args.world_size > 1:
@@ -127,7 +127,7 @@ class FastSentenceTransformerTrainer(SentenceTransformerTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the base class's; a model that was changed since it was read is read anew."""
         if self.fast is not None and not self.fast.program.is_current():
-            apply_fast_encoder(self.model[0].model, self.fast.program.dtype)
+            apply_fast_embedder(self.model[0].model, self.fast.program.dtype)
             self._choose()
         self._begins = True
         with self._cheap_zeroing():

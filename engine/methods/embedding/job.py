@@ -11,7 +11,8 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraini
 from sentence_transformers.base.training_args import BatchSamplers
 
 from ...checks.live import Watch, Watched
-from ...models.fast_path.encoders import apply_fast_encoder
+from ...models.fast_path import Keep, program_of
+from ...models.fast_path.encoders import apply_fast_embedder
 from ...models.loading import DTYPES
 from ...recipe import EmbeddingSection
 from ...runs.context import RunContext
@@ -53,7 +54,11 @@ class EmbeddingTraining(training.Training):
         self.context.emit(PhaseEvent(phase="load", detail=self.recipe.model.name))
         path, trusted = locate_base(self.context)
         model = load_embedder(self.plan, path, trusted)
-        self.fused = apply_fast_encoder(model[0].model, DTYPES[self.resolved.compute_dtype])
+        encoder: Any = model[0].model
+        self.fused = apply_fast_embedder(encoder, DTYPES[self.resolved.compute_dtype])
+        decoder = program_of(encoder)
+        if decoder is not None and self.resolved.gradient_checkpointing:  # encoders look at their layers
+            decoder.keep = [Keep(attention=False, mlp=False)] * len(decoder.layers)
         return model
 
     def _trainer(self) -> EmbeddingTrainer:

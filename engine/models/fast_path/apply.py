@@ -30,7 +30,8 @@ PLAIN_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 def apply_fast_path(model: Any, dtype: torch.dtype, *, fp8: Collection[str] | None = None) -> FastPathReport:
     """Let a causal model (with or without a LoRA adapter) train and evaluate on whet's kernels.
 
-    A decoder with a task's head, such as one that scores, goes through it too; the head itself stays plain.
+    A decoder with a task's head, such as one that scores, goes through it too, the head itself staying plain;
+    so does one without any head, which embeds.
 
     Changes the instance in place; it stays the PEFT model it was, saves the same adapter and generates by
     transformers' own code. Calling it again, say after adding an adapter, reads the modules anew.
@@ -53,7 +54,7 @@ def apply_fast_path(model: Any, dtype: torch.dtype, *, fp8: Collection[str] | No
     settings = fast_settings(layout, config.to_dict())
     if isinstance(settings, Unsupported):
         return _left_plain(model, report, settings.reason)
-    decoder = getattr(causal, layout.decoder)
+    decoder = decoder_of(causal, layout)
     reason = _whole_refusal(model, causal, decoder, dtype)
     if reason is not None:
         return _left_plain(model, report, reason)
@@ -98,8 +99,13 @@ def program_of(model: Any) -> DecoderProgram | None:
     family = family_of(causal.config.get_text_config().model_type)
     if isinstance(family.fast, Unsupported):
         return None
-    decoder = getattr(causal, family.fast.decoder)
+    decoder = decoder_of(causal, family.fast)
     return decoder.program if isinstance(decoder, FastDecoder) else None
+
+
+def decoder_of(causal: Any, layout: FastLayout) -> Any:
+    """The decoder below a head, or the model itself where it has none, as an embedder's."""
+    return getattr(causal, layout.decoder, causal)
 
 
 def causal_model(model: Any) -> Any:

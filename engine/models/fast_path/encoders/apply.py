@@ -11,6 +11,8 @@ from torch import nn
 from ...families import family_of
 from ...families.descriptor import EncoderLayout
 from ...families.fast_layout import layer_types
+from ..apply import apply_fast_path, program_of
+from ..program import DecoderProgram
 from ..projections import NotFusedError, Projection, Workspace
 from ..report import FastPathReport
 from .attention import EncoderAttention
@@ -55,6 +57,18 @@ def apply_fast_encoder(model: Any, dtype: torch.dtype) -> FastPathReport:
     encoder.__class__ = cast(Any, fast_encoder_class(type(encoder)))
     encoder.program = program
     return report
+
+
+def apply_fast_embedder(model: Any, dtype: torch.dtype) -> FastPathReport:
+    """The fast path of encoders, or for a decoder that embeds that of decoders; arguments as both have them."""
+    if family_of(base_encoder(model).config.model_type).encoder is not None:
+        return apply_fast_encoder(model, dtype)
+    return apply_fast_path(model, dtype)
+
+
+def embedder_program_of(model: Any) -> EncoderProgram | DecoderProgram | None:
+    """What runs an embedding model's transformer on the fast path; None where nothing does."""
+    return encoder_program_of(model) or program_of(model)
 
 
 def base_encoder(model: Any) -> Any:
