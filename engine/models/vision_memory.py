@@ -30,8 +30,8 @@ def encoder_bytes(facts: ModelFacts, resolved: Resolved, images: ImageCounts | N
     Frozen encoders keep nothing but the layer at work. In cross-attention each such layer of the language
     model keeps keys and values of all patches.
 
-    On an H200, LLaVA and Qwen2.5-VL shapes of 1.2 and 1.4 billion parameters, bf16 and nf4, with and without
-    recomputing: the whole step took 0.98 to 1.02 times what is predicted with this.
+    Fitted on an H200 to LLaVA and Qwen2.5-VL shapes of 1.2 and 1.4 billion parameters, bf16 and nf4, with and
+    without recomputing: the whole step took 0.98 to 1.02 times what is predicted with this.
     """
     if images is None:
         return 0
