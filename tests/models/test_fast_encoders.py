@@ -190,7 +190,7 @@ def test_what_stays_plain_has_a_reason(folders: dict[str, Path]) -> None:
         (adapted(folders["bert"], hidden_act="relu"), "activation 'relu'"),
         (adapted(folders["modernbert"], mlp_dropout=0.1), "mlp_dropout=0.1"),
         (adapted(folders["roberta"]), "roberta is no encoder that the fast path knows"),
-        (MPNetModel(MPNetConfig(vocab_size=50, num_hidden_layers=1, **sizes)), "a learned bias"),
+        (MPNetModel(MPNetConfig(vocab_size=50, **sizes)), "a learned bias"),
     ):
         before = type(base_encoder(model))
         report = apply_fast_encoder(model, torch.float32)

@@ -60,7 +60,7 @@ def apply_fast_encoder(model: Any, dtype: torch.dtype) -> FastPathReport:
 
 
 def apply_fast_embedder(model: Any, dtype: torch.dtype) -> FastPathReport:
-    """The fast path of encoders, or for a decoder that embeds that of decoders; arguments as both have them."""
+    """The fast path of encoders, or that of decoders for one that embeds; arguments as both have them."""
     if family_of(base_encoder(model).config.model_type).encoder is not None:
         return apply_fast_encoder(model, dtype)
     return apply_fast_path(model, dtype)
