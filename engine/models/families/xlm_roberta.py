@@ -1,4 +1,4 @@
-"""RoBERTa and XLM-RoBERTa (BGE-M3, multilingual E5): BERT's layers; positions count from the padding id up."""
+"""RoBERTa and XLM-RoBERTa (BGE-M3, multilingual E5): BERT's layers; positions count from the padding id."""
 
 from .descriptor import ENCODING, NO_FAST_ENCODER, EncoderLayout, Family
 
