@@ -129,7 +129,8 @@ def page(results: dict[str, Any]) -> str:
         "",
         "Random weights, LoRA of rank 16, nothing recomputed, the same rows in the same batches; a process "
         "each. `python -P benchmarks/methods.py"
-        f"{'' if results['device'] == 'cpu' else ' --device cuda'}`",
+        f"{'' if results['device'] == 'cpu' else ' --device cuda'}`"
+        f"{' Seconds are of the process, on one thread.' if results['device'] == 'cpu' else ''}",
         "",
         "| method | shape | whet | plain | ratio | whet's peak | plain's peak | planned | fused |",
         "|---|---|---|---|---|---|---|---|---|",
