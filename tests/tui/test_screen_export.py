@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,29 @@ def test_a_full_disk_and_nothing_chosen_start_nothing(run: RunDir, monkeypatch: 
             screen.query_one(CheckList).focus()
             await pilot.press("space", "g")
             await until_shown(pilot, "Choose at least one file")
+
+    anyio.run(look)
+
+
+def test_of_a_model_with_classes_only_the_merged_weights_are_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"note {n}", "label": n % 2}) + "\n" for n in range(8)))
+    made = create_run(tiny_recipe(Path(MODEL_DIR), rows, method={"kind": "classification"}))
+
+    async def look() -> None:
+        app = WhetApp()
+        async with app.run_test(size=(120, 36)) as pilot:
+            app.open("export", made.id)
+            await pilot.pause()
+            screen = app.screen
+            assert isinstance(screen, ExportScreen)
+            await until(pilot, lambda: screen.choices, "the choices")
+            assert [one.name for one in screen.choices] == [MERGED]
+            await until_shown(pilot, "prove that the merged model gives")
+            assert screen.query_one(CheckList).ticked == [MERGED]
 
     anyio.run(look)
 
