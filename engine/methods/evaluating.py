@@ -44,9 +44,10 @@ def evaluate_method(context: RunContext, job: EvaluateJob, method: Callable[[Run
         changed["recipe"] = patched(context.recipe, {"sampling.prompts": job.prompts})
     context.plan = context.plan.model_copy(update=changed)
     training = method(context)
-    _measure(context, training, "base", 0)
-    training.trainer.load_weights(trained)
-    _measure(context, training, "tuned", max(1, parent.read_state().step))
+    with training.running():
+        _measure(context, training, "base", 0)
+        training.trainer.load_weights(trained)
+        _measure(context, training, "tuned", max(1, parent.read_state().step))
 
 
 def _measure(context: RunContext, training: Training, name: str, step: int) -> None:

@@ -10,6 +10,7 @@ import gc
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,10 @@ class Training(ABC):
     @abstractmethod
     def write(self, folder: Path) -> None:
         """The trained weights and all that belongs to them."""
+
+    def running(self) -> AbstractContextManager[Any]:
+        """What must be there while the trainer trains or evaluates; by default nothing."""
+        return nullcontext()
 
     def sample(self, step: int) -> None:  # noqa: B027  (optional)
         """Show what the model makes of the recipe's prompts; by default nothing."""

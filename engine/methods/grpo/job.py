@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,12 @@ class GRPOTraining(training.Training):
 
     def run(self, trained: Path) -> None:
         """As the base class, with the rewards' process beside it."""
-        with self.trainer.rollouts.running():
+        with self.running():
             super().run(trained)
+
+    def running(self) -> AbstractContextManager[Any]:
+        """The rewards' process."""
+        return self.trainer.rollouts.running()
 
     def look(self, checkpoint: Path | None) -> None:
         """What the checks see in the loaded model and the checkpoint; the live ones take over."""
