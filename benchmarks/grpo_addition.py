@@ -186,7 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--parts", default="right,control")
-    parser.add_argument("--warm-steps", type=int, default=165)
+    parser.add_argument("--warm-steps", type=int, default=150)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--every", type=int, default=50)
     parser.add_argument("--batch", type=int, default=256)
