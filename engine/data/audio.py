@@ -6,6 +6,7 @@ WAV is read here; other kinds of files by soundfile where it is installed. Light
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from io import BytesIO
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WhetError
-from .rows import RowError
+from .named_files import content_of, named_path
+from .rows import RowError, preview_of
 from .wav import read_wav
 
 if TYPE_CHECKING:
@@ -21,20 +23,28 @@ if TYPE_CHECKING:
 
 SILENCE = 1e-4
 """A sound whose loudest sample is below this (-80 dB of full scale) holds nothing to hear."""
+LOUDEST = 4.0
+"""Full scale is 1; packed sound may be decoded to a little more. Far above are whole numbers of 16 bits."""
 FULL_SCALE = 32767
+RATES = (1000, 192_000)
+"""Samples a second; a filter between two rates is as long as they are large."""
 MOST_BYTES = 256 << 20
 """Of an audio file: five minutes of four channels at 48 kHz in 32 bits are less."""
+CACHES = ("HF_HUB_CACHE", "HF_DATASETS_CACHE")
+UNKNOWN = 2**63 - 1
+"""Frames of a file whose writer did not know the end."""
 KINDS = (b"fLaC", b"OggS", b"ID3", b"FORM")
 """How files begin that soundfile reads, beside MPEG frames."""
 
 
-def read_audio(held: Any, folder: Path, rate: int, longest: float) -> bytes:
+def read_audio(held: Any, folder: Path | None, rate: int, longest: float) -> bytes:
     """A row's sound as 16-bit samples of one channel.
 
     Args:
         held: a path, the bytes of a file, or as `datasets` gives it: `{"path", "bytes"}` or
             `{"array", "sampling_rate"}`.
-        folder: what a relative path begins at.
+        folder: what a relative path begins at; None for rows that others wrote elsewhere, a data set of the
+            hub: they name no files but those that came with them.
         rate: samples a second that are wanted.
         longest: seconds.
 
@@ -44,20 +54,24 @@ def read_audio(held: Any, folder: Path, rate: int, longest: float) -> bytes:
     """
     import numpy as np
 
-    samples, own = _samples(held, folder)
+    samples, own = _samples(held, folder, longest)
     if samples.ndim == 2:
         samples = samples.mean(axis=1)
-    if samples.ndim != 1 or own < 1:
-        raise RowError(f"the audio has {samples.ndim} dimensions and {own} samples a second")
+    if samples.ndim != 1:
+        raise RowError(f"the audio has {samples.ndim} dimensions")
+    _check_rate(own)
     if not len(samples):
         raise RowError("the audio holds no samples")
     if not np.isfinite(samples).all():
         raise RowError("the audio holds samples that are no finite numbers")
     seconds = len(samples) / own
     if seconds > longest:
-        raise RowError(f"the audio is {seconds:.1f} s long, the model hears {longest:g} s: cut it")
-    if float(np.abs(samples).max()) < SILENCE:
+        raise RowError(_too_long(seconds, longest))
+    loudest = float(np.abs(samples).max())
+    if loudest < SILENCE:
         raise RowError("the audio is silent")
+    if loudest > LOUDEST:
+        raise RowError(f"the audio's samples reach {loudest:,.0f}, expected numbers from -1 to 1")
     even = resampled(samples, own, rate)
     return bytes((even.clip(-1, 1) * FULL_SCALE).round().astype("<i2").tobytes())
 
@@ -81,22 +95,27 @@ def resampled(samples: np.ndarray, own: int, rate: int) -> np.ndarray:
     return found
 
 
-def _samples(held: Any, folder: Path) -> tuple[np.ndarray, int]:
+def is_downloaded(path: str) -> bool:
+    """Whether a file lies where the hub's clients keep what they download."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
+    kept = [home, *(Path(os.environ[name]) for name in CACHES if name in os.environ)]
+    real = named_path(path, "audio file").resolve()
+    return any(real.is_relative_to(one.expanduser().resolve()) for one in kept)
+
+
+def _samples(held: Any, folder: Path | None, longest: float) -> tuple[np.ndarray, int]:
     """Float samples [time] or [time, channels] and how many there are a second."""
     if isinstance(held, Mapping) and held.get("array") is not None:
         return _array(held)
     if isinstance(held, Mapping):
         held = held.get("bytes") or held.get("path")
     if isinstance(held, str) and held.strip():
-        file = Path(held).expanduser()
-        file = file if file.is_absolute() else folder / file
-        if not file.is_file():
-            raise RowError(f"there is no audio file {file}")
-        if (size := file.stat().st_size) > MOST_BYTES:
-            raise RowError(f"the audio file {file} has {size:,} bytes, at most {MOST_BYTES:,} are read")
-        return _decoded(file.read_bytes())
+        if folder is None and not is_downloaded(held):
+            raise RowError(f"names the file {preview_of(held)!r}; rows of the hub must hold their recordings")
+        file = (folder or Path()) / named_path(held, "audio file")
+        return _decoded(content_of(file, MOST_BYTES, "audio file"), longest)
     if isinstance(held, bytes) and held:
-        return _decoded(held)
+        return _decoded(held, longest)
     raise RowError(
         f"the audio is {type(held).__name__}, expected a path, a file's bytes or an array with its "
         "sampling_rate"
@@ -117,8 +136,8 @@ def _array(held: Mapping[str, Any]) -> tuple[np.ndarray, int]:
     return (samples.T if samples.ndim == 2 and samples.shape[0] < samples.shape[1] else samples), rate
 
 
-def _decoded(content: bytes) -> tuple[np.ndarray, int]:
-    """Samples of a file's content."""
+def _decoded(content: bytes, longest: float) -> tuple[np.ndarray, int]:
+    """Samples of a file's content; packed ones are not unpacked beyond ``longest`` seconds."""
     if content[:4] == b"RIFF" and content[8:12] == b"WAVE":
         return read_wav(content)
     # Bits 11 to 13 of an MPEG frame's header.
@@ -134,7 +153,21 @@ def _decoded(content: bytes) -> tuple[np.ndarray, int]:
     import soundfile
 
     try:
-        samples, rate = soundfile.read(BytesIO(content), dtype="float32", always_2d=False)
+        with soundfile.SoundFile(BytesIO(content)) as file:
+            rate = int(file.samplerate)
+            _check_rate(rate)
+            if longest * rate < file.frames < UNKNOWN:
+                raise RowError(_too_long(file.frames / rate, longest))
+            samples = file.read(int(longest * rate) + 1, dtype="float32", always_2d=False)
     except soundfile.SoundFileError as error:
         raise RowError(f"the audio cannot be read: {error}") from error
-    return samples, int(rate)
+    return samples, rate
+
+
+def _check_rate(rate: int) -> None:
+    if not RATES[0] <= rate <= RATES[1]:
+        raise RowError(f"the audio has {rate:,} samples a second, expected {RATES[0]:,} to {RATES[1]:,}")
+
+
+def _too_long(seconds: float, longest: float) -> str:
+    return f"the audio is {seconds:.1f} s long, the model hears {longest:g} s: cut it"

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..models.image_tokens import fitted_size
+from .named_files import content_of, is_file, named_path
 from .rows import RowError, preview_of
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456
 LEAST_BASE64 = 64
 """Characters from which on a text may be an image and not a path."""
 LONGEST_PATH = 4096
-ORIENTATION, SIDEWAYS = 0x0112, 5
-"""EXIF's tag, and the first of its values that swap the sides."""
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
+"""EXIF's tag, and those of its values that swap the sides."""
 
 
 @dataclass(frozen=True)
@@ -102,17 +103,13 @@ def _from_text(value: str, folder: Path | None, files: bool) -> Picture:
             raise RowError(f"the image is a data URL of the kind {preview_of(head)!r}, expected base64")
         return _held(_decoded(body))
     if _looks_encoded(value) and (
-        not files or len(value) > LONGEST_PATH or not _path(value, folder).is_file()
+        not files or len(value) > LONGEST_PATH or not is_file(_path(value, folder))
     ):
         return _held(_decoded(value))
     if not files:
         raise RowError(f"names the file {preview_of(value)!r}; rows of the hub must hold their images")
     path = _path(value, folder)
-    if not path.is_file():
-        raise RowError(f"there is no image {preview_of(value)!r} (looked for {path})")
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise RowError(f"the image {value!r} has {size:,} bytes; the limit is {MAX_BYTES:,}")
-    return Picture(str(path), None, digest_of(path.read_bytes()))
+    return Picture(str(path), None, digest_of(content_of(path, MAX_BYTES, "image")))
 
 
 def _looks_encoded(value: str) -> bool:
@@ -122,9 +119,7 @@ def _looks_encoded(value: str) -> bool:
 
 def _path(value: str, folder: Path | None) -> Path:
     """Absolute paths are taken as they are; relative ones stay below the data file's folder."""
-    if "\0" in value or not value.strip():
-        raise RowError(f"an image is {preview_of(value)!r}, expected a path")
-    given = Path(value.removeprefix("file://")).expanduser()
+    given = named_path(value, "image")
     if given.is_absolute() or folder is None:
         return given.absolute()
     path = (folder / given).absolute()
@@ -165,7 +160,7 @@ def look_at(picture: Picture) -> tuple[int, int]:
         # JPEG unpacks to an eighth four times faster, and reads the whole file for it.
         image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
         _unpack(image, picture)
-        turned = image.getexif().get(ORIENTATION, 1) >= SIDEWAYS
+        turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
     return (height, width) if turned else (width, height)
 
 

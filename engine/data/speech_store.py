@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from .audio import read_audio
 from .batches import hash_of
 from .building import sources_of
 from .formats import renamed
+from .named_files import is_file, named_path
 from .row_flags import Odd
 from .rows import RawRow, RowError
 from .sources import Role, iter_rows, source_files
@@ -143,7 +145,7 @@ def sound_of(row: RawRow, value: Mapping[str, Any], field: str, rate: int, longe
     """A row's samples; paths begin at the rows' file. Raises as :func:`.audio.read_audio`."""
     if value.get(field) is None:
         raise RowError(f"field {field!r} is missing or null")
-    folder = Path(row.file).parent if Path(row.file).is_file() else Path()
+    folder = Path(row.file).parent if Path(row.file).is_file() else None
     return read_audio(value[field], folder, rate, longest)
 
 
@@ -158,29 +160,29 @@ def sounds_digest(recipe: Recipe) -> str:
         sources.append((section.eval, "eval"))
     for source, role in sources:
         files = source_files(source, role, section.revision)
-        if files is None or all(map(_holds_sounds, files)):
+        if files is None or all(_holds_sounds(file, section.columns) for file in files):
             continue  # the hub's commit says it, or the sounds lie in the file itself
         rows = iter_rows(source, section, role)
         head = list(islice(rows, PEEKED))
         if next(_paths(head, section.columns), None) is None:
             continue  # the sounds, or codes of them, lie in the rows' own file
         for path in _paths(chain(head, rows), section.columns):
-            stat = path.stat() if path.is_file() else None
+            stat = path.stat() if is_file(path) else None
             seen = None if stat is None else [stat.st_size, stat.st_mtime_ns]
             total.update(json.dumps([str(path), seen]).encode())
     return total.hexdigest()
 
 
-def _holds_sounds(file: Path) -> bool:
-    """Whether a Parquet file has the recordings in it, as `datasets` writes them."""
+def _holds_sounds(file: Path, columns: Mapping[str, str]) -> bool:
+    """Whether a Parquet file has the recordings in it, as `datasets` writes them, or no recordings."""
     if file.suffix.lower() != ".parquet":
         return False
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    return not any(
-        field.name in SOUNDS and pa.types.is_string(field.type) for field in parquet.read_schema(file)
-    )
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    names = renamed({field.name: field.type for field in parquet.read_schema(file)}, columns)
+    return not any(name in SOUNDS and any(one(kind) for one in texts) for name, kind in names.items())
 
 
 def _paths(rows: Iterable[Any], columns: Mapping[str, str]) -> Iterator[Path]:
@@ -192,4 +194,5 @@ def _paths(rows: Iterable[Any], columns: Mapping[str, str]) -> Iterator[Path]:
         held = next((value[name] for name in SOUNDS if name in value), None)
         held = held.get("path") if isinstance(held, Mapping) and not held.get("bytes") else held
         if isinstance(held, str):
-            yield Path(row.file).parent / Path(held).expanduser()
+            with suppress(RowError):  # said of the row when it is read
+                yield Path(row.file).parent / named_path(held, "audio file")

@@ -54,7 +54,8 @@ def _compare(before: Weights, wanted: Weights, found: Weights, stored: torch.dty
         right, written = wanted[name].float(), found[name].float()
         away, size = (written - right).abs(), right.abs()
         # Where base and update nearly cancel, the sum itself is rounded in float32.
-        if bool((away > 2 * ROUNDING[stored] * size + 1e-6 * size.max()).any()):
+        # NaN is within no bounds.
+        if not bool((away <= 2 * ROUNDING[stored] * size + 1e-6 * size.max()).all()):
             wrong.append(name)
         moved += not torch.equal(before[name].float(), right)
     count = len(found)

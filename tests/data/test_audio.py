@@ -97,12 +97,43 @@ def test_channels_are_mixed(tmp_path: Path) -> None:
         (7, "the audio is int"),
         (b"RIFF....WAVE", "has no samples"),
         (b"\x00" * 40, "no WAV, FLAC"),
+        ({"array": [0.1, 0.2], "sampling_rate": 2**32 - 5}, "4,294,967,291 samples a second"),
+        ({"array": [1000, -3000], "sampling_rate": RATE}, "reach 3,000, expected numbers from -1 to 1"),
+        ("a long caption " * 40, "there is no audio file"),
+        ("~nobody-of-that-name/a.wav", "expected a path"),
+        ("\ud800.wav", "expected a path"),
     ],
 )
 def test_what_is_no_sound_is_said(held: Any, reason: str) -> None:
     with pytest.raises(RowError) as caught:
         read(held)
     assert reason in caught.value.reason
+
+
+def test_rows_of_the_hub_name_only_what_came_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    mine = write_wav(tmp_path / "mine.wav", tone(440))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "linked.wav").symlink_to(mine)
+    for held in (str(mine), {"path": str(mine), "bytes": None}, str(tmp_path / "cache" / "linked.wav")):
+        with pytest.raises(RowError, match="must hold their recordings"):
+            read_audio(held, None, RATE, 30)
+    came = write_wav(tmp_path / "cache" / "a.wav", tone(440))
+    assert read_audio({"path": str(came), "bytes": None}, None, RATE, 30) == read_audio(
+        mine.read_bytes(), None, RATE, 30
+    )
+
+
+def test_files_that_unpack_to_too_much_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = BytesIO()
+    soundfile.write(file, np.zeros(40 * 1000), 1000, format="FLAC")
+    unpacked: list[int] = []
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda self, frames, **more: unpacked.append(frames))
+    with pytest.raises(RowError, match=r"40.0 s long, the model hears 30 s"):
+        read(file.getvalue())
+    assert not unpacked
 
 
 def test_other_kinds_of_files_need_soundfile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,9 @@ def test_turned_and_transparent_pictures_are_shown_as_people_see_them() -> None:
     turned[0x0112] = 6
     data = encoded(red((90, 60)), "JPEG", exif=turned)
     assert look_at(find_picture(data, None)) == (60, 90) == read_picture(find_picture(data, None), 1, 99).size
+    turned[0x0112] = 9  # no turn that EXIF knows
+    data = encoded(red((90, 60)), "JPEG", exif=turned)
+    assert look_at(find_picture(data, None)) == (90, 60) == read_picture(find_picture(data, None), 1, 99).size
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert plain(clear).getpixel((0, 0)) == (255, 255, 255)
     assert plain(Image.new("L", (4, 4), 7)).getpixel((0, 0)) == (7, 7, 7)
@@ -97,6 +100,9 @@ UNREADABLE = [
     (encoded(Image.effect_noise((64, 64), 50))[:1500], "cannot be read"),
     ("data:image/svg+xml,<svg/>", "expected base64"),
     ("!" * 100 + ".png", "there is no image"),
+    ("a long caption " * 40, "there is no image"),
+    ("~nobody-of-that-name/a.png", "expected a path"),
+    ("\ud800.png", "expected a path"),
     (7, "is int, expected a path"),
     (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read"),
 ]

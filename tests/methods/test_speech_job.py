@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
@@ -17,6 +19,7 @@ from support.tiny_runs import create_run, events_of, next_attempt
 from support.tiny_whisper import PITCHES, build_tiny_whisper, tone, write_wav, write_words
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
+from whet.engine.data.speech_store import sounds_digest
 from whet.engine.errors import WhetError
 from whet.engine.export.of_run import export_run
 from whet.engine.methods.speech.job import SpeechTraining
@@ -215,6 +218,16 @@ def test_a_language_must_be_named_and_a_changed_recording_is_read_again(
     assert make_plan(wanted).data.digest == before
     write_wav(tmp_path / "rows" / "sounds" / "0.wav", tone(500, seconds=0.3))
     assert make_plan(wanted).data.digest != before
+
+
+def test_a_changed_recording_that_a_parquet_file_names_is_noticed(learned: Learned, tmp_path: Path) -> None:
+    clips = pa.array([str(write_wav(tmp_path / "a.wav", tone(300)))], pa.large_string())
+    pq.write_table(pa.table({"clip": clips, "text": ["low"]}), tmp_path / "rows.parquet")
+    wanted = recipe(learned.base, tmp_path / "rows.parquet", data={"columns": {"audio": "clip"}})
+    before = sounds_digest(wanted)
+    assert sounds_digest(wanted) == before
+    write_wav(tmp_path / "a.wav", tone(300, seconds=0.3))
+    assert sounds_digest(wanted) != before
 
 
 def test_english_only_models_need_no_language(tmp_path: Path) -> None:

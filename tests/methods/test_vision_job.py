@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,9 @@ def test_a_plan_without_the_weights_says_that_it_guesses(folder: Path, tmp_path:
 
 def test_a_merge_that_lost_the_training_is_no_pass() -> None:
     before, wanted = [torch.tensor([1.0, -9.0])], [torch.tensor([1.2, -9.0])]
-    judge = {"right": wanted, "lost": before, "wrong": [torch.tensor([3.0, -9.0])]}
+    broken = [torch.tensor([math.nan, -9.0])]
+    judge = {"right": wanted, "lost": before, "wrong": [torch.tensor([3.0, -9.0])], "broken": broken}
     said = {name: compare(wanted, found, before, torch.bfloat16).status for name, found in judge.items()}
-    assert said == {"right": "pass", "lost": "warn", "wrong": "fail"}
+    assert said == {"right": "pass", "lost": "warn", "wrong": "fail", "broken": "fail"}
+    twice = compare(wanted * 2, wanted + broken, before * 2, torch.bfloat16)
+    assert twice.status == "fail"

@@ -1,0 +1,53 @@
+"""Files that rows name: the text of a path can be anything, and whether it can be read is found out here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .rows import RowError, preview_of
+
+
+def named_path(value: str, what: str) -> Path:
+    """The path that a row's text means, relative or not; nothing need lie there.
+
+    Args:
+        value: of the row; ``~`` and ``file://`` may stand before it.
+        what: it should be, for the message, e.g. ``image``.
+
+    Raises:
+        RowError: no path can be written like that.
+    """
+    try:
+        os.fsencode(value)
+        given = Path(value.removeprefix("file://")).expanduser()
+    except (UnicodeEncodeError, RuntimeError) as error:  # half a character; the home of nobody
+        raise _no_path(value, what) from error
+    if "\0" in value or not value.strip():
+        raise _no_path(value, what)
+    return given
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file lies there. A name that is too long, or a folder that is closed, is no error."""
+    return os.path.isfile(path)
+
+
+def content_of(path: Path, most: int, what: str) -> bytes:
+    """The file's bytes.
+
+    Raises:
+        RowError: there is none, it is larger than ``most`` bytes, or it cannot be read.
+    """
+    if not is_file(path):
+        raise RowError(f"there is no {what} {preview_of(path.name)!r} (looked for {preview_of(path)})")
+    try:
+        if (size := path.stat().st_size) > most:
+            raise RowError(f"the {what} {preview_of(path)} has {size:,} bytes; the limit is {most:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise RowError(f"the {what} {preview_of(path)} cannot be read: {error.strerror}") from error
+
+
+def _no_path(value: str, what: str) -> RowError:
+    return RowError(f"the {what} is {preview_of(value)!r}, expected a path")
