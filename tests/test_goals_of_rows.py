@@ -58,6 +58,8 @@ def read(rows: Rows, **columns: str) -> list[tuple[str, str]]:
         ([{"sentence1": "a", "sentence2": "b", "score": 0.5}], ("embedding", "scored")),
         ([{"prompt": "a", "completion": "b", "label": True}], ("preference", "ratings")),
         ([{"text": "a", "labels": ["x"]}], ("classification", "multi_labelled")),
+        ([{"image": "a.png", "prompt": "what?", "completion": "that"}], ("vision", "images")),
+        ([{"audio": "a.wav", "text": "said"}], ("speech", "speech")),
     ],
 )
 def test_rows_are_for_what_they_look_made_for(rows: Rows, first: tuple[str, str]) -> None:
@@ -120,3 +122,7 @@ def test_a_method_that_needs_more_than_rows_is_refused_with_the_way(tmp_path: Pa
     with pytest.raises(WhetError, match="none of the methods") as caught:
         propose(Goal(data=write(tmp_path, ROWS["pairs"]), method="grpo"), machine=machine())
     assert caught.value.code == "goal.method" and "whet recipes" in caught.value.hint
+    seen = [{"image": "a.png", "prompt": "what?", "completion": "that"}] * 3
+    with pytest.raises(WhetError, match="made for method") as caught:
+        propose(Goal(data=write(tmp_path, seen)), machine=machine())
+    assert caught.value.hint == "Begin with its recipe: whet recipes --copy vision"

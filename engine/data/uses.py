@@ -11,7 +11,8 @@ from itertools import islice
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..recipe import METHODS, Recipe
-from .formats import sniff
+from .formats import renamed, sniff
+from .image_rows import has_images, reads
 from .layouts import FIND
 from .mapping import find_mapping
 from .rows import RawRow, RowError
@@ -63,6 +64,8 @@ def uses_of(rows: Sequence[RawRow], columns: Mapping[str, str]) -> list[Use]:
         rows: the first ones of a source.
         columns: the recipe's renaming, a stored column's name to this data's.
     """
+    if _seen(rows, columns):
+        return [Use(method="vision", layout="images", columns=dict(columns))]
     layouts = {kind: find(rows, columns) for kind, find in FIND.items()} if rows else {}
     readable = {kind: one for kind, one in layouts.items() if one is not None and _reads(one, rows, columns)}
     found = [
@@ -79,6 +82,12 @@ def uses_of(rows: Sequence[RawRow], columns: Mapping[str, str]) -> list[Use]:
     return [*found, chat] if other else [chat, *found]
 
 
+def _seen(rows: Sequence[RawRow], columns: Mapping[str, str]) -> bool:
+    """Whether most rows are conversations, or questions with answers, beside images."""
+    values = [renamed(row.value, columns) for row in rows]
+    return bool(rows) and sum(has_images(one) and reads(one) for one in values) >= SHARE * len(rows)
+
+
 def _as_chat(rows: Sequence[RawRow], columns: Mapping[str, str]) -> Use | None:
     """Supervised fine-tuning: a layout it knows, or columns whose names say what is asked and answered."""
     known = sniff(rows, columns).format
@@ -92,9 +101,8 @@ def _reads(layout: Layout, rows: Sequence[RawRow], columns: Mapping[str, str]) -
     """Whether most of the rows hold what the layout's columns should."""
     good = 0
     for row in rows:
-        value = {**row.value, **{name: row.value[one] for name, one in columns.items() if one in row.value}}
         try:
-            layout.read(value)
+            layout.read(renamed(row.value, columns))
         except RowError:
             continue
         good += 1

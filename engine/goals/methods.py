@@ -47,6 +47,8 @@ USUAL_MODELS = {
 """Models of the hub that people begin with, the smallest first; the first is the shipped recipe's."""
 OWN_MODELS = {"speech": "hears", "tts": "speaks"}
 """Methods that want a model of their own kind, and what it does."""
+SENSES = ("vision", "speech", "tts")
+"""Methods that are not proposed, since their models are of few kinds."""
 FROM_CHAT = ("preference", "reward")
 """Of these, those that begin with a model that answers."""
 
@@ -60,7 +62,7 @@ def method_of(goal: Goal, look: Look, asked: str | None) -> tuple[str, str]:
         asked: by an override of method.kind.
 
     Raises:
-        WhetError: ``goal.method`` for one that whet does not propose.
+        WhetError: ``goal.method`` for one that whet does not propose, asked for or by the rows.
     """
     named = asked or (None if goal.method == "auto" else goal.method)
     if named is not None:
@@ -83,6 +85,14 @@ def method_of(goal: Goal, look: Look, asked: str | None) -> tuple[str, str]:
             break
         if use.method in RECIPES:
             return use.method, f"the rows are {use.layout} ({', '.join(use.columns.values())})"
+    kind = look.uses[0].method if look.uses else ""
+    if kind in SENSES:
+        raise WhetError(
+            "goal.method",
+            f"These rows are {look.uses[0].layout}, made for method.kind={kind}, which begins with a model of "
+            "its own kind.",
+            f"Begin with its recipe: whet recipes --copy {kind}",
+        )
     return "sft", ASKED
 
 
