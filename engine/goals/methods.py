@@ -89,8 +89,8 @@ def method_of(goal: Goal, look: Look, asked: str | None) -> tuple[str, str]:
     if kind in SENSES:
         raise WhetError(
             "goal.method",
-            f"These rows are {look.uses[0].layout}, made for method.kind={kind}, which begins with a model of "
-            "its own kind.",
+            f"These rows are {look.uses[0].layout}, made for method.kind={kind}, which begins with a model "
+            "of its own kind.",
             f"Begin with its recipe: whet recipes --copy {kind}",
         )
     return "sft", ASKED
