@@ -89,8 +89,8 @@ class EvalTools(Toolset):
         max_rows: Annotated[int | None, Field(ge=1)] = None,
         idempotency_key: str | None = None,
     ) -> StartResult:
-        """Start an evaluation: held-out loss, metrics and answers of base and tuned model, on the rows the run
-        held out or on `data`."""
+        """Start an evaluation: held-out loss, metrics and answers of base and tuned model, on the rows the
+        run held out or on `data`."""
         run = known_run(run_id)
         source = None if data is None else self.root.source(data)
         self.chats.close()
