@@ -103,8 +103,7 @@ class TableBuilder(Builder):
                 "data.format",
                 f"The rows of {source} have no layout that method.kind={method.kind} learns from; their "
                 f"fields are: {fields}.",
-                f"It reads {wanted_layouts(method)}. Name other columns with data.columns, e.g. "
-                "data.columns.anchor=question.",
+                f"It reads {wanted_layouts(method)}. Name other columns with data.columns.NAME=COLUMN.",
             )
         if self.layout is not None and list(found.columns) != list(self.layout.columns):
             raise WhetError(

@@ -125,13 +125,14 @@ def read_image_tokens(folder: Path, token_of: Callable[[int], str | None]) -> Im
     """
     processor = _json(folder / "processor_config.json")
     image = _json(folder / "preprocessor_config.json") or processor.get("image_processor") or {}
-    if not image:
+    config = _json(folder / "config.json")
+    if not image and config.get("model_type") in KINDS:
         raise WhetError(
             "vision.files",
             f"{folder} has no preprocessor_config.json, so how its images are prepared is not known.",
             "Use a model directory with its processor's files.",
         )
-    return image_tokens(_json(folder / "config.json"), image, processor, token_of)
+    return image_tokens(config, image, processor, token_of)
 
 
 def image_tokens(

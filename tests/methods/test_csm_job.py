@@ -146,6 +146,14 @@ def test_the_plan_of_a_healthy_run_is_free_to_start(csm: Path, tmp_path: Path) -
     assert plan.model.family == "csm" and plan.model.codebooks == (BOOKS, 20)
 
 
+@pytest.mark.parametrize("setting", [{"train_embeddings": True}, {"modules_to_save": ["lm_head"]}])
+def test_embeddings_that_two_decoders_share_train_with_all_weights_or_not(
+    csm: Path, tmp_path: Path, setting: dict[str, Any]
+) -> None:
+    run = create_run(recipe(csm, tmp_path, adapter=setting))
+    assert attempt(run, method=FramesTraining) == "adapter.whole_ends"
+
+
 def test_gguf_and_wrong_codebooks_are_refused_with_the_reason(csm: Path, tmp_path: Path) -> None:
     plan = make_plan(recipe(csm, tmp_path, export={"gguf": ["q8_0"]}))
     assert any("several codebooks a frame" in str(finding.model_dump()) for finding in plan.blocked())

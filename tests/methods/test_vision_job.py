@@ -193,8 +193,9 @@ def test_an_image_that_changed_ends_the_run_by_name(folder: Path, tmp_path: Path
     run = create_run(recipe(folder, data={"train": str(rows)}))
     (tmp_path / "rows" / "0.png").write_bytes((tmp_path / "rows" / "1.png").read_bytes())
     assert attempt(run, method=VisionTraining) == "vision.image"
-    run = create_run(recipe(folder, sampling={"prompts": ["![](gone.png) Which one?"]}))
-    assert attempt(run, method=VisionTraining) == "sampling.image" and not steps(run)
+    for place in ("gone.png", "~nobody-of-that-name/a.png"):
+        run = create_run(recipe(folder, sampling={"prompts": [f"![]({place}) Which one?"]}))
+        assert attempt(run, method=VisionTraining) == "sampling.image" and not steps(run)
 
 
 def test_a_stopped_run_goes_on_where_it_was(folder: Path) -> None:

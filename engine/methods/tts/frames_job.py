@@ -105,6 +105,13 @@ class FramesTraining(training.Training):
 
 def load_speaking(plan: Plan, path: Path) -> Any:
     """The plan's model, adapted beside its codec. Raises WhetError ``model.load``, ``adapter.*``."""
+    if ends := plan.recipe.adapter.whole_ends():
+        raise WhetError(
+            "adapter.whole_ends",
+            f"{', '.join(ends)} cannot train whole beside an adapter in CSM: two decoders share embeddings.",
+            "Leave adapter.train_embeddings and these adapter.modules_to_save out, or train all weights with "
+            "adapter.kind=none.",
+        )
     set_seed(plan.recipe.training.seed)
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True)

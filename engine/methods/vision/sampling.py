@@ -18,6 +18,7 @@ from transformers import GenerationConfig
 from ...data.image_text import ConversationEncoder
 from ...data.images import find_picture, read_picture
 from ...data.messages import Message
+from ...data.named_files import is_file, named_path
 from ...data.rows import RowError
 from ...errors import WhetError
 from ...recipe import Recipe, SamplingSection, VisionSection
@@ -70,8 +71,9 @@ def read_prompts(recipe: Recipe, encoder: ConversationEncoder) -> list[Asked]:
         if recipe.data.system:
             messages.insert(0, {"role": "system", "content": recipe.data.system})
         try:
-            places = [path if Path(path).expanduser().is_file() else str(beside / path) for path in paths]
-            images = [read_picture(find_picture(place, None), *sides) for place in places]
+            given = [named_path(path, "image") for path in paths]
+            places = [path if is_file(path) else beside / path for path in given]
+            images = [read_picture(find_picture(str(place), None), *sides) for place in places]
             ids = encoder.prompt(messages, [image.size for image in images])
         except RowError as error:
             raise WhetError(
