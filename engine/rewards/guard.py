@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..checks.env_flags import is_secret
+from .endings import signal_name
 
 MODULE = "whet.engine.rewards.process"
 BLOCK = 65536
@@ -47,19 +48,28 @@ class Guarded:
             start_new_session=True,
         )
         self._unread = b""
-
-    def tell(self, message: dict[str, Any]) -> None:
-        """Send one message; that the process is gone shows when it is asked."""
         assert self.process.stdin is not None
+        os.set_blocking(self.process.stdin.fileno(), False)
+
+    def tell(self, message: dict[str, Any], seconds: float) -> None:
+        """Send one message; that the process is gone shows when it is asked. Raises Silent when it does not
+        read."""
+        deadline = time.monotonic() + seconds
+        pipe = self.process.stdin
+        assert pipe is not None
         left = memoryview(json.dumps(message).encode() + b"\n")
-        with suppress(BrokenPipeError):
+        with suppress(BrokenPipeError), selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_WRITE)
             while left:
-                left = left[self.process.stdin.write(left) or 0 :]
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    self.kill()
+                    raise Silent
+                left = left[pipe.write(left) or 0 :]
 
     def ask(self, message: dict[str, Any], seconds: float) -> dict[str, Any]:
         """The answer to one message. Raises Silent or Died."""
-        self.tell(message)
         deadline = time.monotonic() + seconds
+        self.tell(message, seconds)
         assert self.process.stdout is not None
         pipe = self.process.stdout.fileno()
         with selectors.DefaultSelector() as selector:
@@ -97,7 +107,7 @@ class Guarded:
     def _ending(self) -> str:
         self.kill()
         code = self.process.returncode
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return f"signal {signal_name(-code)}" if code < 0 else f"exit status {code}"
 
 
 def clean(environment: Mapping[str, str], shown: list[str]) -> dict[str, str]:

@@ -12,6 +12,8 @@ from .spec import CodeTests, FunctionReward, Reward
 
 LOAD_SECONDS = 120.0
 """For importing the functions' modules, which may bring large libraries."""
+TAKING_SECONDS = 60.0
+"""For reading a batch, which only a process that stands still does not."""
 GRACE_SECONDS = 2.0
 """After its limit a reward is first interrupted where it is, to say where; then its process is killed."""
 

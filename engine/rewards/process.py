@@ -190,8 +190,12 @@ def _loaded(request: dict[str, Any]) -> Scorer:
 
 def _listen(pipe: IO[str], requests: queue.Queue[str | None], done: threading.Event) -> None:
     """Hand on what comes. When training is gone, end in good order, or without it if a function hangs."""
-    for line in pipe:
-        requests.put(line)
+    try:
+        for line in pipe:
+            requests.put(line)
+    except MemoryError:  # of this thread alone, and nobody would be answered any more
+        os.write(2, b"The batch of completions does not fit into the rewards' memory.\n")
+        os._exit(1)
     requests.put(None)
     if not done.wait(CLOSING_SECONDS):
         os.killpg(os.getpgrp(), signal.SIGKILL)

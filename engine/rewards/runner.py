@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from ..errors import WhetError
 from .functions import missing_column
 from .guard import Died, Guarded, Silent
-from .limits import LOAD_SECONDS, patience, timed_out
+from .limits import LOAD_SECONDS, TAKING_SECONDS, patience, timed_out
 from .scores import Completion, Scores
 from .spec import FunctionReward, Reward
 from .verifiers.registry import check_programs
@@ -160,7 +160,11 @@ class Rewards:
 
     def _tell(self, batch: dict[str, Any]) -> Guarded:
         process = self._process or self._launch()
-        process.tell({"batch": batch})
+        try:
+            process.tell({"batch": batch}, TAKING_SECONDS)
+        except Silent:
+            self._process = None
+            raise timed_out("functions", TAKING_SECONDS, "reading the batch") from None
         return process
 
     def _ask(self, number: int, spec: Reward, batch: dict[str, Any]) -> tuple[list[float | None], list[str]]:

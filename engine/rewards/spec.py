@@ -127,10 +127,14 @@ class JSONSchema(BuiltIn):
         from jsonschema import SchemaError
         from jsonschema.validators import validator_for
 
+        from .references import dangling
+
         try:
             validator_for(value).check_schema(value)
         except SchemaError as error:
             raise ValueError(f"not a JSON Schema at {error.json_path}: {error.message}") from error
+        for reference in dangling(value):
+            raise ValueError(f"$ref {reference!r} leads nowhere here; other documents are not fetched")
         return value
 
 

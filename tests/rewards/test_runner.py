@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from support.fake_runs import SOURCE, until
 
 from whet.engine.errors import WhetError
-from whet.engine.rewards import limits
+from whet.engine.rewards import limits, runner
 from whet.engine.rewards.checking import check_functions
 from whet.engine.rewards.functions import load
 from whet.engine.rewards.process import Scorer
@@ -271,3 +271,26 @@ def test_programs_are_judged_in_parallel_and_reading_their_tests_is_checked() ->
         assert rewards.score(["p"] * 3, [good, bad, "none"], tests).values == {"code_tests": [1, 0, 0]}
         with pytest.raises(WhetError, match="code_tests cannot use column tests of row 1, 'assert \\('"):
             rewards.score(["p"] * 2, [good, good], {"tests": ["assert f()", "assert ("]})
+
+
+def test_a_process_that_reads_no_more_is_not_written_to_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "TAKING_SECONDS", 0.2)
+    with Rewards(read(function("check_answer")), HERE) as rewards:
+        process = rewards._process
+        assert process is not None
+        os.kill(process.process.pid, signal.SIGSTOP)
+        until(lambda: psutil.Process(process.process.pid).status() == psutil.STATUS_STOPPED)
+        with pytest.raises(WhetError, match="reading the batch") as error:
+            rewards.score(["p"], ["x" * 2**20], {"answer": ["1"]})
+        assert error.value.code == "reward.timed_out" and process.process.returncode == -signal.SIGKILL
+        assert rewards.score(["p"], ["1"], {"answer": ["1"]}).total == [1]
+
+
+def test_a_batch_beyond_the_memory_is_said_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with (
+        Rewards(read(function("check_answer")), HERE, memory=500 * 2**20) as rewards,
+        pytest.raises(WhetError, match="ended in reward check_answer: exit status 1") as error,
+    ):
+        rewards.score(["p"], ["x" * 300 * 2**20], {"answer": ["1"]})
+    assert error.value.code == "reward.died"
+    assert "does not fit into the rewards' memory" in capfd.readouterr().err

@@ -62,6 +62,20 @@ def test_its_own_folder_is_empty_writable_and_gone_afterwards() -> None:
     assert (outcome.ended, listed) == ("ok", "[]") and not Path(folder).exists()
 
 
+def test_no_folder_is_too_deep_to_be_deleted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    nested = "import os\nfor _ in range(1200):\n    os.mkdir('a')\n    os.chdir('a')\n"
+    awkward = "os.mkdir('closed', 0); os.symlink('/', 'root'); open('file', 'w').close(); print('made')"
+    outcome = run_program(nested + awkward, "", LIMITS)
+    assert (outcome.output, outcome.ended) == ("made\n", "ok")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_without_a_name_ends_the_program_alone() -> None:
+    outcome = run_program("import os; os.kill(os.getpid(), 40)", "", LIMITS)
+    assert outcome.ended == "signal SIGRTMIN+6"
+
+
 def test_no_other_process() -> None:
     assert attempt("import os; os.fork()") == DENIED
     assert attempt("import subprocess; subprocess.run(['true'])") == DENIED

@@ -75,6 +75,11 @@ def test_what_was_set_survives_a_file() -> None:
         ([{"name": "format", "pattern": "(<think>"}], "no regular expression: missing )"),
         ([{"name": "exact_answer", "extract": "["}], "no regular expression"),
         ([{"name": "json_schema", "schema": {"type": "text"}}], r"not a JSON Schema at $.type"),
+        (
+            [{"name": "json_schema", "schema": {"items": {"$ref": "#/$defs/a"}}}],
+            "'#/$defs/a' leads nowhere",
+        ),
+        ([{"name": "json_schema", "schema": {"$ref": "https://example.org/a"}}], "leads nowhere"),
         ([{"name": "length"}], "at_least, at_most or both"),
         ([{"name": "length", "at_least": 9, "at_most": 3}], "at_most=3 is below at_least=9"),
         ([{"name": "number", "label": "two words"}], "pattern"),

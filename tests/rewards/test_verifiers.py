@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from whet.engine.errors import WhetError
-from whet.engine.rewards.spec import ExactAnswer, NumberAnswer
+from whet.engine.rewards.spec import ExactAnswer, JSONSchema, NumberAnswer
 from whet.engine.rewards.verifiers.answers import answer_in, exact_answer, text_of
 from whet.engine.rewards.verifiers.numbers import last_number, number
 from whet.engine.rewards.verifiers.registry import check_rows
@@ -142,6 +142,18 @@ def test_format_and_length() -> None:
 def test_json_by_schema(text: str, score: float) -> None:
     schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
     assert json_schema(text, schema) == score
+
+
+def test_numbers_beyond_floats_are_no_multiples() -> None:
+    for text in ("1e400", "1" * 400):
+        assert json_schema(text, {"multipleOf": 0.1}) == 0
+
+
+def test_references_inside_of_a_schema_are_followed() -> None:
+    inner = {"$id": "https://example.org/age", "type": "integer"}
+    schema = {"$defs": {"age": inner}, "properties": {"age": {"$ref": "https://example.org/age"}}}
+    spec = JSONSchema(name="json_schema", schema_=schema)
+    assert [json_schema(text, spec.schema_) for text in ('{"age": 3}', '{"age": "3"}')] == [1, 0]
 
 
 def test_the_last_fenced_block_of_the_language() -> None:

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Literal
 
 from ...errors import WhetError
+from ..endings import signal_name
 from . import harness
+from .scratch import scratch_folder
 
 MEGABYTE = 2**20
 FILE_BYTES = 16 * MEGABYTE
@@ -89,9 +91,10 @@ def _frame(part: bytes) -> bytes:
 def _run(job: bytes, tests: int, limits: Limits) -> tuple[bytes, str, str]:
     """What the harness said after confining itself, what the program printed, how it ended."""
     receive, send = os.pipe()
+    answer = b""
     try:
         with (
-            tempfile.TemporaryDirectory(prefix="whet-program-") as folder,
+            scratch_folder() as folder,
             tempfile.TemporaryFile() as printed,
         ):
             process = subprocess.Popen(
@@ -149,7 +152,7 @@ def _wait(process: subprocess.Popen[bytes], job: bytes, seconds: float) -> str:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if process.returncode < 0:
-        return f"signal {signal.Signals(-process.returncode).name}"
+        return f"signal {signal_name(-process.returncode)}"
     return "ok" if process.returncode == 0 else f"exit {process.returncode}"
 
 

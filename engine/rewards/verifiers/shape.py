@@ -49,7 +49,7 @@ def json_schema(text: str, schema: dict[str, Any]) -> float:
         return 0.0
     try:
         return float(_validator(json.dumps(schema, sort_keys=True)).is_valid(value))
-    except RecursionError:
+    except (RecursionError, OverflowError):  # nested too deep; 1e400, or hundreds of digits, with multipleOf
         return 0.0
 
 
