@@ -97,7 +97,7 @@ class FastModel:
 
         Raises:
             WhetError: `model.*`, `python_api.auto_model`, `python_api.precision`, `python_api.token`,
-                `python_api.whisper`, `python_api.unknown_argument`.
+                `python_api.whisper`, `python_api.labels`, `python_api.unknown_argument`.
         """
         refuse_token("token", token)
         set_aside(given, signature(FastModel.from_pretrained).parameters)
@@ -260,11 +260,20 @@ def _fast_class(path: str) -> Any:
 def _labels(
     count: int | None, names: Mapping[int, str] | None, numbers: Mapping[str, int] | None
 ) -> dict[str, Any]:
-    """Classes as a configuration takes them: any one of the three says the others."""
-    if names is None and numbers is not None:
-        names = {number: name for name, number in numbers.items()}
+    """Classes as a configuration takes them: any one of the three says the others.
+
+    Raises WhetError ``python_api.labels`` where they say different things.
+    """
+    turned = None if numbers is None else {number: name for name, number in numbers.items()}
+    names = turned if names is None else dict(names)
     if names is None:
         return {"num_labels": count}
+    if turned not in (None, names) or count not in (None, len(names)):
+        raise WhetError(
+            "python_api.labels",
+            f"num_labels={count}, id2label={names} and label2id={numbers} are not about the same classes.",
+            "Pass one of them; it says the others.",
+        )
     return {"id2label": dict(names), "label2id": {name: number for number, name in names.items()}}
 
 

@@ -61,7 +61,8 @@ class SeeingProcessor(PictureProcessor):
         return_tensors: str | None = "pt",
         **variables: Any,
     ) -> Any:
-        """The conversation as text; with ``tokenize`` as tensors, its images among them.
+        """The conversation as text; with ``tokenize`` as tensors, its images among them (without
+        ``return_dict`` its ids alone).
 
         Raises:
             WhetError: `data.row` for turns or images that cannot be used, `template.*`.
@@ -75,7 +76,10 @@ class SeeingProcessor(PictureProcessor):
             text = self.encoder.renderer.render(conversation, add_generation_prompt, **variables)
             return text
         text = self.encoder.renderer.render(messages, add_generation_prompt, **variables)
-        return self(images=values or None, text=text, return_tensors=return_tensors) if tokenize else text
+        if not tokenize:
+            return text
+        batch = self(images=values or None, text=text, return_tensors=return_tensors)
+        return batch if return_dict else batch["input_ids"]
 
     def __call__(
         self,
@@ -103,7 +107,10 @@ class SeeingProcessor(PictureProcessor):
         if isinstance(images, str | list) and text is None:
             images, text = None, images
         texts = [text] if isinstance(text, str) else list(text or [])
-        shown = [[image_of(one) for one in row] for row in _rows(images, len(texts))]
+        given_rows = _rows(images, len(texts))
+        if not texts or not all(isinstance(one, str) for one in texts) or len(given_rows) != len(texts):
+            raise _unusable(RowError(f"there are images for {len(given_rows)} texts, and {len(texts)} texts"))
+        shown = [[image_of(one) for one in row] for row in given_rows]
         try:
             rows = [
                 self.encoder.tokenise(one, [image.size for image in row])

@@ -19,7 +19,8 @@ from .spellings import config_from_trainer, refuse_unknown
 from .state import state_of
 from .vision_collator import VisionDataCollator
 
-ARGUMENTS = ("compute_metrics", "callbacks", "optimizers", "preprocess_logits_for_metrics")
+ARGUMENTS = ("callbacks", "optimizers")
+METRICS = ("compute_metrics", "preprocess_logits_for_metrics")
 RECOMPUTING = ("gradient_checkpointing", "activation_checkpointing")
 
 
@@ -51,7 +52,8 @@ class VisionSFTTrainer(PictureTrainer, AnswersLoss):
         **given: the trainer's arguments, and those that moved to the configuration.
 
     Raises:
-        WhetError: `python_api.packing`, `python_api.unknown_argument`, `python_api.conflict`.
+        WhetError: `python_api.packing`, `python_api.metrics`, `python_api.unknown_argument`,
+            `python_api.conflict`.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class VisionSFTTrainer(PictureTrainer, AnswersLoss):
         moved = config_from_trainer(given, explicit)
         for name, value in moved.items():
             setattr(config, name, value)
+        _refuse_metrics(given)
         refuse_unknown("SFTTrainer", given, ARGUMENTS)
         if getattr(config, "packing", False):
             raise WhetError(
@@ -117,6 +120,17 @@ class VisionSFTTrainer(PictureTrainer, AnswersLoss):
                 "Use VisionDataCollator, or label the answers there.",
             )
         collator.supervise_responses(*markers)
+
+
+def _refuse_metrics(given: dict[str, Any]) -> None:
+    """None is what scripts pass on; a function would never be called."""
+    for name in METRICS:
+        if given.pop(name, None) is not None:
+            raise WhetError(
+                "python_api.metrics",
+                f"{name}: an evaluation of a model that sees keeps no logits to measure.",
+                "Leave it out: eval_loss and eval_token_accuracy are measured.",
+            )
 
 
 def _as_rows(rows: Any) -> Any:

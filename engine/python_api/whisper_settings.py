@@ -39,7 +39,15 @@ def set_language(loaded: Any, language: str | None, task: str | None) -> None:
             f"whisper_language={language!r}, whisper_task={task!r}: one of them is unknown.",
             f"A language is a name or code such as 'English' or 'en'; a task one of {', '.join(TASKS)}.",
         )
-    loaded.tokenizer.set_prefix_tokens(language=code, task=task)
     settings = loaded.model.generation_config
+    if settings.to_dict().get("is_multilingual") is False:
+        if code not in (None, "en") or task == "translate":
+            raise WhetError(
+                "python_api.whisper",
+                f"whisper_language={language!r}, whisper_task={task!r}: this model writes English alone.",
+                "Leave them out, or load a multilingual Whisper.",
+            )
+        return  # its texts begin with neither
+    loaded.tokenizer.set_prefix_tokens(language=code, task=task)
     settings.language, settings.task = code, task
     settings.forced_decoder_ids = None  # the older way to say it, which wins over the newer

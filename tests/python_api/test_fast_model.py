@@ -264,9 +264,14 @@ def test_whole_models_of_other_kinds_are_saved_in_16_bits(tmp_path: Path) -> Non
 
 def test_what_it_cannot_do_is_refused_by_name(tmp_path: Path) -> None:
     llama, whisper = build_tiny_model(tmp_path / "llama"), build_tiny_whisper(tmp_path / "whisper")
+    english = build_tiny_whisper(tmp_path / "english", english_only=True)
     refused: list[tuple[str, dict[str, Any]]] = [
         ("python_api.whisper", {"model_name": str(whisper), "whisper_language": "Klingon"}),
+        ("python_api.whisper", {"model_name": str(english), "whisper_language": "German"}),
+        ("python_api.whisper", {"model_name": str(english), "whisper_task": "translate"}),
         ("python_api.auto_model", {"model_name": str(llama), "whisper_language": "English"}),
+        ("python_api.labels", {"model_name": str(llama), "num_labels": 3, "id2label": {0: "a", 1: "b"}}),
+        ("python_api.labels", {"model_name": str(llama), "id2label": {0: "a"}, "label2id": {"b": 0}}),
         ("python_api.auto_model", {"model_name": str(llama), "num_labels": 3}),
         ("python_api.auto_model", {"model_name": str(llama), "auto_model": "AutoModel"}),
         ("model.load", {"model_name": str(llama), "auto_model": AutoModelForSeq2SeqLM}),
@@ -278,6 +283,15 @@ def test_what_it_cannot_do_is_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(WhetError) as caught:
             FastModel.from_pretrained(**given)
         assert caught.value.code == code, given
+    hearing, processor = FastModel.from_pretrained(
+        str(english), whisper_language="English", whisper_task="transcribe"
+    )
+    features = processor.feature_extractor(
+        [tone(300)], sampling_rate=RATE, return_tensors="pt"
+    ).input_features
+    assert (
+        hearing.generate(features, max_new_tokens=2).shape[0] == 1
+    )  # English-only models take no such words
     model, _ = FastModel.from_pretrained(
         str(llama), auto_model=AutoModelForSequenceClassification, num_labels=2
     )

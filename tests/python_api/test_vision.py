@@ -161,6 +161,11 @@ def test_switches_and_saving_are_refused_by_name(folder: Path) -> None:
         adapted.save_pretrained_gguf("out", processor, quantization_method="q4_k_m")
     with pytest.raises(WhetError, match="mmproj"):
         adapted.save_pretrained_merged("out", processor, save_method="merged_4bit")
+    with pytest.raises(WhetError, match="keeps no logits"):
+        SFTTrainer(
+            model=adapted, tokenizer=processor, train_dataset=[row()], args=SFTConfig("o"),
+            compute_metrics=lambda found: {},
+        )  # fmt: skip
     with pytest.raises(WhetError, match="packed"):
         SFTTrainer(
             model=adapted, tokenizer=processor, train_dataset=[row()], args=SFTConfig("o", packing=True)
@@ -174,6 +179,11 @@ def test_several_questions_are_answered_at_once_as_one_by_one(loaded: tuple[Any,
     texts = [processor.apply_chat_template(chat, add_generation_prompt=True) for chat in chats]
     images = [[part["image"] for part in chat[0]["content"] if "image" in part] for chat in chats]
     both = processor(images, texts)
+    for wrong, count in ((images[:1], 2), (images[0], 0)):
+        with pytest.raises(WhetError, match="A row cannot be used: there are images for"):
+            processor(wrong, texts[:count])
+    ids = processor.apply_chat_template(chats[0], tokenize=True, return_dict=False)
+    assert torch.is_tensor(ids) and ids.shape[0] == 1
     begin = processor.bos_token_id
     assert [ids.tolist().count(begin) for ids in both["input_ids"]] == [1, 1]
     with torch.no_grad():
