@@ -331,10 +331,14 @@ def test_answers_that_add_nothing_are_left_out_and_the_gradient_is_the_same(
         )
     inputs["advantages"][4:12] = 0
     trainer.current_gradient_accumulation_steps = 1
-    seen, forward = [], training.handle.model.forward
-    training.handle.model.forward = lambda **given: (seen.append(len(given["input_ids"])), forward(**given))[
-        1
-    ]
+    seen: list[int] = []
+    forward = training.handle.model.forward
+
+    def counted(**given: Any) -> Any:
+        seen.append(len(given["input_ids"]))
+        return forward(**given)
+
+    training.handle.model.forward = counted
     found = []
     for whole in (False, True):
         trainer.model.zero_grad()
