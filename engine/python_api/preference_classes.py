@@ -16,6 +16,7 @@ from trl.experimental.orpo import ORPOConfig as _ORPOConfig
 from trl.experimental.orpo import ORPOTrainer as _ORPOTrainer
 
 from ..errors import WhetError
+from ..methods.fast_head import COPY
 from ..methods.fast_reference import PairReference, RatedReference
 from ..methods.preference.without_logits import ContrastWithoutLogits, OddsWithoutLogits
 from ..models.locate import resolve_model
@@ -27,8 +28,6 @@ from .state import base_model, state_of
 
 MOVED = ("beta", "max_length", "max_prompt_length", "max_completion_length", "label_smoothing", "loss_type")
 """Arguments of older trainers that are the configuration's today."""
-COPY = "ref"
-"""TRL's name of it."""
 UNCUT = ("max_prompt_length", "max_target_length", "max_completion_length")
 """Lengths that TRL has no more."""
 
@@ -80,9 +79,10 @@ def _removed(arguments: dict[str, Any], known: Sequence[str]) -> None:
             "Generate in a callback, or train by a recipe with sampling.prompts.",
         )
     if "rpo_alpha" not in known and (alpha := arguments.pop("rpo_alpha", None)) is not None:
-        first = arguments.get("loss_type", "sigmoid")
-        arguments["loss_type"] = [*([first] if isinstance(first, str) else first), "sft"]
-        arguments["loss_weights"] = [1.0] * (len(arguments["loss_type"]) - 1) + [float(alpha)]
+        given = arguments.get("loss_type", "sigmoid")
+        losses = [given] if isinstance(given, str) else given
+        weights = arguments.get("loss_weights") or [1.0] * len(losses)
+        arguments |= {"loss_type": [*losses, "sft"], "loss_weights": [*weights, float(alpha)]}
 
 
 @dataclass(init=False)
@@ -180,6 +180,8 @@ class _Spelt:
         config = self.config_class("preference") if args is None else copy.copy(args)
         known = [field.name for field in fields(self.config_class) if field.init]
         for name, value in moved.items():
+            if name == "loss_type" and isinstance(value, str) and self.config_class is DPOConfig:
+                value = [value]  # as TRL's configuration has it once it is made
             if name in known:
                 setattr(config, name, value)
             elif name not in UNCUT:

@@ -178,9 +178,19 @@ def test_a_reward_model_needs_a_score(tiny: Path, tmp_path: Path) -> None:
         RewardTrainer(str(tiny), args=RewardConfig(str(tmp_path)), train_dataset=ROWS, beta=0.1)
 
 
+def test_a_loss_that_the_trainer_was_told_is_the_configurations(tiny: Path, tmp_path: Path) -> None:
+    arguments = DPOConfig(str(tmp_path), max_steps=1, report_to="none")
+    trainer = DPOTrainer(str(tiny), args=arguments, loss_type="ipo", beta=0.3, train_dataset=ROWS)
+    trainer.train()
+    assert (trainer.loss_types, trainer.beta) == (["ipo"], 0.3)
+    assert arguments.loss_type == ["sigmoid"]
+
+
 def test_settings_of_older_trl_are_mapped_or_refused_by_name(tmp_path: Path) -> None:
     mixed = DPOConfig(str(tmp_path), rpo_alpha=0.5)
     assert (mixed.loss_type, mixed.loss_weights) == (["sigmoid", "sft"], [1.0, 0.5])
+    weighed = DPOConfig(str(tmp_path), rpo_alpha=0.5, loss_type=["sigmoid", "ipo"], loss_weights=[1.0, 2.0])
+    assert weighed.loss_weights == [1.0, 2.0, 0.5]
     with pytest.warns(WhetNote, match="padding_value"):
         DPOConfig(str(tmp_path), padding_value=0)
     for gone in ("reference_free", "generate_during_eval"):

@@ -18,7 +18,7 @@ from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
 from ...models.adapters import hold_trained_in_fp32
 from ...models.fast_path import program_of
-from ..fast_head import METRICS, put_fast_head
+from ..fast_head import COPY, METRICS, put_fast_head
 from ..fast_reference import PairReference, RatedReference
 from ..flat_steps import FlatSteps
 from ..run_loop import RunLoop
@@ -26,8 +26,6 @@ from ..sft.fast_choice import mixed_reason
 from .without_logits import ContrastWithoutLogits, OddsWithoutLogits, WithoutLogits
 
 ADAPTER = "adapter_model.safetensors"
-COPY = "ref"
-"""TRL puts a copy of a given adapter beside it under this name."""
 
 
 class Tokenised(Dataset):
