@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import AutoConfig, CsmForConditionalGeneration, TrainingArguments, set_seed
+from transformers import CsmForConditionalGeneration, TrainingArguments, set_seed
 
 from ...checks.live import Watch, Watched
 from ...errors import WhetError
-from ...models.adapters import add_adapter, hold_trained_in_fp32, save_weights
+from ...models.adapters import hold_trained_in_fp32, save_weights
 from ...models.loading import DTYPES, load_tokenizer
 from ...plan import Plan
 from ...runs.context import RunContext
 from ...runs.events import FindingEvent, PhaseEvent
 from .. import training
 from ..arguments import shared_arguments
-from ..classification.loading import load_options
+from ..complete_loading import adapted, load_complete
 from ..earlier import earlier_events
 from ..optimizers import usable_optimizer
 from ..resuming import cursor_of, look_at_checkpoint
@@ -113,27 +113,7 @@ def load_speaking(plan: Plan, path: Path) -> Any:
             "adapter.kind=none.",
         )
     set_seed(plan.recipe.training.seed)
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True)
-        options = load_options(plan, config, False)
-        if "quantization_config" in options:
-            options["quantization_config"].llm_int8_skip_modules = UNROUNDED
-        loaded: Any = CsmForConditionalGeneration.from_pretrained(path, config=config, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise WhetError(
-            "model.load",
-            f"{path} could not be loaded as CSM: {str(error).strip().splitlines()[0]}",
-            "Check that the folder holds config.json and the complete safetensors weights.",
-        ) from error
-    model, seen = loaded
-    broken = sorted([*seen["missing_keys"], *(one[0] for one in seen["mismatched_keys"])])
-    if broken:
-        raise WhetError(
-            "model.load",
-            f"{path} lacks {len(broken)} weights of CSM, or holds them in another shape: {broken[0]}.",
-            "Download the model again, whole.",
-        )
-    model.config.use_cache = False
+    model = load_complete(CsmForConditionalGeneration, plan, path, "CSM", UNROUNDED)
     recipe = plan.recipe
     if recipe.adapter.kind == "none":
         model.get_submodule(CODEC).requires_grad_(False)
@@ -141,20 +121,11 @@ def load_speaking(plan: Plan, path: Path) -> Any:
         if plan.resolved.gradient_checkpointing:
             recompute(model)
         return model
-    model.requires_grad_(False)
     layers = beside_codec(model, recipe.adapter.target_modules)
-    name = recipe.model.name
-    adapted = add_adapter(
-        model,
-        recipe.adapter.model_copy(update={"target_modules": layers}),
-        recipe.training.seed,
-        name=str(path) if Path(name).exists() else name,
-        revision=recipe.model.revision,
-        task=None,
-    )
+    under = adapted(model, plan, path, recipe.adapter.model_copy(update={"target_modules": layers}))
     if plan.resolved.gradient_checkpointing:
         recompute(model)  # not before: PEFT asks for gradients of embeddings where it sees recomputing
-    return adapted
+    return under
 
 
 def recompute(model: Any) -> None:
