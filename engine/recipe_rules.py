@@ -14,7 +14,7 @@ QUANTISED = ("nf4", "int8", "fp8")
 
 def check(recipe: Recipe) -> None:
     """Raise ValueError with the first contradiction."""
-    for rule in (_held, _trained_ends, _thinking, _possible, _adapter_file):
+    for rule in (_held, _trained_ends, _thinking, _asked, _possible, _adapter_file):
         rule(recipe)
 
 
@@ -70,6 +70,15 @@ def _thinking(recipe: Recipe) -> None:
         raise ValueError(
             "data.reasoning=each learns each answer behind the conversation before it, method.supervise=all "
             "learns all tokens. Use method.supervise=responses."
+        )
+
+
+def _asked(recipe: Recipe) -> None:
+    """Refuse questions to a model that hears or speaks: it answers none in text."""
+    if recipe.sampling.prompts and recipe.method.kind in ("speech", "tts"):
+        raise ValueError(
+            f"sampling.prompts asks for answers in text, which method.kind={recipe.method.kind} has none of. "
+            "Leave it out."
         )
 
 
