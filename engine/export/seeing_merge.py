@@ -82,6 +82,7 @@ def merge_seeing(base_dir: Path, adapter_dir: Path, out_dir: Path) -> tuple[Merg
         report.bytes = sum(file.stat().st_size for file in partial.glob("*.safetensors"))
         (partial / REPORT).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     del merged, trained
+    seeing.handle.model = None  # the last that holds the old weights: both do not lie in memory at once
     seeing.handle.model = AutoModelForImageTextToText.from_pretrained(
         out_dir, dtype=getattr(torch, _torch_name(held)), local_files_only=True
     ).eval()
