@@ -17,6 +17,7 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer
 
 from .base_weights import BaseWeights
+from .distances import furthest
 from .files import new_folder
 from .merge_report import MergeReport
 from .merging import REPORT, check_place, copy_tokenizer, target_dtype
@@ -89,7 +90,7 @@ def _outputs(model: Any, tokenizer: Any) -> list[torch.Tensor]:
 
 def _compare(wanted: list[torch.Tensor], found: list[torch.Tensor], target: torch.dtype) -> Proof:
     largest = max(float(one.abs().max()) for one in wanted)
-    away = max(float((one - other).abs().max()) for one, other in zip(wanted, found, strict=True))
+    away = furthest(wanted, found)
     share = away / max(largest, 1e-12)
     right = share <= TOLERANCE[target]
     return Proof(

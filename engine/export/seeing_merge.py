@@ -25,6 +25,7 @@ from ..methods.vision.inputs import padded
 from ..methods.vision.loading import Seeing, copy_processor, load_seeing
 from ..models.loading import Precision
 from .base_weights import BaseWeights
+from .distances import furthest
 from .files import new_folder
 from .merge_report import MergeReport
 from .merging import REPORT, check_place, copy_tokenizer, target_dtype
@@ -145,7 +146,7 @@ def compare(
         target: type of the merged weights.
     """
     largest = max(float(one.abs().max()) for one in wanted)
-    away, moved = _distance(wanted, found), _distance(wanted, before)
+    away, moved = furthest(wanted, found), furthest(wanted, before)
     share, trained = away / max(largest, 1e-12), moved / max(largest, 1e-12)
     status: Literal["pass", "warn", "fail"] = "pass"
     if not share <= TOLERANCE[target]:  # nor is what is no number
@@ -169,11 +170,6 @@ def compare(
         if status == "warn"
         else "Keep base and adapter, and report this.",
     )
-
-
-def _distance(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
-    apart = [(left - right).abs().max() for left, right in zip(one, other, strict=True)]
-    return float(torch.stack(apart).max())  # not Python's max, which may pass over NaN
 
 
 def _parameters(base: BaseWeights) -> int:

@@ -122,3 +122,5 @@ def test_wrong_outputs_fail_the_proof() -> None:
     assert _compare(right, [torch.tensor([[1.0, -2.00001]])], torch.float32).status == "pass"
     wrong = _compare(right, [torch.tensor([[1.0, -1.9]])], torch.float32)
     assert wrong.status == "fail" and wrong.fix and wrong.evidence["largest_difference"] == pytest.approx(0.1)
+    broken = _compare(right * 2, [right[0], torch.tensor([[1.0, float("nan")]])], torch.float32)
+    assert broken.status == "fail"
