@@ -15,6 +15,16 @@ import torch
 from ..data.masking import IGNORE
 from .fast_head import FastHead
 
+GIVEN = ("ref_chosen_logps", "ref_rejected_logps")
+"""Columns that a data set may bring; TRL reads them where it was told that they were computed beforehand."""
+READ = ("input_ids", "attention_mask", "completion_mask")
+RATED = {f"{prefix}{name}" for prefix in ("", "KL_") for name in READ} | {
+    "label",
+    "ref_logps",
+    "ref_KL_logps",
+}
+"""Columns of KTO's batches. A script's own collator may bring more, which the fast path would not read."""
+
 
 class FastReference:
     """Goes before a trainer of TRL's that measures from a reference, among a class's bases."""
@@ -48,7 +58,9 @@ class PairReference(FastReference):
         own: Any = self
         plain: Any = super()
         head = self._knowing_head()
-        if head is None or own.ld_alpha is not None:
+        rows = {name: value for name, value in inputs.items() if name not in GIVEN}
+        asked = {name: value for name, value in rows.items() if name != "completion_mask"}
+        if head is None or own.ld_alpha is not None or not head.understands(asked):
             return plain._compute_loss(model, inputs, return_outputs)
 
         def reference() -> dict[str, torch.Tensor]:
@@ -56,7 +68,7 @@ class PairReference(FastReference):
             return {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
 
         with self._reading_the_batch():
-            return plain._compute_loss(model, _Asked(inputs, reference), return_outputs)
+            return plain._compute_loss(model, _Asked(rows, reference), return_outputs)
 
 
 class RatedReference(FastReference):
@@ -66,7 +78,7 @@ class RatedReference(FastReference):
         own: Any = self
         plain: Any = super()
         head = self._knowing_head()
-        if head is None:
+        if head is None or not set(inputs) <= RATED:
             return plain._compute_loss(model, inputs, return_outputs)
         found = {"ref_logps": _sums(head, inputs, "")}
         if own.calculate_KL:
@@ -77,8 +89,7 @@ class RatedReference(FastReference):
 
 def _sums(head: FastHead, inputs: dict[str, Any], prefix: str) -> torch.Tensor:
     """(B,) of the columns of a batch with a prefix."""
-    names = ("input_ids", "attention_mask", "completion_mask")
-    ids, attended, answered = (inputs[prefix + name] for name in names)
+    ids, attended, answered = (inputs[prefix + name] for name in READ)
     batch = head.read(ids, attended, ids.masked_fill(answered == 0, IGNORE))
     return head.reference_log_probs(batch).sum(1)
 

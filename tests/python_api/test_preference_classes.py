@@ -14,6 +14,7 @@ from support.tiny_models import build_tiny_model
 from transformers import AutoModelForCausalLM
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 import whet.engine as engine
 from whet.engine import (
@@ -116,6 +117,33 @@ def test_an_adapter_that_has_learnt_is_measured_from_as_it_was(tiny: Path, tmp_p
     trainer.train()
     assert trainer.head.knows_reference
     assert losses(trainer)[0] == pytest.approx(0.6931, abs=1e-3) and losses(trainer)[-1] < 0.6
+
+
+class Placed(DataCollatorForPreference):
+    """A script's own collator, whose places the fast path does not take, with a reference of another run."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = dict(super().torch_call(examples))
+        batch["position_ids"] = batch["attention_mask"].cumsum(1).sub(1).clamp(min=0)
+        return batch
+
+
+def test_what_the_fast_path_does_not_take_has_trls_reference(tiny: Path, tmp_path: Path) -> None:
+    found = []
+    for own in (False, True):
+        model, tokenizer = adapted(tiny)
+        rows = Dataset.from_list(ROWS).map(lambda row: {"ref_chosen_logps": -50.0, "ref_rejected_logps": 0.0})
+        trainer = DPOTrainer(
+            model,
+            args=DPOConfig(**settings(tmp_path)),
+            train_dataset=rows,
+            processing_class=tokenizer,
+            data_collator=Placed(pad_token_id=tokenizer.pad_token_id) if own else None,
+        )
+        trainer.train()
+        found.append(losses(trainer))
+    assert found[0][0] == pytest.approx(0.6931, abs=1e-3)
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 
 PLAIN: dict[str, tuple[Any, Any, dict[str, Any]]] = {
