@@ -35,7 +35,8 @@ def _call(call: object, place: str) -> Call:
     name = function.get("name")
     if not isinstance(name, str) or not name:
         raise RowError(f"{place} has a tool call without a name (fields: {', '.join(map(str, function))})")
-    given = function.get("arguments", function.get("parameters"))
+    given = function.get("arguments")
+    given = function.get("parameters") if given is None else given  # of the two one may be a null column
     arguments = _parsed(given) if isinstance(_parsed(given), Mapping) else given
     kept = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
     said = {} if arguments is None else arguments

@@ -238,6 +238,7 @@ def test_arguments_may_be_json_and_calls_of_any_spelling() -> None:
     spelt: list[Any] = [
         {"tool_calls": [{"type": "function", "function": {**call, "arguments": '{"city": "Rome"}'}}]},
         {"tool_calls": [call]},
+        {"tool_calls": [{"name": "get_weather", "arguments": None, "parameters": {"city": "Rome"}}]},
         {"tool_calls": '[{"name": "get_weather", "arguments": {"city": "Rome", "unit": null}}]'},
         {"function_call": {**call, "arguments": '{"city": "Rome"}'}},
     ]

@@ -10,11 +10,11 @@ from ...checks.live import Watch, Watched
 from ...checks.loaded import look_at_loaded
 from ...errors import WhetError
 from ...models.adapters import save_weights
-from ...models.fast_path import program_of, slow_parts
+from ...models.fast_path import program_of
 from ...models.loading import DTYPES, ModelHandle
 from ...recipe import PreferenceSection
 from ...runs.context import RunContext
-from ...runs.events import FAST_PATH, FindingEvent, PhaseEvent
+from ...runs.events import FindingEvent, PhaseEvent
 from .. import training
 from ..arguments import shared_arguments
 from ..earlier import earlier_events
@@ -91,9 +91,7 @@ class PreferenceTraining(training.Training):
             **more,
         )
         self._recompute(trainer)
-        context.emit(PhaseEvent(phase="load", detail=f"{FAST_PATH}{self.fused}"))
-        if not self.fused.complete:
-            context.emit(FindingEvent(finding=slow_parts(self.fused)))
+        self.say_fused(self.fused)
         return trainer
 
     def _recompute(self, trainer: LikelihoodTrainer) -> None:

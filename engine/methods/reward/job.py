@@ -14,11 +14,11 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 from ...checks.live import Watch, Watched
 from ...data.chat_templates.renderer import strip_generation_tags
 from ...data.tokenization import template_source
-from ...models.fast_path import apply_fast_path, program_of, slow_parts
+from ...models.fast_path import apply_fast_path, program_of
 from ...models.loading import DTYPES
 from ...recipe import RewardSection
 from ...runs.context import RunContext
-from ...runs.events import FAST_PATH, FindingEvent, PhaseEvent
+from ...runs.events import FindingEvent, PhaseEvent
 from .. import training
 from ..arguments import shared_arguments
 from ..classification.loading import Headed, load_headed
@@ -94,9 +94,7 @@ class RewardTraining(training.Training):
         program = program_of(self.headed.model)
         if program is not None and self.resolved.schedule is not None:
             follow_schedule(program, self.resolved.schedule)
-        context.emit(PhaseEvent(phase="load", detail=f"{FAST_PATH}{self.fused}"))
-        if not self.fused.complete:
-            context.emit(FindingEvent(finding=slow_parts(self.fused)))
+        self.say_fused(self.fused)
         recompute = self.resolved.gradient_checkpointing and program is None
         arguments = RewardConfig(
             **shared_arguments(recipe, self.resolved, context.dir.checkpoints, optimizer),

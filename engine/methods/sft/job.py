@@ -15,7 +15,7 @@ from ...models.adapters import save_weights
 from ...models.fast_path import program_of, slow_parts
 from ...models.loading import DTYPES, ModelHandle
 from ...runs.context import RunContext
-from ...runs.events import FAST_PATH, FindingEvent, PhaseEvent
+from ...runs.events import FindingEvent, PhaseEvent
 from .. import training
 from ..optimizers import usable_optimizer
 from ..resuming import cursor_of, look_at_checkpoint
@@ -62,9 +62,7 @@ class SFTTraining(training.Training):
         self.say([] if files is None else list(look_at(files)))
         trainee = load_trainee(self.plan, path, trusted)
         self.more_ends = trainee.more_ends
-        context.emit(PhaseEvent(phase="load", detail=f"{FAST_PATH}{trainee.report}"))
-        if not trainee.report.complete:
-            context.emit(FindingEvent(finding=slow_parts(trainee.report)))
+        self.say_fused(trainee.report)
         return trainee.handle
 
     def _trainer(self) -> RunTrainer:
