@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from support.live_runs import attempt
 from support.tiny_csm import BOOKS, RATE, build_tiny_csm
 from support.tiny_runs import create_run, events_of, next_attempt
-from transformers import CsmForConditionalGeneration
+from transformers import AutoTokenizer, CsmForConditionalGeneration
 
 from whet.engine.export.of_run import export_run
 from whet.engine.methods.tts.frames_job import FramesTraining
@@ -100,6 +101,17 @@ def test_frames_are_what_transformers_makes_of_the_same_sound(csm: Path) -> None
     assert frames_loss(model, [{"input_ids": text, "frames": frames}]) == pytest.approx(
         float(wanted), rel=1e-5
     )
+
+
+def test_a_row_is_its_text_its_frames_and_the_frame_that_ends_them(csm: Path, tmp_path: Path) -> None:
+    plan = make_plan(recipe(csm, tmp_path))
+    row = Dataset.from_file(str(plan.data.train))[0]
+    end = CsmForConditionalGeneration.from_pretrained(csm).config.codebook_eos_token_id
+    frames = [code for frame in zip(*sound(WORDS[0]), strict=True) for code in frame]
+    assert row["frames"] == [*frames, *[end] * BOOKS]
+    tokenizer = AutoTokenizer.from_pretrained(csm)
+    said = f"<|begin_of_text|>[1]{WORDS[0]}<|end_of_text|>"
+    assert row["input_ids"] == tokenizer.encode(said, add_special_tokens=False)
 
 
 def test_it_learns_and_leaves_as_plain_peft_and_proven_merged_weights(csm: Path, tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ from support.live_runs import attempt
 from support.tiny_runs import create_run, events_of, next_attempt
 from support.tiny_whisper import PITCHES, build_tiny_whisper, tone, write_wav, write_words
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from whet.engine.data.speech_store import sounds_digest
 from whet.engine.errors import WhetError
 from whet.engine.export.of_run import export_run
 from whet.engine.methods.speech.job import SpeechTraining
+from whet.engine.methods.speech.writing import write_down
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
 from whet.engine.runs.events import EvalEvent, SampleEvent, StepEvent
@@ -123,6 +125,25 @@ def test_transformers_own_generate_hears_the_same(learned: Learned) -> None:
     ids = model.generate(features, language="en", task="transcribe", max_new_tokens=12)
     said = processor.batch_decode(ids, skip_special_tokens=True)
     assert [text.strip() for text in said] == ["low", "high"]
+
+
+def test_what_is_written_before_a_token_and_what_never_begins_are_transformers_own(learned: Learned) -> None:
+    training = SpeechTraining(next_attempt(create_run(recipe(learned.folder, learned.rows))))
+    rows, marks = training.trainer.train_dataset.select(range(2)).to_list(), training.marks
+    rows[0]["labels"] = rows[0]["labels"][:3]
+    batch = training.collate(rows)
+    before = shift_tokens_right(batch["labels"], marks.end, marks.start)
+    assert torch.equal(batch["decoder_input_ids"], before)
+    model: Any = WhisperForConditionalGeneration.from_pretrained(learned.folder)
+    tokenizer = training.hearing.tokenizer
+    features, prefix = batch["input_features"], [marks.prefix("en")] * 2
+    never = {row[0] for row in write_down(model, features, prefix, marks, most=6)}
+    model.generation_config.begin_suppress_tokens = list(never)
+    ids = write_down(model, features, prefix, marks, most=6)
+    theirs = model.generate(features, language="en", task="transcribe", max_new_tokens=6)
+    said = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    assert said == tokenizer.batch_decode(theirs, skip_special_tokens=True)
+    assert never.isdisjoint(row[0] for row in ids if row)
 
 
 def test_an_adapter_learns_new_words_and_leaves_as_plain_peft_and_merged_weights(
