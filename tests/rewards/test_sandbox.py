@@ -119,6 +119,16 @@ def test_what_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_tests("while True: pass", ["assert True"], short).passed == [False]
 
 
+def test_a_machine_too_busy_to_start_python_is_not_called_one_without_a_sandbox(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(programs, "START", "import time; time.sleep(60)")
+    monkeypatch.setattr(programs, "START_SECONDS", 0.1)
+    with pytest.raises(WhetError) as error:
+        run_program("print(1)", "", Limits(seconds=0.1))
+    assert error.value.code == "reward.no_start"
+
+
 def test_ordinary_programs_run() -> None:
     source = """
         import asyncio, collections, decimal, json, random, re, threading

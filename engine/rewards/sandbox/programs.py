@@ -62,7 +62,10 @@ class Outcome:
 
 
 def run_tests(source: str, tests: Sequence[str], limits: Limits) -> Outcome:
-    """Run a program, then each test in its namespace. Raises WhetError ``reward.no_sandbox``."""
+    """Run a program, then each test in its namespace.
+
+    Raises WhetError ``reward.no_sandbox``, or ``reward.no_start`` where Python itself takes too long.
+    """
     token = secrets.token_hex(16).encode()
     job = b"".join(_frame(part.encode("utf-8", "replace")) for part in (source, *tests)) + _frame(token)
     answer, output, ended = _run(job, len(tests), limits)
@@ -73,7 +76,7 @@ def run_tests(source: str, tests: Sequence[str], limits: Limits) -> Outcome:
 
 
 def run_program(source: str, given: str, limits: Limits) -> Outcome:
-    """Run a program with ``given`` as standard input. Raises WhetError ``reward.no_sandbox``."""
+    """Run a program with ``given`` as standard input. Raises as :func:`run_tests`."""
     job = _frame(source.encode("utf-8", "replace")) + given.encode("utf-8", "replace")
     _, output, ended = _run(job, -1, limits)
     return Outcome([], output, ended)
@@ -157,6 +160,13 @@ def _wait(process: subprocess.Popen[bytes], job: bytes, seconds: float) -> str:
 
 
 def _no_sandbox(answer: bytes, ended: str) -> WhetError:
+    if ended == "timeout":
+        return WhetError(
+            "reward.no_start",
+            "Python did not start in time to run a program of the model.",
+            "The machine is too busy, or Python's files are on a slow disk. Mend that, or raise the reward's "
+            "seconds, and resume the run.",
+        )
     reason = answer.removeprefix(harness.REFUSED).decode("utf-8", "replace") or f"its process ended: {ended}"
     return WhetError(
         "reward.no_sandbox",
