@@ -219,11 +219,16 @@ def test_a_model_of_another_family_is_refused_by_name(tmp_path: Path) -> None:
     from support.tiny_models import build_tiny_model
 
     build_tiny_model(tmp_path / "llama")
-    with pytest.raises(WhetError, match=r"preprocessor_config\.json"):
+    with pytest.raises(WhetError, match="model_type='llama'"):
         load_seeing(tmp_path / "llama", Precision())
     (tmp_path / "llama" / "preprocessor_config.json").write_text('{"image_mean": [0.5]}')
     with pytest.raises(WhetError, match="model_type='llama'"):
         load_seeing(tmp_path / "llama", Precision())
+    bare = build_seeing(tmp_path / "bare", "llava")
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        (bare / name).unlink(missing_ok=True)
+    with pytest.raises(WhetError, match=r"has no preprocessor_config\.json"):
+        load_seeing(bare, Precision())
 
 
 @pytest.mark.parametrize("name", SEEING)
