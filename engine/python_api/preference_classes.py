@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import trl
-from datasets import Dataset
 from peft import PeftModel
 from trl.experimental.cpo import CPOConfig as _CPOConfig
 from trl.experimental.cpo import CPOTrainer as _CPOTrainer
@@ -19,8 +17,8 @@ from ..errors import WhetError
 from ..methods.fast_head import COPY
 from ..methods.fast_reference import PairReference, RatedReference
 from ..methods.preference.without_logits import ContrastWithoutLogits, OddsWithoutLogits
-from ..models.locate import resolve_model
 from .notes import say
+from .older_trainers import OlderTrainer
 from .precision import resolve_mixed_precision, resolve_optimizer
 from .preference_steps import FastAnswers
 from .spellings import refuse_unknown, translate_config
@@ -130,54 +128,18 @@ class CPOConfig(_CPOConfig):
         super().__init__(output_dir=output_dir, **preference_arguments(_CPOConfig, given))
 
 
-class _Spelt:
-    """Goes before one of TRL's preference trainers among a class's bases.
+class _Spelt(OlderTrainer):
+    """Goes before one of TRL's preference trainers among a class's bases."""
 
-    Args:
-        model: loaded, or its name.
-        args: the configuration; without one the class's own.
-        tokenizer: older name of ``processing_class``.
-        given: the trainer's arguments, and those that moved to the configuration. Rows may be a list.
-    """
+    moved = MOVED
+    output_dir = "preference"
 
-    config_class: type[Any]
-
-    def __init__(
-        self,
-        model: Any = None,
-        *positional: Any,
-        args: Any = None,
-        tokenizer: Any = None,
-        processing_class: Any = None,
-        **given: Any,
-    ) -> None:
-        if tokenizer is not None and processing_class is not None and tokenizer is not processing_class:
-            raise WhetError(
-                "python_api.conflict",
-                "tokenizer= and processing_class= are two different tokenizers.",
-                "Keep processing_class=.",
-            )
-        moved = {name: given.pop(name) for name in MOVED if given.get(name) is not None}
-        config = self._configured(model, args, moved)
-        for name in ("train_dataset", "eval_dataset"):
-            if isinstance(given.get(name), list):
-                given[name] = Dataset.from_list(given[name])
-        if isinstance(model, str):
-            model = str(resolve_model(model, weights=True))
-        parent: Any = super()
-        parent.__init__(
-            model,
-            *positional,
-            args=config,
-            processing_class=tokenizer if processing_class is None else processing_class,
-            **given,
-        )
+    def __init__(self, model: Any = None, *positional: Any, **given: Any) -> None:
+        super().__init__(model, *positional, **given)
         own: Any = self
         drop_copy(own.model)
 
-    def _configured(self, model: Any, args: Any, moved: dict[str, Any]) -> Any:
-        """A configuration of our own, changed by what the trainer was told."""
-        config = self.config_class("preference") if args is None else copy.copy(args)
+    def _configure(self, config: Any, model: Any, moved: dict[str, Any]) -> None:
         known = [field.name for field in fields(self.config_class) if field.init]
         for name, value in moved.items():
             if name == "loss_type" and isinstance(value, str) and self.config_class is DPOConfig:
@@ -192,10 +154,6 @@ class _Spelt:
         explicit = {*getattr(config, "explicit", {"max_length": None}), *moved}
         if state is not None and "max_length" not in explicit:
             config.max_length = state.max_seq_length
-        return config
-
-    def _send_telemetry(self) -> None:
-        """Never."""
 
 
 def drop_copy(model: Any) -> None:

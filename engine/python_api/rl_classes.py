@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, fields
 from typing import Any
 
 import trl
-from datasets import Dataset
 from peft import PeftModel
 
 from ..errors import WhetError
@@ -15,10 +13,10 @@ from ..methods.fast_head import put_fast_head
 from ..methods.grpo.rollouts import written
 from ..methods.sft.fast_choice import mixed_reason
 from ..models.fast_path import apply_fast_path, program_of
-from ..models.locate import resolve_model
 from ..rewards.in_process import checked_functions
 from .load_options import has_vllm
 from .notes import say
+from .older_trainers import OlderTrainer
 from .precision import resolve_mixed_precision, resolve_optimizer
 from .preference_classes import drop_copy
 from .spellings import translate_config
@@ -92,68 +90,45 @@ class RLOOConfig(trl.RLOOConfig):
         super().__init__(output_dir=output_dir, **rl_arguments(trl.RLOOConfig, given))
 
 
-class _Rewarded:
+class _Rewarded(OlderTrainer):
     """Goes before one of TRL's trainers that learn from rewards among a class's bases.
 
     Args:
         model: loaded, or its name.
         reward_funcs: one or several: ``fn(completions, **kwargs)`` or ``fn(prompts, completions, answer,
             **kwargs)`` with the data's columns by name, each returning a number a completion.
-        args: the configuration; without one the class's own.
-        tokenizer: older name of ``processing_class``.
-        given: the trainer's arguments, and those that moved to the configuration. Rows may be a list.
+        positional, given: as :class:`.older_trainers.OlderTrainer`.
+
+    Raises:
+        WhetError: ``python_api.groups`` where ``num_generations`` does not divide a generation's answers.
     """
 
-    config_class: type[Any]
+    moved = MOVED
+    output_dir = "rewards"
 
-    def __init__(
-        self,
-        model: Any = None,
-        reward_funcs: Any = None,
-        *,
-        args: Any = None,
-        tokenizer: Any = None,
-        processing_class: Any = None,
-        **given: Any,
-    ) -> None:
-        if tokenizer is not None and processing_class is not None and tokenizer is not processing_class:
-            raise WhetError(
-                "python_api.conflict",
-                "tokenizer= and processing_class= are two different tokenizers.",
-                "Keep processing_class=.",
-            )
-        moved = {name: given.pop(name) for name in MOVED if given.get(name) is not None}
-        config = self._configured(model, args, moved)
-        for name in ("train_dataset", "eval_dataset"):
-            if isinstance(given.get(name), list):
-                given[name] = Dataset.from_list(given[name])
-        if isinstance(model, str):
-            model = str(resolve_model(model, weights=True))
-        parent: Any = super()
-        parent.__init__(
-            model,
-            checked_functions(reward_funcs),
-            args=config,
-            processing_class=tokenizer if processing_class is None else processing_class,
-            **given,
-        )
+    def __init__(self, model: Any = None, reward_funcs: Any = None, *positional: Any, **given: Any) -> None:
+        super().__init__(model, checked_functions(reward_funcs), *positional, **given)
         self._to_fast_path()
 
-    def _configured(self, model: Any, args: Any, moved: dict[str, Any]) -> Any:
-        """A configuration of our own, changed by what the trainer and the loading were told."""
-        config = self.config_class("rewards") if args is None else copy.copy(args)
+    def _configure(self, config: Any, model: Any, moved: dict[str, Any]) -> None:
         self.max_prompt_length = moved.pop("max_prompt_length", None)
         if self.max_prompt_length is None and isinstance(config, GRPOConfig | RLOOConfig):
             self.max_prompt_length = config.max_prompt_length
-        for name, value in moved.items():
-            setattr(config, name, value)
+        super()._configure(config, model, moved)
+        if config.generation_batch_size % config.num_generations:
+            raise WhetError(
+                "python_api.groups",
+                f"{config.generation_batch_size} answers are written at once, which do not divide into "
+                f"groups of num_generations={config.num_generations}.",
+                "Set per_device_train_batch_size and gradient_accumulation_steps so that their product is a "
+                "multiple of it.",
+            )
         state = None if model is None or isinstance(model, str) else state_of(model)
         if state is not None and state.fast_inference and has_vllm():
             config.use_vllm, config.vllm_mode, config.vllm_enable_sleep_mode = True, "colocate", True
             config.vllm_gpu_memory_utilization = (
                 state.gpu_memory_utilization or config.vllm_gpu_memory_utilization
             )
-        return config
 
     def _to_fast_path(self) -> None:
         """Answers and log-probabilities come from the program of a model that is on the fast path."""
@@ -185,9 +160,6 @@ class _Rewarded:
         if own.use_vllm or own.use_transformers_continuous_batching or program is None:
             return None
         return written(own.model, program.dtype, prompt_ids, own.generation_config)
-
-    def _send_telemetry(self) -> None:
-        """Never."""
 
 
 class GRPOTrainer(_Rewarded, trl.GRPOTrainer):

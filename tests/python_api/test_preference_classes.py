@@ -208,7 +208,7 @@ def test_a_reward_model_needs_a_score(tiny: Path, tmp_path: Path) -> None:
 
 def test_a_loss_that_the_trainer_was_told_is_the_configurations(tiny: Path, tmp_path: Path) -> None:
     arguments = DPOConfig(str(tmp_path), max_steps=1, report_to="none")
-    trainer = DPOTrainer(str(tiny), args=arguments, loss_type="ipo", beta=0.3, train_dataset=ROWS)
+    trainer = DPOTrainer(str(tiny), None, arguments, loss_type="ipo", beta=0.3, train_dataset=ROWS)
     trainer.train()
     assert (trainer.loss_types, trainer.beta) == (["ipo"], 0.3)
     assert arguments.loss_type == ["sigmoid"]

@@ -134,3 +134,15 @@ def test_what_cannot_be_is_refused_and_what_has_no_effect_is_said(
     with pytest.warns(WhetNote, match="vllm_sampling_params"):
         config = GRPOConfig(str(tmp_path), vllm_sampling_params=object(), warmup_ratio=0.1, loss_type="dapo")
     assert (config.warmup_steps, config.loss_type, config.max_prompt_length) == (0.1, "dapo", None)
+
+
+def test_groups_that_do_not_divide_are_refused_and_the_order_of_arguments_is_trls(
+    tiny: Path, tmp_path: Path
+) -> None:
+    config = GRPOConfig(str(tmp_path), per_device_train_batch_size=8, num_generations=4, report_to="none")
+    rows = [{"prompt": "a"}] * 8
+    with pytest.raises(WhetError, match="num_generations=3") as refused:
+        GRPOTrainer(str(tiny), lambda completions, **more: [0.0] * 8, config, rows, num_generations=3)
+    assert refused.value.code == "python_api.groups"
+    trainer = GRPOTrainer(str(tiny), lambda completions, **more: [0.0] * 8, config, rows, num_generations=2)
+    assert (trainer.num_generations, config.num_generations, len(trainer.train_dataset)) == (2, 4, 8)

@@ -16,12 +16,12 @@ from ...checks.loaded import look_at_loaded
 from ...errors import WhetError
 from ...findings import Finding
 from ...models.adapters import save_weights
-from ...models.fast_path import program_of, slow_parts
+from ...models.fast_path import program_of
 from ...models.loading import DTYPES, ModelHandle
 from ...recipe import GRPOSection
 from ...rewards.runner import Rewards
 from ...runs.context import RunContext
-from ...runs.events import FAST_PATH, FindingEvent, PhaseEvent, SampleEvent
+from ...runs.events import FindingEvent, PhaseEvent, SampleEvent
 from .. import training
 from ..arguments import shared_arguments
 from ..earlier import earlier_events
@@ -110,9 +110,7 @@ class GRPOTraining(training.Training):
         )
         if trainer.plain_reason is not None:
             self.fused.count("steps", trainer.plain_reason)
-        context.emit(PhaseEvent(phase="load", detail=f"{FAST_PATH}{self.fused}"))
-        if not self.fused.complete:
-            context.emit(FindingEvent(finding=slow_parts(self.fused)))
+        self.say_fused(self.fused)
         return trainer
 
     def run(self, trained: Path) -> None:
