@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .methods.kinds import NEXT_TOKEN
+from .methods.kinds import LANGUAGE_MODELS, NEXT_TOKEN
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -74,8 +74,8 @@ def _thinking(recipe: Recipe) -> None:
 
 
 def _asked(recipe: Recipe) -> None:
-    """Refuse questions to a model that hears or speaks: it answers none in text."""
-    if recipe.sampling.prompts and recipe.method.kind in ("speech", "tts"):
+    """Refuse questions to a model that answers none in text: it scores, hears or speaks."""
+    if recipe.sampling.prompts and recipe.method.kind not in (*LANGUAGE_MODELS, "vision"):
         raise ValueError(
             f"sampling.prompts asks for answers in text, which method.kind={recipe.method.kind} has none of. "
             "Leave it out."

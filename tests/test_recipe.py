@@ -117,7 +117,7 @@ def test_broken_yaml_is_one_clear_error(tmp_path: Path, text: str) -> None:
     assert caught.value.code == "recipe.yaml" and str(file) in caught.value.message
 
 
-@pytest.mark.parametrize("kind", ["speech", "tts"])
+@pytest.mark.parametrize("kind", ["speech", "tts", "embedding", "classification", "reward"])
 def test_models_that_hear_or_speak_are_asked_nothing(tmp_path: Path, kind: str) -> None:
     error = error_of(tmp_path, f"method.kind={kind}", sampling={"prompts": ["Who are you?"]})
     assert error.code == "recipe.invalid" and f"method.kind={kind} has none of" in error.message
