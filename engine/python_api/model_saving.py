@@ -9,14 +9,14 @@ from typing import Any
 
 from peft import PeftModel
 
-from ..export.merging import merge
 from ..export.other_models import REASONS, no_gguf_of
-from ..export.targets.memory import DEFAULT_SHARE, block_bytes, check_share
+from ..export.targets.memory import DEFAULT_SHARE, check_share
 from ..export.task_heads import no_gguf
 from ..models.adapters import save_weights
 from .model_classes import head_of
 from .notes import say
-from .saved_weights import known_state, save_method_of, write_whole
+from .pushing import push_to_hub, push_to_hub_merged
+from .saved_weights import known_state, save_method_of, write_merged, write_whole
 from .saving import bind
 from .spellings import refuse_token
 from .state import base_model
@@ -69,49 +69,13 @@ def save_pretrained_merged(
             if verdict.status != "pass":
                 say(f"{out}: {verdict.status}; {out}.verdict.json says which proof and why.")
             return out
-        report = merge(
-            state.base_dir, adapter, out, trained_precision=state.rounded, memory=block_bytes(share)
-        )
-    for note in report.notes:
-        say(note)
-    return out
+        return write_merged(state, adapter, out, share)
 
 
 def save_pretrained_gguf(self: Any, *args: Any, **given: Any) -> Any:
     """Raises WhetError ``gguf.unsupported`` with the reason."""
     name = next((kind.__name__ for kind in type(base_model(self)).__mro__ if kind.__name__ in REASONS), None)
     raise no_gguf() if name is None else no_gguf_of(name)
-
-
-def push_to_hub(
-    self: Any,
-    repo_id: str,
-    tokenizer: Any = None,
-    private: bool = True,
-    commit_message: str | None = None,
-    token: str | None = None,
-) -> str:
-    """Upload the adapter, or the weights of a fully trained model; private unless `private=False`."""
-    method = "lora" if isinstance(self, PeftModel) else "merged_16bit"
-    return push_to_hub_merged(self, repo_id, tokenizer, method, private, commit_message, token)
-
-
-def push_to_hub_merged(
-    self: Any,
-    repo_id: str,
-    tokenizer: Any = None,
-    save_method: str = "merged_16bit",
-    private: bool = True,
-    commit_message: str | None = None,
-    token: str | None = None,
-) -> str:
-    """Write as :func:`save_pretrained_merged` does, then upload; returns the repository's address."""
-    from ..export.hub import push_folder
-
-    refuse_token("token", token)
-    with TemporaryDirectory(prefix="whet-merged-") as parent:
-        folder = save_pretrained_merged(self, Path(parent) / "model", tokenizer, save_method)
-        return push_folder(folder, repo_id, private=private, message=commit_message)
 
 
 def push_to_hub_gguf(

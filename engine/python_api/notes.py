@@ -9,6 +9,9 @@ class WhetNote(UserWarning):
     """A setting was translated, replaced or ignored; the message says which, and what to write instead."""
 
 
-def say(message: str) -> None:
-    """Warn once per distinct message and calling line, as Python's own filters decide."""
-    warnings.warn(message, WhetNote, stacklevel=3)
+def say(message: str, *, above: int = 0) -> None:
+    """Warn once per distinct message and calling line, as Python's own filters decide.
+
+    The line is the one that called the function that says it, or so many calls ``above`` that.
+    """
+    warnings.warn(message, WhetNote, stacklevel=3 + above)

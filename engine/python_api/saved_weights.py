@@ -1,4 +1,4 @@
-"""What saving writes from the model in memory: the adapter, a fully trained model, the tokenizer."""
+"""What saving writes of a model: its adapter, alone or merged, or a fully trained model; the tokenizer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from peft import PeftModel
 
 from ..data.chat_templates.renderer import strip_generation_tags
 from ..errors import WhetError
+from ..export.merging import merge
+from ..export.targets.memory import block_bytes
 from ..models.adapters import save_weights
 from ..models.loading import load_tokenizer
+from .notes import say
 from .state import ModelState, base_model, state_of
 
 HALF = (torch.bfloat16, torch.float16)
@@ -88,6 +91,19 @@ def write_whole(model: Any, out: Path, tokenizer: Any) -> Path:
     config["dtype"] = str(dtype).removeprefix("torch.")
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     _write_tokenizer(tokenizer or load_tokenizer(known_state(model).base_dir), out)
+    return out
+
+
+def write_merged(state: ModelState, adapter: Path, out: Path, share: float) -> Path:
+    """An adapter's folder merged into the 16-bit base, in blocks that fit ``share`` of the free memory.
+
+    Raises:
+        WhetError: those of :func:`..export.merging.merge`.
+    """
+    memory = block_bytes(share)
+    report = merge(state.base_dir, adapter, out, trained_precision=state.rounded, memory=memory)
+    for note in report.notes:
+        say(note, above=1)
     return out
 
 

@@ -17,11 +17,18 @@ from peft import PeftModel
 from ..export.files import scratch_folder
 from ..export.gguf.types import check_types
 from ..export.importance_rows import Rows, spread_rows
-from ..export.merging import merge
 from ..export.targets.memory import DEFAULT_SHARE, block_bytes, check_share
 from ..recipe import ExportSection
 from .notes import say
-from .saved_weights import known_state, save_method_of, weights_folder, write_adapter, write_whole
+from .pushing import push_to_hub, push_written
+from .saved_weights import (
+    known_state,
+    save_method_of,
+    weights_folder,
+    write_adapter,
+    write_merged,
+    write_whole,
+)
 from .spellings import refuse_token
 
 if TYPE_CHECKING:
@@ -111,11 +118,7 @@ def _merge(model: Any, out: Path, tokenizer: Any, share: float) -> Path:
     state = known_state(model)
     with TemporaryDirectory(prefix="whet-adapter-") as folder:
         adapter = write_adapter(model, Path(folder), tokenizer)
-        memory = block_bytes(share)
-        report = merge(state.base_dir, adapter, out, trained_precision=state.rounded, memory=memory)
-    for note in report.notes:
-        say(note)
-    return out
+        return write_merged(state, adapter, out, share)
 
 
 def save_pretrained_gguf(
@@ -172,27 +175,6 @@ def save_pretrained_gguf(
     return result
 
 
-def push_to_hub(
-    self: Any,
-    repo_id: str,
-    tokenizer: Any = None,
-    private: bool = True,
-    commit_message: str | None = None,
-    token: str | None = None,
-) -> str:
-    """Upload the adapter, or the weights of a fully trained model; private unless `private=False`.
-
-    Returns:
-        The repository's address.
-
-    Raises:
-        WhetError: `python_api.token` and those of :mod:`..export.hub`.
-    """
-    whole = not isinstance(self, PeftModel)
-    method = "merged_16bit" if whole else "lora"
-    return push_to_hub_merged(self, repo_id, tokenizer, method, private, commit_message, token)
-
-
 def push_to_hub_merged(
     self: Any,
     repo_id: str,
@@ -211,13 +193,13 @@ def push_to_hub_merged(
     Raises:
         WhetError: those of :func:`save_pretrained_merged` and :mod:`..export.hub`.
     """
-    from ..export.hub import push_folder
-
     refuse_token("token", token)
-    with TemporaryDirectory(prefix="whet-merged-") as parent:
-        out = Path(parent) / "model"
-        folder = save_pretrained_merged(self, out, tokenizer, save_method, maximum_memory_usage)
-        return push_folder(folder, repo_id, private=private, message=commit_message)
+    return push_written(
+        lambda folder: self.save_pretrained_merged(folder, tokenizer, save_method, maximum_memory_usage),
+        repo_id,
+        private,
+        commit_message,
+    )
 
 
 def push_to_hub_gguf(
@@ -241,11 +223,9 @@ def push_to_hub_gguf(
     Raises:
         WhetError: those of :func:`save_pretrained_gguf` and :mod:`..export.hub`.
     """
-    from ..export.hub import push_folder
-
     refuse_token("token", token)
-    with TemporaryDirectory(prefix="whet-gguf-") as parent:
-        folder = Path(parent) / "gguf"
+
+    def write(folder: Path) -> None:
         save_pretrained_gguf(
             self,
             folder,
@@ -255,7 +235,8 @@ def push_to_hub_gguf(
             save_method=save_method,
             imatrix=imatrix,
         )
-        return push_folder(folder, repo_id, private=private, message=commit_message)
+
+    return push_written(write, repo_id, private, commit_message, name="gguf")
 
 
 def tell_of(result: ExportResult) -> None:

@@ -13,8 +13,9 @@ from ..export.other_models import no_gguf_of_seeing
 from ..export.targets.memory import DEFAULT_SHARE
 from ..methods.vision.loading import copy_processor
 from ..models.loading import load_tokenizer
+from .pushing import push_to_hub
 from .saved_weights import known_state, save_method_of, write_adapter, write_whole
-from .saving import bind
+from .saving import bind, push_to_hub_merged
 from .seeing_processor import SeeingProcessor
 from .spellings import refuse_token
 
@@ -74,38 +75,6 @@ def save_pretrained_merged(
 def save_pretrained_gguf(self: Any, *args: Any, **given: Any) -> Any:
     """Refused. Raises WhetError ``gguf.unsupported`` with what to do instead."""
     raise no_gguf_of_seeing()
-
-
-def push_to_hub(
-    self: Any,
-    repo_id: str,
-    tokenizer: Any = None,
-    private: bool = True,
-    commit_message: str | None = None,
-    token: str | None = None,
-) -> str:
-    """Upload the adapter, or the weights of a fully trained model; private unless `private=False`."""
-    method = "lora" if isinstance(self, PeftModel) else "merged_16bit"
-    return push_to_hub_merged(self, repo_id, tokenizer, method, private, commit_message, token)
-
-
-def push_to_hub_merged(
-    self: Any,
-    repo_id: str,
-    tokenizer: Any = None,
-    save_method: str = "merged_16bit",
-    private: bool = True,
-    commit_message: str | None = None,
-    token: str | None = None,
-    maximum_memory_usage: float = DEFAULT_SHARE,
-) -> str:
-    """Write as :func:`save_pretrained_merged` does, then upload; private unless `private=False`."""
-    from ..export.hub import push_folder
-
-    refuse_token("token", token)
-    with TemporaryDirectory(prefix="whet-merged-") as parent:
-        folder = save_pretrained_merged(self, Path(parent) / "model", tokenizer, save_method)
-        return push_folder(folder, repo_id, private=private, message=commit_message)
 
 
 def push_to_hub_gguf(

@@ -12,12 +12,11 @@ from typing import Any
 from peft import PeftModel
 
 from ..export.files import new_folder
-from ..export.merging import merge
-from ..export.targets.memory import DEFAULT_SHARE, block_bytes, check_share
+from ..export.targets.memory import DEFAULT_SHARE, check_share
 from ..methods.embedding.trainer import save_embedder
 from ..recipe import ExportSection
-from .notes import say
-from .saved_weights import known_state, save_method_of
+from .pushing import push_to_hub_merged, push_written
+from .saved_weights import known_state, save_method_of, write_merged
 from .saving import bind, gguf_types, tell_of
 from .spellings import refuse_token
 
@@ -60,13 +59,7 @@ def save_pretrained_merged(
                 with new_folder(out) as partial:
                     copytree(folder, partial, dirs_exist_ok=True)
             return out
-        state = known_state(self[0].model)
-        report = merge(
-            state.base_dir, folder, out, trained_precision=state.rounded, memory=block_bytes(share)
-        )
-        for note in report.notes:
-            say(note)
-    return out
+        return write_merged(known_state(self[0].model), folder, out, share)
 
 
 def save_pretrained_gguf(
@@ -117,24 +110,6 @@ def save_pretrained_gguf(
     return result
 
 
-def push_to_hub_merged(
-    self: Any,
-    repo_id: str,
-    tokenizer: Any = None,
-    save_method: str = "merged_16bit",
-    private: bool = True,
-    commit_message: str | None = None,
-    token: str | None = None,
-) -> str:
-    """Write as :func:`save_pretrained_merged` does, then upload; returns the repository's address."""
-    from ..export.hub import push_folder
-
-    refuse_token("token", token)
-    with TemporaryDirectory(prefix="whet-merged-") as parent:
-        folder = save_pretrained_merged(self, Path(parent) / "model", tokenizer, save_method)
-        return push_folder(folder, repo_id, private=private, message=commit_message)
-
-
 def push_to_hub_gguf(
     self: Any,
     repo_id: str,
@@ -145,12 +120,14 @@ def push_to_hub_gguf(
     token: str | None = None,
 ) -> str:
     """Write as :func:`save_pretrained_gguf` does, then upload; returns the repository's address."""
-    from ..export.hub import push_folder
-
     refuse_token("token", token)
-    with TemporaryDirectory(prefix="whet-gguf-") as parent:
-        save_pretrained_gguf(self, Path(parent) / "gguf", tokenizer, quantization_method)
-        return push_folder(Path(parent) / "gguf", repo_id, private=private, message=commit_message)
+    return push_written(
+        lambda folder: save_pretrained_gguf(self, folder, tokenizer, quantization_method),
+        repo_id,
+        private,
+        commit_message,
+        name="gguf",
+    )
 
 
 @contextmanager
