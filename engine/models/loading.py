@@ -170,6 +170,11 @@ def _refuse_misshapen(path: Path, mismatched: Collection[Any]) -> None:
         )
 
 
+def stored_dtype(dtype: str) -> torch.dtype:
+    """What trained weights of a base that came in ``dtype``, as its configuration says it, are written in."""
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(dtype, torch.float32)
+
+
 def load_tokenizer(
     path: Path, *, template: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:

@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, TrainingArguments
 
 from ...checks.live import Watch, Watched
-from ...models.loading import DTYPES
+from ...models.loading import stored_dtype
 from ...recipe import ClassificationSection
 from ...runs.context import RunContext
 from ...runs.events import FindingEvent, PhaseEvent
@@ -131,8 +131,7 @@ class HeadTraining(training.Training):
         """Adapter and head, or the whole model, with tokenizer and classes."""
         model = self.headed.model
         if self.recipe.adapter.kind == "none":
-            stored = {"bfloat16": "bf16", "float16": "fp16"}.get(self.plan.model.dtype, "fp32")
-            model = model.to(DTYPES[stored])
+            model = model.to(stored_dtype(self.plan.model.dtype))
         save_headed(model, self.headed.tokenizer, self.headed.config, folder)
 
 

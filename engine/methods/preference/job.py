@@ -6,23 +6,19 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from ...checks.live import Watch, Watched
-from ...checks.loaded import look_at_loaded
 from ...errors import WhetError
-from ...models.adapters import save_weights
 from ...models.fast_path import program_of
-from ...models.loading import DTYPES, ModelHandle
+from ...models.loading import ModelHandle
 from ...recipe import PreferenceSection
 from ...runs.context import RunContext
 from ...runs.events import FindingEvent, PhaseEvent
 from .. import training
 from ..arguments import shared_arguments
-from ..earlier import earlier_events
+from ..language_models import look_at_language_model, write_language_model
 from ..optimizers import usable_optimizer
-from ..resuming import cursor_of, look_at_checkpoint
+from ..resuming import cursor_of
 from ..sampling import sample_events
 from ..sft.arguments import checkpointing
-from ..sft.first_look import loaded_facts
 from ..sft.loading import load_trainee, locate_base, planned_tokens
 from ..sft.scheduled import follow_schedule
 from ..watching import Watching
@@ -117,14 +113,7 @@ class PreferenceTraining(training.Training):
 
     def look(self, checkpoint: Path | None) -> None:
         """What the checks see in the loaded model and the checkpoint; the live ones take over."""
-        report = self.data.report
-        largest = max(report.train.max_token_id, report.eval.max_token_id if report.eval else -1)
-        found = look_at_loaded(loaded_facts(self.handle, self.recipe, largest_id=largest))
-        if checkpoint is not None:
-            found += look_at_checkpoint(checkpoint, self.trainer.model, self.plan)
-        self.say(found)
-        watched = Watched(self.recipe, self.resolved, vocabulary=2, chats=False)
-        watch = Watch(watched, earlier_events(self.context, checkpoint))
+        watch = look_at_language_model(self, self.handle, self.data, checkpoint)
         self.watching = Watching(self.context.emit, watch, self.recipe, self.reporter, self.trainer)
         self.trainer.add_callback(self.watching)
 
@@ -138,13 +127,4 @@ class PreferenceTraining(training.Training):
 
     def write(self, folder: Path) -> None:
         """The weights and the tokenizer with the template in force."""
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        if self.recipe.adapter.kind == "none":
-            stored = {"bfloat16": "bf16", "float16": "fp16"}.get(self.plan.model.dtype, "fp32")
-            model = model.to(DTYPES[stored])
-        save_weights(model, folder)
-        self.handle.tokenizer.save_pretrained(folder)
-        if self.more_ends:
-            model.generation_config.save_pretrained(folder)
-        if self.data.template_digest is not None:
-            (folder / "template_digest").write_text(self.data.template_digest + "\n", encoding="utf-8")
+        write_language_model(self, self.handle, self.data, self.more_ends, folder)

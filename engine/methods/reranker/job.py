@@ -11,7 +11,7 @@ from sentence_transformers.cross_encoder.training_args import CrossEncoderTraini
 
 from ...checks.live import Watch, Watched
 from ...models.fast_path.encoders import apply_fast_encoder
-from ...models.loading import DTYPES
+from ...models.loading import DTYPES, stored_dtype
 from ...recipe import RerankerSection
 from ...runs.context import RunContext
 from ...runs.events import FindingEvent, PhaseEvent
@@ -106,6 +106,5 @@ class RerankerTraining(training.Training):
     def write(self, folder: Path) -> None:
         """Adapter and head, or the whole model."""
         if self.recipe.adapter.kind == "none":
-            stored = {"bfloat16": "bf16", "float16": "fp16"}.get(self.plan.model.dtype, "fp32")
-            self.model.to(DTYPES[stored])
+            self.model.to(stored_dtype(self.plan.model.dtype))
         save_reranker(self.model, folder)

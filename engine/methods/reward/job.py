@@ -15,7 +15,7 @@ from ...checks.live import Watch, Watched
 from ...data.chat_templates.renderer import strip_generation_tags
 from ...data.tokenization import template_source
 from ...models.fast_path import apply_fast_path, program_of
-from ...models.loading import DTYPES
+from ...models.loading import DTYPES, stored_dtype
 from ...recipe import RewardSection
 from ...runs.context import RunContext
 from ...runs.events import FindingEvent, PhaseEvent
@@ -133,6 +133,5 @@ class RewardTraining(training.Training):
         """Adapter and head, or the whole model, with the tokenizer and its template."""
         model = self.headed.model
         if self.recipe.adapter.kind == "none":
-            stored = {"bfloat16": "bf16", "float16": "fp16"}.get(self.plan.model.dtype, "fp32")
-            model = model.to(DTYPES[stored])
+            model = model.to(stored_dtype(self.plan.model.dtype))
         save_headed(model, self.headed.tokenizer, self.headed.config, folder)

@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow.compute as pc
-import torch
 from datasets import Dataset
 
 from ...checks.loaded import look_at_loaded
 from ...checks.weights import look_at
 from ...data.packing import pack
-from ...models.adapters import save_weights
 from ...models.fast_path import program_of, slow_parts
-from ...models.loading import DTYPES, ModelHandle
+from ...models.loading import ModelHandle
 from ...runs.context import RunContext
 from ...runs.events import FindingEvent, PhaseEvent
 from .. import training
+from ..language_models import write_language_model
 from ..optimizers import usable_optimizer
 from ..resuming import cursor_of, look_at_checkpoint
 from ..sampling import sample_events
@@ -122,22 +121,10 @@ class SFTTraining(training.Training):
 
     def write(self, folder: Path) -> None:
         """The weights and the tokenizer with the template in force."""
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        if self.recipe.adapter.kind == "none":
-            model = model.to(DTYPES.get(_short(self.plan.model.dtype), torch.float32))
-        save_weights(model, folder)
-        self.handle.tokenizer.save_pretrained(folder)
-        if self.more_ends:
-            model.generation_config.save_pretrained(folder)
-        if self.data.template_digest is not None:
-            (folder / "template_digest").write_text(self.data.template_digest + "\n", encoding="utf-8")
+        write_language_model(self, self.handle, self.data, self.more_ends, folder)
 
 
 def pack_rows(rows: Dataset, capacity: int) -> Dataset:
     """One data set row for each packed sequence: the numbers of the token rows in it."""
     lengths = pc.list_value_length(rows.data.column("input_ids")).to_pylist()
     return Dataset.from_dict({"rows": pack(lengths, capacity)})
-
-
-def _short(dtype: str) -> str:
-    return {"bfloat16": "bf16", "float16": "fp16"}.get(dtype, "fp32")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import TrainingArguments
@@ -13,7 +12,7 @@ from transformers import TrainingArguments
 from ...checks.live import Watch, Watched
 from ...data.transcripts import Transcripts
 from ...models.adapters import save_weights
-from ...models.loading import DTYPES
+from ...models.loading import stored_dtype
 from ...recipe import SpeechSection
 from ...runs.context import RunContext
 from ...runs.events import FindingEvent, PhaseEvent, SampleEvent
@@ -142,8 +141,7 @@ class SpeechTraining(training.Training):
         """Adapter, or whole model, with all that transformers needs beside it."""
         model = self.hearing.model
         if self.recipe.adapter.kind == "none":
-            stored = {"bfloat16": "bf16", "float16": "fp16"}.get(self.plan.model.dtype, "fp32")
-            model = model.to(DTYPES.get(stored, torch.float32))
+            model = model.to(stored_dtype(self.plan.model.dtype))
         save_weights(model, folder)
         self.hearing.save_beside(folder)
         if isinstance(model, PeftModel):

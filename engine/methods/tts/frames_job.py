@@ -14,7 +14,7 @@ from transformers import CsmForConditionalGeneration, TrainingArguments, set_see
 from ...checks.live import Watch, Watched
 from ...errors import WhetError
 from ...models.adapters import hold_trained_in_fp32, save_weights
-from ...models.loading import DTYPES, load_tokenizer
+from ...models.loading import load_tokenizer, stored_dtype
 from ...plan import Plan
 from ...runs.context import RunContext
 from ...runs.events import FindingEvent, PhaseEvent
@@ -90,8 +90,7 @@ class FramesTraining(training.Training):
     def write(self, folder: Path) -> None:
         """Adapter, or whole model, with tokenizer, processor and configuration."""
         if self.recipe.adapter.kind == "none":
-            stored = {"bfloat16": "bf16", "float16": "fp16"}.get(self.plan.model.dtype, "fp32")
-            self.model = self.model.to(DTYPES[stored])
+            self.model = self.model.to(stored_dtype(self.plan.model.dtype))
         save_weights(self.model, folder)
         self.tokenizer.save_pretrained(folder)
         for name in BESIDE:

@@ -7,20 +7,15 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from ...checks.live import Watch, Watched
-from ...checks.loaded import look_at_loaded
-from ...models.adapters import save_weights
-from ...models.loading import DTYPES
 from ...recipe import VisionSection
 from ...runs.context import RunContext
 from ...runs.events import FindingEvent, PhaseEvent
 from .. import training
 from ..arguments import shared_arguments
-from ..earlier import earlier_events
+from ..language_models import look_at_language_model, write_language_model
 from ..optimizers import usable_optimizer
-from ..resuming import cursor_of, look_at_checkpoint
+from ..resuming import cursor_of
 from ..sft.arguments import checkpointing
-from ..sft.first_look import loaded_facts
 from ..sft.loading import locate_base, planned_tokens
 from ..watching import Watching
 from .inputs import StoredCollator
@@ -79,14 +74,7 @@ class VisionTraining(training.Training):
 
     def look(self, checkpoint: Path | None) -> None:
         """What the checks see in the loaded model and the checkpoint; the live ones take over."""
-        report = self.data.report
-        largest = max(report.train.max_token_id, report.eval.max_token_id if report.eval else -1)
-        found = look_at_loaded(loaded_facts(self.seeing.handle, self.recipe, largest_id=largest))
-        if checkpoint is not None:
-            found += look_at_checkpoint(checkpoint, self.trainer.model, self.plan)
-        self.say(found)
-        watched = Watched(self.recipe, self.resolved, vocabulary=2, chats=False)
-        watch = Watch(watched, earlier_events(self.context, checkpoint))
+        watch = look_at_language_model(self, self.seeing.handle, self.data, checkpoint)
         self.watching = Watching(self.context.emit, watch, self.recipe, self.reporter, self.trainer)
         self.trainer.add_callback(self.watching)
 
@@ -100,18 +88,8 @@ class VisionTraining(training.Training):
 
     def write(self, folder: Path) -> None:
         """The weights, the tokenizer and what prepares images."""
-        handle = self.seeing.handle
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        if self.recipe.adapter.kind == "none":
-            stored = {"bfloat16": "bf16", "float16": "fp16"}.get(self.plan.model.dtype, "fp32")
-            model = model.to(DTYPES[stored])
-        save_weights(model, folder)
-        handle.tokenizer.save_pretrained(folder)
-        copy_processor(handle.path, folder)
-        if self.seeing.more_ends:
-            model.generation_config.save_pretrained(folder)
-        if self.data.template_digest is not None:
-            (folder / "template_digest").write_text(self.data.template_digest + "\n", encoding="utf-8")
+        write_language_model(self, self.seeing.handle, self.data, self.seeing.more_ends, folder)
+        copy_processor(self.seeing.handle.path, folder)
 
 
 def open_images(path: Path) -> Dataset:

@@ -1,0 +1,58 @@
+"""What runs that train a language model on rows of tokens look at first, and write last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..checks.live import Watch, Watched
+from ..checks.loaded import look_at_loaded
+from ..models.adapters import save_weights
+from ..models.loading import ModelHandle, stored_dtype
+from ..plan import DataFacts
+from .earlier import earlier_events
+from .resuming import look_at_checkpoint
+from .sft.first_look import loaded_facts
+from .training import Training
+
+
+def look_at_language_model(
+    run: Training, handle: ModelHandle, data: DataFacts, checkpoint: Path | None
+) -> Watch:
+    """Say what the checks see in the loaded model and the checkpoint, and return the watch that takes over.
+
+    For rows whose answers are compared or drawn, not learnt token by token as in :mod:`.sft`.
+
+    Raises:
+        WhetError: those of :meth:`.training.Training.say`.
+    """
+    report = data.report
+    largest = max(report.train.max_token_id, report.eval.max_token_id if report.eval else -1)
+    found = look_at_loaded(loaded_facts(handle, run.recipe, largest_id=largest))
+    if checkpoint is not None:
+        found += look_at_checkpoint(checkpoint, run.trainer.model, run.plan)
+    run.say(found)
+    watched = Watched(run.recipe, run.resolved, vocabulary=2, chats=False)
+    return Watch(watched, earlier_events(run.context, checkpoint))
+
+
+def write_language_model(
+    run: Training, handle: ModelHandle, data: DataFacts, more_ends: bool, folder: Path
+) -> None:
+    """The trained weights, and the tokenizer with the template in force.
+
+    Args:
+        run: its trainer holds the weights; those of a model trained whole are written as the base's came.
+        handle: of the tokenizer.
+        data: what the rows were rendered with.
+        more_ends: the recipe or the template added end tokens, which the generation config then names.
+        folder: receives the files.
+    """
+    model = run.trainer.accelerator.unwrap_model(run.trainer.model)
+    if run.recipe.adapter.kind == "none":
+        model = model.to(stored_dtype(run.plan.model.dtype))
+    save_weights(model, folder)
+    handle.tokenizer.save_pretrained(folder)
+    if more_ends:
+        model.generation_config.save_pretrained(folder)
+    if data.template_digest is not None:
+        (folder / "template_digest").write_text(data.template_digest + "\n", encoding="utf-8")
