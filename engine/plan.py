@@ -27,6 +27,7 @@ from .export.task_heads import KINDS, no_gguf
 from .findings import Finding
 from .fitting import fit, room_of
 from .hardware import Machine, inspect_machine, with_memory
+from .methods.embedding.batch_facts import BatchFacts, batch_facts
 from .methods.stored_rows import StoredRows
 from .models.facts import ModelFacts, read_model_facts, resolve_model
 from .models.memory import Memory
@@ -161,9 +162,7 @@ def make_plan(
     resolved, reasons = resolve(recipe, facts, machine, data.report, sequences)
     resolved, memory, why = fit(recipe, resolved, facts, data.report, machine)
     reasons |= why
-    if recipe.method.kind != "sft":
-        held = resolved.base_precision
-        recipe.method.refuse_rows(StoredRows(data.report, data.train, facts, resolved.batch_size, held))
+    batches = _suited(recipe, resolved, facts, data)
     if targets:
         reasons["adapter.target_modules"] = f"planner: {targets}"
     if template:
@@ -189,6 +188,7 @@ def make_plan(
             weights=weight_facts(facts, data.train),
             tokenizer=TokenizerFiles.read(path),
             mapping=mapping,
+            batches=batches,
             surroundings=surroundings or Surroundings(),
         )
     )
@@ -218,6 +218,15 @@ def make_plan(
         alternatives=others,
         versions=machine.versions,
     )
+
+
+def _suited(recipe: Recipe, resolved: Resolved, facts: ModelFacts, data: DataFacts) -> BatchFacts | None:
+    """Refuses rows that the method cannot learn; what an embedding model's batches will hold (D14)."""
+    if recipe.method.kind == "sft":
+        return None
+    rows = StoredRows(data.report, data.train, facts, resolved.batch_size, resolved.base_precision)
+    recipe.method.refuse_rows(rows)
+    return batch_facts(recipe.method, rows) if recipe.method.kind == "embedding" else None
 
 
 def _prepared(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..findings import Finding
 from . import (
     data_quality,
+    embeddings,
     env_flags,
     environment,
     export,
@@ -57,6 +58,9 @@ CHECKS: tuple[Check[PlanFacts], ...] = (
     data_quality.unreadable_rows,
     data_quality.too_little,
     data_quality.leaks,
+    embeddings.false_negatives,
+    embeddings.prompts_there,
+    embeddings.other_prompts,
     load.weights_there,
     load.family_known,
     load.target_modules,

@@ -15,6 +15,7 @@ from ..data.mapping import Mapping
 from ..data.tokenizer_files import TokenizerFiles
 from ..findings import Finding
 from ..hardware import Machine
+from ..methods.embedding.batch_facts import BatchFacts
 from ..models.facts import ModelFacts
 from ..models.families import Family, family_of
 from ..models.memory import Memory
@@ -70,6 +71,8 @@ class PlanFacts:
     """Why it cannot be used although it is installed; tried where GGUF files are asked for."""
     weights: WeightFacts | None = None
     """What the model's files say beside one another; None where there was no reason to read them."""
+    batches: BatchFacts | None = None
+    """Of a run of an embedding model to whose loss the other rows of a batch are wrong answers."""
     surroundings: Surroundings = field(default_factory=Surroundings)
     """Of the machine at hand; nothing where the plan is for another one."""
 

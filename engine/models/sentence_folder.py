@@ -27,6 +27,8 @@ LEGACY_MODES = {
 }
 """Keys of a pooling module's config.json before sentence-transformers 6 -> today's names."""
 MODULES = "modules.json"
+PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
+"""What a text is -> names of its prompt, in the order in which sentence-transformers looks."""
 NEXT_TOKEN = "LogitScore"
 """A module of rerankers, which are language models otherwise."""
 
@@ -86,6 +88,20 @@ def is_embedding_model(folder: Path) -> bool:
     return family_of(str(config.get("model_type", ""))).encoder is not None or bool(
         config.get("use_bidirectional_attention")
     )
+
+
+def configured_prompts(folder: Path) -> dict[str, str]:
+    """The prompts that a folder was saved with, by what they stand before: ``query``, ``document``."""
+    return by_role(_json(folder / "config_sentence_transformers.json").get("prompts") or {})
+
+
+def by_role(prompts: Mapping[str, str | None]) -> dict[str, str]:
+    """Of named prompts, the first of each role; empty ones say nothing."""
+    found = {
+        role: next((text for name in names if (text := prompts.get(name))), None)
+        for role, names in PROMPTS.items()
+    }
+    return {role: text for role, text in found.items() if text}
 
 
 def read_sentence_folder(folder: Path) -> SentenceFolder:

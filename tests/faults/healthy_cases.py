@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from faults.embedding_cases import HEALTHY as EMBEDDINGS
 from faults.harness import Healthy, Looked
 from faults.healthy_machines import MACHINES
 from faults.healthy_published import AS_PUBLISHED
@@ -277,5 +278,5 @@ REALLY = (
     ),
 )
 HEALTHY: tuple[Healthy, ...] = (
-    *FAMILIES, *TEMPLATES, *AS_PUBLISHED, *FORMATS, *ROWS, *METHODS, *MACHINES, *REALLY,
+    *FAMILIES, *TEMPLATES, *AS_PUBLISHED, *FORMATS, *ROWS, *METHODS, *MACHINES, *EMBEDDINGS, *REALLY,
 )  # fmt: skip

@@ -17,6 +17,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / 
 from faults import (  # noqa: E402
     data_cases,
     data_row_cases,
+    embedding_cases,
     environment_cases,
     environment_gpu_cases,
     environment_network_cases,
@@ -43,6 +44,7 @@ FAULTS: tuple[Fault, ...] = (
     *load_cases.FAULTS,
     *training_cases.FAULTS,
     *reward_cases.FAULTS,
+    *embedding_cases.FAULTS,
     *export_cases.FAULTS,
 )
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"

@@ -154,11 +154,15 @@ ENTRIES: tuple[Entry, ...] = (
         id="D14",
         title="False negatives, or no prompts, in embedding data",
         symptom="Retrieval gets worse by training, although the loss falls.",
-        seen="Repeated texts within what becomes a batch, and the model's configured prompts.",
+        seen="For losses with in-batch negatives: where `method.no_duplicates` is off, rows whose anchor or "
+        "positive stands in another row are counted, and a finding says how many are expected to meet one in "
+        "a batch of the plan's size, from 1 % on. Prompts of a model that is known by its name to expect "
+        "them (E5, BGE, mxbai, EmbeddingGemma, Qwen3-Embedding, Nomic) are looked for in its folder and in "
+        "the recipe; one in the recipe that differs from the folder's is a note.",
         why="Two rows with the same answer count as each other's wrong answers; models trained with prompts "
         "expect them.",
-        fix="A sampler without duplicates, and the model's prompts.",
-        awaits="embeddings",
+        fix="`method.no_duplicates: true`, and the prompts that the patch names. Those of the model's folder "
+        'are used by themselves; `""` says that none is meant.',
     ),
     Entry(
         id="D15",

@@ -10,6 +10,7 @@ from peft import PeftModel
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.training_args import BatchSamplers
 
+from ...checks.embeddings import look_at_vectors
 from ...checks.live import Watch, Watched
 from ...models.fast_path import Keep, program_of
 from ...models.fast_path.encoders import apply_fast_embedder
@@ -25,6 +26,7 @@ from ..resuming import cursor_of, look_at_checkpoint
 from ..sft.arguments import checkpointing
 from ..sft.loading import locate_base, planned_tokens
 from ..watching import Watching
+from .first_look import first_texts, kept_vectors, refusal
 from .loading import device_of, load_embedder
 from .losses import build_loss
 from .retrieval import retrieval_of, shown
@@ -52,8 +54,8 @@ class EmbeddingTraining(training.Training):
 
     def _load(self) -> SentenceTransformer:
         self.context.emit(PhaseEvent(phase="load", detail=self.recipe.model.name))
-        path, trusted = locate_base(self.context)
-        model = load_embedder(self.plan, path, trusted)
+        self.base = locate_base(self.context)
+        model = load_embedder(self.plan, *self.base)
         encoder: Any = model[0].model
         self.fused = apply_fast_embedder(encoder, DTYPES[self.resolved.compute_dtype])
         decoder = program_of(encoder)
@@ -94,10 +96,22 @@ class EmbeddingTraining(training.Training):
         encoder = self.model[0].model
         if checkpoint is not None and isinstance(encoder, PeftModel):
             self.say(look_at_checkpoint(checkpoint, encoder, self.plan))
+        if checkpoint is None:
+            self._compare()
         watched = Watched(recipe=self.recipe, resolved=self.resolved, vocabulary=2, chats=False)
         watch = Watch(watched, earlier_events(self.context, checkpoint))
         self.watching = Watching(self.context.emit, watch, self.recipe, self.reporter, self.trainer)
         self.trainer.add_callback(self.watching)
+
+    def _compare(self) -> None:
+        """L10: whether the fresh model embeds as its folder does."""
+        folder, trusted = self.base
+        if (reason := refusal(self.plan, folder)) is not None:
+            detail = f"not compared with plain sentence-transformers: {reason}"
+            self.context.emit(PhaseEvent(phase="load", detail=detail))
+            return
+        texts = first_texts(open_table(self.data.train))
+        self.say(look_at_vectors(kept_vectors(self.model, self.plan, folder, trusted, texts)))
 
     def shown(self, metrics: dict[str, float]) -> dict[str, float]:
         """Retrieval among the held-out rows."""

@@ -15,7 +15,7 @@ from ...models.families import family_of
 from ...models.loading import DTYPES, LoadSettings
 from ...models.own_code import refused_code
 from ...models.quantization import quantization_config
-from ...models.sentence_folder import MODULES
+from ...models.sentence_folder import MODULES, by_role
 from ...plan import Plan
 from ...recipe import AdapterSection
 from .section import EmbeddingSection
@@ -35,7 +35,8 @@ def load_embedder(plan: Plan, path: Path, trust_remote_code: bool = False) -> Se
     model = load_folder(path, plan.resolved, pooling=section.pooling, trust_remote_code=trust_remote_code)
     model.max_seq_length = plan.resolved.max_length
     given = {"query": section.query_prompt, "document": section.document_prompt}
-    model.prompts = {**model.prompts, **{name: text for name, text in given.items() if text is not None}}
+    asked = {name: text for name, text in given.items() if text is not None}
+    model.prompts = {**model.prompts, **by_role(model.prompts), **asked}
     if recipe.adapter.kind == "none":
         hold_trained_in_fp32(model)
         freeze_unread(model)

@@ -30,6 +30,8 @@ READS = {
     "batch_hard_triplet": ("labelled",),
 }
 """Loss -> layouts of rows that it learns from."""
+IN_BATCH = ("multiple_negatives", "cached_multiple_negatives")
+"""Losses to which the other rows of a batch are wrong answers."""
 OF_LABELS = 4
 """Rows of the smallest batch that can hold two rows of each of two labels."""
 
