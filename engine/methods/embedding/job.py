@@ -14,7 +14,7 @@ from ...checks.embeddings import look_at_vectors
 from ...checks.live import Watch, Watched
 from ...models.fast_path import Keep, program_of
 from ...models.fast_path.encoders import apply_fast_embedder
-from ...models.loading import DTYPES
+from ...models.loading import DTYPES, stored_dtype
 from ...recipe import EmbeddingSection
 from ...runs.context import RunContext
 from ...runs.events import FindingEvent, PhaseEvent
@@ -120,8 +120,7 @@ class EmbeddingTraining(training.Training):
     def write(self, folder: Path) -> None:
         """Adapter, or whole model, with all modules."""
         if self.recipe.adapter.kind == "none":
-            stored = {"bfloat16": "bf16", "float16": "fp16"}.get(self.plan.model.dtype, "fp32")
-            whole_in(self.model, DTYPES[stored])
+            whole_in(self.model, stored_dtype(self.plan.model.dtype))
         save_embedder(self.model, folder)
 
 
