@@ -50,7 +50,7 @@ def start_evaluation(
         raise WhetError(
             "eval.prompts",
             f"Run {parent.id} trained by method.kind={kind}: its model answers nothing.",
-            f"Leave the prompts out: rows are measured by the method's own metrics. whet eval {parent.id}",
+            f"Leave the prompts out, rows are measured by the method's own metrics: `whet eval {parent.id}`",
         )
     if max_rows is not None and max_rows < 1:
         raise WhetError("eval.max_rows", f"max_rows={max_rows} leaves no row.", "Give 1 or more.")

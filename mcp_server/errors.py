@@ -55,6 +55,7 @@ SHELL = (
     (r"whet export (\S+?)(?: --\w+(?: \w+)?)*", r'export_start(run_id="\1", types=["q4_k_m"])'),
     (r"whet export", "export_start(run_id=...)"),
     (r"whet eval (\S+?) --data FILE", r'eval_run(run_id="\1", data=...)'),
+    (r"whet eval (\S+?)", r'eval_run(run_id="\1")'),
     (r"whet smoke \S+? --reference \S+?", "gguf_smoke_test(run_id=...)"),
     (r"whet push --unproven", "hub_push(..., force_unproven=true), about which the person is asked"),
     (r"whet explain ID", "whet://findings/ID"),
