@@ -44,7 +44,13 @@ def proof(verdict: Verdict, name: str) -> Proof:
     return next(one for one in verdict.proofs if one.name == name)
 
 
-@pytest.mark.parametrize("name", EMBEDDERS)
+RARER = {"mistral", "qwen2", "roberta"}
+"""Shapes that no planted fault needs: `make slow`."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.slow if one in RARER else ()) for one in EMBEDDERS]
+)
 def test_the_healthy_file_passes(name: str, healthy: Healthy) -> None:
     gguf, baseline = healthy(name)
     verdict = prove(gguf, baseline, keep=False)
