@@ -82,7 +82,8 @@ def not_whisper(folder: Path, what: str) -> WhetError:
     return WhetError(
         "speech.model",
         f"method.kind=speech trains Whisper models, and {folder.name} is none: {what}.",
-        "Name one of openai/whisper-*, or a folder of that kind, as model.name (or as the model to look at rows with).",
+        "Name one of openai/whisper-*, or a folder of that kind, as model.name (or as the model to look at "
+        "rows with).",
     )
 
 

@@ -68,8 +68,8 @@ class Orpheus(Voice):
                 "tts.vocabulary",
                 f"The orpheus layout writes tokens up to {highest - 1:,}, and the model's embedding has "
                 f"{rows:,} rows.",
-                "Name a model of that family as model.name (or as the model to look at rows with), or set the "
-                "numbers of yours in method.orpheus.",
+                "Name a model of that family as model.name (or as the model to look at rows with), or set "
+                "the numbers of yours in method.orpheus.",
             )
 
     def write(self, text: str, codes: Codes, value: Mapping[str, Any]) -> Spoken:
