@@ -1,7 +1,7 @@
 """All broken and healthy set-ups, and the table of what was caught, missed and raised for nothing.
 
 python -P tests/faults/suite.py            prints the table
-python -P tests/faults/suite.py --write    also into docs/faults.md
+python -P tests/faults/suite.py --write    also into docs/faults.md, and the counts for docs/reliability.md
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "src")]
@@ -30,6 +31,7 @@ from faults import (  # noqa: E402
 )
 from faults.harness import Fault, Healthy, Outcome, serious, try_fault  # noqa: E402
 from faults.healthy_cases import HEALTHY  # noqa: E402
+from support.counted import write_counts  # noqa: E402
 
 from whet.engine.checks.catalogue import CATALOGUE  # noqa: E402
 
@@ -62,8 +64,8 @@ def try_healthy(healthy: Healthy, folder: Path) -> Outcome:
     return Outcome(not raised, raised, f"raised {', '.join(raised)}" if raised else "")
 
 
-def table() -> tuple[str, bool]:
-    """The table, and whether all of it is as it should be."""
+def table() -> tuple[str, dict[str, int]]:
+    """The table, and what it counts."""
     outcomes = [(fault, _alone(try_fault, fault)) for fault in FAULTS]
     quiet = [(healthy, _alone(try_healthy, healthy)) for healthy in HEALTHY]
     lines = ["| id | set-ups | caught | missed | wrong beside it |", "|---|---|---|---|---|"]
@@ -82,7 +84,14 @@ def table() -> tuple[str, bool]:
         *(f"- missed: {fault.id} {fault.name}: {o.why}" for fault, o in outcomes if not o.caught),
         *(f"- false alarm: {healthy.name}: {outcome.why}" for healthy, outcome in alarms),
     ]
-    return "\n".join(lines) + "\n", caught == len(outcomes) and not alarms
+    counts = {
+        "broken set-ups": len(outcomes),
+        "caught, with the fix that ends them": caught,
+        "findings they are about": len({fault.id for fault, _ in outcomes}),
+        "healthy set-ups": len(quiet),
+        "false alarms": len(alarms),
+    }
+    return "\n".join(lines) + "\n", counts
 
 
 def awaited() -> str:
@@ -109,12 +118,15 @@ def _alone(look, case):  # type: ignore[no-untyped-def]
 def main() -> int:
     """Print the table; 1 where something was missed or raised for nothing."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--write", action="store_true", help=f"also write {PAGE.name}")
-    text, good = table()
-    if parser.parse_args().write:
+    parser.add_argument("--write", action="store_true", help=f"also write {PAGE.name} and the counts")
+    write, began = parser.parse_args().write, time.monotonic()
+    text, counts = table()
+    if write:
         PAGE.write_text(HEAD + text, encoding="utf-8")
+        write_counts("faults", "make faults", counts, time.monotonic() - began)
     print(text)
-    return 0 if good else 1
+    missed = counts["broken set-ups"] - counts["caught, with the fix that ends them"]
+    return int(missed + counts["false alarms"] > 0)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a suite counted, as a file from which docs/reliability.md is made.
 
 A suite that is run on purpose (`make chaos`, `make fuzz`, ...) ends with :func:`write_counts`; the short
-parts of it that `make test` runs write nothing.
+parts of it that `make test` runs write nothing. Then `make reliability`, or `make check` finds the page old.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ def write_counts(
     ``name`` is small letters, digits, dots and dashes: ``chaos``, ``fuzz``, ``faults``, ``security``,
     ``clients``; docs/reliability.py has a heading for each of these, and shows others under their own name.
     ``command`` is what a reader types to count again, e.g. ``make chaos``.
-    ``counts`` are what was really counted, in words a reader understands: ``{"kills": 100, "kills survived":
-    100}``; their order is the page's. ``seconds`` is the wall time. ``versions`` are added to those of Python,
-    torch, transformers and TRL here. Raises ValueError for a name or a count that is neither.
+    ``counts`` are what was really counted, in a reader's words and the page's order, the two that sum it up
+    first: ``{"kills": 100, "kills survived": 100, "of them inside a checkpoint": 31}``.
+    ``seconds`` is the wall time. ``versions`` are added to those of Python, torch, transformers and TRL here.
+    Raises ValueError for a name or a count that is none.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name):
         raise ValueError(f"{name!r} is no name for a file of counts.")
