@@ -26,6 +26,7 @@ from .methods.speech.section import SpeechSection
 from .methods.token_classification.section import TokenClassificationSection
 from .methods.tts.section import TTSSection
 from .methods.vision.section import VisionSection
+from .parallel.section import HardwareSection
 from .recipe_rules import check
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -335,6 +336,7 @@ class Recipe(Section):
     sampling: SamplingSection = Field(default_factory=SamplingSection)
     export: ExportSection = Field(default_factory=ExportSection)
     checks: ChecksSection = Field(default_factory=ChecksSection)
+    hardware: HardwareSection = Field(default_factory=HardwareSection)
     accept: list[str] = Field(
         default_factory=list, description="Ids of error findings the user accepts, e.g. [D16]."
     )

@@ -15,6 +15,7 @@ from .methods.kinds import NEXT_TOKEN
 from .methods.vision.layers import seeing_parameters
 from .models.facts import LinearModule, ModelFacts, match_targets
 from .models.families import Unsupported, family_of
+from .parallel.strategy import Strategy
 from .recipe import ENDS as WHOLE
 from .recipe import AdapterSection, Optimizer, Recipe, TrainingSection
 from .schedule import Schedule
@@ -52,8 +53,10 @@ class Resolved(BaseModel):
     template: str | None = Field(
         description="A name of ours, `model` for the model's own, None for plain text."
     )
-    batch_size: int
-    gradient_accumulation: int
+    strategy: Strategy = Field(default="single", description="How several GPUs share a step.")
+    ranks: int = Field(default=1, description="Processes, one a GPU, each with its share of a step's rows.")
+    batch_size: int = Field(description="Rows of a micro-batch of one rank.")
+    gradient_accumulation: int = Field(description="Micro-batches of one rank in a step.")
     packing: bool
     sequences: int = Field(description="Training rows, or packed sequences, in one epoch.")
     longest: int = Field(description="Tokens of the longest sequence a step can meet.")
@@ -75,8 +78,14 @@ class Resolved(BaseModel):
     )
 
     @property
-    def rows_per_step(self) -> int:
+    def rows_per_rank(self) -> int:
+        """Rows of an optimizer step that one rank takes."""
         return self.batch_size * self.gradient_accumulation
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of an optimizer step, of all ranks."""
+        return self.rows_per_rank * self.ranks
 
     @property
     def tokens_per_micro_batch(self) -> int:
@@ -102,6 +111,7 @@ RECIPE_KEYS = {
     "threads": "training.threads",
     "batch_size": "training.batch_size",
     "gradient_accumulation": "training.gradient_accumulation",
+    "ranks": "hardware.gpus",
 }
 
 

@@ -1,0 +1,22 @@
+"""Recipe section of the hardware a run takes. Light: no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class HardwareSection(BaseModel):
+    """How many GPUs share the run; what each does follows from the plan."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    gpus: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="GPUs that share each optimizer step, which stays the same step. auto takes one, or as "
+        "many as are needed where the run does not fit one.",
+    )
+    deepspeed: str | None = Field(
+        None, description="DeepSpeed's own configuration file (JSON); DeepSpeed then holds and reduces."
+    )
