@@ -10,6 +10,7 @@ TRUE_WORDS = {"1", "true", "yes", "on"}
 FALSE_WORDS = {"", "0", "false", "no", "off"}
 KERNEL_BACKENDS = ("triton", "reference")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+CPU_RANKS = ("1", "2", "3", "4")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,13 @@ OWN_FLAGS = (
         "which kernels train: Triton's, or their plain-torch references",
         "reference",
     ),
+    OwnFlag(
+        "WHET_CPU_RANKS",
+        "1",
+        CPU_RANKS,
+        "processes of a run on a machine without GPUs: to try a set-up of several ranks",
+        "1",
+    ),
     OwnFlag("WHET_OFFLINE", "", ("switch",), "never reach for the network"),
     OwnFlag("WHET_LOW_BANDWIDTH", "", ("switch",), "fewer redraws, for slow links"),
     OwnFlag(
@@ -58,6 +66,9 @@ class Settings:
     """``WHET_LOG``, default ``warning``."""
     kernels: str
     """``WHET_KERNELS``: ``triton`` (default) or ``reference``, the plain-torch path."""
+    cpu_ranks: int
+    """``WHET_CPU_RANKS``, default 1: processes of a run that is planned for the CPU, over gloo. For tests and
+    for trying a set-up of several ranks; it makes nothing faster."""
     offline: bool
     """``WHET_OFFLINE``, or the hub's own ``HF_HUB_OFFLINE``: never reach for the network."""
     low_bandwidth: bool
@@ -81,10 +92,12 @@ class Settings:
 def settings() -> Settings:
     """The settings now in force; a value that means nothing counts as :class:`OwnFlag` says (finding E12)."""
     kernels, level = os.environ.get("WHET_KERNELS", "triton"), os.environ.get("WHET_LOG", "warning")
+    ranks = os.environ.get("WHET_CPU_RANKS", "1")
     return Settings(
         home=Path(os.environ.get("WHET_HOME", "~/.whet")).expanduser().absolute(),
         log_level=level if level in LOG_LEVELS else "warning",
         kernels=kernels if kernels in KERNEL_BACKENDS else "reference",
+        cpu_ranks=int(ranks) if ranks in CPU_RANKS else 1,
         offline=_flag("WHET_OFFLINE") or _flag("HF_HUB_OFFLINE"),
         low_bandwidth=_flag("WHET_LOW_BANDWIDTH"),
         assistant=os.environ.get("WHET_ASSISTANT", ""),

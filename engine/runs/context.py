@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import WhetError
+from ..parallel.topology import Topology, here
 from .control import StopRequest
 from .events import CheckpointEvent, DoneEvent, ErrorEvent, EvalEvent, Event, EventLog, PhaseEvent, StepEvent
 from .store import RunDir, RunError
@@ -55,6 +56,11 @@ class RunContext:
     @property
     def recipe(self) -> Recipe:
         return self.plan.recipe
+
+    @cached_property
+    def topology(self) -> Topology:
+        """Which of the run's processes this is; rank 0 writes the run."""
+        return here()
 
     def emit(self, event: Event) -> None:
         """Append an event and mirror it into state.json: steps at most once a second, checkpoints at once."""
