@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from ..errors import WhetError
 from ..runs.events import Event, ExportEvent, PhaseEvent
 from .upload_errors import may_pass, public_repository, refusal, retry_after, troubles
+from .upload_watchdog import STALL_SECONDS, watchdog
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -58,6 +59,7 @@ def upload(
     message: str,
     tell: Tell = ignore_event,
     wait: Callable[[float], None] = time.sleep,
+    patience: float = STALL_SECONDS,
 ) -> str:
     """Bring ``items`` into the model repository ``repo_id``, which is created if need be.
 
@@ -69,13 +71,15 @@ def upload(
         tell: takes a phase event before each commit (bytes done of all), and for each file an export event of
             kind ``push`` whose detail says ``uploaded`` or ``present``.
         wait: sleeps so many seconds before a call is tried again.
+        patience: seconds without a byte after which the upload ends as stalled.
 
     Returns:
         The repository's address.
 
     Raises:
         WhetError: ``hub.no_token``, ``hub.token``, ``hub.refused``, ``hub.full``, ``hub.busy``,
-            ``hub.offline``, ``hub.public``. What arrived before stays there and is not sent again.
+            ``hub.offline``, ``hub.stalled``, ``hub.public``. What arrived before stays there and is not sent
+            again.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -85,7 +89,7 @@ def upload(
             "There is no Hugging Face token.",
             "Set HF_TOKEN to one with write access, or run `hf auth login`.",
         )
-    with _quiet():
+    with _quiet(), watchdog(patience):
         return _Upload(HfApi(library_name="whet"), repo_id, message, tell, wait).run(items, private)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import WhetError
 from ..redaction import Redactor
+from .upload_watchdog import Stalled
 
 QUERY = re.compile(r"(\w+://[^\s'\"?]+)\?[^\s'\"]*")
 FULL = re.compile(r"(?i)storage limit|quota|insufficient storage|out of storage|exceeds? .*\blimit")
@@ -36,6 +37,8 @@ def troubles() -> tuple[type[Exception], ...]:
 def may_pass(error: Exception) -> bool:
     """Whether trying again can help: the network, or a hub that is busy."""
     cause = _root(error)
+    if isinstance(cause, Stalled):
+        return False  # its patience was long; who comes back later loses nothing
     status = _status(cause)
     if status is not None:
         return status in PASSING and retry_after(error) <= LONGEST_WAIT
@@ -64,6 +67,12 @@ def refusal(repo_id: str, error: Exception) -> WhetError:
 
     cause = _root(error)
     words = _words(cause)
+    if isinstance(cause, Stalled):
+        return WhetError(
+            "hub.stalled",
+            f"The hub stopped answering while {repo_id} was uploaded: {words}",
+            f"Check the network, or try later. {AGAIN}",
+        )
     status = _status(cause)
     if status in (402, 413, 507) or FULL.search(words):
         return WhetError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import get_session
 from support.hub_standin import SIGNATURE, TOKEN, Fault, Repository, StandIn, in_place_of_the_hub
 
 from whet.engine.errors import WhetError
@@ -144,6 +145,31 @@ def test_an_interrupted_upload_goes_on(hub: StandIn, tmp_path: Path, monkeypatch
     assert next(event.path for event in told if isinstance(event, ExportEvent)) == "b.safetensors"
     assert hub.content("me/model", "c.safetensors") == b"c" * 2_500_000
     assert hub.repositories["me/model"].commits[-1][-1] == "model-q8_0.verdict.json"
+
+
+STALLING = ("create", "PUT /storage", "/commit/main")
+
+
+@pytest.mark.parametrize("where", STALLING)
+def test_a_hub_that_stops_answering_is_not_waited_for(
+    hub: StandIn, tmp_path: Path, where: str, waits: list[float]
+) -> None:
+    """It takes what is sent and says nothing; the same command goes on from there."""
+    hub.faults = [Fault(where, None, stalls=True)]
+    items, ours = items_of(export(tmp_path / "e")), list[float]()
+    with pytest.raises(WhetError) as error:
+        upload("me/model", items, private=True, message="Up", wait=ours.append, patience=0.2)
+    assert error.value.code == "hub.stalled" and "goes on from there" in error.value.hint
+    assert "nothing moved" in error.value.message and "\n" not in error.value.message
+    assert ours == [] == waits, "no use to try again"
+    upload("me/model", items, private=True, message="Up")
+    assert hub.content("me/model", "model-q8_0.gguf") == WEIGHTS and "README.md" in hub.names("me/model")
+
+
+def test_the_hubs_client_is_left_as_it_was(hub: StandIn, tmp_path: Path) -> None:
+    before = {kind: list(hooks) for kind, hooks in get_session().event_hooks.items()}
+    upload("me/model", items_of(export(tmp_path / "e")), private=True, message="Up")
+    assert get_session().event_hooks == before
 
 
 def items_of(folder: Path) -> list[Item]:
