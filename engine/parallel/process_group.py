@@ -1,0 +1,88 @@
+"""The processes of one training: how they meet, and what they wait on each other with.
+
+One process never meets anybody: nothing here does anything for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from torch import distributed
+
+from ..errors import WhetError
+
+MEETING_SECONDS = 300.0
+"""How long the others may take to start."""
+EXCHANGE_SECONDS = 1800.0
+"""How long one exchange of a step may take before it counts as broken."""
+WAITING_SECONDS = 7 * 24 * 3600.0
+"""How long the others wait while one works alone (samples, checks); a dead process ends the run much sooner,
+by whoever watches the processes."""
+
+_waiting: list[distributed.ProcessGroup] = []
+
+
+@contextmanager
+def joined(device: str, seconds: float = EXCHANGE_SECONDS) -> Iterator[None]:
+    """Meet the other processes that the environment tells of (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+    MASTER_PORT, as torchrun sets them) and leave them at the end.
+
+    Args:
+        device: ``cuda`` (tensors there go through NCCL, and LOCAL_RANK says which GPU is this process's) or
+            ``cpu``; tensors on the CPU always go through gloo.
+        seconds: limit of one exchange.
+
+    Raises:
+        WhetError: ``run.ranks_unmet`` when not all of them are there in time.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        yield
+        return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    _meet(backend, seconds)
+    _waiting[:] = [distributed.new_group(backend="gloo", timeout=timedelta(seconds=WAITING_SECONDS))]
+    try:
+        yield
+    finally:
+        _waiting.clear()
+        distributed.destroy_process_group()
+
+
+def _meet(backend: str, seconds: float) -> None:
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        store, rank, world = next(
+            iter(distributed.rendezvous("env://", timeout=timedelta(seconds=MEETING_SECONDS)))
+        )
+        distributed.init_process_group(
+            backend, store=store, rank=rank, world_size=world, timeout=timedelta(seconds=seconds)
+        )
+    except (distributed.DistNetworkError, distributed.DistStoreError) as error:
+        raise WhetError(
+            "run.ranks_unmet",
+            f"Process {rank} of {world} did not meet the others at {address} within {MEETING_SECONDS:g} s: "
+            f"{str(error).strip().splitlines()[0]}",
+            "See the other processes' logs for why they did not start, then resume the run.",
+        ) from error
+
+
+def waiting_group() -> distributed.ProcessGroup | None:
+    """The group to wait in for as long as it takes; None for one process."""
+    return _waiting[0] if _waiting else None
+
+
+def world_size() -> int:
+    """Processes of this training."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
