@@ -58,6 +58,7 @@ from .facade.planning import (
     schema,
     search_models,
 )
+from .facade.remote import RemoteRun, follow_remote, is_remote, parse_address, remote_runs
 from .facade.rewards import try_rewards
 from .facade.running import (
     events,
@@ -116,6 +117,7 @@ if TYPE_CHECKING:
     from .recipe import Recipe
     from .recipe_files import parse_override, patched, recipe_from_text, shipped, to_yaml
     from .redaction import Redactor
+    from .remote.following import RemoteEnd, RemoteStart
     from .rewards.trial import RewardTrial
     from .run_view import RunView
     from .surroundings.facts import GPUHealth
@@ -149,6 +151,8 @@ _LAZY = {
     "Proposal": "goals",
     "Recipe": "recipe",
     "Redactor": "redaction",
+    "RemoteEnd": "remote.following",
+    "RemoteStart": "remote.following",
     "RewardTrial": "rewards.trial",
     "RowText": "data.preview",
     "RunView": "run_view",
@@ -203,6 +207,9 @@ __all__ = [
     "Proposal",
     "Recipe",
     "Redactor",
+    "RemoteEnd",
+    "RemoteRun",
+    "RemoteStart",
     "RewardTrial",
     "RowText",
     "RunState",
@@ -240,11 +247,13 @@ __all__ = [
     "first_rows",
     "fix",
     "follow",
+    "follow_remote",
     "gguf_types",
     "gpus",
     "hub_login",
     "inspect_data",
     "inspect_model",
+    "is_remote",
     "keep_plan",
     "kept_plan",
     "log",
@@ -252,6 +261,7 @@ __all__ = [
     "method_models",
     "model_code",
     "models",
+    "parse_address",
     "parse_override",
     "patch_text",
     "patched",
@@ -263,6 +273,7 @@ __all__ = [
     "pushable",
     "recipe",
     "recipe_from_text",
+    "remote_runs",
     "request_checkpoint",
     "restore",
     "resume",

@@ -66,7 +66,9 @@ def test_train_streams_events_and_ends_with_the_outcome(followed: Answer) -> Non
 def test_attach_replays_and_show_tells_the_same(followed: Answer) -> None:
     run_id = followed.lines[0]["id"]
     again = whet("attach", run_id[:-2], "--json")
-    assert again.lines == followed.lines[1:]
+    assert again.lines == followed.lines
+    later = whet("attach", run_id, "--json", "--after", str(followed.lines[-2]["seq"] - 1))
+    assert later.lines == [followed.lines[0], *followed.lines[-2:]]
     shown = whet("show", run_id, "--json").json
     assert shown["status"] == "finished" and len(shown["steps"]) == 6
     assert shown["fast_path"].startswith("attention ") and shown["fast_path"] in whet("show", run_id).out

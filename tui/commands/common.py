@@ -87,18 +87,22 @@ def recipe_arguments(function: Function) -> Function:
     return click.argument("recipe", shell_complete=complete_recipe)(function)
 
 
-def follow(run: str, as_json: bool, offset: int = 0) -> int:
-    """Show a run's events until it ends; returns the exit code. Ctrl-C detaches and leaves it running."""
+def follow(run: str, as_json: bool, offset: int = 0, after: int = 0) -> int:
+    """Show a run's events from byte ``offset`` on, those above number ``after``, until it ends.
+
+    Returns the exit code. Ctrl-C detaches and leaves it running.
+    """
     from ..render.progress import Follower
 
     console = talk()
+    events = (event for event in api.follow(run, offset) if event.seq > after or not after)
     try:
         if as_json:
-            for event in api.follow(run, offset):
+            for event in events:
                 click.echo(event.model_dump_json())
         else:
             with Follower(console) as follower:
-                for event in api.follow(run, offset):
+                for event in events:
                     follower.show(event)
     except KeyboardInterrupt:
         console.print(f"\nDetached; {run} goes on.", soft_wrap=True)
@@ -117,11 +121,11 @@ def follow(run: str, as_json: bool, offset: int = 0) -> int:
     return code
 
 
-def follow_and_report(run_id: str, as_json: bool, offset: int = 0) -> int:
+def follow_and_report(run_id: str, as_json: bool, offset: int = 0, after: int = 0) -> int:
     """Follow a run, and show what came of it when it finished; returns the exit code."""
     from ..render.outcome import outcome
 
-    code = follow(run_id, as_json, offset)
+    code = follow(run_id, as_json, offset, after)
     view = api.run(run_id)
     if view.status == "finished" and not as_json:
         talk().print(outcome(view))

@@ -7,13 +7,18 @@ import click
 from whet.engine import api
 
 from .common import json_option, print_data, print_json, run_argument, talk
+from .remote import list_remote
 
 
 @click.command()
+@click.argument("where", required=False, metavar="[ssh://HOST]")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show the newest N.")
 @json_option
-def runs(limit: int, as_json: bool) -> None:
-    """List runs, newest first."""
+def runs(where: str | None, limit: int, as_json: bool) -> None:
+    """List runs, newest first: those of this machine, or of another through ssh."""
+    if where is not None:
+        list_remote(where, limit, as_json)
+        return
     found = api.runs()
     if as_json:
         print_json(found[:limit])

@@ -20,6 +20,7 @@ from .common import (
     talk,
 )
 from .look import make_plan
+from .remote import follow_remote
 
 
 @click.command()
@@ -44,10 +45,20 @@ def demo(overrides: tuple[str, ...], as_json: bool) -> int:
 
 @click.command()
 @run_argument
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Only events with a higher `seq`.")
 @json_option
-def attach(run: str, as_json: bool) -> int:
-    """Follow RUN (an id, its beginning, or `last`) from its first event on."""
-    return follow_and_report(api.find(run).id, as_json)
+def attach(run: str, after: int, as_json: bool) -> int:
+    """Follow RUN from its first event on: an id, its beginning, `last`, or ssh://[user@]host[:port]/RUN.
+
+    Through ssh it is the same, on the machine where the run is. Where whet is not on the PATH there, or
+    WHET_HOME is another: ssh://host/RUN?whet=/path/to/whet&home=/path/to/home
+    """
+    if api.is_remote(run):
+        return follow_remote(run, as_json, after)
+    run_id = api.find(run).id
+    if as_json:
+        say_followed(run_id, as_json)
+    return follow_and_report(run_id, as_json, after=after)
 
 
 @click.command()

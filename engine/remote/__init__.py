@@ -1,0 +1,1 @@
+"""Runs on other machines, looked at through plain ssh and the whet that is there."""
