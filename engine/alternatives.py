@@ -8,10 +8,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from .data.inspection import DataReport
-from .fitting import COMPARING, fit, room_of
+from .fitting import COMPARING, room_of
 from .hardware import Machine
 from .models.facts import ModelFacts
 from .models.memory import Memory
+from .parallel.fitting import fit_ranks
 from .recipe import Recipe
 from .recipe_files import patched
 from .resolve import Resolved, resolve
@@ -51,14 +52,29 @@ def find_alternatives(
     optimizer step stays the same.
     """
     every = _scheduled if resolved.schedule is not None else _plain
-    found: list[Alternative] = []
+    found = list(_more_gpus(recipe, facts, machine, report, resolved.sequences))
     for text, patch in every(recipe, resolved, facts, machine):
         changed = patched(recipe, patch)
         other, _ = resolve(changed, facts, machine, report, resolved.sequences)
-        _, estimate, _ = fit(changed, other, facts, report, machine)
+        estimate = fit_ranks(changed, other, facts, report, machine).memory
         if estimate.peak < memory.peak:
             found.append(Alternative(text=text, patch=patch, memory=estimate))
     return sorted(found, key=lambda one: not one.memory.fits)
+
+
+def _more_gpus(
+    recipe: Recipe, facts: ModelFacts, machine: Machine, report: DataReport, sequences: int
+) -> Iterator[Alternative]:
+    """The machine's GPUs together, where the recipe asks for fewer: the step stays the same."""
+    if recipe.hardware.gpus == "auto":
+        return  # that is what was planned
+    freed = patched(recipe, {"hardware.gpus": "auto"})
+    alone, _ = resolve(freed, facts, machine, report, sequences)
+    shared = fit_ranks(freed, alone, facts, report, machine)
+    ranks = shared.resolved.ranks
+    if ranks > 1 and shared.memory.fits:
+        text = f"{ranks} GPUs hold it in shares (FSDP): the same optimizer step."
+        yield Alternative(text=text, patch={"hardware.gpus": ranks}, memory=shared.memory)
 
 
 def _scheduled(

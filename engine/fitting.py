@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from .calibration import ceilings_of
@@ -32,11 +33,10 @@ def fit(
     On the fast path a step's rows are regrouped and layers recompute as memory asks. Elsewhere checkpointing
     for ``auto`` is off when the step fits without it, since it costs a third in speed.
     """
-    if recipe.method.kind in KINDS:
-        facts = _without_head(facts)
+    facts = as_loaded(recipe, facts)
     shape = fast_shape(facts, recipe.adapter, resolved)
     if isinstance(shape, Unsupported) or recipe.method.kind not in ("sft", "tts", *COMPARING):
-        return _checkpointing(recipe, resolved, facts, report, machine)
+        return choose_checkpointing(recipe, resolved, facts, report, machine)
     rows, forwards = step_rows(resolved, report), passes(recipe, report)
     asked = recipe.training.gradient_checkpointing
     speeds = ceilings_of(machine)
@@ -51,8 +51,10 @@ def fit(
     return resolved, memory, why if asked == "auto" else {}
 
 
-def _without_head(facts: ModelFacts) -> ModelFacts:
-    """As a model with a task's head in its place is loaded."""
+def as_loaded(recipe: Recipe, facts: ModelFacts) -> ModelFacts:
+    """The model as the method loads it: without the head that a task's own replaces."""
+    if recipe.method.kind not in KINDS:
+        return facts
     whole = facts.parameters
     linear = [module for module in whole.linear if module.pattern != "lm_head"]
     update = {"total": whole.total - whole.head, "head": 0, "linear": linear}
@@ -79,12 +81,13 @@ def passes(recipe: Recipe, report: DataReport) -> int | None:
 
 
 def step_rows(resolved: Resolved, report: DataReport) -> Rows:
-    """Rows of an optimizer step, as the report saw them; of a micro-batch, where its loss compares them."""
+    """Rows of one rank's optimizer step, as the report saw them; of a micro-batch, where its loss compares
+    them."""
     if resolved.method in COMPARING:
         texts = report.texts_per_row
         rows = rows_of(report.train, resolved.batch_size, resolved.longest, texts=texts)
         return rows if resolved.method == "preference" else replace(rows, supervised=0.0)
-    return rows_of(report.train, resolved.rows_per_step, resolved.longest, packed=resolved.packing)
+    return rows_of(report.train, resolved.rows_per_rank, resolved.longest, packed=resolved.packing)
 
 
 def capacity_of(machine: Machine) -> int:
@@ -116,14 +119,23 @@ def scheduled_memory(
     )
 
 
-def _checkpointing(
-    recipe: Recipe, resolved: Resolved, facts: ModelFacts, report: DataReport, machine: Machine
+def choose_checkpointing(
+    recipe: Recipe,
+    resolved: Resolved,
+    facts: ModelFacts,
+    report: DataReport,
+    machine: Machine,
+    memory_of: Callable[[Memory, Resolved], Memory] = lambda memory, resolved: memory,
 ) -> tuple[Resolved, Memory, dict[str, str]]:
-    memory = estimate_memory(facts, recipe.adapter, resolved, report, machine)
+    """Off the fast path: ``auto`` recomputes where the step does not fit without.
+
+    ``memory_of`` makes that of a rank out of one GPU's.
+    """
+    memory = memory_of(estimate_memory(facts, recipe.adapter, resolved, report, machine), resolved)
     if recipe.training.gradient_checkpointing != "auto":
         return resolved, memory, {}
     if memory.fits:
         return resolved, memory, {KEY: "planner: off, the step fits without recomputing"}
     with_it = resolved.model_copy(update={"gradient_checkpointing": True})
-    memory = estimate_memory(facts, recipe.adapter, with_it, report, machine)
+    memory = memory_of(estimate_memory(facts, recipe.adapter, with_it, report, machine), with_it)
     return with_it, memory, {KEY: "planner: on, the step does not fit without recomputing"}

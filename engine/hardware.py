@@ -11,7 +11,7 @@ import tempfile
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,6 +33,10 @@ PACKAGES = (
     "gguf",
 )
 CGROUP = Path("/sys/fs/cgroup")
+NVLINK, NVLINK_BLACKWELL = 25e9, 50e9
+"""Bytes a second of one connection, one way: second to fourth generation, and the fifth."""
+NVLINK_REACHED = 0.7
+MOST_NVLINKS = 18
 
 
 class GPU(BaseModel):
@@ -47,6 +51,13 @@ class GPU(BaseModel):
     memory_free: int
     capability: tuple[int, int] = Field(description="Compute capability, e.g. (9, 0).")
     driver: str
+    nvlinks: int = Field(default=0, description="Active NVLink connections to other GPUs or their switch.")
+
+    @property
+    def link_rate(self) -> float:
+        """Bytes a second to another GPU over NVLink, about what a reduction reaches; 0 without it."""
+        each = NVLINK_BLACKWELL if self.capability >= (10, 0) else NVLINK
+        return self.nvlinks * each * NVLINK_REACHED
 
 
 class Disk(BaseModel):
@@ -75,6 +86,9 @@ class Machine(BaseModel):
         default_factory=list, description="Where home, the hub's cache and temporary files lie."
     )
     versions: dict[str, str] = Field(description="Installed packages that matter; absent ones are missing.")
+    cpu_ranks: int = Field(
+        default=1, ge=1, description="Processes of a run where there is no GPU (WHET_CPU_RANKS)."
+    )
     gpu_note: str = Field(default="", description="Why no GPU is seen although a driver may be there.")
 
     @property
@@ -97,6 +111,7 @@ def inspect_machine() -> Machine:
         gpu_note=note,
         cpu_name=_cpu_name(),
         cpu_count=usable_cores(),
+        cpu_ranks=settings().cpu_ranks,
         ram_total=total,
         ram_available=available,
         disk_free=free_disk(settings().home),
@@ -255,7 +270,19 @@ def _gpu(index: int, driver: str) -> GPU:
         memory_free=memory.free,
         capability=tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)),
         driver=driver,
+        nvlinks=_nvlinks(pynvml, handle),
     )
+
+
+def _nvlinks(nvml: Any, handle: Any) -> int:
+    """Connections that are up; the first that the GPU does not have ends the count."""
+    active = 0
+    for link in range(MOST_NVLINKS):
+        try:
+            active += nvml.nvmlDeviceGetNvLinkState(handle, link)
+        except nvml.NVMLError:
+            break
+    return active
 
 
 def _visible(gpus: list[GPU], visible: str) -> list[GPU]:

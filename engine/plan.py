@@ -25,13 +25,14 @@ from .errors import WhetError
 from .export.other_models import REASONS, no_gguf_of
 from .export.task_heads import KINDS, no_gguf
 from .findings import Finding
-from .fitting import fit, room_of
+from .fitting import room_of
 from .hardware import Machine, inspect_machine, with_memory
 from .methods.embedding.batch_facts import BatchFacts, batch_facts
 from .methods.stored_rows import StoredRows
 from .models.facts import ModelFacts, read_model_facts, resolve_model
 from .models.memory import Memory
 from .models.weight_facts import weight_facts
+from .parallel.fitting import Sharing
 from .rates import known_rate, predicted_rate
 from .recipe import Recipe
 from .recipe_files import patched
@@ -100,6 +101,13 @@ class Plan(BaseModel):
     seconds_measured: bool = Field(
         default=False, description="The time is of an earlier run of the same work, not the time model's."
     )
+    exchange_seconds: float | None = Field(
+        default=None,
+        description="Predicted, of a step: what ranks wait for each other's gradients and weights.",
+    )
+    fitting_gpus: int | None = Field(
+        default=None, description="Where it does not fit: so many such GPUs would hold it in shares."
+    )
     longest_sequence: int | None = Field(
         default=None, description="Tokens of the longest row that would fit here; None off the fast path."
     )
@@ -160,14 +168,17 @@ def make_plan(
     data, template, mapping = _prepared(recipe, facts, progress)
     sequences = _sequences(recipe, facts, data)
     resolved, reasons = resolve(recipe, facts, machine, data.report, sequences)
-    resolved, memory, why = fit(recipe, resolved, facts, data.report, machine)
-    reasons |= why
+    sharing = Sharing(recipe, resolved, facts, data.report, machine)
+    shared = sharing.planned(sharing.choice)
+    resolved, memory = shared.resolved, shared.memory
+    reasons |= shared.reasons
     batches = _suited(recipe, resolved, facts, data)
     if targets:
         reasons["adapter.target_modules"] = f"planner: {targets}"
     if template:
         reasons["data.template"] = f"planner: the model has none, and {template} fits its vocabulary"
     others = [] if memory.fits else find_alternatives(recipe, resolved, facts, machine, data.report, memory)
+    fitting_gpus = None if memory.fits else sharing.fewest()
     disk = disk_bytes(recipe, resolved, facts)
     missing = missing_markers(recipe, facts)
     findings = run_checks(
@@ -189,6 +200,8 @@ def make_plan(
             tokenizer=TokenizerFiles.read(path),
             mapping=mapping,
             batches=batches,
+            ranks_problem=shared.problem,
+            fitting_gpus=fitting_gpus,
             surroundings=surroundings or Surroundings(),
         )
     )
@@ -210,6 +223,8 @@ def make_plan(
         total_tokens=total_tokens,
         seconds=round(total_tokens / rate, 1) if rate else None,
         seconds_measured=measured is not None,
+        exchange_seconds=shared.exchange_seconds,
+        fitting_gpus=fitting_gpus,
         longest_sequence=longest_sequence(facts, recipe.adapter, resolved, room_of(machine)),
         longest_by_memory=_longest_by_memory(recipe, resolved, facts, machine),
         disk_bytes=disk,

@@ -49,13 +49,14 @@ def rate_key(facts: ModelFacts, resolved: Resolved) -> str:
         str(resolved.trainable_parameters),
         f"{resolved.threads} threads" if resolved.device == "cpu" else "",
         *([] if resolved.method == "sft" else [resolved.method]),
+        *([] if resolved.ranks == 1 else [f"{resolved.ranks} ranks, {resolved.strategy}"]),
     )
     return "|".join(parts)
 
 
 def record_rate(facts: ModelFacts, resolved: Resolved, tokens_per_second: float) -> None:
-    """Remember a measured speed (tokens of the rows, padding excluded; steady state, start excluded)."""
-    predicted = None if resolved.schedule is None else resolved.schedule.tokens_per_second
+    """Remember a measured speed: tokens of all ranks' rows, padding and the start excluded."""
+    predicted = _predicted(resolved)
     path = settings().cache / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_suffix(".lock"), "w", encoding="utf-8") as lock:
@@ -90,9 +91,16 @@ def correction(resolved: Resolved) -> float:
 
 def predicted_rate(resolved: Resolved) -> float | None:
     """Tokens per second by the time model, corrected; None where it knows nothing of the machine."""
-    if resolved.schedule is None or resolved.schedule.tokens_per_second is None:
+    predicted = _predicted(resolved)
+    return None if predicted is None else predicted / correction(resolved)
+
+
+def _predicted(resolved: Resolved) -> float | None:
+    """By the time model alone, of all ranks: a schedule's rows and seconds are one rank's."""
+    schedule = resolved.schedule
+    if schedule is None or schedule.tokens_per_second is None:
         return None
-    return resolved.schedule.tokens_per_second / correction(resolved)
+    return resolved.ranks * schedule.tokens_per_second
 
 
 def _machine(resolved: Resolved) -> str:

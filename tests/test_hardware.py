@@ -17,11 +17,16 @@ from whet.engine.hardware import inspect_machine, supports_bf16, usable_cores
 
 
 def nvml(count: int = 2, capability: tuple[int, int] = (9, 0)) -> ModuleType:
-    """A stand-in with the seven NVML calls that are used."""
+    """A stand-in with the NVML calls that are used: GPUs with four NVLink connections, one of them down."""
     module = ModuleType("pynvml")
 
     class NVMLError(Exception):
         pass
+
+    def link_state(handle: int, link: int) -> int:
+        if link >= 4:
+            raise NVMLError("no such link")
+        return int(link != 2)
 
     module.__dict__.update(
         NVMLError=NVMLError,
@@ -34,6 +39,7 @@ def nvml(count: int = 2, capability: tuple[int, int] = (9, 0)) -> ModuleType:
         nvmlDeviceGetName=lambda handle: f"GPU {handle}",
         nvmlDeviceGetUUID=lambda handle: f"GPU-{handle}aaa",
         nvmlDeviceGetCudaComputeCapability=lambda handle: capability,
+        nvmlDeviceGetNvLinkState=link_state,
     )
     return module
 
@@ -67,6 +73,8 @@ def test_gpus_through_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
         (1, "GPU-1aaa", (9, 0)),
     ]
     assert seen.device == "cuda" and seen.label == "GPU 0" and seen.gpus[0].driver == "580.65"
+    assert seen.gpus[0].nvlinks == 3
+    assert 0 < seen.gpus[0].link_rate < 3 * 25e9
 
 
 @pytest.mark.parametrize(

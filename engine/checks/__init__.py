@@ -15,6 +15,7 @@ from . import (
     load,
     network,
     reinforcement,
+    several_gpus,
     supervision,
     template,
     weights,
@@ -33,6 +34,7 @@ ENVIRONMENT: tuple[Check[HasSurroundings], ...] = (
 DOCTOR: tuple[Check[HasSurroundings], ...] = (
     *ENVIRONMENT,
     *network.DOCTOR,
+    *several_gpus.DOCTOR,
     environment.bitsandbytes_library,
     llama.llama_runs,
 )
@@ -40,6 +42,7 @@ DOCTOR: tuple[Check[HasSurroundings], ...] = (
 
 CHECKS: tuple[Check[PlanFacts], ...] = (
     *ENVIRONMENT,
+    *several_gpus.CHECKS,
     environment.bitsandbytes_missing,
     network.weights_can_come,
     llama.gguf_tool_runs,

@@ -249,10 +249,18 @@ def fits(facts: PlanFacts) -> Iterator[Finding]:
             {"patch": one.patch, "needed_gib": round(one.memory.needed / GIB, 2), "fits": one.memory.fits}
             for one in facts.alternatives
         ]
+        evidence["fitting_gpus"] = facts.fitting_gpus
+        together = (
+            f", or {facts.fitting_gpus} such GPUs, which would hold it in shares"
+            if facts.fitting_gpus
+            else ""
+        )
         fix = (
             Fix(text=fitting[0].text, patch=fitting[0].patch)
             if fitting
-            else Fix(text="Use a smaller model or a larger machine: no setting makes this one fit.")
+            else Fix(
+                text=f"Use a smaller model or a larger machine{together}: no setting makes this one fit."
+            )
         )
         where = "GPU" if memory.where == "gpu" else "machine"
         yield Finding(

@@ -20,6 +20,7 @@ from ..models.facts import ModelFacts
 from ..models.families import Family, family_of
 from ..models.memory import Memory
 from ..models.weight_facts import WeightFacts
+from ..parallel.strategy import Problem
 from ..recipe import Recipe
 from ..resolve import Resolved
 from ..surroundings.facts import Surroundings
@@ -73,6 +74,10 @@ class PlanFacts:
     """What the model's files say beside one another; None where there was no reason to read them."""
     batches: BatchFacts | None = None
     """Of a run of an embedding model to whose loss the other rows of a batch are wrong answers."""
+    ranks_problem: Problem | None = None
+    """Why the GPUs that the recipe asks for cannot share the run."""
+    fitting_gpus: int | None = None
+    """So many GPUs like these would hold in shares what does not fit one."""
     surroundings: Surroundings = field(default_factory=Surroundings)
     """Of the machine at hand; nothing where the plan is for another one."""
 

@@ -47,8 +47,11 @@ PROCESS = 700 * MIB
 FRAGMENTATION = 0.05
 """Share of the memory that the caching allocator cannot use because of its block sizes."""
 
-COMPONENTS = ("base", "adapter", "gradients", "optimizer", "activations", "passing", "loss", "runtime")
-"""``passing``: what the fast path's worst moment holds beside the activations, where that is not the loss."""
+COMPONENTS = (
+    "base", "adapter", "gradients", "optimizer", "activations", "passing", "loss", "exchange", "runtime",
+)  # fmt: skip
+"""``passing``: what the fast path's worst moment holds beside the activations, where that is not the loss.
+``exchange``: of several ranks, what is gathered or sent."""
 
 
 class Memory(BaseModel):
@@ -206,7 +209,7 @@ def activation_bytes(facts: ModelFacts, adapter: AdapterSection, resolved: Resol
     else:
         a_token = facts.layers * layer
     ends = 4 * facts.hidden_size  # the final norm's input
-    return tokens * (a_token + ends) + _weight_copies(facts, adapter, resolved)
+    return tokens * (a_token + ends) + weight_copies(facts, adapter, resolved)
 
 
 def frame_bytes(facts: ModelFacts, resolved: Resolved) -> int:
@@ -252,7 +255,7 @@ def heard_bytes(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) 
     text = layers["decoder"] * kept + facts.embedding_rows * (width + 8)
     row = SOUND_POSITIONS * (sound + 4 * facts.hidden_size) + resolved.longest * text
     again = layer * SOUND_POSITIONS if resolved.gradient_checkpointing else 0
-    return resolved.batch_size * (row + again) + _weight_copies(facts, adapter, resolved)
+    return resolved.batch_size * (row + again) + weight_copies(facts, adapter, resolved)
 
 
 def writing_bytes(facts: ModelFacts, resolved: Resolved) -> int:
@@ -268,7 +271,7 @@ def evaluation_bytes_a_token(facts: ModelFacts, adapter: AdapterSection, resolve
     return layer_bytes_a_token(facts, adapter, resolved) + 8 * facts.hidden_size
 
 
-def _weight_copies(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:
+def weight_copies(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:
     """Weights that stand a second time in the compute type while a step runs.
 
     A quantised base is expanded one linear layer at a time. fp32 weights that train in 16 bits are cast by

@@ -114,10 +114,10 @@ class Choice:
     problem: Problem | None = None
 
 
-def devices_of(machine: Machine, cpu_ranks: int = 1) -> Devices:
+def devices_of(machine: Machine) -> Devices:
     """The largest group of GPUs of one kind, the roomier one of two; CPU processes where there is no GPU."""
     if not machine.gpus:
-        return Devices(max(1, cpu_ranks), machine.cpu_name, cuda=False)
+        return Devices(machine.cpu_ranks, machine.cpu_name, cuda=False)
     alike = alike_gpus(machine.gpus)
     return Devices(len(alike), alike[0].name, others=len(machine.gpus) - len(alike))
 
@@ -173,9 +173,10 @@ def _auto(
     refusal: Callable[[Strategy], str],
 ) -> Choice:
     if not devices.cuda:
-        return _on_cpu(rows, devices, refusal)
+        return _on_cpu(rows, devices, fits, refusal)
     if devices.count == 1:
-        return _choice("single", 1, rows, "there is one GPU" + _others(devices))
+        of_kind = f" of its kind ({devices.name})" if devices.others else ""
+        return _choice("single", 1, rows, f"there is one GPU{of_kind}")
     if fits("single", 1):
         more = _offer(rows, devices, refusal)
         return _choice("single", 1, rows, f"the run fits one GPU{more}")
@@ -189,7 +190,12 @@ def _auto(
     return _choice("single", 1, rows, f"it does not fit {devices.count} GPUs together either")
 
 
-def _on_cpu(rows: StepRows, devices: Devices, refusal: Callable[[Strategy], str]) -> Choice:
+def _on_cpu(
+    rows: StepRows,
+    devices: Devices,
+    fits: Callable[[Strategy, int], bool],
+    refusal: Callable[[Strategy], str],
+) -> Choice:
     """One process, or as many as the switch asks for: it is set by whoever tries several."""
     if devices.count == 1:
         return _choice("single", 1, rows, "no GPU")
@@ -197,7 +203,17 @@ def _on_cpu(rows: StepRows, devices: Devices, refusal: Callable[[Strategy], str]
     ranks = rows.divisors(devices.count)[-1]
     if why or ranks == 1:
         return _choice("single", 1, rows, why or f"{CPU_SWITCH}={devices.count} divides no step")
-    return _choice("ddp", ranks, rows, f"{CPU_SWITCH}={devices.count}: processes on the CPU, for trying")
+    strategy = _several(ranks, fits, refusal)
+    return _choice(strategy, ranks, rows, f"{CPU_SWITCH}={devices.count}: processes on the CPU, for trying")
+
+
+def _several(
+    ranks: int, fits: Callable[[Strategy, int], bool], refusal: Callable[[Strategy], str]
+) -> Strategy:
+    """Whole copies where they fit, or where shares are not possible."""
+    if refusal("ddp"):
+        return "fsdp"
+    return "ddp" if refusal("fsdp") or fits("ddp", ranks) else "fsdp"
 
 
 def _offer(rows: StepRows, devices: Devices, refusal: Callable[[Strategy], str]) -> str:
@@ -205,10 +221,6 @@ def _offer(rows: StepRows, devices: Devices, refusal: Callable[[Strategy], str])
     if most == 1 or refusal("ddp"):
         return ""
     return f"; hardware.gpus={most} would share each step among {most}"
-
-
-def _others(devices: Devices) -> str:
-    return f" of this kind ({devices.name})" if devices.others else ""
 
 
 def _asked(
@@ -223,9 +235,9 @@ def _asked(
     problem = _problem(ranks, rows, devices, refusal("ddp"), refusal("fsdp"))
     if problem is not None:
         return _refused(rows, problem)
-    if not refusal("ddp") and (refusal("fsdp") or not devices.cuda or fits("ddp", ranks)):
-        return _choice("ddp", ranks, rows, "each GPU holds the whole run; gradients are summed once a step")
-    reason = "the run does not fit one GPU" if not refusal("ddp") else refusal("ddp")
+    if _several(ranks, fits, refusal) == "ddp":
+        return _choice("ddp", ranks, rows, "each rank holds the whole run; gradients are summed once a step")
+    reason = refusal("ddp") or "the run does not fit one GPU"
     return _choice("fsdp", ranks, rows, f"{reason}; the weights are held in shares (FSDP)")
 
 

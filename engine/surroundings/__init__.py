@@ -13,6 +13,7 @@ from ..settings import settings
 from . import probes
 from .facts import Calibration, ImportSmoke, LibraryLoad, LlamaSmoke, Surroundings
 from .gpu_health import read_gpu_health
+from .gpu_links import read_links, shared_memory_bytes
 from .hub import ask_hub, read_hub
 from .kernel_caches import read_caches
 from .packages import read_packages
@@ -35,12 +36,15 @@ def inspect_surroundings(
     from ..checks.env_flags import seen_flags
 
     say = progress or (lambda what: None)
+    uuids = [gpu.uuid for gpu in machine.gpus]
     quick = Surroundings(
         packages=read_packages(),
         session=read_session(),
         hub=read_hub(),
         caches=read_caches(machine, everything=slow),
-        gpus=read_gpu_health([gpu.uuid for gpu in machine.gpus]),
+        gpus=read_gpu_health(uuids),
+        links=read_links(uuids),
+        shared_memory=shared_memory_bytes() if len(uuids) > 1 else None,
         encoding=read_encoding(),
         calibration=_calibration(),
         flags=seen_flags(),

@@ -150,6 +150,19 @@ class GPUHealth(Fact):
     compute_mode: Literal["default", "exclusive", "prohibited"] = "default"
 
 
+class GPULink(Fact):
+    """How two GPUs reach each other."""
+
+    first: str
+    second: str
+    """UUIDs."""
+    indices: tuple[int, int]
+    kind: Literal["nvlink", "pcie", "host"] = Field(
+        description="NVLink, PCIe from one to the other, or through host memory only."
+    )
+    path: str = Field("", description="What lies between them, in words.")
+
+
 class Encoding(Fact):
     """How this process reads and writes text where nothing else is said."""
 
@@ -174,6 +187,8 @@ class Surroundings(Fact):
     hub: Hub | None = None
     caches: list[KernelCache] = []
     gpus: list[GPUHealth] = Field([], description="All of the machine, hidden ones too.")
+    links: list[GPULink] = Field([], description="Between each pair of the GPUs that a run may take.")
+    shared_memory: int | None = Field(None, description="Bytes of /dev/shm, where several GPUs are there.")
     encoding: Encoding | None = None
     calibration: Calibration | None = None
     flags: dict[str, str] = Field({}, description="Environment flags that matter; secrets are not in it.")

@@ -21,6 +21,7 @@ from whet.engine.checks.env_flags import seen_flags
 from whet.engine.findings import Finding
 from whet.engine.surroundings.facts import Surroundings
 from whet.engine.surroundings.gpu_health import read_gpu_health
+from whet.engine.surroundings.gpu_links import read_links
 from whet.engine.surroundings.kernel_caches import read_caches
 
 KERNEL = "l2_normalize"
@@ -71,6 +72,47 @@ def smi(finding: Finding, *there: FakeGPU) -> None:
         one.mode = 0
     else:  # it only shows; the person then cools the card
         one.reasons = 0
+
+
+# --- E13: several GPUs
+
+
+def joined(
+    folder: Path,
+    *there: FakeGPU,
+    shared: int = 8 << 30,
+    by_hand: Callable[..., int] | None = None,
+    **flags: str,
+) -> Looked:
+    """A machine with these GPUs, so much shared memory, and NCCL's switches."""
+
+    def look(flags: dict[str, str], shared: int) -> list[Finding]:
+        with nvml(*there), environ(CUDA_VISIBLE_DEVICES=None):
+            found = hardware.inspect_machine().model_copy(update={"versions": versions()})
+            links = read_links([one.uuid for one in found.gpus])
+        around = Surroundings(links=links, shared_memory=shared, flags=seen_flags(flags))
+        return look_at(around, found)
+
+    def mend(finding: Finding) -> Looked:
+        if by_hand is not None:
+            return Looked(look(flags, by_hand(finding, *there)))
+        return Looked(look(after(command_of(finding), flags), shared))
+
+    return Looked(look(flags, shared), mend)
+
+
+def remounted(finding: Finding, *there: FakeGPU) -> int:
+    """What mount does with the fix's words: bytes of /dev/shm."""
+    size = re.search(r"size=(\d+)G /dev/shm", command_of(finding))
+    assert size is not None
+    return int(size[1]) << 30
+
+
+def moved(finding: Finding, *there: FakeGPU) -> int:
+    """GPUs of one socket were chosen."""
+    for one in there:
+        one.socket = 0
+    return 8 << 30
 
 
 # --- E04, E09: compiled kernels
@@ -193,6 +235,12 @@ FAULTS: tuple[Fault, ...] = (
     on_gpus("a power limit of a third", "-pl 700", FakeGPU(limit=250_000), by_hand=smi),
     on_gpus("clocks held down by heat", "-q -d PERFORMANCE", FakeGPU(reasons=0x40), by_hand=smi),
     on_gpus("closed to all processes", "-c DEFAULT", FakeGPU(mode=2), by_hand=smi, severity="error"),
+    case("E13", "a container's own shared memory", "--shm-size", joined, FakeGPU(), FakeGPU(),
+         shared=64 << 20, by_hand=remounted),
+    case("E13", "GPUs may not talk to each other", "unset NCCL_P2P_DISABLE", joined, FakeGPU(), FakeGPU(),
+         NCCL_P2P_DISABLE="1"),
+    case("E13", "GPUs of two sockets", "topo -m", joined, FakeGPU(), FakeGPU(socket=1), by_hand=moved,
+         severity="note"),
     case(
         "E09",
         "no kernel compiled yet",

@@ -90,6 +90,10 @@ class FakeGPU:
     limit: int = 700_000
     reasons: int = 0
     mode: int = 0
+    nvlinks: int = 0
+    """Connections; two GPUs that have some are joined by them."""
+    socket: int = 0
+    """GPUs of one socket reach each other over PCIe."""
 
 
 @contextmanager
@@ -108,8 +112,21 @@ def nvml(*gpus: FakeGPU) -> Iterator[None]:
     def uuid(one: FakeGPU | str) -> str:
         return one if isinstance(one, str) else f"GPU-{gpus.index(one)}"
 
+    def link_state(one: FakeGPU, link: int) -> int:
+        if link >= one.nvlinks:
+            raise NVMLError("no such link")
+        return 1
+
+    def reached(one: FakeGPU, other: FakeGPU, way: int) -> int:
+        """NVML's 0 is yes. Way 2 asks for NVLink, the others for any direct way."""
+        linked = one.nvlinks > 0 and other.nvlinks > 0
+        return 0 if linked or (way != 2 and one.socket == other.socket) else 5
+
     module.__dict__.update(
         NVMLError=NVMLError,
+        nvmlDeviceGetNvLinkState=link_state,
+        nvmlDeviceGetP2PStatus=reached,
+        nvmlDeviceGetTopologyCommonAncestor=lambda one, other: 30 if one.socket == other.socket else 50,
         NVML_TEMPERATURE_GPU=0,
         nvmlInit=lambda: None,
         nvmlShutdown=lambda: None,

@@ -161,4 +161,18 @@ ENTRIES: tuple[Entry, ...] = (
         "each is answered with whet's own way.",
         fix="Run the finding's line: the right name, or `unset`. What a run does belongs into its recipe.",
     ),
+    Entry(
+        id="E13",
+        title="Several GPUs that cannot share a run, or reach each other slowly",
+        symptom="`hardware.gpus` is refused; or NCCL ends with `unhandled system error`, hangs at the first "
+        "reduction, or two GPUs are hardly faster than one.",
+        seen="At plan time whether the number divides the rows of a step, the method runs on several "
+        "GPUs, and so many of one kind are there. For a run on several GPUs, and in `whet doctor`: the size "
+        "of /dev/shm, NCCL's switches, and through NVML how each pair of GPUs is joined.",
+        why="Each GPU takes an equal share of a step's rows, so that the step stays the same. Containers "
+        "have 64 MiB of shared memory unless they are given more. GPUs of different sockets, or with "
+        "peer-to-peer off, send every gradient through host memory.",
+        fix="The patch names a number that works. `docker run --shm-size=8g` or `--ipc=host`; "
+        "`unset NCCL_P2P_DISABLE`; GPUs of one socket (`nvidia-smi topo -m`).",
+    ),
 )

@@ -1,0 +1,209 @@
+"""Fit a run into the machine with as many ranks as the recipe, its step and memory allow. Light.
+
+One GPU is planned first, whatever is asked: it says whether several are needed at all. Every other number of
+ranks is planned with its share of the step's rows on its share of the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..calibration import ceilings_of
+from ..data.inspection import DataReport
+from ..fitting import COMPARING, as_loaded, choose_checkpointing, fit
+from ..hardware import Machine
+from ..models.facts import ModelFacts
+from ..models.memory import Memory
+from ..recipe import Recipe
+from ..resolve import Resolved
+from .methods import alone_because
+from .rank_memory import copied, exchange_seconds, sharded
+from .strategy import (
+    Choice,
+    DeepSpeedFacts,
+    Problem,
+    StepRows,
+    Strategy,
+    alike_gpus,
+    choose,
+    devices_of,
+)
+
+KEY = "hardware.gpus"
+SHARDABLE = ("bf16", "fp16", "fp32", "nf4")
+"""Ways of holding the base that FSDP can divide."""
+MOST_LOOKED_AT = 8
+"""GPUs of one machine: no larger number is proposed."""
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """What one rank does and needs, and why.
+
+    Args:
+        resolved: with the ranks, their rows and how they go through.
+        memory: of one rank.
+        reasons: by recipe key.
+        problem: why the recipe's wish is not what is planned.
+        exchange_seconds: of a step, predicted; None where nothing is known, or nothing is exchanged.
+    """
+
+    resolved: Resolved
+    memory: Memory
+    reasons: dict[str, str]
+    problem: Problem | None = None
+    exchange_seconds: float | None = None
+
+
+def fit_ranks(
+    recipe: Recipe, resolved: Resolved, facts: ModelFacts, report: DataReport, machine: Machine
+) -> RankPlan:
+    """The number of ranks, how they share a step, and the settings and memory of each.
+
+    Args:
+        recipe: validated.
+        resolved: of one process, without a schedule.
+        facts: of the model.
+        report: of the prepared data.
+        machine: where it will run.
+    """
+    sharing = Sharing(recipe, resolved, facts, report, machine)
+    return sharing.planned(sharing.choice)
+
+
+class Sharing:
+    """Plans of one run on several numbers of ranks, each made once."""
+
+    def __init__(
+        self, recipe: Recipe, resolved: Resolved, facts: ModelFacts, report: DataReport, machine: Machine
+    ) -> None:
+        self.recipe, self.facts, self.report, self.machine = recipe, facts, report, machine
+        self.resolved = resolved
+        self.rows = StepRows(
+            resolved.batch_size, resolved.gradient_accumulation, compared=resolved.method in COMPARING
+        )
+        self._made: dict[tuple[Strategy, int], RankPlan] = {}
+
+    @cached_property
+    def choice(self) -> Choice:
+        """What the recipe's wish comes to on this machine."""
+        wish, devices = self.recipe.hardware, devices_of(self.machine)
+        return choose(wish, self.rows, devices, self.fits, self.refusal, deepspeed_of(self.recipe))
+
+    def planned(self, choice: Choice) -> RankPlan:
+        """The plan of a choice, the reason told where somebody could have wished otherwise."""
+        made = self.of(choice.strategy, choice.ranks)
+        reasons = dict(made.reasons)
+        if self.recipe.hardware.gpus == "auto" or choice.problem is not None:
+            reasons[KEY] = f"planner: {choice.reason}"
+        if choice.ranks > 1:
+            shared = f"planner: {choice.ranks} ranks share a step of {self.rows.rows} rows"
+            reasons["training.gradient_accumulation"] = shared
+            if choice.batch_size != self.rows.batch_size:
+                reasons["training.batch_size"] = shared
+        return RankPlan(made.resolved, made.memory, reasons, choice.problem, made.exchange_seconds)
+
+    def fits(self, strategy: Strategy, ranks: int) -> bool:
+        """Whether each of so many GPUs can hold its part."""
+        return self.of(strategy, ranks).memory.fits
+
+    def refusal(self, strategy: Strategy) -> str:
+        """Why this run cannot go by a strategy; empty where it can."""
+        if strategy == "single":
+            return ""
+        why = alone_because(self.resolved.method)
+        if why is not None:
+            return why
+        held = self.resolved.base_precision
+        if strategy != "ddp" and held not in SHARDABLE:
+            return f"weights in {held} cannot be held in shares"
+        if strategy == "fsdp" and self.resolved.compute_dtype == "fp16":
+            return "fp16 scales its loss on each GPU by itself, which shares of weights do not allow"
+        if strategy != "ddp" and self.resolved.second_copy:
+            return "a loss that measures from the base weights holds them a second time"
+        return ""
+
+    def fewest(self) -> int | None:
+        """GPUs like the ones here that would hold the run in shares; None where none would, or none may."""
+        if self.resolved.device != "cuda" or self.refusal("fsdp"):
+            return None
+        some = self.rows.divisors(MOST_LOOKED_AT)[1:]
+        return next((ranks for ranks in some if self.fits("fsdp", ranks)), None)
+
+    def of(self, strategy: Strategy, ranks: int) -> RankPlan:
+        """The run on so many ranks, which must divide the step."""
+        key = (strategy, ranks)
+        if key not in self._made:
+            self._made[key] = self._alone() if strategy == "single" else self._shared(strategy, ranks)
+        return self._made[key]
+
+    def _alone(self) -> RankPlan:
+        resolved, memory, why = fit(self.recipe, self.resolved, self.facts, self.report, self.machine)
+        return RankPlan(resolved, memory, why)
+
+    def _shared(self, strategy: Strategy, ranks: int) -> RankPlan:
+        share = self.rows.share(ranks)
+        assert share is not None, f"{ranks} ranks do not divide {self.rows}"
+        machine = machine_of_rank(self.machine, ranks)
+        threads = self.recipe.training.threads or machine.cpu_count
+        mine = self.resolved.model_copy(
+            update={
+                "strategy": strategy,
+                "ranks": ranks,
+                "batch_size": share[0],
+                "gradient_accumulation": share[1],
+                "machine": machine.label,
+                "threads": threads,
+            }
+        )
+        recipe, facts, report = self.recipe, self.facts, self.report
+        if strategy == "ddp" and self.of("single", 1).resolved.schedule is not None:
+            mine, memory, why = fit(recipe, mine, facts, report, machine)
+            memory = copied(memory, mine)
+        else:
+            memory_of = copied if strategy == "ddp" else self._in_shares
+            facts = as_loaded(recipe, facts)
+            mine, memory, why = choose_checkpointing(recipe, mine, facts, report, machine, memory_of)
+        seconds = self._exchange(mine)
+        if mine.schedule is not None and mine.schedule.step_seconds is not None and seconds is not None:
+            whole = mine.schedule.model_copy(
+                update={"step_seconds": round(mine.schedule.step_seconds + seconds, 5)}
+            )
+            mine = mine.model_copy(update={"schedule": whole})
+        if threads != self.resolved.threads:
+            why = {**why, "training.threads": f"planner: {threads} usable cores a rank"}
+        return RankPlan(mine, memory, why, exchange_seconds=seconds)
+
+    def _in_shares(self, memory: Memory, resolved: Resolved) -> Memory:
+        return sharded(memory, self.facts, self.recipe.adapter, resolved)
+
+    def _exchange(self, resolved: Resolved) -> float | None:
+        ceilings = ceilings_of(self.machine)
+        if ceilings is None:
+            return None
+        base = self.of("single", 1).memory.components["base"]
+        return exchange_seconds(resolved, base, ceilings, alike_gpus(self.machine.gpus)[0].link_rate)
+
+
+def machine_of_rank(machine: Machine, ranks: int) -> Machine:
+    """What one of several ranks may count on: GPUs of one kind, and its share of host memory and cores."""
+    gpus = alike_gpus(machine.gpus) if machine.gpus else []
+    return machine.model_copy(
+        update={
+            "gpus": gpus,
+            "cpu_count": max(1, machine.cpu_count // ranks),
+            "ram_total": machine.ram_total // ranks,
+            "ram_available": machine.ram_available // ranks,
+        }
+    )
+
+
+def deepspeed_of(recipe: Recipe) -> DeepSpeedFacts | None:
+    """Whether the file that the recipe names is there, and the package; None where it names none."""
+    path = recipe.hardware.deepspeed
+    if path is None:
+        return None
+    return DeepSpeedFacts(path, Path(path).expanduser().is_file(), find_spec("deepspeed") is not None)

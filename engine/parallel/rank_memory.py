@@ -1,0 +1,92 @@
+"""What one of several ranks holds and waits for: shares of weights, gathered layers, buckets, the reduction.
+
+Light, arithmetic alone. N ranks; a rank's activations are those of its own rows, which the memory model of
+one GPU counts already.
+"""
+
+from __future__ import annotations
+
+from ..calibration import Ceilings
+from ..models.facts import ModelFacts
+from ..models.memory import BYTES, Memory, weight_copies
+from ..recipe import AdapterSection
+from ..resolve import Resolved
+
+SHARED = ("base", "adapter", "gradients", "optimizer")
+"""Components that FSDP divides."""
+PASSING = ("activations", "passing", "loss")
+"""Components that are gone when a step's gradients are whole."""
+AT_ONCE = 2
+"""Layers that are gathered at once: the one that computes, and the next on its way."""
+GATHERS = 2
+"""Of a layer in a micro-batch: for the forward and for the backward pass, since it is let go between."""
+
+
+def copied(memory: Memory, resolved: Resolved) -> Memory:
+    """Of a whole copy on each GPU, whose gradients are summed once a step (DDP).
+
+    The fast path sums its one gradient buffer in place. Elsewhere the gradients are laid end to end for it,
+    at the end of a step, when activations are gone: only what takes more than those adds to the peak.
+    """
+    laid_out = 0 if resolved.schedule is not None else 4 * resolved.trainable_parameters
+    gone = sum(memory.components.get(name, 0) for name in PASSING)
+    return _with(memory, exchange=max(0, laid_out - gone))
+
+
+def sharded(memory: Memory, facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> Memory:
+    """Of shares of weights, gradients and optimizer states (FSDP), with what is gathered on top.
+
+    Gathered are embedding, head and last norm for the whole step, and :data:`AT_ONCE` layers; where all
+    weights train, also a layer's whole gradient before it is scattered, in the compute type and in fp32.
+    """
+    components = dict(memory.components)
+    if adapter.kind == "none":  # a gathered layer is in the compute type already
+        components["activations"] -= weight_copies(facts, adapter, resolved)
+    for name in SHARED:
+        components[name] = -(-components[name] // resolved.ranks)
+    layer, ends = _layer_and_ends(facts, adapter, resolved, memory)
+    width = BYTES[resolved.compute_dtype]
+    whole_gradient = layer * (width + 4) // width if adapter.kind == "none" else 0
+    return _with(
+        memory.model_copy(update={"components": components}),
+        exchange=ends + AT_ONCE * layer + whole_gradient,
+    )
+
+
+def _layer_and_ends(
+    facts: ModelFacts, adapter: AdapterSection, resolved: Resolved, memory: Memory
+) -> tuple[int, int]:
+    """Bytes of one layer, and of what is outside of the layers, as they are gathered: frozen weights as they
+    are held, those that train in the compute type."""
+    outside = facts.parameters.embedding + facts.parameters.head
+    if adapter.kind == "none":
+        width = BYTES[resolved.compute_dtype]
+        inside = facts.parameters.total - outside
+        return width * -(-inside // facts.layers), width * outside
+    ends = BYTES.get(resolved.base_precision, 2) * outside
+    inside = memory.components["base"] - ends + memory.components["adapter"]
+    return max(0, -(-inside // facts.layers)), ends
+
+
+def _with(memory: Memory, exchange: int) -> Memory:
+    components = {**memory.components, "exchange": exchange}
+    return memory.model_copy(update={"components": components, "peak": sum(components.values())})
+
+
+def exchange_seconds(resolved: Resolved, base: int, ceilings: Ceilings, link: float) -> float:
+    """Of an optimizer step, what ranks wait for each other's numbers.
+
+    A ring moves 2 (N-1)/N of the gradients' bytes over each link once a step (DDP), nothing beside it. FSDP
+    gathers (N-1)/N of the base :data:`GATHERS` times a micro-batch, and scatters the gradients once.
+
+    Args:
+        resolved: the ranks and what they train.
+        base: bytes of the whole base as it is held.
+        ceilings: of the GPU; ``pcie`` where ``link`` is not known.
+        link: bytes a second between two GPUs; 0 for unknown.
+    """
+    share = (resolved.ranks - 1) / resolved.ranks
+    moved = 2 * share * 4 * resolved.trainable_parameters
+    if resolved.strategy == "fsdp":
+        moved = share * (4 * resolved.trainable_parameters + GATHERS * resolved.gradient_accumulation * base)
+    return moved / (link or ceilings.pcie)

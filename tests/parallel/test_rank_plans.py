@@ -1,0 +1,223 @@
+"""Plans on several GPUs: settings, memory by arithmetic, time, findings and ways out. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.plan_inputs import GIB, gpu, machine, model_facts, plan_facts, recipe, report
+
+from whet.engine.alternatives import find_alternatives
+from whet.engine.calibration import ceilings_of
+from whet.engine.checks import run_checks
+from whet.engine.hardware import Machine
+from whet.engine.models.facts import ModelFacts
+from whet.engine.models.memory import estimate_memory, weight_copies
+from whet.engine.parallel.fitting import RankPlan, Sharing, fit_ranks
+from whet.engine.parallel.rank_memory import copied, exchange_seconds, sharded
+from whet.engine.rates import known_rate, predicted_rate, record_rate
+from whet.engine.recipe import Recipe
+from whet.engine.resolve import resolve
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="module")
+def llama_8b(tmp_path_factory: pytest.TempPathFactory) -> ModelFacts:
+    return model_facts(tmp_path_factory.mktemp("ranks") / "llama")
+
+
+def gpus(count: int, gib: float, **changes: Any) -> Machine:
+    each = [
+        gpu(gib).model_copy(update={"index": one, "uuid": f"GPU-{one}", **changes}) for one in range(count)
+    ]
+    return machine(*each, ram_gib=512)
+
+
+def planned(facts: ModelFacts, on: Machine, wanted: Recipe | None = None, **patch: Any) -> RankPlan:
+    wanted = wanted or recipe(**patch)
+    resolved, _ = resolve(wanted, facts, on, report(), 5000)
+    return fit_ranks(wanted, resolved, facts, report(), on)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_auto_is_one_gpu_where_one_holds_it(llama_8b: ModelFacts, count: int) -> None:
+    plan, alone = planned(llama_8b, gpus(count, 80)), planned(llama_8b, gpus(1, 80))
+    assert (plan.resolved, plan.memory) == (alone.resolved, alone.memory)
+    assert plan.resolved.strategy == "single" and plan.exchange_seconds is None
+    assert ("hardware.gpus=" in plan.reasons["hardware.gpus"]) == (count > 1)
+
+
+def test_the_step_stays_the_same_on_every_number(llama_8b: ModelFacts) -> None:
+    alone = planned(llama_8b, gpus(8, 80)).resolved
+    for ranks, share in ((2, (2, 2)), (4, (2, 1)), (8, (1, 1))):
+        plan = planned(llama_8b, gpus(8, 80), hardware__gpus=ranks)
+        mine = plan.resolved
+        assert (mine.strategy, mine.ranks) == ("ddp", ranks)
+        assert (mine.batch_size, mine.gradient_accumulation) == share
+        assert mine.rows_per_step == alone.rows_per_step == 8 and mine.rows_per_rank == 8 // ranks
+        assert (mine.total_steps, mine.steps_per_epoch) == (alone.total_steps, alone.steps_per_epoch)
+        assert "8 rows" in plan.reasons["training.gradient_accumulation"]
+        assert ("training.batch_size" in plan.reasons) == (ranks == 8)
+        assert "hardware.gpus" not in plan.reasons  # asked for
+
+
+def test_a_copy_on_the_fast_path_needs_what_one_gpu_needs_for_its_rows(llama_8b: ModelFacts) -> None:
+    plan = planned(llama_8b, gpus(4, 80), hardware__gpus=4)
+    same_rows = planned(llama_8b, gpus(1, 80), training__gradient_accumulation=1)
+    assert plan.resolved.schedule is not None and same_rows.resolved.schedule is not None
+    assert plan.memory.components == {**same_rows.memory.components, "exchange": 0}
+
+
+def test_gradients_laid_end_to_end_count_beyond_what_is_gone_by_then(llama_8b: ModelFacts) -> None:
+    wanted, on = recipe(adapter__kind="none", training__gradient_checkpointing="on"), gpus(2, 2000)
+    resolved, _ = resolve(wanted, llama_8b, on, report(), 5000)
+    alone = estimate_memory(llama_8b, wanted.adapter, resolved, report(), on)
+    gone = alone.components["activations"] + alone.components["loss"]
+    assert 0 < gone < 4 * resolved.trainable_parameters
+    both = copied(alone, resolved)
+    assert both.components["exchange"] == 4 * resolved.trainable_parameters - gone
+    assert both.peak == alone.peak + both.components["exchange"]
+    assert both.peak == alone.peak - gone + alone.components["gradients"]  # the end of a step, counted anew
+
+
+def test_shares_divide_what_stays_and_gather_the_rest(llama_8b: ModelFacts) -> None:
+    """Of an 8B model in bf16: three components divided by four, ends and two layers gathered."""
+    plan = planned(llama_8b, gpus(8, 12))
+    assert (plan.resolved.strategy, plan.resolved.ranks) == ("fsdp", 4) and plan.memory.fits
+    wanted = recipe()
+    alone = estimate_memory(llama_8b, wanted.adapter, plan.resolved, report(), gpus(1, 12))
+    mine = plan.memory.components
+    for name in ("base", "adapter", "gradients", "optimizer"):
+        assert 0 <= 4 * mine[name] - alone.components[name] < 4
+    for name in ("activations", "loss", "runtime"):
+        assert mine[name] == alone.components[name]
+    ends = 2 * 2 * 128256 * 4096
+    layer = 2 * (2 * 4096 * (4096 + 1024) + 3 * 4096 * 14336) + alone.components["adapter"] // 32
+    assert mine["exchange"] == pytest.approx(ends + 2 * layer, rel=1e-3)
+    assert plan.memory.peak == sum(mine.values())
+
+
+def test_all_weights_in_shares_are_gathered_in_the_compute_type(llama_8b: ModelFacts) -> None:
+    wanted, on = recipe(adapter__kind="none"), gpus(8, 80)
+    plan = planned(llama_8b, on, wanted)
+    assert plan.resolved.strategy == "fsdp" and plan.resolved.base_precision == "fp32"
+    alone = estimate_memory(llama_8b, wanted.adapter, plan.resolved, report(), on)
+    mine, ranks = sharded(alone, llama_8b, wanted.adapter, plan.resolved), plan.resolved.ranks
+    assert mine == plan.memory
+    assert mine.components["base"] == -(-4 * llama_8b.parameters.total // ranks)
+    copies = weight_copies(llama_8b, wanted.adapter, plan.resolved)
+    assert mine.components["activations"] == alone.components["activations"] - copies > 0
+    layer = (llama_8b.parameters.total - 2 * 128256 * 4096) / 32
+    whole = 2 * 2 * 128256 * 4096 + (2 * 2 + 2 + 4) * layer
+    assert mine.components["exchange"] == pytest.approx(whole, rel=1e-3)
+
+
+def test_packed_weights_are_gathered_packed(llama_8b: ModelFacts) -> None:
+    plan = planned(llama_8b, gpus(8, 5.2), model__precision="nf4")
+    wide = planned(llama_8b, gpus(8, 12))
+    assert plan.resolved.strategy == wide.resolved.strategy == "fsdp"
+    ends = 2 * 2 * 128256 * 4096
+    assert plan.memory.components["exchange"] - ends < (wide.memory.components["exchange"] - ends) / 2
+
+
+def test_the_reduction_is_stated_and_part_of_the_step(llama_8b: ModelFacts) -> None:
+    on = gpus(4, 80)
+    alone = planned(llama_8b, on, training__gradient_accumulation=1).resolved.schedule
+    plan = planned(llama_8b, on, hardware__gpus=4)
+    ceilings, mine = ceilings_of(on), plan.resolved
+    assert ceilings is not None and alone is not None and mine.schedule is not None
+    assert plan.exchange_seconds is not None
+    moved = 2 * 3 / 4 * 4 * mine.trainable_parameters
+    assert plan.exchange_seconds == pytest.approx(moved / ceilings.pcie)
+    assert mine.schedule.step_seconds is not None and alone.step_seconds is not None
+    assert mine.schedule.step_seconds == pytest.approx(alone.step_seconds + plan.exchange_seconds, abs=2e-5)
+    assert predicted_rate(mine) == pytest.approx(
+        4 * mine.schedule.step_tokens / mine.schedule.step_seconds, rel=1e-6
+    )
+    linked = planned(llama_8b, gpus(4, 80, nvlinks=18), hardware__gpus=4)
+    assert linked.exchange_seconds is not None and linked.exchange_seconds < plan.exchange_seconds / 5
+
+
+def test_shares_gather_the_base_twice_a_micro_batch(llama_8b: ModelFacts) -> None:
+    plan, ceilings = planned(llama_8b, gpus(8, 12)), ceilings_of(gpus(8, 12))
+    assert ceilings is not None
+    base, link = 16 * 10**9, 1e11
+    seconds = exchange_seconds(plan.resolved, base, ceilings, link)
+    gradients = 4 * plan.resolved.trainable_parameters
+    assert seconds == pytest.approx(
+        3 / 4 * (gradients + 2 * plan.resolved.gradient_accumulation * base) / link
+    )
+
+
+def test_a_measured_speed_belongs_to_its_number_of_ranks(llama_8b: ModelFacts) -> None:
+    two = planned(llama_8b, gpus(2, 80), hardware__gpus=2).resolved
+    one = planned(llama_8b, gpus(2, 80)).resolved
+    record_rate(llama_8b, two, 1000.0)
+    assert known_rate(llama_8b, two) == 1000.0 and known_rate(llama_8b, one) is None
+
+
+def test_ranks_on_a_cpu_share_memory_and_cores(llama_8b: ModelFacts) -> None:
+    on = machine(ram_gib=600, cpu_ranks=2)
+    plan, alone = planned(llama_8b, on), planned(llama_8b, machine(ram_gib=600))
+    assert (plan.resolved.strategy, plan.resolved.ranks, plan.resolved.threads) == ("ddp", 2, 4)
+    assert alone.resolved.threads == 8 and plan.memory.capacity == 300 * GIB
+    assert "WHET_CPU_RANKS=2" in plan.reasons["hardware.gpus"]
+
+
+@pytest.mark.parametrize(
+    ("patch", "words"),
+    [
+        ({"method__kind": "preference"}, "preference"),
+        ({"model__precision": "int8"}, ""),
+        ({"training__precision": "fp16"}, ""),
+    ],
+)
+def test_what_cannot_be_shared_stays_on_one_gpu(
+    llama_8b: ModelFacts, patch: dict[str, Any], words: str
+) -> None:
+    plan = planned(llama_8b, gpus(4, 7), **patch)
+    assert plan.resolved.strategy == "single" and not plan.memory.fits
+    assert words in plan.reasons["hardware.gpus"] and plan.problem is None
+
+
+def test_gpus_left_out_are_a_way_out_that_keeps_the_step(llama_8b: ModelFacts) -> None:
+    wanted, on = recipe(hardware__gpus=1), gpus(8, 12)
+    plan = planned(llama_8b, on, wanted)
+    assert not plan.memory.fits
+    others = find_alternatives(wanted, plan.resolved, llama_8b, on, report(), plan.memory)
+    assert others[0].memory.fits and others[0].patch == {"hardware.gpus": 4}
+    assert "4 GPUs" in others[0].text
+    for freed in (recipe(), recipe(hardware__gpus=4)):
+        assert planned(llama_8b, on, freed).memory.fits
+
+
+def test_how_many_such_gpus_would_do_is_said_where_they_are_not(llama_8b: ModelFacts) -> None:
+    """Where no setting fits, the memory finding names the number."""
+    on, wanted = gpus(1, 9), recipe(adapter__kind="none")
+    resolved, _ = resolve(wanted, llama_8b, on, report(), 5000)
+    assert Sharing(wanted, resolved, llama_8b, report(), on).fewest() is None
+    lora, on = recipe(), gpus(1, 12)
+    resolved, _ = resolve(lora, llama_8b, on, report(), 5000)
+    assert Sharing(lora, resolved, llama_8b, report(), on).fewest() == 4
+    facts = plan_facts(llama_8b, wanted=lora, on=on, fitting_gpus=4)
+    (found,) = [one for one in run_checks(facts) if one.id == "L11"]
+    assert found.fix is not None and "4 such GPUs" in found.fix.text
+    assert found.evidence["fitting_gpus"] == 4
+
+
+def test_a_wish_that_cannot_be_met_blocks_with_a_patch(llama_8b: ModelFacts) -> None:
+    on = gpus(2, 80)
+    plan = planned(llama_8b, on, hardware__gpus=3)
+    assert plan.problem is not None and plan.resolved.ranks == 1
+    found = [
+        one
+        for one in run_checks(plan_facts(llama_8b, on=on, ranks_problem=plan.problem))
+        if one.severity == "error"
+    ]
+    assert [one.id for one in found] == ["E13"]
+    assert found[0].fix is not None and found[0].fix.patch == {"hardware.gpus": 2}
