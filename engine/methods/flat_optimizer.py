@@ -172,6 +172,12 @@ class FlatAdamW(torch.optim.Optimizer):
         if self._other_gradients():
             self._step_others()
 
+    @torch.no_grad()
+    def collected_gradients(self) -> list[torch.Tensor]:
+        """All gradients as the buffers that hold them, and those that have no place there."""
+        self._collect()
+        return [buffer.gradients_P for buffer in self.buffers] + self._other_gradients()
+
     def _collect(self) -> None:
         for buffer in self.buffers:
             buffer.collect_gradients()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CURSOR = "cursor.json"
 RNG, OPTIMIZER = "rng_state.pth", "optimizer.pt"
+RNG_OF_RANK = "rng_state_*.pth"
+"""What each of several processes writes, by its number."""
 
 
 class Cursor(BaseModel):
@@ -41,6 +43,11 @@ def cursor_of(plan: Plan) -> Cursor:
     )
 
 
+def ranks_in(checkpoint: Path) -> int:
+    """How many processes wrote a checkpoint; 0 where no random numbers lie in it."""
+    return 1 if (checkpoint / RNG).is_file() else len(list(checkpoint.glob(RNG_OF_RANK)))
+
+
 def look_at_checkpoint(folder: Path, model: Any, plan: Plan) -> list[Finding]:
     """T05 where resuming from ``folder`` would not go on with this run.
 
@@ -55,7 +62,8 @@ def look_at_checkpoint(folder: Path, model: Any, plan: Plan) -> list[Finding]:
     strange = sorted(set(stored) - set(wanted))
     other = [f"{name}: {stored[name]}, not {wanted[name]}" for name in wanted
              if name in stored and stored[name] != wanted[name]]  # fmt: skip
-    absent = [name for name in (RNG, OPTIMIZER) if not (folder / name).is_file()]
+    absent = [] if ranks_in(folder) else [RNG]
+    absent += [] if (folder / OPTIMIZER).is_file() else [OPTIMIZER]
     found = []
     if lost or strange or other or absent:
         found.append(_other_model(folder, lost, strange, other, absent))

@@ -1,20 +1,28 @@
-"""A trainer's checkpoints in a run: whole or they do not count, and the way back into one."""
+"""A trainer's checkpoints in a run: whole or they do not count, and the way back into one.
+
+Of several processes the first writes what all of them hold alike; each adds its own random numbers before the
+manifest makes the checkpoint count.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerState
+from transformers import TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..models.adapters import save_weights
+from ..parallel.collectives import wait_for_all
+from ..parallel.process_group import rank, world_size
 from ..runs.events import CheckpointEvent
 from .checkpoints import rotate, step_folder, write_checkpoint
-from .resuming import CURSOR, Cursor
+from .rank_seeds import rank_seed
+from .resuming import CURSOR, Cursor, ranks_in
 
 
 class RunCheckpoints:
@@ -30,6 +38,8 @@ class RunCheckpoints:
     """Newest checkpoints kept besides the best."""
     cursor: Cursor | None
     """What the order of the rows follows from, written beside each checkpoint."""
+    whole: dict[str, torch.Tensor] | None = None
+    """What trains, gathered to be written; None where the model itself holds it whole."""
 
     def _save_checkpoint(self: Any, model: torch.nn.Module, trial: Any) -> None:
         """Called by the training loop when a callback asked for a checkpoint."""
@@ -37,6 +47,9 @@ class RunCheckpoints:
         root = Path(str(self.args.output_dir))
         step, best = self.state.global_step, self.state.best_global_step
         folder = step_folder(root, step)
+        if rank():
+            self._add_random_numbers(folder)
+            return
         size = write_checkpoint(folder, self._write_state)
         rotate(root, self.keep, protect={best} if best else ())
         seconds = time.perf_counter() - began
@@ -49,14 +62,31 @@ class RunCheckpoints:
         self.write_weights(folder)
         self._save_optimizer_and_scheduler(str(folder))
         self._save_scaler(str(folder))
-        self._save_rng_state(str(folder))
+        self._add_random_numbers(folder)
         if self.cursor is not None:
             (folder / CURSOR).write_text(self.cursor.model_dump_json(), encoding="utf-8")
         self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
+    def _add_random_numbers(self: Any, folder: Path) -> None:
+        """Each process its own, into the folder that the first one made."""
+        wait_for_all()
+        self._save_rng_state(str(folder))
+        wait_for_all()
+
+    def _load_rng_state(self: Any, checkpoint: str | None) -> None:
+        """Those of this process; other ones where another number of processes wrote the checkpoint."""
+        if checkpoint is None or ranks_in(Path(checkpoint)) == world_size():
+            super()._load_rng_state(checkpoint)  # type: ignore[misc]
+        else:
+            set_seed(rank_seed(self.args.seed, rank(), self.state.global_step))
+
     def write_weights(self: Any, folder: Path) -> None:
         """What trains, as safetensors."""
-        save_weights(self.accelerator.unwrap_model(self.model), folder)
+        save_weights(self.accelerator.unwrap_model(self.model), folder, self.whole)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """While it lasts, what trains can be written by the first process. All processes enter it."""
+        return nullcontext()
 
     def load_weights(self: Any, checkpoint: Path) -> None:
         """Put a checkpoint's weights into the model, and nothing else."""

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers import PrinterCallback, ProgressCallback
 
 from ..errors import WhetError
 from ..models.fast_path import causal_model
 from ..runs.events import PhaseEvent
 from .embedding_rate import split_embedding_groups
 from .random_numbers import preserved_rng
+from .rank_steps import RankSteps
 from .resuming import Cursor
 from .run_checkpoints import RunCheckpoints
 
@@ -34,7 +35,7 @@ class StepStats:
     """What the method measures beside."""
 
 
-class RunLoop(RunCheckpoints, Trainer):
+class RunLoop(RunCheckpoints, RankSteps):
     """Goes before a trainer of transformers' shape among a class's bases.
 
     A loss or a gradient that is not finite ends the run before it reaches the weights, and evaluation leaves
@@ -89,12 +90,15 @@ class RunLoop(RunCheckpoints, Trainer):
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """One micro-batch, forward and backward; its share of the step's loss."""
+        filler = self.filler
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        tokens = self.count_tokens(inputs)
+        tokens = 0 if filler else self.count_tokens(inputs)
         self._parts.append((loss, tokens))
         if self.accelerator.sync_gradients:
-            self.stats.loss = float(torch.stack([part for part, _ in self._parts]).sum())
-            self.stats.tokens = self.stats.supervised_tokens = sum(tokens for _, tokens in self._parts)
+            self.stats.loss, (self.stats.tokens,) = self.over_ranks(
+                torch.stack([part for part, _ in self._parts]).sum(), sum(tokens for _, tokens in self._parts)
+            )
+            self.stats.supervised_tokens = self.stats.tokens
             self._parts.clear()
             if not math.isfinite(self.stats.loss):
                 raise _not_finite("loss", self.stats.loss)

@@ -2,6 +2,9 @@
 
 Every part can be entered again: a finished checkpoint is resumed, finished weights are not trained twice. A
 method says how its model and data are loaded, which trainer it has and what is written at the end.
+
+Several processes may train together: all of them do what is here, and the first one alone samples, writes and
+exports.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ from transformers.utils import logging as transformers_logging
 from ..checks.loaded import refuse
 from ..findings import Finding
 from ..models.fast_path import FastPathReport, slow_parts
+from ..parallel.collectives import agreed, one_at_a_time, wait_for_all
+from ..parallel.process_group import joined, rank, world_size
+from ..parallel.topology import here
 from ..rates import record_rate
 from ..runs.context import PAUSED_BY, RunContext, Stopped
 from ..runs.events import FAST_PATH, ExportEvent, FindingEvent, PhaseEvent
@@ -30,6 +36,8 @@ from .checkpoints import MANIFEST, delete_incomplete, last_complete, step_folder
 from .evaluating import evaluate_method
 from .measuring import measure_once
 from .memory_errors import out_of_memory_said
+from .rank_agreement import Agreement
+from .resuming import ranks_in
 from .run_checkpoints import read_state
 from .watching import Watching
 
@@ -44,6 +52,8 @@ def run_method(context: RunContext, method: Callable[[RunContext], Training]) ->
         evaluate_method(context, job, method)
         return
     train(context, method)
+    if not here().is_main:
+        return
     context.leave_if_asked()
     measure_once(context)
     context.leave_if_asked()
@@ -57,12 +67,17 @@ def train(context: RunContext, method: Callable[[RunContext], Training]) -> Path
     torch.set_num_threads(context.plan.resolved.threads)
     transformers_logging.disable_progress_bar()
     trained = trained_folder(context)
-    if not trained.is_dir():
-        delete_incomplete(context.dir.checkpoints)
+    with joined(context.plan.resolved.device):
+        (done,) = agreed(int(trained.is_dir()))
+        if done:
+            return trained
+        if rank() == 0:
+            delete_incomplete(context.dir.checkpoints)
+        wait_for_all()
         method(context).run(trained)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     return trained
 
 
@@ -100,6 +115,12 @@ class Training(ABC):
     def sample(self, step: int) -> None:  # noqa: B027  (optional)
         """Show what the model makes of the recipe's prompts; by default nothing."""
 
+    def sample_alone(self, step: int) -> None:
+        """:meth:`sample` in the first process, while the others wait; in all where each holds a share."""
+        with one_at_a_time() as mine:
+            if mine or self.resolved.strategy == "fsdp":
+                self.sample(step)
+
     def shown(self, metrics: dict[str, float]) -> dict[str, float]:
         """Of the trainer's metrics, those that an evaluation tells beside the loss."""
         return {}
@@ -123,7 +144,7 @@ class Training(ABC):
             emit,
             patience=recipe.eval.early_stopping,
             min_improvement=recipe.eval.min_improvement,
-            sample=self.sample,
+            sample=self.sample_alone,
             shown=self.shown,
         )
         callbacks: list[TrainerCallback] = [
@@ -145,7 +166,9 @@ class Training(ABC):
             self._train(checkpoint)
         if self.recipe.eval.early_stopping is not None:
             self._take_best()
-        self._save(trained)
+        with self.trainer.gathered():
+            if rank() == 0:
+                self._save(trained)
         self._summarise()
 
     def say(self, findings: list[Finding]) -> None:
@@ -169,10 +192,12 @@ class Training(ABC):
                 with out_of_memory_said(self.context):
                     self.trainer.evaluate()
             else:
-                self.sample(0)
+                self.sample_alone(0)
             self.before_first_step()
         self.context.leave_if_asked()
-        detail = f"resuming from {checkpoint.name}" if checkpoint else ""
+        detail = resuming_from(checkpoint) if checkpoint else ""
+        if world_size() > 1:
+            self.trainer.add_callback(Agreement())
         total = self.resolved.total_steps
         self.context.emit(PhaseEvent(phase="train", detail=detail, total=total))
         with out_of_memory_said(self.context):
@@ -181,8 +206,8 @@ class Training(ABC):
             self._say_why_paused()
             raise Stopped
         if not has_eval:
-            self.sample(self.trainer.state.global_step)
-        if self.reporter.measured_seconds > 0:
+            self.sample_alone(self.trainer.state.global_step)
+        if self.reporter.measured_seconds > 0 and rank() == 0:
             rate = self.reporter.measured_tokens / self.reporter.measured_seconds
             record_rate(self.plan.model, self.resolved, rate)
 
@@ -198,7 +223,7 @@ class Training(ABC):
         best = best_of(history(self.trainer.state))
         if best is not None and best.step != self.trainer.state.global_step:
             self.trainer.load_weights(step_folder(self.context.dir.checkpoints, best.step))
-            self.sample(best.step)
+            self.sample_alone(best.step)
 
     def _save(self, trained: Path) -> None:
         """They appear whole, by rename."""
@@ -223,3 +248,14 @@ class Training(ABC):
                 "best_step": best.step,
             }
         self.context.update(summary=self.context.summary)
+
+
+def resuming_from(checkpoint: Path) -> str:
+    """What the run says of the checkpoint that it goes on from."""
+    before, now = ranks_in(checkpoint), world_size()
+    text = f"resuming from {checkpoint.name}"
+    if before == now:
+        return text
+    wrote = "one process" if before == 1 else f"{before} processes"
+    left = "one" if now == 1 else str(now)
+    return f"{text}, which {wrote} wrote: {left} now, with random numbers of their own from here on"

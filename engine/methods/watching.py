@@ -13,6 +13,8 @@ from ..checks.live import Pace, Watch
 from ..checks.live.watch import gradients
 from ..errors import WhetError
 from ..findings import Finding
+from ..parallel.fsdp import whole
+from ..parallel.process_group import rank
 from ..recipe import Recipe
 from ..runs.events import EvalEvent, FindingEvent
 from .callbacks import Emit, StepReporter
@@ -87,6 +89,8 @@ class Watching(TrainerCallback):
             self._act(self.watch.evaluated(event), state, control)
 
     def _act(self, findings: list[Finding], state: TrainerState, control: TrainerControl) -> None:
+        if rank():
+            return  # what a check decides is the first process's to decide
         for finding in findings:
             self.emit(FindingEvent(finding=finding))
             if finding.severity != "error" or finding.id in self.recipe.accept:
@@ -117,6 +121,6 @@ def without_gradient(model: torch.nn.Module) -> tuple[list[str], int]:
         if param.requires_grad and "lora_A" not in name and ".experts." not in name
     ]
     there = [(name, grad) for name, grad in looked if grad is not None]
-    largest = torch.stack([grad.abs().max().float() for _, grad in there]).tolist() if there else []
+    largest = torch.stack([whole(grad.abs().max()).float() for _, grad in there]).tolist() if there else []
     alive = {name for (name, _), value in zip(there, largest, strict=True) if value != 0}
     return [name for name, _ in looked if name not in alive], len(looked)

@@ -47,7 +47,8 @@ def training_arguments(
         adam_epsilon=training.epsilon,
         # With no bound nothing is clipped, but the norm is still measured.
         max_grad_norm=training.max_grad_norm or float("inf"),
-        bf16=resolved.compute_dtype == "bf16",
+        # Weights in shares are cast where they are gathered.
+        bf16=resolved.compute_dtype == "bf16" and resolved.strategy != "fsdp",
         fp16=resolved.compute_dtype == "fp16",
         use_cpu=resolved.device == "cpu",
         **checkpointing(resolved.gradient_checkpointing and recompute),

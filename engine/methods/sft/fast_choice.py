@@ -10,7 +10,7 @@ import trl
 from ...models.fast_path import DecoderProgram
 
 
-def plain_reason(trainer: trl.SFTTrainer, program: DecoderProgram) -> str | None:
+def plain_reason(trainer: Any, program: DecoderProgram) -> str | None:
     """Why a step goes through the model's forward pass and TRL's loss; None where it need not.
 
     The model's decoder still runs packed then, where it can; what is lost is the fused loss, and rows of
@@ -28,7 +28,7 @@ def plain_reason(trainer: trl.SFTTrainer, program: DecoderProgram) -> str | None
         return "labels are smoothed"
     if args.use_liger_kernel:
         return "use_liger_kernel puts other kernels in place"
-    if args.world_size > 1:
+    if args.world_size > 1 and not trainer.sums_gradients:
         return "several processes share a step"
     if config.to_dict().get("output_router_logits"):
         return "the router's own loss is added"

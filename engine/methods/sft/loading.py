@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 
 from ...data.chat_templates.renderer import strip_generation_tags
@@ -12,11 +13,13 @@ from ...data.tokenization import template_source
 from ...errors import WhetError
 from ...models.adapters import add_adapter, hold_trained_in_fp32
 from ...models.end_tokens import add_end_tokens
-from ...models.fast_path import FastPathReport, apply_fast_path, program_of
+from ...models.fast_path import FastPathReport, apply_fast_path, causal_model, program_of
 from ...models.fast_path.projections import fp8_classes
 from ...models.loading import ModelHandle, load_model
 from ...models.locate import resolve_model
 from ...models.own_code import check_own_code, own_code
+from ...parallel.fsdp import count_bytes_as, in_turn, shard
+from ...parallel.process_group import world_size
 from ...plan import DataFacts, Plan, prepare_data
 from ...recipe import Recipe
 from ...runs.context import RunContext
@@ -45,7 +48,12 @@ def locate_base(context: RunContext) -> tuple[Path, bool]:
 
 
 def load_trainee(plan: Plan, path: Path, trust_remote_code: bool = False) -> Trainee:
-    """Load the model of a plan from ``path``. A fresh adapter changes nothing yet: it answers as its base."""
+    """Load the model of a plan from ``path``. A fresh adapter changes nothing yet: it answers as its base.
+
+    Processes that the plan lets hold it in shares enter together, and each keeps its share.
+    """
+    if plan.resolved.strategy == "fsdp" and world_size() > 1:
+        return in_turn(lambda: _load_share(plan, path, trust_remote_code))
     handle, more_ends = load_plain(plan, path, trust_remote_code)
     return Trainee(handle, _to_fast_path(plan, handle), more_ends)
 
@@ -65,6 +73,21 @@ def load_plain(plan: Plan, path: Path, trust_remote_code: bool = False) -> tuple
         seed = recipe.training.seed
         handle.model = add_adapter(handle.model, recipe.adapter, seed, name=base, revision=revision)
     return handle, more_ends
+
+
+def _load_share(plan: Plan, path: Path, trust_remote_code: bool) -> Trainee:
+    """The whole model in the computer's memory, of which this process's share goes to its device."""
+    resolved = plan.resolved
+    in_memory = plan.model_copy(update={"resolved": resolved.model_copy(update={"device": "cpu"})})
+    handle, more_ends = load_plain(in_memory, path, trust_remote_code)
+    handle.device = torch.device(resolved.device)
+    model = causal_model(handle.model)
+    if resolved.base_precision == "nf4":
+        count_bytes_as(model, handle.dtype)
+    shard(model, handle.device, handle.dtype)
+    report = FastPathReport()
+    report.count("layers", "strategy fsdp: a layer's weights are gathered when transformers' own layer runs")
+    return Trainee(handle, report, more_ends)
 
 
 def _end_tokens(plan: Plan, handle: ModelHandle, template: str | None) -> list[str]:

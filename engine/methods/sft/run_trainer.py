@@ -9,13 +9,16 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback
 
 from ...findings import Finding
+from ...parallel.process_group import rank
 from ...runs.events import FindingEvent, PhaseEvent
 from ..resuming import Cursor
 from ..run_checkpoints import RunCheckpoints
+from ..shares import EachNth
+from ..weight_shares import WeightShares
 from .trainer import SupervisedTrainer
 
 
-class RunTrainer(RunCheckpoints, SupervisedTrainer):
+class RunTrainer(WeightShares, RunCheckpoints, SupervisedTrainer):
     """See :class:`.run_checkpoints.RunCheckpoints` for its arguments and what a checkpoint holds."""
 
     def __init__(
@@ -41,6 +44,9 @@ class RunTrainer(RunCheckpoints, SupervisedTrainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Held-out rows are padded, never packed, whatever collates the training rows."""
         rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        if self.ranks > 1:
+            shares = EachNth(len(rows), self.args.per_device_eval_batch_size, rank(), self.ranks)
+            return DataLoader(rows, batch_sampler=shares, collate_fn=self.eval_collator)
         loader = DataLoader(
             rows,
             batch_size=self.args.per_device_eval_batch_size,

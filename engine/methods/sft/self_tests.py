@@ -19,6 +19,7 @@ import torch
 
 from ...findings import Finding, Fix
 from ...models.fast_path import causal_model
+from ...parallel.fsdp import whole
 from ..random_numbers import preserved_rng
 from .collation import PackingCollator, count_supervised
 from .packed_steps import PaddingFreeCollator, TokenRow, micro_batch
@@ -133,7 +134,7 @@ def _gradients(model: Any) -> torch.Tensor:
     taken, room = [], COMPARED
     for param in model.parameters():
         if param.grad is not None and param.numel() <= room:
-            taken.append(param.grad.detach().float().flatten().cpu())
+            taken.append(whole(param.grad.detach()).float().flatten().cpu())
             room -= param.numel()
     return torch.cat(taken) if taken else torch.zeros(1)
 

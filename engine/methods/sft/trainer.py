@@ -30,9 +30,12 @@ from ...checks.evaluation import predictions_fit
 from ...errors import WhetError
 from ...findings import Finding
 from ...models.fast_path import apply_fast_path, causal_model, program_of
+from ...parallel.collectives import sum_counts, sum_numbers
 from ..embedding_rate import split_embedding_groups
 from ..flat_optimizer import FlatAdamW
 from ..random_numbers import preserved_rng
+from ..rank_steps import RankSteps
+from ..shares import EachNth
 from .ahead import BatchesAhead
 from .collation import IGNORED, count_supervised, count_tokens
 from .culprit import not_finite
@@ -61,7 +64,7 @@ class StepStats:
     """What the method measures beside."""
 
 
-class SupervisedTrainer(trl.SFTTrainer):
+class SupervisedTrainer(RankSteps, trl.SFTTrainer):
     """TRL's SFTTrainer with exact, checked losses. See the module's text for what differs.
 
     Raises:
@@ -167,6 +170,8 @@ class SupervisedTrainer(trl.SFTTrainer):
                 self._flat.zero_grad()
         self._step_batches.append(dict(inputs))
         tokens, supervised = count_tokens(inputs), count_supervised(inputs["labels"])
+        if self.filler:
+            tokens, supervised = torch.zeros_like(tokens), torch.zeros_like(supervised)
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._running.append((loss, tokens, supervised))
         if self.accelerator.sync_gradients:
@@ -176,8 +181,10 @@ class SupervisedTrainer(trl.SFTTrainer):
     def _fast_training_step(
         self, fast: FastStep, model: torch.nn.Module, rows: list[TokenRow]
     ) -> torch.Tensor:
-        self._waiting += rows
+        if not self.filler:
+            self._waiting += rows
         if not self.accelerator.sync_gradients:
+            self._passed()
             return torch.zeros((), device=self.args.device)
         rows, self._waiting = self._waiting, []
         self._step_batches[:] = [{"rows": rows}]
@@ -188,8 +195,9 @@ class SupervisedTrainer(trl.SFTTrainer):
             self._trains = True
         if self._flat is not None:
             self._flat.zero_grad()
-        normaliser = sum(int((row.labels != IGNORED).sum()) for row in rows)
+        (normaliser,) = sum_counts(sum(int((row.labels != IGNORED).sum()) for row in rows))
         sums = fast.train(rows, normaliser, self.accelerator.scaler)
+        self._passed()
         self._ahead.fetch()
         self._report(sums.loss, sums.tokens, sums.supervised)
         self._measured("train", float(sums.correct), sums.supervised)
@@ -242,7 +250,11 @@ class SupervisedTrainer(trl.SFTTrainer):
         Raises:
             WhetError: ``train.not_finite``.
         """
-        if self.args.world_size == 1:
+        if self.ranks > 1:
+            self.stats.loss, (self.stats.tokens, self.stats.supervised_tokens) = self.over_ranks(
+                loss, tokens, supervised
+            )
+        elif self.args.world_size == 1:
             self.stats.loss, self.stats.tokens, self.stats.supervised_tokens = (
                 float(loss),
                 int(tokens),
@@ -352,7 +364,11 @@ class SupervisedTrainer(trl.SFTTrainer):
         nll = torch.zeros((), dtype=torch.float64)
         supervised = rows = 0
         correct: float | None = None
-        for batch in dataloader:
+        shared = dataloader.batch_sampler
+        counting = shared.counting if isinstance(shared, EachNth) else None
+        for number, batch in enumerate(dataloader):
+            if counting is not None and number >= counting and self.fast is not None:
+                continue
             if self.fast is not None and "rows" in batch:
                 sums = self.fast.evaluate(batch["rows"])
                 nll += sums.loss.double().cpu()
@@ -362,15 +378,16 @@ class SupervisedTrainer(trl.SFTTrainer):
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
                 continue
             inputs = self._prepare_inputs(batch)
-            count = int(count_supervised(inputs["labels"]))
-            rows += len(inputs["labels"])
+            filler = counting is not None and number >= counting
+            count = 0 if filler else int(count_supervised(inputs["labels"]))
+            rows += 0 if filler else len(inputs["labels"])
             with torch.no_grad(), self.accelerator.autocast(), self.compute_loss_context_manager():
                 loss = self.compute_loss(model, inputs)
             nll += count * loss.double().cpu() if count else 0.0
             supervised += count
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        totals = torch.tensor([float(nll), supervised, rows], dtype=torch.float64)
-        if self.args.world_size > 1:
+        totals = torch.tensor(sum_numbers(float(nll), supervised, rows), dtype=torch.float64)
+        if self.ranks == 1 and self.args.world_size > 1:
             totals = self.accelerator.reduce(totals.to(self.args.device), reduction="sum").cpu()
         if correct is not None:
             self._measured("eval", correct, supervised)
