@@ -111,11 +111,17 @@ def _is_linear(module: Any) -> bool:
     return isinstance(module, torch.nn.Linear)
 
 
-def save_weights(model: Any, folder: Path) -> None:
-    """Write what was trained as safetensors: the adapter in PEFT's format, or the whole model."""
+def save_weights(model: Any, folder: Path, whole: dict[str, torch.Tensor] | None = None) -> None:
+    """Write what was trained as safetensors: the adapter in PEFT's format, or the whole model.
+
+    Args:
+        model: with the weights, or with shares of them.
+        folder: receives the files.
+        whole: weights to write in place of the model's own, by their names in its state dict.
+    """
     if isinstance(model, PeftModel):
         # "auto" would ask the hub for the base's configuration; what trains is in modules_to_save anyway.
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=whole)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in; whet writes a real card
     else:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=whole)

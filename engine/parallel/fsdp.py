@@ -69,6 +69,21 @@ def shard(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
+def count_bytes_as(model: nn.Module, dtype: torch.dtype) -> None:
+    """Let the bytes of four-bit weights count as numbers of ``dtype``, the same bits, before they are shared.
+
+    In mixed precision what is gathered is cast to the compute type, and a byte would not survive that. It is
+    bitsandbytes' ``bnb_4bit_quant_storage``, for weights that were quantised already.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            weight: Any = module.weight
+            weight.data = weight.data.flatten().view(dtype).unsqueeze(1)
+            weight.quant_storage = module.quant_storage = dtype
+
+
 def _layers(model: Any) -> list[nn.Module]:
     """The modules whose classes the model says must stay in one piece: its layers."""
     names = set(model._no_split_modules or ())
@@ -85,8 +100,8 @@ def _layers(model: Any) -> list[nn.Module]:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether a model, or one inside of it, is held in shares."""
-    return any(isinstance(module, FSDPModule) for module in model.modules())
+    """Whether :func:`shard` was called on this very model."""
+    return isinstance(model, FSDPModule)
 
 
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -96,8 +111,8 @@ def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """
     named = model.named_parameters(remove_duplicate=False)
     trained = {name: parameter for name, parameter in named if parameter.requires_grad}
-    whole = {id(parameter): _whole(parameter.detach()) for parameter in trained.values()}
-    return {name: whole[id(parameter)] for name, parameter in trained.items()} if rank() == 0 else {}
+    taken = {id(parameter): _whole(parameter.detach()) for parameter in trained.values()}
+    return {name: taken[id(parameter)] for name, parameter in trained.items()} if rank() == 0 else {}
 
 
 def whole_optimizer(state: dict[str, Any]) -> dict[str, Any]:
@@ -111,11 +126,17 @@ def whole_optimizer(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "state": moments}
 
 
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of which each process has a share, gathered in all of them, who enter it together; any other
+    tensor as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def _whole(value: Any) -> Any:
     """Gathered on the CPU of process 0; elsewhere nothing is kept."""
     if not isinstance(value, torch.Tensor):
         return value
-    full = value.full_tensor() if isinstance(value, DTensor) else value
+    full = whole(value)
     return full.cpu() if rank() == 0 else torch.empty(0)
 
 
