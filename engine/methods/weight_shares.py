@@ -20,8 +20,8 @@ from ..parallel.fsdp import is_sharded, share_optimizer, take_shares, whole_opti
 
 
 class WeightShares(Trainer):
-    """Goes before :class:`.run_checkpoints.RunCheckpoints` among a class's bases; for a model that is not held
-    in shares it adds nothing."""
+    """Goes before :class:`.run_checkpoints.RunCheckpoints` among a class's bases; for a model that is not
+    held in shares it adds nothing."""
 
     whole: dict[str, torch.Tensor] | None
     _whole_optimizer: dict[str, Any] | None = None
@@ -93,7 +93,7 @@ class WeightShares(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         files = [safe_open(path, "pt") for path in sorted(Path(resume_from_checkpoint).glob("*.safetensors"))]
-        where = {name: file for file in files for name in file.keys()}
+        where = {name: file for file in files for name in file.keys()}  # noqa: SIM118  (no mapping)
         take_shares(self._stored_names(), lambda name: where[name].get_tensor(name))
 
     def _stored_names(self) -> dict[str, torch.Tensor]:
