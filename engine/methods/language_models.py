@@ -48,9 +48,14 @@ def write_language_model(
         folder: receives the files.
     """
     model = run.trainer.accelerator.unwrap_model(run.trainer.model)
+    whole = run.trainer.whole
     if run.recipe.adapter.kind == "none":
-        model = model.to(stored_dtype(run.plan.model.dtype))
-    save_weights(model, folder)
+        dtype = stored_dtype(run.plan.model.dtype)
+        if whole is None:
+            model = model.to(dtype)
+        else:
+            whole = {name: weights.to(dtype) for name, weights in whole.items()}
+    save_weights(model, folder, whole)
     handle.tokenizer.save_pretrained(folder)
     if more_ends:
         model.generation_config.save_pretrained(folder)
