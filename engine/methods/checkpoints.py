@@ -1,23 +1,38 @@
 """Checkpoint folders that are whole or do not count.
 
-A checkpoint is ``step-000030/`` with a ``MANIFEST.json`` (file name -> size) that is written last, by rename,
-after every other file is on the disk. A folder without it is what a dead worker left behind.
+A checkpoint is ``step-000030/`` with a ``MANIFEST.json`` (file name -> size and CRC-32) that is written last,
+by rename, after every other file is on the disk. A folder without it is what a dead worker left behind.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..runs.failures import describe_failure
 from ..runs.files import private_dir, sync_path, write_atomic
 
 MANIFEST = "MANIFEST.json"
 STEP = re.compile(r"^step-(\d{6,})$")
+BLOCK = 1 << 20
+
+
+class Manifest(BaseModel):
+    """What a whole checkpoint consists of, by names relative to its folder."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int = 2
+    files: dict[str, int] = Field(description="Bytes of each file.")
+    crc32: dict[str, int] = Field(
+        default_factory=dict, description="Of each file's content; version 1 had none."
+    )
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -47,7 +62,8 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> int:
     try:
         write(folder)
         sizes = {str(path.relative_to(folder)): _synced_size(path) for path in _files(folder)}
-        write_atomic(folder / MANIFEST, json.dumps({"version": 1, "files": sizes}, indent=1).encode())
+        manifest = Manifest(files=sizes, crc32={name: _crc32(folder / name) for name in sizes})
+        write_atomic(folder / MANIFEST, manifest.model_dump_json(indent=1).encode())
     except Exception as error:
         # Described before the deletion: it gives back the very space whose lack is the reason.
         failure = describe_failure(error, folder)
@@ -61,16 +77,26 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> int:
 
 def is_complete(folder: Path) -> bool:
     """Whether the manifest is there and every file it names has its size."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        return False
-    sizes: dict[str, int] = json.loads(manifest.read_bytes())["files"]
-    return all((folder / name).is_file() and (folder / name).stat().st_size == sizes[name] for name in sizes)
+    return (folder / MANIFEST).is_file() and not changed_files(folder, content=False)
+
+
+def changed_files(folder: Path, *, content: bool) -> list[str]:
+    """Names in a folder's manifest whose file is gone or has another size; the manifest's own where it cannot
+    be read. With ``content`` also where bytes differ, for which all files are read, at disk speed."""
+    path = folder / MANIFEST
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError:
+        return [MANIFEST]
+    changed = [name for name, size in manifest.files.items() if _size(folder / name) != size]
+    if content and not changed:
+        changed = [name for name, crc in manifest.crc32.items() if _crc32(folder / name) != crc]
+    return changed
 
 
 def list_complete(root: Path) -> list[Path]:
     """Complete checkpoints, oldest step first."""
-    return [folder for folder in _folders(root) if is_complete(folder)]
+    return [folder for folder in step_folders(root) if is_complete(folder)]
 
 
 def last_complete(root: Path) -> Path | None:
@@ -80,7 +106,7 @@ def last_complete(root: Path) -> Path | None:
 
 def delete_incomplete(root: Path) -> list[Path]:
     """Delete what dead workers left behind; returns the folders deleted."""
-    incomplete = [folder for folder in _folders(root) if not is_complete(folder)]
+    incomplete = [folder for folder in step_folders(root) if not is_complete(folder)]
     for folder in incomplete:
         remove(folder)
     return incomplete
@@ -100,7 +126,8 @@ def rotate(root: Path, keep: int, protect: Collection[int] = ()) -> None:
         remove(folder)
 
 
-def _folders(root: Path) -> list[Path]:
+def step_folders(root: Path) -> list[Path]:
+    """Checkpoint folders, whole or not, oldest step first."""
     if not root.is_dir():
         return []
     return sorted((path for path in root.iterdir() if STEP.match(path.name)), key=step_of)
@@ -108,6 +135,20 @@ def _folders(root: Path) -> list[Path]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _size(path: Path) -> int | None:
+    """In bytes; None where there is no file."""
+    return path.stat().st_size if path.is_file() else None
+
+
+def _crc32(path: Path) -> int:
+    """A flipped bit changes it, and it costs less than the disk does."""
+    crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 def _synced_size(path: Path) -> int:

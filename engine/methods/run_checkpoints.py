@@ -51,11 +51,18 @@ class RunCheckpoints:
             self._add_random_numbers(folder)
             return
         size = write_checkpoint(folder, self._write_state)
-        rotate(root, self.keep, protect={best} if best else ())
+        self.rotate_checkpoints()
         seconds = time.perf_counter() - began
         self.emit(
             CheckpointEvent(step=step, path=str(folder), bytes=size, seconds=seconds, best=step == best)
         )
+
+    def rotate_checkpoints(self: Any) -> None:
+        """Keep the newest ones and the best; the first of several processes does it."""
+        if rank():
+            return
+        best = self.state.best_global_step
+        rotate(Path(str(self.args.output_dir)), self.keep, protect={best} if best else ())
 
     def _write_state(self: Any, folder: Path) -> None:
         """Under transformers' own file names, so that its trainer can resume from them too."""

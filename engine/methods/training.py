@@ -33,6 +33,7 @@ from ..runs.events import FAST_PATH, ExportEvent, FindingEvent, PhaseEvent
 from ..runs.jobs import EvaluateJob
 from .callbacks import HeldOut, Schedule, StepReporter, best_of, history, should_stop_early
 from .checkpoints import MANIFEST, delete_incomplete, last_complete, step_folder, write_checkpoint
+from .damage import set_aside_damaged
 from .evaluating import evaluate_method
 from .measuring import measure_once
 from .memory_errors import out_of_memory_said
@@ -72,6 +73,8 @@ def train(context: RunContext, method: Callable[[RunContext], Training]) -> Path
         if done:
             return trained
         if rank() == 0:
+            for finding in set_aside_damaged(context.dir.checkpoints):
+                context.emit(FindingEvent(finding=finding))
             delete_incomplete(context.dir.checkpoints)
         wait_for_all()
         method(context).run(trained)
@@ -161,6 +164,9 @@ class Training(ABC):
         if checkpoint is not None and self._is_finished(checkpoint):
             self.trainer.load_weights(checkpoint)
             self.trainer.state = read_state(checkpoint)
+            # The attempt that wrote it may not have come to these.
+            self.trainer.rotate_checkpoints()
+            self.context.update(last_checkpoint=str(checkpoint))
         else:
             self.look(checkpoint)
             self._train(checkpoint)

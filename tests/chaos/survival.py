@@ -82,6 +82,9 @@ def broken_at_the_end(run: RunDir, reference: Seen) -> list[str]:
     for what in ("curve", "evals", "checkpoints", "weights"):
         if getattr(now, what) != getattr(reference, what):
             broken.append(f"{what}: {getattr(now, what)}, not {getattr(reference, what)}")
+    last = run.read_state().last_checkpoint
+    if last is None or not Path(last).is_dir():
+        broken.append(f"the state's last checkpoint is not there: {last}")
     left = sorted(str(path.relative_to(run.path)) for glob in HALF for path in run.path.rglob(glob))
     return broken + ([f"half-written files are left: {left}"] if left else [])
 

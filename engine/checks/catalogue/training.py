@@ -56,10 +56,11 @@ ENTRIES: tuple[Entry, ...] = (
         title="A resume that does not go on",
         symptom="After a resume the loss jumps, or rows come twice.",
         seen="Before the checkpoint is loaded: names and shapes of its weights, its random numbers and "
-        "optimizer, and what the order of the rows follows from. After three steps: the loss against the "
-        "last 20 before.",
+        "optimizer, the sums of its files, and what the order of the rows follows from. After three steps: "
+        "the loss against the last 20 before.",
         why="The checkpoint is another run's, the model or adapter was changed in between, or the rows a "
-        "step were: the data cursor is the step.",
+        "step were: the data cursor is the step. Or the disk changed its bytes: it is then set aside, and "
+        "the run goes on from the one before it.",
         fix="Put the run's own files back, or resume with the settings of before, which the patch names. A "
         "resume with nothing changed is exact.",
     ),

@@ -1,0 +1,92 @@
+"""Files that changed on the disk are noticed before they are used, and what is whole is used instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from whet.engine.methods.checkpoints import (
+    MANIFEST,
+    changed_files,
+    delete_incomplete,
+    is_complete,
+    last_complete,
+    step_folder,
+    write_checkpoint,
+)
+from whet.engine.methods.damage import set_aside_damaged
+
+
+def write(root: Path, *steps: int) -> None:
+    for step in steps:
+        write_checkpoint(step_folder(root, step), fill)
+
+
+def fill(folder: Path) -> None:
+    (folder / "optimizer.pt").write_bytes(bytes(range(256)) * 5000)
+    (folder / "inner").mkdir()
+    (folder / "inner" / "state").write_bytes(b"s" * 11)
+
+
+def flip(path: Path, at: int) -> None:
+    """One bit of a file, whose size stays."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("name", "at"), [("optimizer.pt", 1_000_003), ("inner/state", 10)])
+def test_a_flipped_bit_in_a_checkpoint(tmp_path: Path, name: str, at: int) -> None:
+    write(tmp_path, 2, 4, 6)
+    flip(step_folder(tmp_path, 6) / name, at)
+    assert is_complete(step_folder(tmp_path, 6)), "by its sizes"
+    assert changed_files(step_folder(tmp_path, 6), content=True) == [name]
+    (finding,) = set_aside_damaged(tmp_path)
+    assert finding.id == "T05" and name in finding.title and "step-000006" in finding.title
+    assert last_complete(tmp_path) == step_folder(tmp_path, 4)
+    assert (tmp_path / "damaged-step-000006" / name).is_file(), "nothing is deleted"
+    assert delete_incomplete(tmp_path) == [] and set_aside_damaged(tmp_path) == []
+
+
+def test_only_the_newest_are_read(tmp_path: Path) -> None:
+    """An older one that is damaged is passed over when its turn comes."""
+    write(tmp_path, 2, 4)
+    flip(step_folder(tmp_path, 2) / "optimizer.pt", 0)
+    assert set_aside_damaged(tmp_path) == []
+    write(tmp_path, 6)
+    for step in (4, 6):
+        flip(step_folder(tmp_path, step) / "optimizer.pt", 0)
+    assert len(set_aside_damaged(tmp_path)) == 3 and last_complete(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[1, 2]", b'{"files": 3}', b"\xff\xfe", b'{"files": {"a": "x"}}']
+)
+def test_a_manifest_that_cannot_be_read(tmp_path: Path, text: bytes) -> None:
+    write(tmp_path, 2, 4)
+    (step_folder(tmp_path, 4) / MANIFEST).write_bytes(text)
+    assert not is_complete(step_folder(tmp_path, 4))
+    assert last_complete(tmp_path) == step_folder(tmp_path, 2)
+    (finding,) = set_aside_damaged(tmp_path)
+    assert MANIFEST in finding.title and (tmp_path / "damaged-step-000004" / "optimizer.pt").is_file()
+
+
+def test_a_file_that_was_cut_or_lost(tmp_path: Path) -> None:
+    """Also of an older one; what was never finished is another matter."""
+    write(tmp_path, 2, 4, 6, 8)
+    (step_folder(tmp_path, 2) / "inner" / "state").unlink()
+    with open(step_folder(tmp_path, 6) / "optimizer.pt", "r+b") as file:
+        file.truncate(4000)
+    (step_folder(tmp_path, 8) / MANIFEST).unlink()
+    titles = [finding.title for finding in set_aside_damaged(tmp_path)]
+    assert ["step-000006" in titles[0], "step-000002" in titles[1], len(titles)] == [True, True, 2]
+    assert delete_incomplete(tmp_path) == [step_folder(tmp_path, 8)]
+    assert last_complete(tmp_path) == step_folder(tmp_path, 4)
+
+
+def test_a_checkpoint_of_before_there_were_sums(tmp_path: Path) -> None:
+    write(tmp_path, 2)
+    folder = step_folder(tmp_path, 2)
+    (folder / MANIFEST).write_text('{"version": 1, "files": {"optimizer.pt": 1280000, "inner/state": 11}}')
+    assert is_complete(folder) and changed_files(folder, content=True) == [] == set_aside_damaged(tmp_path)
