@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .errors import WhetError
 from .hardware import GPU, Machine
 from .processes import start
+from .runs.files import private_dir
 from .settings import settings
 
 FILE = "calibration.json"
@@ -150,7 +151,7 @@ def calibrate(machine: Machine) -> Ceilings:
 def remember(machine: Machine, ceilings: Ceilings) -> None:
     """Keep a measurement for :func:`known_ceilings`."""
     path = settings().cache / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_dir(path.parent)
     with open(path.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         everything = _kept(path)

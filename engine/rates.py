@@ -14,6 +14,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .runs.files import private_dir
 from .settings import settings
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def record_rate(facts: ModelFacts, resolved: Resolved, tokens_per_second: float)
     """Remember a measured speed: tokens of all ranks' rows, padding and the start excluded."""
     predicted = _predicted(resolved)
     path = settings().cache / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_dir(path.parent)
     with open(path.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         speeds = _read(path)

@@ -29,7 +29,8 @@ def save(name: str, text: str) -> Path:
     """Write a draft, replacing one of the same name. Raises WhetError ``draft.not_written``."""
     new = path(name).with_suffix(".new")
     try:
-        folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        for place in (folder().parent, folder()):  # `parents` are made by the umask
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
         new.write_text(text, encoding="utf-8")
         new.replace(path(name))
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from ..errors import WhetError
 from ..recipe import DataSection
+from ..runs.files import private_dir
 from ..settings import settings
 from .hub import hub_commit, read_hub
 from .readers import READERS
@@ -96,7 +97,7 @@ def file_digest(path: Path) -> str:
             return str(remembered["digest"])
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    note.parent.mkdir(parents=True, exist_ok=True)
+    private_dir(note.parent)
     fresh = note.with_suffix(f".{os.getpid()}")
     fresh.write_text(json.dumps({"identity": identity, "digest": digest, "path": str(path)}))
     fresh.replace(note)

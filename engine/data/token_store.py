@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import WhetError
 from ..methods.section import TEMPLATED
 from ..recipe import Recipe
+from ..runs.files import private_dir
 from ..settings import settings
 from .batch_process import in_order
 from .batches import BatchTokenizer, RowBatch, TokenBatch, batches_of
@@ -87,7 +88,7 @@ def prepare(recipe: Recipe, model_dir: Path, progress: Callable[[int], None] | N
 
 def _build(recipe: Recipe, model_dir: Path, target: Path, progress: Callable[[int], None] | None) -> None:
     """Write into a folder of our own, then rename: readers see all of it or nothing."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    private_dir(target.parent)
     scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     try:
         report = _builder(recipe)(recipe, model_dir, scratch, progress).run()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import WhetError
+from ..models.own_files import shards
 from ..models.stored_tensors import stored_tensors
 from .targets.shards import DTYPES
 
@@ -161,9 +162,8 @@ class BaseWeights:
 
 
 def _tensor_files(model_dir: Path) -> dict[str, str]:
-    index, single = model_dir / "model.safetensors.index.json", model_dir / "model.safetensors"
-    if index.is_file():
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    weight_map, single = shards(model_dir), model_dir / "model.safetensors"
+    if weight_map is not None:
         missing = sorted({file for file in weight_map.values() if not (model_dir / file).is_file()})
         if missing:
             raise WhetError(

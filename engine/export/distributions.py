@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from ..models.own_files import LOCAL
 from .smoke_cases import Limits
 
 ROW_TOKENS = 96
@@ -22,7 +23,7 @@ def pick_sequences(request: dict[str, Any], folder: Path) -> list[list[int]]:
         request: ``rows`` of ids, ``texts``, and how many ``positions`` in all.
         folder: of the tokenizer.
     """
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, **LOCAL)
     limits = Limits(positions=request["positions"])
     left, chosen = limits.positions_for(len(tokenizer)), []
     for ids in [*request["rows"], *(tokenizer(text).input_ids for text in request["texts"])]:

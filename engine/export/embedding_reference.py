@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from ..data.tokenizer_files import TokenizerFiles
+from ..models.own_files import LOCAL, WEIGHTS
 from ..models.sentence_folder import Dense, SentenceFolder, read_sentence_folder
 from .embedding_metadata import expected_values
 from .embedding_texts import LONGEST, long_texts, prompted, short_texts
@@ -41,12 +42,13 @@ class EmbeddingReference:
 
     def __init__(self, sentence: SentenceFolder) -> None:
         self.sentence = sentence
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(sentence.folder)
-        self.config: Any = AutoConfig.from_pretrained(sentence.folder)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(sentence.folder, **LOCAL)
+        self.config: Any = AutoConfig.from_pretrained(sentence.folder, **LOCAL)
         weights = sum(file.stat().st_size for file in sentence.folder.glob("*.safetensors"))
         self.device, dtype = place(weights * 2)
         self.dtype = str(dtype).removeprefix("torch.")
-        self.model: Any = AutoModel.from_pretrained(sentence.folder, dtype=dtype).to(self.device).eval()
+        model: Any = AutoModel.from_pretrained(sentence.folder, dtype=dtype, **WEIGHTS)
+        self.model = model.to(self.device).eval()
         self.dense = [_matrix(one).to(self.device) for one in sentence.dense]
 
     @property

@@ -154,6 +154,7 @@ def _whole_model(folder: Path, base: str | None, emit: Emit) -> Iterator[Path]:
 def _base_of(folder: Path, base: str | None) -> Path | None:
     """Where the base of an adapter lies: as named, else as the adapter says; None for a whole model."""
     from ..models.locate import resolve_model
+    from ..models.own_files import refuse_pickled_adapter
 
     config = folder / "adapter_config.json"
     if not config.is_file():
@@ -164,6 +165,7 @@ def _base_of(folder: Path, base: str | None) -> Path | None:
                 "Point to a run's export/adapter, a merged folder, or a model folder.",
             )
         return None
+    refuse_pickled_adapter(folder)
     named = base or json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not named:
         raise WhetError(

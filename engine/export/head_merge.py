@@ -16,6 +16,7 @@ import transformers
 from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer
 
+from ..models.own_files import LOCAL, WEIGHTS
 from .base_weights import BaseWeights
 from .distances import furthest
 from .files import new_folder
@@ -50,14 +51,14 @@ def merge_head(base_dir: Path, adapter_dir: Path, out_dir: Path, task: str) -> t
     auto: Any = getattr(transformers, f"AutoModel{TASKS[task]}")
     named = (adapter_dir / "config.json").is_file()
     config = (
-        AutoConfig.from_pretrained(adapter_dir)
+        AutoConfig.from_pretrained(adapter_dir, **LOCAL)
         if named
-        else AutoConfig.from_pretrained(base_dir, num_labels=1)
+        else AutoConfig.from_pretrained(base_dir, num_labels=1, **LOCAL)
     )
-    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": torch.float32, **WEIGHTS}
     base = auto.from_pretrained(base_dir, config=config, ignore_mismatched_sizes=True, **options)
     trained = PeftModel.from_pretrained(base, str(adapter_dir)).eval()
-    tokenizer = AutoTokenizer.from_pretrained(adapter_dir)
+    tokenizer = AutoTokenizer.from_pretrained(adapter_dir, **LOCAL)
     trained.config.pad_token_id = tokenizer.pad_token_id
     wanted = _outputs(trained, tokenizer)
     changed = sum(1 for name in trained.state_dict() if "lora_A" in name or "modules_to_save" in name)

@@ -19,6 +19,7 @@ from peft import PeftModel
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from ..models.own_files import WEIGHTS
 from ..models.sentence_folder import is_embedding_model
 from .distributions import divergence, log_probabilities, pick_sequences
 from .gguf.native import Progress, serve
@@ -35,7 +36,7 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     )
     sequences = pick_sequences(request, merged)
     auto: Any = AutoModel if is_embedding_model(merged) else AutoModelForCausalLM
-    model: Any = auto.from_pretrained(base, dtype=dtype, **_placed(base, device))
+    model: Any = auto.from_pretrained(base, dtype=dtype, **WEIGHTS, **_placed(base, device))
     tuned: Any = PeftModel.from_pretrained(model, request["adapter"]).eval()
     if not _is_quantised(base):
         tuned.to(device)
@@ -48,7 +49,7 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     progress(1, 2)
     del model, tuned
     gc.collect()
-    whole: Any = auto.from_pretrained(merged, dtype=dtype)
+    whole: Any = auto.from_pretrained(merged, dtype=dtype, **WEIGHTS)
     differs = divergence(trained_TV, log_probabilities(whole.to(device).eval(), sequences))
     progress(2, 2)
     return {

@@ -73,7 +73,8 @@ def write_modelfile(
         return ModelfileResult(None, [f"No Modelfile was written: {reason}"])
     for name, parameter in PARAMETERS.items():
         value = (generation or {}).get(name)
-        if value is not None:
+        # Anything else, such as a text with further lines in it, comes from whoever made the model.
+        if isinstance(value, int | float) and not isinstance(value, bool):
             lines.append(f"PARAMETER {parameter} {value}")
     if context_length is not None:
         lines.append(f"PARAMETER num_ctx {min(context_length, LONGEST_CONTEXT)}")

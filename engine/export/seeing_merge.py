@@ -24,6 +24,7 @@ from ..errors import WhetError
 from ..methods.vision.inputs import padded
 from ..methods.vision.loading import Seeing, copy_processor, load_seeing
 from ..models.loading import Precision
+from ..models.own_files import WEIGHTS
 from .base_weights import BaseWeights
 from .distances import furthest
 from .files import new_folder
@@ -85,7 +86,7 @@ def merge_seeing(base_dir: Path, adapter_dir: Path, out_dir: Path) -> tuple[Merg
     del merged, trained
     seeing.handle.model = None  # the last that holds the old weights: both do not lie in memory at once
     seeing.handle.model = AutoModelForImageTextToText.from_pretrained(
-        out_dir, dtype=getattr(torch, _torch_name(held)), local_files_only=True
+        out_dir, dtype=getattr(torch, _torch_name(held)), **WEIGHTS
     ).eval()
     proof = compare(wanted, list(_logits(seeing)), before, target)
     verdict = Verdict.of(

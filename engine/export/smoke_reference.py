@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..data.tokenizer_files import TokenizerFiles
+from ..models.own_files import LOCAL, WEIGHTS
 from .gguf.known_differences import KnownDifferences
 from .gguf.native import Progress, serve, told
 from .gguf.space_prefix import space_prefix
@@ -52,12 +53,12 @@ class Reference:
 
     def __init__(self, model_dir: Path, limits: Limits) -> None:
         self.limits, self.model_dir = limits, model_dir
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(model_dir)
-        self.config: Any = AutoConfig.from_pretrained(model_dir)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, **LOCAL)
+        self.config: Any = AutoConfig.from_pretrained(model_dir, **LOCAL)
         weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
         self.device, dtype = place(weights * 2)
         self.dtype = str(dtype).removeprefix("torch.")
-        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, **WEIGHTS)
         self.model: Any = model.to(self.device).eval()  # type: ignore[arg-type]
         template = self.tokenizer.chat_template
         self.template: str | None = (

@@ -12,6 +12,7 @@ import torch
 import transformers
 from peft import PeftModel
 
+from ..models.own_files import WEIGHTS
 from .base_weights import BaseWeights
 from .verdict import Proof, Verdict, fingerprint, save_verdict
 
@@ -30,7 +31,7 @@ def prove_weights(base: Path, adapter: Path, merged: Path, name: str) -> Verdict
         name: transformers' class.
     """
     started = time.monotonic()
-    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": torch.float32, **WEIGHTS}
     kind: Any = getattr(transformers, name)
     whole = kind.from_pretrained(base, **options)
     before = {name: _digest(value) for name, value in whole.state_dict().items()}

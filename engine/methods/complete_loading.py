@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from ..errors import WhetError
 from ..models.adapters import add_adapter
+from ..models.own_files import LOCAL
 from ..plan import Plan
 from ..recipe import AdapterSection
 from .classification.loading import load_options
@@ -30,7 +31,7 @@ def load_complete(kind: Any, plan: Plan, path: Path, called: str, unrounded: Seq
         WhetError: ``model.load``.
     """
     try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        config = AutoConfig.from_pretrained(path, **LOCAL)
         options = load_options(plan, config, False)
         if "quantization_config" in options:
             options["quantization_config"].llm_int8_skip_modules = list(unrounded)

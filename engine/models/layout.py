@@ -5,15 +5,15 @@ A known family's counts come from its layout instead: :mod:`.decoder_layout` and
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import struct
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from .own_files import read_header
 
 EMBEDDINGS = tuple(
     f"{name}.weight"
@@ -119,14 +119,12 @@ def embedding_rows(tensors: dict[str, tuple[int, ...]]) -> int | None:
 def read_headers(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
     """Tensor name -> shape over safetensors files; reads the JSON headers only.
 
-    The layout is safetensors' documented one (eight bytes of little-endian length, then JSON); read here
-    because the library maps each file and imports numpy, which a plan over a hundred shards would feel.
+    Not by safetensors' own library, which maps each file and imports numpy: a plan over a hundred shards
+    would feel that. Raises WhetError as :func:`.own_files.read_header`.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
+        header, _ = read_header(path)
         shapes.update(
             {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
         )

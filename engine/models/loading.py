@@ -23,6 +23,7 @@ from transformers import (
 from ..errors import WhetError
 from .families import Family, family_of
 from .own_code import refused_code
+from .own_files import refuse_files_elsewhere
 from .quantization import quantization_config, set_compute_dtype
 from .reduced_ends import reduce_ends
 
@@ -183,8 +184,12 @@ def load_tokenizer(
     It is what tokenizer.json says, as rows are tokenised and as the trained model is saved: transformers 5
     builds the pipeline of some classes anew, and then a text may be cut otherwise than the file does.
 
-    Raises WhetError ``model.remote_code`` for one with code of its own.
+    Raises WhetError ``model.remote_code`` for one with code of its own, ``model.link`` for one made of files
+    elsewhere.
     """
+    settings = path / "tokenizer_config.json"
+    if settings.is_file() and not (path / "tokenizer.json").is_file():
+        refuse_files_elsewhere(path, json.loads(settings.read_text(encoding="utf-8")))
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, local_files_only=True, trust_remote_code=trust_remote_code

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..errors import WhetError
 from ..settings import settings
-from .own_code import CODE_FILES
+from .own_code import CODE_FILES, refuse_hub_kernels
+from .own_files import refuse_links_out, refuse_pickled_modules, shards
 
 SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt", "merges.txt"]
 WEIGHT_FILES = ["*.safetensors"]
@@ -30,7 +31,9 @@ def resolve_model(
     Raises:
         WhetError: ``model.not_found`` (no such directory, or not cached while offline), ``model.no_config``
             (a directory without config.json), ``model.no_weights`` (weights asked for, none there),
-            ``model.download`` (the hub said no).
+            ``model.index``, ``model.link`` (it names files that are not its own), ``model.remote_code``
+            (kernels of the hub), ``model.pickled`` (a layer without safetensors), ``model.download`` (the
+            hub said no).
     """
     if name == "demo":
         from ..demo import MODEL_DIR
@@ -54,6 +57,8 @@ def _checked(path: Path, name: str, weights: bool) -> Path:
             if adapter
             else "Give the directory that holds config.json, tokenizer.json and *.safetensors.",
         )
+    refuse_links_out(path)
+    refuse_hub_kernels(path)
     if weights and (missing := missing_weights(path)):
         raise WhetError(
             "model.no_weights",
@@ -61,6 +66,8 @@ def _checked(path: Path, name: str, weights: bool) -> Path:
             "Only safetensors weights are read; convert others with save_pretrained(...), or download "
             "the rest of the model.",
         )
+    if weights:
+        refuse_pickled_modules(path)
     return path
 
 
@@ -82,11 +89,13 @@ def adapter_base(folder: Path) -> str:
 
 
 def missing_weights(path: Path) -> list[str]:
-    """Names of weight files that should be in ``path`` and are not; empty when complete."""
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return sorted(file for file in wanted if not (path / file).is_file())
+    """Names of weight files that should be in ``path`` and are not; empty when complete.
+
+    Raises WhetError ``model.index`` as :func:`.own_files.shards`.
+    """
+    index = shards(path)
+    if index is not None:
+        return sorted(file for file in set(index.values()) if not (path / file).is_file())
     return [] if any(path.glob("*.safetensors")) else ["*.safetensors"]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .own_files import read_header
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,14 +51,12 @@ class StoredTensor:
 
 
 def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
-    """All tensors by name; reads the headers (eight bytes of length, then JSON) only."""
+    """All tensors by name; reads the headers only. Raises WhetError as :func:`.own_files.read_header`."""
     found: dict[str, StoredTensor] = {}
     for path in files:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
+        header, data = read_header(path)
         for name, entry in header.items():
             if name != "__metadata__":
-                start = 8 + length + entry["data_offsets"][0]
+                start = data + entry["data_offsets"][0]
                 found[name] = StoredTensor(path, entry["dtype"], tuple(entry["shape"]), start)
     return found

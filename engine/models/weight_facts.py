@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..runs.files import private_dir
 from ..settings import settings
 from .facts import ModelFacts
 from .families import family_of
@@ -73,7 +74,7 @@ def weight_facts(model: ModelFacts, tokens: Path) -> WeightFacts:
     if remembered.is_file():
         return WeightFacts.model_validate_json(remembered.read_bytes())
     facts = _read(model, tokens)
-    remembered.parent.mkdir(parents=True, exist_ok=True)
+    private_dir(remembered.parent)
     partial = remembered.with_suffix(f".{hashlib.sha256(str(model.path).encode()).hexdigest()[:8]}.new")
     partial.write_text(facts.model_dump_json(), encoding="utf-8")
     partial.replace(remembered)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from itertools import takewhile
 from pathlib import Path
 
 
 def private_dir(path: Path) -> Path:
-    """Create ``path`` readable by its owner only; an existing directory is left as it is."""
-    if not path.is_dir():
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Create ``path``, and what is missing above it, readable by its owner only; what exists is left alone.
+
+    ``Path.mkdir(parents=True)`` would make the parents by the umask: a home that others may write, at worst.
+    """
+    missing = takewhile(lambda folder: not folder.is_dir(), (path, *path.parents))
+    for folder in reversed(list(missing)):
+        folder.mkdir(mode=0o700, exist_ok=True)
     return path
 
 

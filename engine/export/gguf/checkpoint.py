@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import WhetError
+from ...models.own_files import shards
 
 if TYPE_CHECKING:
     import torch
@@ -81,10 +81,9 @@ def _open(path: Path) -> Iterator[Any]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        files = [folder / name for name in dict.fromkeys(shards)]
+    index = shards(folder)
+    if index is not None:
+        files = [folder / name for name in dict.fromkeys(index.values())]
     else:
         files = [folder / "model.safetensors"]
     missing = [path.name for path in files if not path.is_file()]

@@ -17,6 +17,7 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ...errors import WhetError
+from ...models.own_files import LOCAL
 from ...models.sentence_folder import is_embedding_model
 
 EXPERT = re.compile(r"\.experts\.\d+\.\w+\.weight$")
@@ -39,7 +40,7 @@ def find_linears(model_dir: Path) -> Linears:
     Raises:
         WhetError: ``export.few_bits`` for anything but a causal language model that transformers itself has.
     """
-    config = AutoConfig.from_pretrained(model_dir)
+    config = AutoConfig.from_pretrained(model_dir, **LOCAL)
     named = (config.architectures or [""])[0]
     if named not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() or is_embedding_model(model_dir):
         raise WhetError(

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, CompressedTensorsConfig
 from transformers.utils import logging as transformers_logging
 
+from ...models.own_files import LOCAL, WEIGHTS
 from ..distributions import divergence, log_probabilities, pick_sequences
 from ..gguf.native import Progress, serve
 from ..reference_device import place
@@ -36,7 +37,7 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     if fp8 and find_spec("compressed_tensors") is None:
         return {"missing": "compressed-tensors"}
     source, written = Path(request["model"]), Path(request["written"])
-    stored = AutoConfig.from_pretrained(source).dtype or torch.bfloat16
+    stored = AutoConfig.from_pretrained(source, **LOCAL).dtype or torch.bfloat16
     weights = sum(file.stat().st_size for file in source.glob("*.safetensors"))
     # Two models at once; float32 takes twice the bytes of the files.
     device, dtype = place(2 * weights * (4 // stored.itemsize), request["share"])
@@ -61,7 +62,7 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 
 def _load(folder: Path, **options: Any) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, **{"dtype": "auto", **options}).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, **{"dtype": "auto", **WEIGHTS, **options}).eval()
 
 
 def _plain(folder: Path, **options: Any) -> Any:

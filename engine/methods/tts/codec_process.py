@@ -17,6 +17,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, MimiModel
 
 from ...data.audio import samples_of
+from ...models.own_files import LOCAL, WEIGHTS
 
 Encode = Callable[[torch.Tensor], list[list[int]]]
 INSIDE = "codec_model."
@@ -36,8 +37,8 @@ def main() -> None:
 def mimi(place: str) -> tuple[int, Encode]:
     """Mimi from a folder of its own, or from inside a CSM's weights."""
     folder = Path(place)
-    config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
-    options: dict[str, Any] = {"local_files_only": True, "output_loading_info": True, "dtype": torch.float32}
+    config: Any = AutoConfig.from_pretrained(folder, **LOCAL)
+    options: dict[str, Any] = {"output_loading_info": True, "dtype": torch.float32, **WEIGHTS}
     loaded: Any
     if config.model_type == "csm":
         inside = weights_inside(folder)

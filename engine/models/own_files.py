@@ -1,0 +1,152 @@
+"""What a model's folder may name: files of its own, weights as safetensors alone. Light.
+
+Indices and links come from whoever made the folder. A name with ``..`` in it, or a link that leads out, would
+have files of this machine trained on, copied beside the merged weights and pushed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+from ..errors import WhetError
+from ..surroundings.hub import hub_cache
+
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""How transformers reads a folder's configuration and tokenizer: no network, no code of the folder's."""
+WEIGHTS: dict[str, Any] = {**LOCAL, "use_safetensors": True}
+"""How transformers reads weights."""
+ADAPTER = "adapter_model.safetensors"
+PICKLED = "pytorch_model.bin"
+TOKENIZER_FILES = ("vocab_file", "merges_file", "tokenizer_file", "spm_file")
+"""Settings of tokenizer_config.json that transformers obeys where there is no tokenizer.json."""
+INDEX = "model.safetensors.index.json"
+SUFFIX = ".safetensors"
+LONGEST_HEADER = 100_000_000
+"""Bytes; safetensors itself refuses more."""
+
+
+def shards(folder: Path) -> dict[str, str] | None:
+    """Tensor name -> file, as the index says; None without one.
+
+    Raises:
+        WhetError: ``model.index`` for an index that is broken, or names anything but safetensors files that
+            lie beside it.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        return None
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _odd_index(index, f"has no weight_map that can be read ({type(error).__name__})") from error
+    if not isinstance(found, dict):
+        raise _odd_index(index, f"has a {type(found).__name__} as its weight_map")
+    for tensor, file in found.items():
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(SUFFIX):
+            raise _odd_index(index, f"says that {tensor!r} lies in {file!r}")
+    return found
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """A safetensors file's header (eight bytes of little-endian length, then JSON), and where its data begin.
+
+    Raises:
+        WhetError: ``model.broken_weights`` for a file without one; no more is read than it can hold.
+    """
+    with open(path, "rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        size = os.fstat(file.fileno()).st_size
+        if not 2 <= length <= min(LONGEST_HEADER, size - 8):
+            raise _broken(path, f"its header would be {length:,} bytes of a file of {size:,}")
+        try:
+            header = json.loads(file.read(length))
+        except (ValueError, RecursionError) as error:
+            raise _broken(path, "its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise _broken(path, f"its header is a {type(header).__name__}")
+    return header, 8 + length
+
+
+def refuse_links_out(folder: Path) -> None:
+    """Raise WhetError ``model.link`` for a link to what neither lies in ``folder`` nor in the hub's cache.
+
+    Weights beside config.json may be linked from anywhere: they are read as safetensors and never copied.
+    """
+    inside = (folder.resolve(), hub_cache().resolve(), *_blobs(folder))
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in (*folders, *files):
+            path = Path(place, name)
+            weights = path.parent == folder and name.endswith(SUFFIX)
+            if path.is_symlink() and not weights:
+                real = path.resolve()
+                if not any(real.is_relative_to(one) for one in inside):
+                    raise WhetError(
+                        "model.link",
+                        f"{path} is a link to {real}, which lies outside of the model's folder.",
+                        "If that is meant, put the file itself there; only weights may be linked.",
+                    )
+
+
+def refuse_pickled_modules(folder: Path) -> None:
+    """Raise WhetError ``model.pickled`` for a layer of sentence-transformers' without safetensors."""
+    for file in sorted(folder.glob(f"*/{PICKLED}")):
+        if not (file.parent / "model.safetensors").is_file():
+            raise _pickled(file)
+
+
+def refuse_pickled_adapter(folder: Path) -> None:
+    """Raise WhetError ``model.pickled`` for an adapter that PEFT would read from a pickle."""
+    if not (folder / ADAPTER).is_file():
+        raise _pickled(folder / ADAPTER.replace(".safetensors", ".bin"))
+
+
+def refuse_files_elsewhere(folder: Path, tokenizer: dict[str, Any]) -> None:
+    """Raise WhetError ``model.link`` for a tokenizer whose settings make it of files outside of ``folder``.
+
+    Old ones name where their author's files lay; that is obeyed only where there is no tokenizer.json.
+    """
+    for name in TOKENIZER_FILES:
+        file = tokenizer.get(name)
+        if isinstance(file, str) and not (folder / file).resolve().is_relative_to(folder.resolve()):
+            raise WhetError(
+                "model.link",
+                f"{folder / 'tokenizer_config.json'} makes its tokenizer of {file}, which lies elsewhere.",
+                f"Remove {name} there, or save the model with its tokenizer.json.",
+            )
+
+
+def _pickled(file: Path) -> WhetError:
+    there = "is a pickle, which could run code as it is read" if file.is_file() else "is not there either"
+    return WhetError(
+        "model.pickled",
+        f"{file.parent} holds no safetensors weights; {file.name} {there}.",
+        "Only safetensors are read. Whoever trusts the file loads it once with its own library and saves it.",
+    )
+
+
+def _blobs(folder: Path) -> tuple[Path, ...]:
+    """Where the links of a snapshot in a cache of the hub's lead, wherever that cache is."""
+    snapshots = folder.resolve().parent
+    return (snapshots.parent / "blobs",) if snapshots.name == "snapshots" else ()
+
+
+def _odd_index(index: Path, fact: str) -> WhetError:
+    return WhetError(
+        "model.index",
+        f"{index} {fact}.",
+        "An index names safetensors files that lie beside it. Download the model again.",
+    )
+
+
+def _broken(path: Path, fact: str) -> WhetError:
+    return WhetError(
+        "model.broken_weights",
+        f"{path} is not a safetensors file: {fact}.",
+        "Download the model again, or write its weights again with save_pretrained.",
+    )
