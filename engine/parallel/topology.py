@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import WhetError
-from ..settings import settings
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -82,7 +81,7 @@ def here() -> Topology:
 
 def ranks_of(plan: Plan) -> int:
     """How many processes the plan gives its run; 1 for most."""
-    return settings().cpu_ranks if plan.resolved.device == "cpu" else 1
+    return plan.resolved.ranks
 
 
 def _number(said: Mapping[str, str], name: str, default: int | None) -> int:

@@ -40,6 +40,7 @@ class RunContext:
         self.attempt = attempt
         # A later attempt that has only the export left still knows what the training measured.
         self.summary: dict[str, Any] = dict(directory.read_state().summary)
+        self.lost: WhetError | None = None  # how another rank died: nothing can go on
         self.signals = 0  # SIGTERM and SIGINT so far: each counts as one request to stop
         self._events = events
         self._lock = threading.Lock()
@@ -57,7 +58,7 @@ class RunContext:
     def recipe(self) -> Recipe:
         return self.plan.recipe
 
-    @cached_property
+    @property
     def topology(self) -> Topology:
         """Which of the run's processes this is; rank 0 writes the run."""
         return here()
@@ -82,7 +83,12 @@ class RunContext:
                 self._write(**changes)
 
     def stop_requested(self) -> StopRequest | None:
-        """``checkpoint``: finish the step, save, raise :class:`Stopped`; ``now``: raise it at once."""
+        """``checkpoint``: finish the step, save, raise :class:`Stopped`; ``now``: raise it at once.
+
+        A job that lost a rank is to end now as well.
+        """
+        if self.lost is not None:
+            return "now"
         asked = self.dir.control.stop_requested()
         count = self.signals + {None: 0, "checkpoint": 1, "now": 2}[asked]
         return None if count == 0 else "checkpoint" if count == 1 else "now"

@@ -17,13 +17,35 @@ NO_SPACE_BYTES = 1 << 20
 """Below this much free space a failure of unknown cause (torch.save tells none) counts as a full disk."""
 
 
-def describe_failure(error: BaseException, directory: Path) -> WhetError:
-    """What ended the run whose files are in ``directory``; its texts are safe to print and to store."""
-    found = _describe(error, directory)
+LOST_CONTACT_TEXTS = ("gloo", "NCCL", "monitoredBarrier")
+"""In the text of the RuntimeError that an exchange between ranks raises when one of them is gone."""
+
+
+def describe_failure(error: BaseException, directory: Path, log: str = "worker.log") -> WhetError:
+    """What ended the run whose files are in ``directory``; its texts are safe to print and to store.
+
+    The traceback is in its file ``log``.
+    """
+    found = _describe(error, directory, log)
     return WhetError(found.code, _printable(found.message), _printable(found.hint))
 
 
-def _describe(error: BaseException, directory: Path) -> WhetError:
+def lost_contact(error: BaseException) -> bool:
+    """Whether an exchange with another rank failed: mostly because that rank failed before."""
+    return any(_is_lost_contact(link) for link in _chain(error))
+
+
+def _is_lost_contact(error: BaseException) -> bool:
+    if isinstance(error, WhetError):
+        return error.code == "run.ranks_unmet"
+    if not isinstance(error, RuntimeError):
+        return False
+    # torch's own classes are known by name here: this module is light.
+    named = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
+    return named or any(text in str(error) for text in LOST_CONTACT_TEXTS)
+
+
+def _describe(error: BaseException, directory: Path, log: str) -> WhetError:
     chain = list(_chain(error))
     if any(_is_disk_full(link) for link in chain):
         return disk_full(directory)
@@ -57,7 +79,7 @@ def _describe(error: BaseException, directory: Path) -> WhetError:
     return WhetError(
         "run.crashed",
         _headline(error),
-        f"The traceback is in {directory / 'worker.log'}. Finished checkpoints are untouched; "
+        f"The traceback is in {directory / log}. Finished checkpoints are untouched; "
         f"`whet resume {directory.name}` goes on.",
     )
 

@@ -1,4 +1,8 @@
-"""One run a GPU: take a free one, or wait in order of start. The queue is the run directories themselves."""
+"""One run a GPU: take free ones, or wait in order of start. The queue is the run directories themselves.
+
+A run that needs several takes all or none, so two of them never hold what the other waits for; and since a
+later run never takes what an earlier one waits for, it gets them all in the end.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from collections.abc import Sequence
 
 from ..errors import WhetError
 from ..hardware import inspect_machine
+from ..parallel.strategy import alike_gpus
+from ..parallel.topology import ranks_of
 from . import locks
 from .context import RunContext, Stopped
 from .events import PhaseEvent
@@ -17,9 +23,10 @@ POLL_SECONDS = 0.5
 
 
 def planned_gpus(context: RunContext) -> list[str]:
-    """NVML uuids of the GPUs the plan may run on, any one of which will do; none for a CPU run.
+    """NVML uuids of the GPUs the plan may run on, any of which will do; none for a CPU run.
 
-    Raises WhetError ``run.no_gpu`` when the plan counts on a GPU that is not there now.
+    Ranks share their work equally, so they run on GPUs of one kind. Raises WhetError ``run.no_gpu`` when the
+    plan counts on GPUs that are not there now.
     """
     foreign = not context.dir.plan.exists()  # a job on files of no run takes what there is
     if not foreign and context.plan.resolved.device == "cpu":
@@ -31,31 +38,66 @@ def planned_gpus(context: RunContext) -> list[str]:
             f"The plan counts on a GPU and none is visible: {machine.gpu_note or 'NVML lists none'}.",
             "Check `nvidia-smi` and CUDA_VISIBLE_DEVICES, then `whet resume`; or start a new run on the CPU.",
         )
-    return [gpu.uuid for gpu in machine.gpus]
+    ranks = 1 if foreign else planned_ranks(context)
+    gpus = machine.gpus if ranks == 1 else alike_gpus(machine.gpus)
+    if not foreign and len(gpus) < ranks:
+        raise WhetError(
+            "run.no_gpu",
+            f"The plan counts on {ranks} GPUs of one kind, and {len(gpus)} are visible.",
+            f"Check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or go on with fewer: `whet resume "
+            f"{context.dir.id} hardware.gpus=auto`.",
+        )
+    return [gpu.uuid for gpu in gpus]
 
 
-def take_gpu(context: RunContext, candidates: Sequence[str]) -> locks.Lock | None:
-    """Hold one of ``candidates`` for the life of this process and make it the only GPU that CUDA sees.
+def planned_ranks(context: RunContext) -> int:
+    """Processes of the run; a job on what a run trained has one."""
+    run = context.dir
+    return 1 if run.job.exists() or not run.plan.exists() else ranks_of(context.plan)
 
-    Waits while all are taken, or while a run that started earlier waits for one of them. Returns None when
-    there are no candidates. Raises Stopped on a stop request.
+
+def take_gpus(context: RunContext, candidates: Sequence[str], count: int = 1) -> list[str]:
+    """Hold ``count`` of ``candidates`` for the life of this process and make them the only GPUs CUDA sees.
+
+    Waits while too few are free, or while a run that started earlier waits for one of them. Returns their
+    names in the order of ``candidates``, rank by rank; none when there are no candidates. Raises Stopped on a
+    stop request.
     """
     if not candidates:
-        return None
+        return []
     said = ""
     while True:
         if context.stop_requested():
             raise Stopped
         ahead = _ahead_of(context.dir, candidates)
         if not ahead:
-            for name in candidates:
-                lock = locks.try_hold(locks.gpu_lock(name))
-                if lock is not None:
-                    lock.write_holder(context.dir.id)
-                    _show_only(name)
-                    return lock
+            taken = _take(candidates, count)
+            for lock in taken.values():
+                lock.write_holder(context.dir.id)
+            if taken:
+                _held.extend(taken.values())
+                _show_only(list(taken))
+                return list(taken)
         said = _say_waiting(context, candidates, ahead, said)
         time.sleep(POLL_SECONDS)
+
+
+_held: list[locks.Lock] = []
+"""For the life of this process."""
+
+
+def _take(candidates: Sequence[str], count: int) -> dict[str, locks.Lock]:
+    """All of ``count`` locks, or none."""
+    taken: dict[str, locks.Lock] = {}
+    for name in candidates:
+        lock = locks.try_hold(locks.gpu_lock(name))
+        if lock is not None:
+            taken[name] = lock
+        if len(taken) == count:
+            return taken
+    for lock in taken.values():
+        lock.release()
+    return {}
 
 
 def _ahead_of(run: RunDir, candidates: Sequence[str]) -> list[str]:
@@ -81,7 +123,7 @@ def _say_waiting(context: RunContext, candidates: Sequence[str], ahead: list[str
     return words
 
 
-def _show_only(name: str) -> None:
+def _show_only(names: Sequence[str]) -> None:
     """CUDA numbers devices by speed and NVML by bus, so the lock and the device agree only by NVML's uuid."""
-    if name.startswith(("GPU-", "MIG-")):
-        os.environ["CUDA_VISIBLE_DEVICES"] = name
+    if all(name.startswith(("GPU-", "MIG-")) for name in names):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)

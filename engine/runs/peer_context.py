@@ -22,7 +22,7 @@ class PeerContext(RunContext):
     def __init__(self, directory: RunDir) -> None:
         # Not super().__init__: that one is handed the run's event log, which only rank 0 may open.
         state = directory.read_state()
-        self.dir, self.attempt, self.summary, self.signals = directory, state.attempt, dict(state.summary), 0
+        self.dir, self.attempt, self.summary = directory, state.attempt, dict(state.summary)
         self._stop: StopRequest | None = None
         self._checkpoint = False
 

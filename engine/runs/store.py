@@ -71,7 +71,7 @@ class RunState(BaseModel):
         default=None, description="Start of the newest attempt; the waiting order."
     )
     updated: float = 0.0
-    gpu: str | None = Field(default=None, description="GPU held by the newest attempt.")
+    gpu: str | None = Field(default=None, description="GPU held by the newest attempt; of rank 0.")
     waiting_for: list[str] = Field(default_factory=list, description="GPUs of which any one is awaited.")
     behind: list[str] = Field(
         default_factory=list, description="Runs waited for: who holds those GPUs, then who is next before it."

@@ -23,7 +23,7 @@ POLL_SECONDS = 0.1
 
 # What a checkpoint was made with cannot change under it; everything about how long, how often and what comes
 # after can.
-RESUMABLE_OVERRIDES = ("training.", "eval.", "sampling.", "export.", "checks.", "accept")
+RESUMABLE_OVERRIDES = ("training.", "eval.", "sampling.", "export.", "checks.", "hardware.", "accept")
 
 
 def launch(run: RunDir, worker: Sequence[str] = WORKER) -> int:

@@ -1,7 +1,7 @@
 """The one process that writes a run: ``python -P -m whet.engine.runs.worker RUN_DIR``.
 
-It holds the run's lock (and its GPU's) until it exits, and every way a job can end becomes a state and an
-event.
+It holds the run's lock (and its GPUs') until it exits, and every way a job can end becomes a state and an
+event. Of a run in several processes it is rank 0.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import WhetError
+from ..parallel.topology import here
 from ..settings import settings
-from . import locks
+from . import locks, rank
 from .context import RunContext, Stopped
 from .events import EventLog
 from .failures import describe_failure
 from .files import private_file
-from .gpu_queue import planned_gpus, take_gpu
+from .gpu_queue import planned_gpus, planned_ranks, take_gpus
+from .peers import RANK, started_peers
 from .store import RunDir
 
 Job = Callable[[RunContext], None]
 ChooseGpus = Callable[[RunContext], Sequence[str]]
+CountRanks = Callable[[RunContext], int]
 
 ENDED, FAILED, REFUSED = 0, 1, 2
 """Exit statuses: ended as asked (finished or stopped), failed, not started."""
@@ -56,9 +59,23 @@ def _let_speak(level: str) -> None:
 
 
 def main(
-    argv: Sequence[str] | None = None, job: Job = training_job, choose_gpus: ChooseGpus = planned_gpus
+    argv: Sequence[str] | None = None,
+    job: Job = training_job,
+    choose_gpus: ChooseGpus = planned_gpus,
+    count_ranks: CountRanks = planned_ranks,
+    peer: Sequence[str] = RANK,
 ) -> int:
-    """Parse the command line, take the run's lock and run one attempt; returns the exit status."""
+    """Parse the command line, take the run's lock and run one attempt; returns the exit status.
+
+    Under torchrun, srun or an operator (RANK is set) rank 0 does that, and the others their part of the job;
+    else the worker starts them itself, as ``peer``.
+    """
+    try:
+        if not here().is_main:
+            return rank.main(argv, job)
+    except WhetError as error:
+        print(f"The worker did not start: {error}", file=sys.stderr, flush=True)
+        return REFUSED
     parser = argparse.ArgumentParser(prog="python -P -m whet.engine.runs.worker")
     parser.add_argument("directory", type=Path, help="the run's directory")
     parser.add_argument("--lock-fd", type=int, help="descriptor of the run's lock, held by the launcher")
@@ -77,10 +94,16 @@ def main(
         print(f"The worker of {run.path} did not start: {error}", file=sys.stderr, flush=True)
         return REFUSED
     lock.write_holder(f"pid {os.getpid()}")
-    return run_worker(context, job, choose_gpus)
+    return run_worker(context, job, choose_gpus, count_ranks, peer)
 
 
-def run_worker(context: RunContext, job: Job, choose_gpus: ChooseGpus) -> int:
+def run_worker(
+    context: RunContext,
+    job: Job,
+    choose_gpus: ChooseGpus,
+    count_ranks: CountRanks = planned_ranks,
+    peer: Sequence[str] = RANK,
+) -> int:
     """Run one attempt to its end, whatever that is; the caller holds the run's lock."""
     run = context.dir
     ended = threading.Event()
@@ -89,11 +112,12 @@ def run_worker(context: RunContext, job: Job, choose_gpus: ChooseGpus) -> int:
     threading.Thread(target=_enforce_stop, args=(context, ended), daemon=True).start()
     try:
         _allocate(run.reserve)
-        gpu = take_gpu(context, choose_gpus(context))
-        context.update(
-            status="running", waiting_for=[], behind=[], gpu=gpu and gpu.path.stem.removeprefix("gpu-")
-        )
-        job(context)
+        ranks = count_ranks(context)
+        # Whoever started the ranks gave them their GPUs.
+        gpus = take_gpus(context, choose_gpus(context), ranks) if context.topology.alone else []
+        context.update(status="running", waiting_for=[], behind=[], gpu=gpus[0] if gpus else None)
+        with started_peers(context, ranks, peer):
+            job(context)
         context.update(summary=context.summary)
     except Stopped:
         refused = context.close("stopped")
@@ -132,14 +156,15 @@ def _count_signal(context: RunContext) -> None:
 
 
 def _enforce_stop(context: RunContext, ended: threading.Event) -> None:
-    """End the process when the job does not notice a stop at once: it may sit in a long C call."""
+    """End the process when the job does not notice a stop at once: it may sit in a long C call, or in an
+    exchange with a rank that is gone."""
     asked_at: float | None = None
     while not ended.wait(0.1):
         if context.stop_requested() != "now":
             continue
         asked_at = asked_at or time.monotonic()
         if time.monotonic() - asked_at >= GRACE_SECONDS:
-            context.close("stopped")
+            context.close("stopped" if context.lost is None else "failed", context.lost)
             _kill_group()
 
 

@@ -6,11 +6,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from support.fake_runs import until
+from support.fake_runs import until, write_job
 
 from whet.engine.errors import WhetError
 from whet.engine.runs import gpu_queue, locks, supervisor
@@ -95,6 +97,47 @@ def test_any_free_one_of_several_will_do(store: RunStore, launch: Launch) -> Non
     assert run.read_state().summary == {"sees": "GPU-bbbb"}
 
 
+def test_run_of_several_ranks_waits_for_all_its_gpus_and_holds_none_meanwhile(
+    store: RunStore, tmp_path: Path, launch: Launch, create: Callable[..., RunDir]
+) -> None:
+    """One that started later, for one GPU, does not take from it what falls free."""
+    names = ("GPU-aaaa", "GPU-bbbb", "GPU-cccc")
+    script = write_job(tmp_path, SHOW, names, ranks=2)
+    both = create()
+    taken = [locks.hold(locks.gpu_lock(name)) for name in names[:2]]
+    pid = supervisor.launch(both, worker=script)
+    try:
+        until(lambda: waits(both), "the run of two to wait")
+        assert both.read_state().waiting_for == list(names)
+        assert not locks.is_held(locks.gpu_lock("GPU-cccc"))
+        later = launch(LOOP, gpus=("GPU-cccc",))
+        until(lambda: waits(later), "the later run to wait")
+        taken[1].release()
+        assert supervisor.wait(both, 30) == "finished", both.log_tail()
+        assert both.read_state().summary == {"sees": "GPU-bbbb,GPU-cccc"}
+        assert locks.holder(locks.gpu_lock("GPU-bbbb")) == both.id
+        until(lambda: later.status() == "running", "the later run to run")
+    finally:
+        for lock in taken:
+            lock.release()
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+def test_two_runs_of_two_ranks_never_hold_what_the_other_waits_for(
+    store: RunStore, tmp_path: Path, create: Callable[..., RunDir]
+) -> None:
+    script = write_job(tmp_path, SHOW, ("GPU-aaaa", "GPU-bbbb"), ranks=2)
+    runs = [create(), create()]
+    pids = [supervisor.launch(run, worker=script) for run in runs]
+    try:
+        assert [supervisor.wait(run, 30) for run in runs] == ["finished", "finished"]
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+
+
 def test_run_for_another_gpu_does_not_queue_behind(store: RunStore, launch: Launch) -> None:
     with locks.hold(locks.gpu_lock("GPU-aaaa")):
         first = launch(LOOP, gpus=GPU)
@@ -109,17 +152,22 @@ def test_cpu_plan_takes_no_gpu_and_a_vanished_gpu_is_an_error(
 ) -> None:
     run = create()
 
-    def context(device: str) -> RunContext:
-        plan = SimpleNamespace(resolved=SimpleNamespace(device=device))
+    def context(device: str, ranks: int = 1) -> RunContext:
+        plan = SimpleNamespace(resolved=SimpleNamespace(device=device, ranks=ranks))
         return cast(RunContext, SimpleNamespace(dir=run, plan=plan))
 
     def machine(*uuids: str) -> Any:
-        gpus = [SimpleNamespace(uuid=uuid) for uuid in uuids]
+        gpus = [SimpleNamespace(uuid=uuid, name=uuid[:6], memory_total=1) for uuid in uuids]
         return lambda: SimpleNamespace(gpus=gpus, gpu_note="no NVIDIA driver")
 
     monkeypatch.setattr(gpu_queue, "inspect_machine", machine("GPU-1", "GPU-2"))
     assert gpu_queue.planned_gpus(context("cpu")) == []
     assert gpu_queue.planned_gpus(context("cuda")) == ["GPU-1", "GPU-2"]
+    monkeypatch.setattr(gpu_queue, "inspect_machine", machine("GPU-B-1", "GPU-A-1", "GPU-A-2"))
+    assert gpu_queue.planned_gpus(context("cuda", ranks=2)) == ["GPU-A-1", "GPU-A-2"]
+    with pytest.raises(WhetError, match="3 GPUs of one kind, and 2 are visible") as caught:
+        gpu_queue.planned_gpus(context("cuda", ranks=3))
+    assert caught.value.code == "run.no_gpu"
     monkeypatch.setattr(gpu_queue, "inspect_machine", machine())
     with pytest.raises(WhetError, match="no NVIDIA driver") as caught:
         gpu_queue.planned_gpus(context("cuda"))

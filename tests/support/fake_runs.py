@@ -40,7 +40,8 @@ def job(context):
 {body}
 
 if __name__ == "__main__":
-    sys.exit(worker.main(job=job, choose_gpus=lambda context: {gpus!r}))
+    sys.exit(worker.main(job=job, choose_gpus=lambda context: {gpus!r},
+                         count_ranks=lambda context: {ranks}, peer=(__file__,)))
 """
 
 
@@ -66,8 +67,11 @@ def until(probe: Callable[[], T], what: str = "the condition", seconds: float = 
     return value
 
 
-def write_job(folder: Path, body: str, gpus: tuple[str, ...] = ()) -> tuple[str]:
-    """Write a worker whose job has the given body; returns what the interpreter is to run."""
+def write_job(folder: Path, body: str, gpus: tuple[str, ...] = (), ranks: int = 1) -> tuple[str]:
+    """Write a worker whose job, in each of its ranks, has the given body; returns what the interpreter is to
+    run."""
     path = folder / f"job-{time.monotonic_ns()}.py"
-    path.write_text(SCRIPT.format(body=textwrap.indent(textwrap.dedent(body).strip(), "    "), gpus=gpus))
+    path.write_text(
+        SCRIPT.format(body=textwrap.indent(textwrap.dedent(body).strip(), "    "), gpus=gpus, ranks=ranks)
+    )
     return (str(path),)

@@ -1,0 +1,91 @@
+"""What a rank other than 0 leaves in the run's directory: its log, and one small file on how it ended."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..errors import WhetError
+from .failures import describe_failure, lost_contact
+from .files import write_atomic
+from .log import read_log
+from .store import RunDir, RunError
+
+TAIL_LINES = 5
+"""Of a dead rank's log, in the run's error."""
+
+
+class RankReport(BaseModel):
+    """How a rank's job ended; a rank that was killed has none."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: Literal["ended", "failed"]
+    error: RunError | None = None
+    consequence: bool = False
+    """It failed because another rank was gone: that one's end is the cause."""
+
+
+def rank_log(run: RunDir, rank: int) -> Path:
+    """What libraries print in that rank, and its traceback."""
+    return run.path / f"worker-rank{rank}.log"
+
+
+def report_end(run: RunDir, rank: int, error: BaseException | None = None) -> None:
+    """Write the report of a rank whose job is over."""
+    report = RankReport(status="ended")
+    if error is not None:
+        described = describe_failure(error, run.path, rank_log(run, rank).name)
+        report = RankReport(
+            status="failed", error=RunError(**described.as_dict()), consequence=lost_contact(error)
+        )
+    write_atomic(_file(run, rank), report.model_dump_json().encode())
+
+
+def forget_report(run: RunDir, rank: int) -> None:
+    """Remove what an earlier attempt left."""
+    _file(run, rank).unlink(missing_ok=True)
+
+
+def read_report(run: RunDir, rank: int) -> RankReport | None:
+    """The report of a rank; None while there is none, and for one that cannot be read."""
+    try:
+        return RankReport.model_validate_json(_file(run, rank).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def failure_of(rank: int, report: RankReport) -> WhetError:
+    """A rank's own error as the run's."""
+    error = report.error or RunError(code="run.crashed", message="It failed.")
+    return WhetError(error.code, f"Rank {rank}: {error.message}", error.hint)
+
+
+def death_of(run: RunDir, rank: int, code: int) -> WhetError:
+    """The run's error when a rank ended with exit status ``code`` (minus a signal's number) and no report."""
+    how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit status {code}"
+    log = rank_log(run, rank)
+    tail = [line.strip() for line in read_log(log, TAIL_LINES).lines if line.strip()]
+    said = f" Its last words: {' | '.join(tail)}" if tail else ""
+    memory = (
+        "SIGKILL is mostly the kernel's, out of memory (see `dmesg`). " if -code == signal.SIGKILL else ""
+    )
+    return WhetError(
+        "run.rank_died",
+        f"Rank {rank} {how} in the middle of the run.{said}",
+        f"{memory}Its log is {log}. Finished checkpoints are untouched; `whet resume {run.id}` goes on.",
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _file(run: RunDir, rank: int) -> Path:
+    return rank_log(run, rank).with_suffix(".json")
