@@ -326,6 +326,23 @@ def _unpacked(state: Mapping[str, Any] | None) -> tuple[Moment | None, Moment | 
     )
 
 
+def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter's saved state as ``torch.optim.AdamW`` keeps it, of either number of bits.
+
+    Raises WhetError ``optimizer.state_unknown`` for another optimizer's state.
+    """
+    if "exp_avg" in state:
+        return dict(state)
+    moments = dict(zip(("exp_avg", "exp_avg_sq"), _unpacked(state), strict=True))
+    shape = {**state, **state.get(QUANTISED, {})}["state1"].shape
+    plain = {
+        name: (dequantize_blocks(moment) if isinstance(moment, BlockState) else moment).view(shape)
+        for name, moment in moments.items()
+        if moment is not None
+    }
+    return {"step": torch.tensor(float(state["step"])), **plain}
+
+
 def _moment(flat: Mapping[str, Any], number: int, *, signed: bool) -> Moment:
     values = flat[f"state{number}"].flatten()
     if f"absmax{number}" not in flat:

@@ -16,7 +16,15 @@ from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from ..models.fast_path import causal_model
-from ..parallel.fsdp import is_sharded, share_optimizer, take_shares, whole_optimizer, whole_weights
+from ..parallel.fsdp import (
+    is_sharded,
+    only_shares,
+    share_optimizer,
+    take_shares,
+    whole_optimizer,
+    whole_weights,
+)
+from .flat_optimizer import plain_state
 
 
 class WeightShares(Trainer):
@@ -40,6 +48,7 @@ class WeightShares(Trainer):
         """As the base class; accelerate is told that nothing is left to wrap."""
         if self.sharded:
             self.accelerator.prepare_model(self.model, device_placement=False, evaluation_mode=True)
+            only_shares(causal_model(self.model))
         return super().train(*args, **kwargs)
 
     @contextmanager
@@ -83,8 +92,8 @@ class WeightShares(Trainer):
         assert self.optimizer is not None and self.lr_scheduler is not None
         folder = Path(checkpoint)
         state = torch.load(folder / OPTIMIZER_NAME, map_location="cpu", weights_only=True, mmap=True)
-        trained = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
-        self.optimizer.load_state_dict(share_optimizer(state, trained))
+        state["state"] = {key: plain_state(entry) for key, entry in state["state"].items()}
+        self.optimizer.load_state_dict(share_optimizer(state, self.optimizer.param_groups))
         self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -92,6 +101,7 @@ class WeightShares(Trainer):
         if not self.sharded:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
+        only_shares(causal_model(self.model))
         files = [safe_open(path, "pt") for path in sorted(Path(resume_from_checkpoint).glob("*.safetensors"))]
         where = {name: file for file in files for name in file.keys()}  # noqa: SIM118  (no mapping)
         take_shares(self._stored_names(), lambda name: where[name].get_tensor(name))

@@ -12,7 +12,7 @@ them together, as each forward pass gathers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -104,11 +104,22 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
+def only_shares(model: nn.Module) -> None:
+    """Let go of what is gathered, so that the model's parameters are its shares.
+
+    After a forward pass alone those of the root are not, until the next one: not what to step or to save.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """What trains, by its name in the state dict, gathered on the CPU of process 0; empty elsewhere.
 
     All processes enter it together. One weight at a time is whole on a device.
     """
+    only_shares(model)
     named = model.named_parameters(remove_duplicate=False)
     trained = {name: parameter for name, parameter in named if parameter.requires_grad}
     taken = {id(parameter): _whole(parameter.detach()) for parameter in trained.values()}
@@ -116,14 +127,16 @@ def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def whole_optimizer(state: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state dict with each share gathered on process 0, as one process would have written it.
+    """An optimizer's state dict with each share gathered on process 0, as one process would have written it:
+    whole tensors, and no groups without parameters.
 
     All processes enter it together; what the others get is of no use.
     """
     moments = {
         key: {name: _whole(value) for name, value in entry.items()} for key, entry in state["state"].items()
     }
-    return {**state, "state": moments}
+    groups = [group for group in state["param_groups"] if group["params"]]
+    return {"state": moments, "param_groups": groups}
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -152,20 +165,24 @@ def take_shares(targets: dict[str, torch.Tensor], whole: Callable[[str], torch.T
         target.copy_(_share(whole(name), target))
 
 
-def share_optimizer(state: dict[str, Any], parameters: Iterator[nn.Parameter]) -> dict[str, Any]:
-    """A whole state dict as an optimizer over shares takes it.
+def share_optimizer(state: dict[str, Any], own: list[dict[str, Any]]) -> dict[str, Any]:
+    """A whole state dict as an AdamW over shares takes it.
 
     Args:
-        state: in torch's own layout, as :func:`whole_optimizer` made it or one process wrote it.
-        parameters: of the optimizer, in the order of its groups.
+        state: in torch's layout, as :func:`whole_optimizer` made it or one process wrote it.
+        own: the optimizer's ``param_groups``.
+
+    Raises ValueError for other groups than the optimizer's.
     """
-    keys = [key for group in state["param_groups"] for key in group["params"]]
-    like = dict(zip(keys, parameters, strict=True))
+    saved = [group for group in state["param_groups"] if group["params"]]
+    keys = [key for group in saved for key in group["params"]]
+    like = dict(zip(keys, (parameter for group in own for parameter in group["params"]), strict=True))
     moments = {
         key: {name: _share_if_alike(value, like[key]) for name, value in entry.items()}
         for key, entry in state["state"].items()
     }
-    return {**state, "state": moments}
+    empty = [{**group, "params": []} for group in own if not group["params"]]
+    return {"state": moments, "param_groups": [*saved, *empty]}
 
 
 def _share_if_alike(value: Any, like: torch.Tensor) -> Any:

@@ -66,7 +66,9 @@ class SFTTraining(training.Training):
 
     def _trainer(self) -> RunTrainer:
         context, recipe, resolved = self.context, self.recipe, self.resolved
-        optimizer, finding = usable_optimizer(resolved.optimizer, self.handle.device)
+        optimizer, finding = usable_optimizer(
+            resolved.optimizer, self.handle.device, in_shares=resolved.strategy == "fsdp"
+        )
         if finding is not None:
             context.emit(FindingEvent(finding=finding))
         rows = open_rows(self.data.train)
