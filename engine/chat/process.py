@@ -13,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from ..data.chat_templates.of_tokenizer import rendered
+from ..data.chat_templates.renderer import Renderer
 from ..errors import WhetError
 from .session import ChatTarget
 
@@ -90,9 +92,8 @@ class TransformersVoice:
         if self.tokenizer.chat_template is None:
             text = "".join(message["content"] for message in messages)
             return self.tokenizer(text, return_tensors="pt").to(self.model.device)
-        return self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        ).to(self.model.device)
+        text = rendered(self.tokenizer, messages, add_generation_prompt=True)
+        return self.tokenizer(text, add_special_tokens=False, return_tensors="pt").to(self.model.device)
 
 
 class GgufVoice:
@@ -102,8 +103,12 @@ class GgufVoice:
         from llama_cpp import Llama
 
         self.llama: Any = Llama(str(target.gguf), n_ctx=0, verbose=False)
+        source = self.llama.metadata.get("tokenizer.chat_template")
+        self.renderer = None if source is None else Renderer(source)
 
     def answer(self, request: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+        if self.renderer is not None:
+            self.renderer.render(request["messages"], add_generation_prompt=True)  # llama_cpp has no bounds
         reason = None
         for chunk in self.llama.create_chat_completion(
             messages=request["messages"],
@@ -130,6 +135,9 @@ def main() -> None:
     try:
         transformers_voice = TransformersVoice(target) if target.model else None
         gguf_voice = GgufVoice(target) if target.gguf else None
+    except WhetError as error:
+        say({"error": error.as_dict()})
+        return
     except (OSError, ValueError) as error:
         say({"error": WhetError("chat.load", f"The model did not load: {error}").as_dict()})
         return
@@ -142,10 +150,14 @@ def main() -> None:
             say({"error": unknown.as_dict()})
             continue
         ended = False
-        for text, stopped in voice.answer(request):
-            ended = ended or stopped
-            if text:
-                say({"who": request["who"], "text": text})
+        try:
+            for text, stopped in voice.answer(request):
+                ended = ended or stopped
+                if text:
+                    say({"who": request["who"], "text": text})
+        except WhetError as error:
+            say({"error": error.as_dict()})
+            continue
         say({"who": request["who"], "end": True, "stopped": ended})
 
 

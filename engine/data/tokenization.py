@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import WhetError
 from .chat_templates import ChatTemplate, find
-from .chat_templates.renderer import Renderer
+from .chat_templates.renderer import COSTLY, Renderer
 from .formats import Example
 from .masking import IGNORE, labels_of, token_spans
 from .messages import Message
@@ -208,7 +208,8 @@ class RowTokenizer:
             rendered = self.renderer.render_with_spans(messages, tools=tools)
         except WhetError as error:
             # Spans that are unclear in any conversation are the template's fault, otherwise the row's.
-            if error.code == "template.spans" and self.renderer.end_of_turn is None:
+            unclear = error.code == "template.spans" and self.renderer.end_of_turn is None
+            if unclear or error.code == COSTLY:
                 raise
             raise RowError(error.message) from error
         if only_last:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from ..data.chat_templates.of_tokenizer import rendered
 from ..models.fast_path import generate, program_of
 from ..models.loading import ModelHandle
 from ..recipe import SamplingSection
@@ -42,7 +43,7 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     if tokenizer.chat_template is None:
         return None
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": SENTINEL}]
-    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    text = rendered(tokenizer, turns)
     behind = tokenizer.encode(text[text.rindex(SENTINEL) + len(SENTINEL) :], add_special_tokens=False)
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     return next((token for token in behind if token in special), None)
@@ -56,8 +57,8 @@ def prompt_ids(
         return list(tokenizer.encode(prompt))
     turns = [{"role": "system", "content": system}] if system else []
     turns.append({"role": "user", "content": prompt})
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer.encode(str(text), add_special_tokens=False))  # the template writes BOS itself
+    text = rendered(tokenizer, turns, add_generation_prompt=True)
+    return list(tokenizer.encode(text, add_special_tokens=False))  # the template writes BOS itself
 
 
 def answers(

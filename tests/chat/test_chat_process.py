@@ -66,3 +66,12 @@ def test_a_session_that_takes_too_long_is_ended(target: ChatTarget) -> None:
             list(session.ask(MESSAGES, max_new_tokens=400, seconds=0.0))
         assert session._process.poll() is not None
     assert loading.value.code == answering.value.code == "chat.slow"
+
+
+def test_prompts_are_transformers_own_and_a_template_that_never_ends_is_refused(target: ChatTarget) -> None:
+    voice = TransformersVoice(target)
+    own = voice.tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True)["input_ids"]
+    assert voice._prompt(MESSAGES)["input_ids"].tolist() == [own]
+    voice.tokenizer.chat_template = "{% for a in range(99999) %}" * 2 + "{% endfor %}" * 2
+    with pytest.raises(WhetError, match="more than 3 seconds"):
+        voice._prompt(MESSAGES)

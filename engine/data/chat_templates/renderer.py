@@ -13,6 +13,7 @@ import jinja2
 from ...errors import WhetError
 from ..rows import REFUSES
 from ..tool_calls import argument_objects, with_json
+from .bounds import Overrun
 from .call_spans import marked_calls, refuse_lost
 from .environment import CLOSE, OPEN, template_environment
 from .stripping import strip_generation_tags
@@ -22,6 +23,9 @@ __all__ = ["Rendered", "Renderer", "strip_generation_tags"]
 
 Message = Mapping[str, Any]
 Span = tuple[int, int]
+
+COSTLY = "template.costly"
+"""Code of the error of a template that no row is at fault for."""
 
 GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -68,17 +72,18 @@ class Renderer:
         self.reads_fields_alone = CLOSING not in source and any(name in source for name in FIELDS)
         """It knows thinking beside the content, and would print a block within as the answer."""
         self._next_tokens: dict[bool, str] = {}
+        self._refused: WhetError | None = None
         # An absent token stays undefined, as in transformers: it prints as nothing.
         tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._variables = {name: token for name, token in tokens.items() if token is not None}
+        self._environment = template_environment()
         try:
-            self._template = template_environment().from_string(source)
+            self._template = self._environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
-            raise WhetError(
-                "template.syntax",
-                f"The chat template does not compile: line {error.lineno}: {error.message}.",
-                "Repair it, or choose one by name with data.template (`whet template --list`).",
-            ) from error
+            raise _uncompiled(f"line {error.lineno}: {error.message}") from error
+        # A number of thousands of digits, halves of surrogate pairs, blocks deeper than Python compiles.
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            raise _uncompiled(f"{type(error).__name__}: {error}") from error
 
     def render(
         self,
@@ -92,7 +97,8 @@ class Renderer:
         Arguments of tool calls are objects, as most templates want them, or else JSON.
 
         Raises:
-            WhetError: ``template.render`` with the template's own complaint.
+            WhetError: ``template.render`` with the template's own complaint; ``template.costly`` for one that
+                goes beyond :mod:`.bounds`, and then at once each time.
         """
         moved = map(in_field, messages) if self.reads_fields_alone else messages
         given = [_with_reasoning(message) for message in moved]
@@ -116,6 +122,9 @@ class Renderer:
         tools: Sequence[Any] | None,
         variables: Mapping[str, Any],
     ) -> str:
+        if self._refused is not None:
+            raise self._refused
+        self._environment.meter.begin()
         try:
             return self._template.render(
                 messages=messages,
@@ -123,8 +132,15 @@ class Renderer:
                 add_generation_prompt=add_generation_prompt,
                 **{**self._variables, **variables},
             )
-        # A template is foreign code in a sandbox: what it cannot do with a message is the message's fault.
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, RecursionError) as error:
+        except Overrun as error:
+            self._refused = WhetError(
+                COSTLY,
+                f"The chat template is not rendered to its end: {error}.",
+                "Use the template of a model you trust, or choose one with data.template.",
+            )
+            raise self._refused from error
+        # A template is foreign code in a sandbox and raises what it likes: the message's fault, or its own.
+        except Exception as error:
             raise WhetError(
                 "template.render",
                 f"{REFUSES}: {error}",
@@ -235,6 +251,14 @@ class Renderer:
             return None  # such rows are refused, each with its place
         learnt = rendered.text[slice(*rendered.spans[-1])].rstrip() if rendered.spans else ""
         return next((token for token in self.special_tokens if learnt.endswith(token)), None)
+
+
+def _uncompiled(why: str) -> WhetError:
+    return WhetError(
+        "template.syntax",
+        f"The chat template does not compile: {why}.",
+        "Repair it, or choose one by name with data.template (`whet template --list`).",
+    )
 
 
 def _unmark(marked: str) -> Rendered:
