@@ -10,7 +10,16 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from .errors import WhetError
 from .export.gguf.types import check_types
@@ -27,7 +36,7 @@ from .methods.token_classification.section import TokenClassificationSection
 from .methods.tts.section import TTSSection
 from .methods.vision.section import VisionSection
 from .parallel.section import HardwareSection
-from .recipe_rules import check
+from .recipe_rules import check, is_new
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 BasePrecision = Literal["auto", "bf16", "fp16", "fp32", "nf4", "int8", "fp8"]
@@ -354,22 +363,23 @@ class Recipe(Section):
         return value
 
     @model_validator(mode="after")
-    def _consistent(self) -> Recipe:
+    def _consistent(self, info: ValidationInfo) -> Recipe:
         """Refuse settings that contradict each other (:mod:`.recipe_rules`)."""
-        check(self)
+        if is_new(info):
+            check(self)
         return self
 
     @model_validator(mode="after")
-    def _seen_whole(self) -> Recipe:
+    def _seen_whole(self, info: ValidationInfo) -> Recipe:
         """Refuse what is not made of models that see images, before hours of training."""
-        if self.method.kind == "vision":
+        if self.method.kind == "vision" and is_new(info):
             self.method.check_recipe(self.model, self.adapter, self.export, self.data)
         return self
 
     @model_validator(mode="after")
-    def _groups_fit(self) -> Recipe:
+    def _groups_fit(self, info: ValidationInfo) -> Recipe:
         """Refuse steps that do not hold whole groups of answers."""
-        if self.method.kind == "grpo":
+        if self.method.kind == "grpo" and is_new(info):
             training = self.training
             self.method.check_sizes(
                 training.batch_size, training.gradient_accumulation, self.model.max_length

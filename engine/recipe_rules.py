@@ -1,15 +1,27 @@
-"""Settings of a recipe that contradict each other; each message names both. Light."""
+"""Settings of a recipe that contradict each other; each message names both. Light.
+
+Rules are for new runs: one that an older version started is shown, resumed and exported as it is.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationInfo
 
 from .methods.kinds import LANGUAGE_MODELS, NEXT_TOKEN
 
 if TYPE_CHECKING:
     from .recipe import Recipe
 
+STORED: dict[str, Any] = {"stored": True}
+"""Context of a validation that reads what was checked when it was written."""
 QUANTISED = ("nf4", "int8", "fp8")
+
+
+def is_new(info: ValidationInfo) -> bool:
+    """Whether rules hold for what is validated: not for what is read back from a run."""
+    return not (isinstance(info.context, dict) and info.context.get("stored"))
 
 
 def check(recipe: Recipe) -> None:

@@ -218,15 +218,24 @@ class RunDir:
         write_atomic(self.plan, plan.model_dump_json(indent=2).encode() + b"\n")
 
     def load_plan(self) -> Plan:
-        """The plan the run was started from; of a job its parent's.
+        """The plan the run was started from; of a job its parent's. Rules that are newer do not hold for it.
 
-        Raises WhetError ``run.no_plan`` for a job on files that no run made.
+        Raises WhetError ``run.no_plan`` for a job on files that no run made, ``run.plan_unreadable``.
         """
         from ..plan import Plan
+        from ..recipe_rules import STORED
 
         if not self.plan.exists():
             raise WhetError("run.no_plan", f"Run {self.id} has no plan: it trains nothing.")
-        return Plan.model_validate_json(self.plan.read_bytes())
+        try:
+            return Plan.model_validate_json(self.plan.read_bytes(), context=STORED)
+        except (OSError, ValidationError) as error:
+            raise WhetError(
+                "run.plan_unreadable",
+                f"{self.plan} cannot be read: {_first_problem(error)}.",
+                "Another version of whet wrote it, or it changed since. Nothing is lost: go on with that "
+                f"version, or start a new run from {self.recipe}.",
+            ) from error
 
     def load_job(self) -> Job | None:
         """What its worker does instead of training; None for a run that trains."""
@@ -391,6 +400,16 @@ def trained_weights(run: RunDir) -> Path:
         f"Run {run.id} is {run.status()} and has no finished weights in {run.export}.",
         f"Wait for it (`whet attach {run.id}`), or go on with it: `whet resume {run.id}`.",
     )
+
+
+def _first_problem(error: Exception) -> str:
+    """What is wrong first, and where: of a setting its dotted name."""
+    if not isinstance(error, ValidationError):
+        return _first_line(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    said = first["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"{where}: {said}" if where else said
 
 
 def _first_line(error: Exception) -> str:

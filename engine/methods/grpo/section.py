@@ -10,9 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ...errors import WhetError
+from ...recipe_rules import is_new
 from ...rewards.spec import RewardList
 from ..section import RowMethod
 
@@ -140,8 +141,10 @@ class GRPOSection(RowMethod):
         return [value] if isinstance(value, str | Mapping) else value
 
     @model_validator(mode="after")
-    def _known_to_the_variant(self) -> GRPOSection:
+    def _known_to_the_variant(self, info: ValidationInfo) -> GRPOSection:
         """Refuse what leave-one-out would ignore."""
+        if not is_new(info):
+            return self
         if self.variant == "rloo":
             for name in NOT_RLOO:
                 if getattr(self, name) is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from ...errors import WhetError
+from ...recipe_rules import is_new
 from ..section import RowMethod
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ class PreferenceSection(RowMethod):
     bad_weight: float = Field(1.0, gt=0, description="kto: weight of answers called bad.")
 
     @model_validator(mode="after")
-    def _known_to_the_loss(self) -> PreferenceSection:
+    def _known_to_the_loss(self, info: ValidationInfo) -> PreferenceSection:
         """Refuse settings that the loss would ignore."""
+        if not is_new(info):
+            return self
         users = {
             "label_smoothing": SMOOTHED,
             "gamma": ("simpo",),

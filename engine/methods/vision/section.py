@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from ...export.other_models import no_gguf_of_seeing
+from ...recipe_rules import is_new
 from ..section import RowMethod
 
 if TYPE_CHECKING:
@@ -37,8 +38,10 @@ class VisionSection(RowMethod):
     supervise: ClassVar[Literal["responses", "all"]] = "responses"
 
     @model_validator(mode="after")
-    def _trains_something(self) -> VisionSection:
+    def _trains_something(self, info: ValidationInfo) -> VisionSection:
         """Refuse switches that leave nothing to train, and sizes that no image can have."""
+        if not is_new(info):
+            return self
         if not (self.finetune_vision_layers or self.finetune_language_layers):
             raise ValueError(
                 "method.finetune_vision_layers and method.finetune_language_layers are both false: nothing "
