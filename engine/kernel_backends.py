@@ -6,7 +6,12 @@ import os
 
 import torch
 
-from whet.kernels.attention_choice import AttentionSizes, choose_attention, nvidia_capability
+from whet.kernels.attention_choice import (
+    AttentionSizes,
+    choose_attention,
+    choose_without_kernels,
+    nvidia_capability,
+)
 from whet.kernels.attention_reference import AttentionOptions
 from whet.kernels.registry import SPECS
 from whet.kernels.spec import KernelSpec
@@ -53,9 +58,11 @@ def runs_triton(device: torch.device) -> bool:
 def backends(device: torch.device) -> list[BackendChoice]:
     """One entry for each operation; attention has one for each kind of request."""
     reason = why_reference(device)
+    others = [spec for spec in SPECS.values() if spec.name != "attention"]
     if reason:
-        return [BackendChoice(operation=name, backend="reference", reason=reason) for name in SPECS]
-    return [_choice(spec, device) for spec in SPECS.values() if spec.name != "attention"] + _attention(device)
+        plain = [BackendChoice(operation=spec.name, backend="reference", reason=reason) for spec in others]
+        return plain + _attention(device)
+    return [_choice(spec, device) for spec in others] + _attention(device)
 
 
 def kernel_notes(device: torch.device) -> list[str]:
@@ -66,7 +73,7 @@ def kernel_notes(device: torch.device) -> list[str]:
     if compute_type(device) == torch.float16:
         notes.append("Compute capability before 8.0 has no bf16: training computes in fp16, loss scaled.")
     if device.type == "cpu":
-        notes.append("On the CPU every operation runs its plain-torch reference.")
+        notes.append("On the CPU attention runs torch's own kernel, all else its plain-torch reference.")
     return notes
 
 
@@ -82,10 +89,16 @@ def _choice(spec: KernelSpec, device: torch.device) -> BackendChoice:
 
 def _attention(device: torch.device) -> list[BackendChoice]:
     dtype, capability = compute_type(device), nvidia_capability(device)
-    chosen = {
-        kind: choose_attention(capability, options, AttentionSizes(dtype, 32, 8, 128, *sizes))
-        for kind, (options, *sizes) in ROWS.items()
-    }
+    if runs_triton(device):
+        chosen = {
+            kind: choose_attention(capability, options, AttentionSizes(dtype, 32, 8, 128, *sizes))
+            for kind, (options, *sizes) in ROWS.items()
+        }
+    else:
+        chosen = {
+            kind: choose_without_kernels(device, dtype, longest, options)
+            for kind, (options, _, _, longest) in ROWS.items()
+        }
     return [
         BackendChoice(operation=f"attention, {kind}", backend=choice.name, reason=choice.reason)
         for kind, choice in chosen.items()

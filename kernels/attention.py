@@ -13,13 +13,20 @@ from typing import Any
 import torch
 
 from . import (
+    attention_cpu,
     attention_cudnn,
     attention_efficient,
     attention_flash,
     attention_reference,
     attention_triton,
 )
-from .attention_choice import AttentionSizes, Choice, choose_attention, nvidia_capability
+from .attention_choice import (
+    AttentionSizes,
+    Choice,
+    choose_attention,
+    choose_without_kernels,
+    nvidia_capability,
+)
 from .attention_reference import AttentionOptions
 from .backend import uses_triton
 from .spec import Case, Inputs, KernelSpec, bytes_of, relative_error
@@ -41,9 +48,10 @@ BACKENDS: dict[str, Any] = {
     "flash": attention_flash,
     "efficient": attention_efficient,
     "triton": attention_triton,
+    "cpu": attention_cpu,
     "reference": attention_reference,
 }
-LIBRARIES = ("cudnn", "flash", "efficient")
+LIBRARIES = ("cudnn", "flash", "efficient", "cpu")
 """Back ends whose backward pass was only ever checked with an output that lies without gaps."""
 CHECKED = ("cudnn", "efficient")
 """Back ends that rest on internal operators: held against the reference before use."""
@@ -107,7 +115,7 @@ def resolve(
         ValueError: for a ``backend`` that is not one of :data:`BACKENDS`.
     """
     if not uses_triton(q_THE):
-        return Choice("reference", "no kernels on this device, or WHET_KERNELS=reference")
+        return choose_without_kernels(q_THE.device, q_THE.dtype, longest, options)
     if backend is not None:
         if backend not in BACKENDS:
             raise ValueError(f"unknown attention back end {backend!r}; known are {', '.join(BACKENDS)}")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from .attention_reference import AttentionOptions
+from .backend import only_references
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -114,6 +115,19 @@ def _efficient_refuses(
     return None
 
 
+def _cpu_refuses(dtype: torch.dtype, longest: int, options: AttentionOptions) -> str | None:
+    if dtype not in (torch.float32, *HALVES):
+        return f"takes no {dtype} here"
+    if options.softcap is not None:
+        return "has no softcap"
+    if options.dropout:
+        return "drops no weights by a seed of ours"
+    back, ahead = options.reach(longest)
+    if back < longest - 1 or (not options.causal and ahead < longest - 1):
+        return f"has no window, and {options.window} hides tokens of the longest document"
+    return None
+
+
 ORDER: dict[str, Refuses] = {
     "cudnn": _cudnn_refuses,
     "flash": _flash_refuses,
@@ -162,6 +176,20 @@ def choose_attention(
             return Choice(name, "; ".join([*refusals, f"{name} serves these sizes"]))
         refusals.append(f"{name} {reason}")
     raise AssertionError("the Triton kernel refuses nothing")
+
+
+def choose_without_kernels(
+    device: torch.device, dtype: torch.dtype, longest: int, options: AttentionOptions
+) -> Choice:
+    """Where no Triton kernel runs: torch's own attention on a CPU, or the reference."""
+    if only_references():
+        return Choice("reference", "asked for")
+    if device.type != "cpu":
+        return Choice("reference", f"no kernels on {device.type}")
+    refusal = _cpu_refuses(dtype, longest, options)
+    if refusal is not None:
+        return Choice("reference", f"torch's CPU attention {refusal}")
+    return Choice("cpu", "torch's CPU attention serves these sizes")
 
 
 @lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""Attention over packed documents in plain torch: what every back end is held against, and what the CPU runs.
+"""Attention over packed documents in plain torch: what every back end is held against.
 
 Legend: T tokens (flattened, no padding), H query heads, G key/value heads, M = H / G query heads of one
 key/value head, E head size, N documents, L longest document, R rows of L columns.

@@ -25,10 +25,12 @@ from whet.kernels.attention import (
 )
 from whet.kernels.attention_triton import document_bounds, tiles
 from whet.kernels.backend import forced, interpreting
-from whet.kernels.spec import relative_error
+from whet.kernels.parity import check
+from whet.kernels.spec import Case, relative_error
 
 BACKENDS = [
     "reference",
+    "cpu",
     pytest.param("triton", marks=pytest.mark.skipif(not interpreting(), reason="no GPU")),
 ]
 HOPPER = (9, 0)
@@ -159,6 +161,30 @@ def test_a_row_of_large_scores_stays_finite(backend: str) -> None:
     for value in (o, lse, *gradients, plain, plain_lse):
         assert torch.isfinite(value).all()
     assert lse.max() <= 30.0 + torch.tensor(40.0).log()
+
+
+def test_a_cpu_runs_torch_s_own_where_it_serves() -> None:
+    """Held against the definition above; here: which requests go there, and why the others do not."""
+    x = problem((300, 1, 200))
+    q = x["q"]
+
+    def served(backend: str, longest: int = 300, **options: Any) -> tuple[str, str]:
+        with forced(backend):
+            return module.resolve(q, 2, 3, longest, AttentionOptions(**options))
+
+    assert served("cpu")[0] == served("cpu", causal=False)[0] == served("cpu", window=300)[0] == "cpu"
+    assert served("reference") == ("reference", "asked for")
+    assert "299 hides" in served("cpu", window=299)[1] and served("cpu", window=299)[0] == "reference"
+    assert "no softcap" in served("cpu", softcap=2.0)[1] and "drops no" in served("cpu", dropout=0.5)[1]
+    q = q.double()
+    assert served("cpu") == ("reference", "torch's CPU attention takes no torch.float64 here")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("case", module.SPEC.cases, ids=str)
+def test_a_cpu_s_attention_has_the_reference_s_gradients(case: Case, dtype: torch.dtype) -> None:
+    found = check(module.SPEC, case, dtype, torch.device("cpu"), backend="cpu")
+    assert not found.problems
 
 
 @pytest.mark.skipif(not interpreting(), reason="no GPU")
