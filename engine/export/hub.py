@@ -18,7 +18,7 @@ from ..settings import settings
 from .artifacts import Artifact, list_artifacts
 from .model_card import CardFacts, Part, card_text, check_card, facts_of, is_local
 from .upload import Item, Tell, ignore_event, upload
-from .verdict import Verdict, load_verdict
+from .verdict import Verdict, load_verdict, verdict_path
 
 IGNORED = ("*.partial", "optimizer.pt", "checkpoints/*", "whet_merge.json")
 """What belongs to this machine: half a file, training's state, the mark of a folder that may be replaced."""
@@ -135,14 +135,16 @@ def unproven(folder: Path, leave_out: Sequence[str] = ()) -> list[tuple[str, str
     found = []
     for path in _files(folder, leave_out):
         if path.suffix == ".gguf":
-            verdict = load_verdict(path)
+            verdict = load_verdict(path, whole=True)
             if verdict is None:
                 found.append((path.name, "no verdict of exactly this file"))
             elif verdict.status == "fail":
                 found.append((path.name, f"failed: {verdict.failures()[0].summary}"))
         elif path.name == "config.json":
-            verdict = load_verdict(path.parent)
-            if verdict is not None and verdict.status == "fail":
+            verdict = load_verdict(path.parent, whole=True)
+            if verdict is None and verdict_path(path.parent).is_file():
+                found.append((path.parent.name, "changed since it was proven"))
+            elif verdict is not None and verdict.status == "fail":
                 found.append((path.parent.name, f"failed: {verdict.failures()[0].summary}"))
     return found
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..runs.files import checksum
 from .files import write_text
 
 Status = Literal["pass", "warn", "fail"]
@@ -48,6 +49,9 @@ class Verdict(BaseModel):
     file_type: str = ""
     seconds: float = 0.0
     fingerprint: str = Field(default="", description="Of the file that was proven, see :func:`fingerprint`.")
+    crc32: dict[str, int] = Field(
+        default_factory=dict, description="Of the whole content of each weight file, by its name."
+    )
 
     @classmethod
     def of(cls, proofs: list[Proof], gguf: Path, **rest: Any) -> Verdict:
@@ -91,13 +95,26 @@ def verdict_path(gguf: Path) -> Path:
 
 
 def save_verdict(verdict: Verdict, gguf: Path) -> Path:
-    return write_text(verdict_path(gguf), verdict.model_dump_json(indent=2) + "\n")
+    """Write it beside the file, with the sums of what was proven."""
+    summed = verdict.model_copy(update={"crc32": _sums(gguf)})
+    return write_text(verdict_path(gguf), summed.model_dump_json(indent=2) + "\n")
 
 
-def load_verdict(gguf: Path) -> Verdict | None:
-    """The saved verdict of exactly this file; None without one, or when the file changed since."""
+def load_verdict(gguf: Path, *, whole: bool = False) -> Verdict | None:
+    """The saved verdict of exactly this file; None without one, or when the file changed since.
+
+    A large file is recognised by pieces of it; with ``whole`` all of it is read, so that a single flipped bit
+    is noticed.
+    """
     path = verdict_path(gguf)
     if not path.is_file():
         return None
     verdict = Verdict.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    return verdict if verdict.fingerprint == fingerprint(gguf) else None
+    if verdict.fingerprint != fingerprint(gguf):
+        return None
+    return None if whole and verdict.crc32 and verdict.crc32 != _sums(gguf) else verdict
+
+
+def _sums(proven: Path) -> dict[str, int]:
+    files = sorted(proven.glob("*.safetensors")) if proven.is_dir() else [proven]
+    return {file.name: checksum(file) for file in files}

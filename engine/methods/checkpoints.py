@@ -9,18 +9,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..runs.failures import describe_failure
-from ..runs.files import private_dir, sync_path, write_atomic
+from ..runs.files import checksum, private_dir, sync_path, write_atomic
 
 MANIFEST = "MANIFEST.json"
 STEP = re.compile(r"^step-(\d{6,})$")
-BLOCK = 1 << 20
 
 
 class Manifest(BaseModel):
@@ -62,7 +60,7 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> int:
     try:
         write(folder)
         sizes = {str(path.relative_to(folder)): _synced_size(path) for path in _files(folder)}
-        manifest = Manifest(files=sizes, crc32={name: _crc32(folder / name) for name in sizes})
+        manifest = Manifest(files=sizes, crc32={name: checksum(folder / name) for name in sizes})
         write_atomic(folder / MANIFEST, manifest.model_dump_json(indent=1).encode())
     except Exception as error:
         # Described before the deletion: it gives back the very space whose lack is the reason.
@@ -90,7 +88,7 @@ def changed_files(folder: Path, *, content: bool) -> list[str]:
         return [MANIFEST]
     changed = [name for name, size in manifest.files.items() if _size(folder / name) != size]
     if content and not changed:
-        changed = [name for name, crc in manifest.crc32.items() if _crc32(folder / name) != crc]
+        changed = [name for name, crc in manifest.crc32.items() if checksum(folder / name) != crc]
     return changed
 
 
@@ -140,15 +138,6 @@ def _files(folder: Path) -> list[Path]:
 def _size(path: Path) -> int | None:
     """In bytes; None where there is no file."""
     return path.stat().st_size if path.is_file() else None
-
-
-def _crc32(path: Path) -> int:
-    """A flipped bit changes it, and it costs less than the disk does."""
-    crc = 0
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            crc = zlib.crc32(block, crc)
-    return crc
 
 
 def _synced_size(path: Path) -> int:

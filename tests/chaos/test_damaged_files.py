@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from whet.engine.export.hub import unproven
+from whet.engine.export.verdict import Proof, Verdict, fingerprint, load_verdict, save_verdict
 from whet.engine.methods.checkpoints import (
     MANIFEST,
     changed_files,
@@ -90,3 +92,34 @@ def test_a_checkpoint_of_before_there_were_sums(tmp_path: Path) -> None:
     folder = step_folder(tmp_path, 2)
     (folder / MANIFEST).write_text('{"version": 1, "files": {"optimizer.pt": 1280000, "inner/state": 11}}')
     assert is_complete(folder) and changed_files(folder, content=True) == [] == set_aside_damaged(tmp_path)
+
+
+def prove(path: Path) -> None:
+    proof = Proof(name="logits", status="pass", summary="As trained.")
+    save_verdict(Verdict.of([proof], path, fingerprint=fingerprint(path)), path)
+
+
+def test_a_flipped_byte_in_a_large_gguf_after_its_proof(tmp_path: Path) -> None:
+    """Between the pieces that a list of files looks at; before the file leaves, all of it is read."""
+    gguf = tmp_path / "large.gguf"
+    with open(gguf, "wb") as file:
+        file.truncate(64 << 20)
+    prove(gguf)
+    assert unproven(tmp_path) == []
+    with open(gguf, "r+b") as file:
+        file.seek((16 << 10) + 5000)
+        file.write(b"\x01")
+    assert load_verdict(gguf) is not None, "nothing was seen of it so far"
+    assert load_verdict(gguf, whole=True) is None
+    assert unproven(tmp_path) == [("large.gguf", "no verdict of exactly this file")]
+
+
+def test_a_flipped_byte_in_merged_weights_after_their_proof(tmp_path: Path) -> None:
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    (merged / "config.json").write_text("{}")
+    (merged / "model.safetensors").write_bytes(bytes(1000))
+    prove(merged)
+    assert unproven(tmp_path) == []
+    flip(merged / "model.safetensors", 500)
+    assert unproven(tmp_path) == [("merged", "changed since it was proven")]
