@@ -39,6 +39,9 @@ ENDED, FAILED, REFUSED = 0, 1, 2
 
 GRACE_SECONDS = 5.0
 """How long a job may take to notice a stop at once before its whole process group is killed."""
+SAME_REQUEST_SECONDS = 3.0
+"""SIGTERMs so close together are one request: where a machine is taken away, its scheduler signals every
+process of the job, and torchrun or a script passes on the one that it got."""
 RESERVE_BYTES = 64 << 10
 """Size of RunDir.reserve."""
 
@@ -46,6 +49,9 @@ RESERVE_BYTES = 64 << 10
 def training_job(context: RunContext) -> None:
     """The real job; its imports cost seconds and memory, so they wait until the locks are held."""
     _let_speak(settings().log_level)
+    if not context.topology.alone:
+        # Else accelerate gives every rank all cores of a CPU.
+        os.environ.setdefault("OMP_NUM_THREADS", str(context.plan.resolved.threads))
     from ..methods.jobs import run_job
 
     run_job(context)
@@ -107,8 +113,9 @@ def run_worker(
     """Run one attempt to its end, whatever that is; the caller holds the run's lock."""
     run = context.dir
     ended = threading.Event()
+    signals = Signals(context)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: _count_signal(context))
+        signal.signal(number, lambda number, _frame: signals.count(number))
     threading.Thread(target=_enforce_stop, args=(context, ended), daemon=True).start()
     try:
         _allocate(run.reserve)
@@ -151,8 +158,21 @@ def _open(run: RunDir) -> RunContext:
     return RunContext(run, attempt, EventLog(run.events, attempt))
 
 
-def _count_signal(context: RunContext) -> None:
-    context.signals += 1
+class Signals:
+    """Counts requests to stop that come as signals."""
+
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
+        self._terminated = -SAME_REQUEST_SECONDS
+
+    def count(self, number: int) -> None:
+        """Called by the signal's handler. Ctrl-C is a person's, who may mean each one."""
+        now = time.monotonic()
+        again = number == signal.SIGTERM and now - self._terminated < SAME_REQUEST_SECONDS
+        if number == signal.SIGTERM:
+            self._terminated = now
+        if not again:
+            self.context.signals += 1
 
 
 def _enforce_stop(context: RunContext, ended: threading.Event) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from support.fake_runs import SOURCE, until
 
-from whet.engine.runs import supervisor
-from whet.engine.runs.events import DoneEvent, ErrorEvent, PhaseEvent, StepEvent, read_events
+from whet.engine.runs import supervisor, worker
+from whet.engine.runs.context import RunContext
+from whet.engine.runs.events import DoneEvent, ErrorEvent, EventLog, PhaseEvent, StepEvent, read_events
 from whet.engine.runs.failures import describe_failure
 from whet.engine.runs.store import RunDir, Status
 
@@ -155,6 +156,28 @@ def test_stop_finishes_the_step_and_ends_stopped(launch: Launch, how: str) -> No
     assert (run.checkpoints / "saved").read_text() == "checkpoint"
     last = read_events(run.events)[0][-1]
     assert isinstance(last, DoneEvent) and last.status == "stopped"
+
+
+def test_sigterms_of_one_preemption_are_one_request(create: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = create()
+    context = RunContext(run, 1, EventLog(run.events, 1))
+    signals = worker.Signals(context)
+    for _ in range(3):
+        signals.count(signal.SIGTERM)
+    assert context.stop_requested() == "checkpoint"
+    monkeypatch.setattr(worker, "SAME_REQUEST_SECONDS", 0.0)
+    signals.count(signal.SIGTERM)
+    assert context.stop_requested() == "now"
+
+
+def test_each_ctrl_c_is_a_request(create: Any) -> None:
+    run = create()
+    context = RunContext(run, 1, EventLog(run.events, 1))
+    signals = worker.Signals(context)
+    signals.count(signal.SIGINT)
+    assert context.stop_requested() == "checkpoint"
+    signals.count(signal.SIGINT)
+    assert context.stop_requested() == "now"
 
 
 @pytest.mark.parametrize("second", ["file", "SIGTERM"])
