@@ -6,7 +6,7 @@ ranks is planned with its share of the step's rows on its share of the machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,6 +91,9 @@ class Sharing:
     def choice(self) -> Choice:
         """What the recipe's wish comes to on this machine."""
         wish, devices = self.recipe.hardware, devices_of(self.machine)
+        if wish.machines > 1:  # whoever starts the ranks gives each GPU of each machine one
+            devices = replace(devices, count=devices.count * wish.machines)
+            wish = wish if wish.gpus != "auto" else wish.model_copy(update={"gpus": devices.count})
         return choose(wish, self.rows, devices, self.fits, self.refusal, deepspeed_of(self.recipe))
 
     def planned(self, choice: Choice) -> RankPlan:

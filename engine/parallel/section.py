@@ -17,6 +17,12 @@ class HardwareSection(BaseModel):
         description="GPUs that share each optimizer step, which stays the same step. auto takes one, or as "
         "many as are needed where the run does not fit one.",
     )
+    machines: int = Field(
+        1,
+        ge=1,
+        description="Machines like this one that share the run. On more than one, torchrun, srun or an "
+        "operator starts a process for each GPU, and gpus counts those of all machines.",
+    )
     deepspeed: str | None = Field(
         None, description="DeepSpeed's own configuration file (JSON); DeepSpeed then holds and reduces."
     )
