@@ -100,14 +100,26 @@ class Sharing:
         """The plan of a choice, the reason told where somebody could have wished otherwise."""
         made = self.of(choice.strategy, choice.ranks)
         reasons = dict(made.reasons)
-        if self.recipe.hardware.gpus == "auto" or choice.problem is not None:
-            reasons[KEY] = f"planner: {choice.reason}"
+        there = devices_of(self.machine)
+        free = self.recipe.hardware.gpus == "auto" and there.count + there.others > 1
+        if free or choice.problem is not None:
+            reasons[KEY] = f"planner: {choice.reason}{self._offered(choice.offer)}"
         if choice.ranks > 1:
             shared = f"planner: {choice.ranks} ranks share a step of {self.rows.rows} rows"
             reasons["training.gradient_accumulation"] = shared
             if choice.batch_size != self.rows.batch_size:
                 reasons["training.batch_size"] = shared
         return RankPlan(made.resolved, made.memory, reasons, choice.problem, made.exchange_seconds)
+
+    def _offered(self, ranks: int) -> str:
+        """What more GPUs would bring, for whoever has them to spare."""
+        if ranks == 1:
+            return ""
+        alone, shared = (self.of(*one).resolved.schedule for one in (("single", 1), ("ddp", ranks)))
+        words = f"; {KEY}={ranks} would share each step"
+        if alone is None or shared is None or not alone.step_seconds or not shared.step_seconds:
+            return words
+        return f"{words}, in about {shared.step_seconds / alone.step_seconds:.0%} of its time"
 
     def fits(self, strategy: Strategy, ranks: int) -> bool:
         """Whether each of so many GPUs can hold its part."""

@@ -7,7 +7,7 @@ so a number that does not divide them is no choice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..hardware import GPU, Machine
@@ -104,6 +104,7 @@ class Choice:
         accumulation: a rank's micro-batches of a step.
         reason: in words, for the origin of ``hardware.gpus``.
         problem: the wish cannot be met; the choice is then one process.
+        offer: ranks that would share the run, were they asked for; 1 for none.
     """
 
     strategy: Strategy
@@ -112,6 +113,7 @@ class Choice:
     accumulation: int
     reason: str
     problem: Problem | None = None
+    offer: int = 1
 
 
 def devices_of(machine: Machine) -> Devices:
@@ -178,8 +180,9 @@ def _auto(
         of_kind = f" of its kind ({devices.name})" if devices.others else ""
         return _choice("single", 1, rows, f"there is one GPU{of_kind}")
     if fits("single", 1):
-        more = _offer(rows, devices, refusal)
-        return _choice("single", 1, rows, f"the run fits one GPU{more}")
+        alone = _choice("single", 1, rows, "the run fits one GPU")
+        most = 1 if refusal("ddp") else rows.divisors(devices.count)[-1]
+        return replace(alone, offer=most)
     why = refusal("fsdp")
     if why:
         return _choice("single", 1, rows, f"it does not fit one GPU, and {why}")
@@ -214,13 +217,6 @@ def _several(
     if refusal("ddp"):
         return "fsdp"
     return "ddp" if refusal("fsdp") or fits("ddp", ranks) else "fsdp"
-
-
-def _offer(rows: StepRows, devices: Devices, refusal: Callable[[Strategy], str]) -> str:
-    most = rows.divisors(devices.count)[-1]
-    if most == 1 or refusal("ddp"):
-        return ""
-    return f"; hardware.gpus={most} would share each step among {most}"
 
 
 def _asked(

@@ -18,9 +18,12 @@ from ..root import Root
 ACCEPT = "accept"
 SOURCES = ("model.name", "data.train", "data.eval")
 REVISIONS = ("model.revision", "data.revision")
-SECTIONS = ("model", "data", "method", "adapter", "training", "eval", "sampling", "export", "checks")
+SECTIONS = (
+    "model", "data", "method", "adapter", "training", "eval", "sampling", "export", "checks", "hardware",
+)  # fmt: skip
 TEMPLATE = "data.template"
 REWARDS = "method.rewards"
+DEEPSPEED = "hardware.deepspeed"
 REFERENCE = re.compile(r"@[A-Z]\d\d")
 REVISION = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*")
 
@@ -31,7 +34,8 @@ def confined(changes: Changes, root: Root) -> Changes:
     """``changes`` by dotted keys, every source through the root.
 
     Raises WhetError ``path.*``; ``changes.revision`` for what is none; ``changes.template`` for a template's
-    text and ``changes.code`` for a reward function: they are programs, and a call brings none.
+    text and ``changes.code`` for a reward function: they are programs, and a call brings none;
+    ``changes.deepspeed`` for a file that says where things are written.
     """
     found = {}
     for key, value in _dotted(changes):
@@ -54,6 +58,12 @@ def confined(changes: Changes, root: Root) -> Changes:
                 "changes.code",
                 f"{key} names a function, or lets a model's programs out of their sandbox: no call can.",
                 "Name built-in rewards; functions are for `whet train` with a recipe of the user's.",
+            )
+        elif key == DEEPSPEED and value is not None:
+            raise api.WhetError(
+                "changes.deepspeed",
+                "DeepSpeed's file says where offloaded weights and logs are written, which no call can.",
+                "It is for `whet train` with a recipe of the user's; hardware.gpus goes without it.",
             )
         found[key] = value
     return found

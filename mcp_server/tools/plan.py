@@ -36,7 +36,7 @@ SHOWN = (
     "training.gradient_accumulation", "training.embedding_learning_rate", "training.learning_rate",
     "training.scheduler", "training.warmup", "training.optimizer",
     "training.precision", "training.gradient_checkpointing", "training.max_memory_gib", "eval.every",
-    "eval.early_stopping", "export.gguf", "export.merged", ACCEPT,
+    "eval.early_stopping", "export.gguf", "export.merged", "hardware.gpus", ACCEPT,
 )  # fmt: skip
 """Keys of a configuration that are told; what stays at its default beside these decides nothing."""
 OF_METHOD = ("supervise", "packing", "loss")
@@ -215,9 +215,11 @@ def _summary(plan: api.Plan, minutes: float | None, blocked: Sequence[FoundOut])
     memory, train = plan.memory, plan.data.report.train
     time = "an unknown time" if minutes is None else f"about {max(minutes, 0.1):,g} minutes"
     start = f"blocked by {', '.join(sorted({one.id for one in blocked}))}" if blocked else "ready to start"
+    ranks, strategy = plan.resolved.ranks, plan.resolved.strategy
+    each = f" on each of {ranks} ranks ({strategy})" if ranks > 1 else ""
     return (
         f"{plan.resolved.total_steps:,} steps on {train.rows:,} rows in {time}, "
-        f"{memory.needed / GIB:.1f} of {memory.capacity / GIB:.0f} GiB: {start}."
+        f"{memory.needed / GIB:.1f} of {memory.capacity / GIB:.0f} GiB{each}: {start}."
     )
 
 

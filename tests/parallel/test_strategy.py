@@ -92,9 +92,9 @@ def test_rows_that_are_compared_stay_together() -> None:
 def test_auto_leaves_a_shared_machine_to_others() -> None:
     choice = chosen()
     assert (choice.strategy, choice.ranks) == ("single", 1)
-    assert "fits one GPU" in choice.reason and "hardware.gpus=8" in choice.reason
-    assert "hardware.gpus=4" in chosen(devices=Devices(6, "H100")).reason
-    assert "hardware.gpus" not in chosen(refused={"ddp": "no"}).reason
+    assert "fits one GPU" in choice.reason and choice.offer == 8
+    assert chosen(devices=Devices(6, "H100")).offer == 4
+    assert chosen(refused={"ddp": "no"}).offer == chosen(devices=Devices(1, "H100")).offer == 1
 
 
 @pytest.mark.parametrize(("needed", "ranks"), [(2, 2), (3, 4), (5, 8)])

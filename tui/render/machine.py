@@ -15,6 +15,11 @@ from .units import size
 Row = tuple[str, str | Text]
 TELLING = ("AVX512_BF16", "AVX512", "AVX2", "AMX_INT8", "NEON", "SVE")
 """CPU instructions of a llama.cpp build worth a word."""
+LINKS = {
+    "nvlink": "by NVLink",
+    "pcie": "by PCIe from one to the other",
+    "host": "through host memory",
+}
 FOLDERS = {"home": "runs in", "hub": "downloads in", "temporary": "temporary files in"}
 
 
@@ -60,7 +65,21 @@ def _gpus(report: DoctorReport) -> list[Row]:
     cuda = report.surroundings.packages.torch_cuda
     capability = ".".join(map(str, first.capability))
     words = f"{first.driver}, capability {capability}, torch for " + (f"CUDA {cuda}" if cuda else "the CPU")
-    return [*rows, ("driver", words)]
+    return [*rows, *_between(report), ("driver", words)]
+
+
+def _between(report: DoctorReport) -> list[Row]:
+    """How GPUs reach each other, pairs of one kind together, and the shared memory they use."""
+    around = report.surroundings
+    if not around.links:
+        return []
+    pairs: dict[str, list[str]] = {}
+    for link in around.links:
+        way = LINKS[link.kind] + ("" if link.kind == "nvlink" else f", {link.path}")
+        pairs.setdefault(way, []).append("{}-{}".format(*link.indices))
+    words = [way if len(pairs) == 1 else f"{' '.join(some)} {way}" for way, some in pairs.items()]
+    shared = "" if around.shared_memory is None else f"; /dev/shm {size(around.shared_memory)}"
+    return [("between", plain("; ".join(words), 300) + shared)]
 
 
 def _disks(report: DoctorReport) -> str:

@@ -15,6 +15,14 @@ from .findings import findings_block
 from .text import override, plain
 from .units import amount, duration, size
 
+STRATEGIES = {
+    "ddp": "a copy on each (DDP)",
+    "fsdp": "weights in shares (FSDP)",
+    "deepspeed": "by DeepSpeed",
+}
+RANKS = {"gpu": "GPUs", "ram": "processes"}
+"""By where a rank's memory is."""
+
 
 def plan_summary(plan: Plan) -> RenderableType:
     """The facts a person checks before starting: a dozen lines and the findings."""
@@ -53,20 +61,45 @@ def plan_facts(plan: Plan) -> RenderableType:
         (
             "steps",
             f"{resolved.total_steps} of {resolved.rows_per_step} {'answers' if resolved.answers else 'rows'} "
-            f"({resolved.batch_size} × {resolved.gradient_accumulation}), {resolved.epochs:.3g} epochs, "
+            f"({_shares(plan)}), {resolved.epochs:.3g} epochs, "
             f"{resolved.optimizer}, learning rate {_rates(plan)}",
         ),
         (
             "needs",
-            f"{size(plan.memory.needed)} of {size(plan.memory.available)} {where}, "
+            f"{size(plan.memory.needed)} of {size(plan.memory.available)} {where}{on_each(plan)}, "
             f"{size(sum(plan.disk_bytes.values()))} disk",
         ),
         *_rewards(plan),
         *_schedule(plan),
         ("time", _time(plan)),
         ("machine", resolved.machine),
+        *_gpus(plan),
     ]
     return facts(rows)
+
+
+def _shares(plan: Plan) -> str:
+    """Rows of a micro-batch, micro-batches, and ranks where there are several."""
+    resolved = plan.resolved
+    ranks = f" × {resolved.ranks} {RANKS[plan.memory.where]}" if resolved.ranks > 1 else ""
+    return f"{resolved.batch_size} × {resolved.gradient_accumulation}{ranks}"
+
+
+def on_each(plan: Plan) -> str:
+    """What memory is counted for, where there are several ranks."""
+    ranks = plan.resolved.ranks
+    return f" on each of {ranks} {RANKS[plan.memory.where]}" if ranks > 1 else ""
+
+
+def _gpus(plan: Plan) -> list[tuple[str, str | Text]]:
+    """How several ranks share the run and why; what more GPUs would bring, where there are some."""
+    resolved, reason = plan.resolved, plan.origins["hardware.gpus"].partition(": ")[2]
+    if resolved.ranks == 1:
+        return [("GPUs", f"1: {plain(reason)}")] if "hardware.gpus=" in reason else []
+    words = f"{resolved.ranks}, {STRATEGIES[resolved.strategy]}" + (f": {plain(reason)}" if reason else "")
+    if plan.exchange_seconds is not None:
+        words += f"; about {1000 * plan.exchange_seconds:,.0f} ms a step for what they exchange"
+    return [("GPUs" if plan.memory.where == "gpu" else "processes", words)]
 
 
 def _images(plan: Plan) -> list[tuple[str, str | Text]]:
@@ -138,6 +171,8 @@ def _time(plan: Plan) -> str:
 def plan_details(plan: Plan) -> RenderableType:
     """The summary, memory by component, the alternatives, and the settings with their origin."""
     parts: list[RenderableType] = [plan_summary(plan), _heading("memory"), _memory(plan)]
+    if plan.fitting_gpus is not None:
+        parts.append(Text(f"{plan.fitting_gpus} such GPUs would hold it in shares"))
     if plan.longest_by_memory:
         fitting = " · ".join(f"{gb} GB {tokens:,}" for gb, tokens in plan.longest_by_memory.items())
         parts.append(Text(f"longest row, in tokens, that fits a GPU of {fitting}"))

@@ -22,12 +22,13 @@ LOOKS = {
     "activations": ("▒", "yellow"),
     "passing": ("▙", "yellow"),
     "loss": ("▛", "red"),
+    "exchange": ("▜", "magenta"),
     "runtime": ("░", "white"),
 }
 """A glyph and a colour for each component, so that a bar without colours still reads."""
 
 ASCII = {"base": "B", "adapter": "A", "gradients": "G", "optimizer": "O", "activations": "#", "passing": "P",
-         "loss": "L", "runtime": "R"}  # fmt: skip
+         "loss": "L", "exchange": "X", "runtime": "R"}  # fmt: skip
 EMPTY = "·"
 SMALL = 0.02
 """Share of the whole below which a component is left out of the legend."""
@@ -77,7 +78,10 @@ def verdict(plan: Plan) -> Text:
     """``fits: 0.8 of 15.6 GiB`` or ``too much: ...``; and in a clause what else takes the rest now."""
     memory = plan.memory
     where = "GPU memory" if memory.where == "gpu" else "memory"
-    numbers = f"{size(memory.needed)} of {size(memory.capacity)} {where}"
+    ranks = plan.resolved.ranks
+    numbers = f"{size(memory.needed)} of {size(memory.capacity)} {where}" + (
+        f" × {ranks}" if ranks > 1 else ""
+    )
     if not memory.fits:
         return Text.assemble(("too much", "bold red"), f"  {numbers}")
     if memory.needed > memory.available:
@@ -110,6 +114,8 @@ def way_out(plan: Plan) -> str:
     fitting = next((one for one in plan.alternatives if one.memory.fits), None)
     if plan.memory.fits:
         return ""
+    if fitting is None and plan.fitting_gpus is not None:
+        return f"{plan.fitting_gpus} such GPUs would hold it in shares; here, choose a smaller model."
     if fitting is None:
         return "No setting of this recipe makes it fit: choose a smaller model, or rows that are shorter."
     return f"{plain(fitting.text)} ({size(fitting.memory.needed)})"

@@ -37,7 +37,7 @@ COMMON = (
 )
 """Settings that people change; the others are one key away."""
 
-DOUBLED = ("max_length", "rank", "batch_size", "gradient_accumulation", "max_steps", "save_every")
+DOUBLED = ("max_length", "rank", "batch_size", "gradient_accumulation", "max_steps", "save_every", "gpus")
 """Whole numbers that are stepped by factors of two."""
 
 SHARE = 0.05
@@ -56,6 +56,8 @@ class Field:
     """May be empty, which is None."""
     least: float | None = None
     below: float | None = None
+    word: str = ""
+    """A word that stands for a number, such as `auto`; it comes before the least."""
 
     @property
     def section(self) -> str:
@@ -96,15 +98,15 @@ class Field:
             return self._number(value, up)
         return value
 
-    def _whole(self, value: int | None, up: bool) -> int | None:
-        if value is None:
-            return max(1, int(self.least or 1)) if up else None
+    def _whole(self, value: int | str | None, up: bool) -> int | str | None:
+        if value is None or isinstance(value, str):
+            return max(1, int(self.least or 1)) if up else value
         least = int(self.least or 0)
         doubled = value * 2 if up else value // 2
         new = doubled if self.name in DOUBLED else value + (1 if up else -1)
         if new >= least:
             return new
-        return None if self.optional else least
+        return None if self.optional else self.word or least
 
     def _number(self, value: float | None, up: bool) -> float | None:
         if self.below == 1:
@@ -165,6 +167,7 @@ def _field(key: str, said: dict[str, Any]) -> Field:
     forms = said.get("anyOf", [said])
     optional = {"type": "null"} in forms
     form = next(one for one in forms if one != {"type": "null"})
+    word = next((one["const"] for one in forms if "const" in one), "")
     kinds: dict[str, Kind] = {
         "boolean": "flag",
         "integer": "whole",
@@ -185,6 +188,7 @@ def _field(key: str, said: dict[str, Any]) -> Field:
         optional=optional,
         least=form.get("minimum", form.get("exclusiveMinimum")),
         below=form.get("exclusiveMaximum"),
+        word=word,
     )
 
 

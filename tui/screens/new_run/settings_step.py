@@ -31,6 +31,9 @@ LIVE = ("whole", "number")
 """Kinds that are planned while they are typed; half a name would send the planner looking for it."""
 
 
+GPUS = "hardware.gpus"
+
+
 class SettingsStep(Vertical):
     """A line for each setting; left and right change it at once, Enter types, errors stay beside it."""
 
@@ -75,6 +78,8 @@ class SettingsStep(Vertical):
             return self.fields
         draft = self.situation.draft if self.situation is not None else None
         more = {*draft.edited, *draft.wrong} if draft is not None else set()
+        if self.situation is not None and several_gpus(self.situation):
+            more.add(GPUS)
         return [one for one in self.fields if one.key in COMMON or one.key in more]
 
     def show(self, situation: Situation) -> None:
@@ -293,3 +298,10 @@ def help_of(one: Field | None, draft: Draft) -> Text:
     elif draft.reasons.get(one.key):
         text.append(f"\nwhy: {plain(draft.reasons[one.key])}", "green")
     return text
+
+
+def several_gpus(situation: Situation) -> bool:
+    """Whether there is a choice to make: the machine has several, or the recipe names a number."""
+    plan, recipe = situation.plan, situation.draft.recipe
+    asked = recipe is not None and recipe.hardware.gpus != "auto"
+    return asked or (plan is not None and plan.origins.get(GPUS, "").startswith("planner"))

@@ -146,12 +146,12 @@ def _memory(look: Look, progress: RunProgress, plan: api.Plan | None, ascii: boo
         rows.append(("memory", Text(f"{size(progress.peak_memory)} peak")))
         if plan is not None:
             rows.append(("planned", Text(size(plan.memory.peak))))
-    gpu = look.gpu
-    if gpu is not None:
+    for gpu in look.held:
         used = gpu.memory_total - gpu.memory_free
         busy = "" if gpu.utilization is None else f"{gpu.utilization}% busy"
         heat = "" if gpu.temperature is None else f"{gpu.temperature} °C"
-        rows.append(("GPU", Text(" ".join(filter(None, (busy, heat))))))
+        name = "GPU" if len(look.held) == 1 else f"GPU {gpu.index}"
+        rows.append((name, Text(" ".join(filter(None, (busy, heat))))))
         full = bar(used / gpu.memory_total, 6, ascii=ascii)
         rows.append(("", Text(f"{full} {used / GIB:.0f}/{gpu.memory_total / GIB:.0f} GiB")))
         rows += [("slowed", Text(why, "yellow")) for why in gpu.slowed_by]

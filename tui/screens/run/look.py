@@ -39,9 +39,10 @@ class Look:
         return self.summary.status in ACTIVE
 
     @property
-    def gpu(self) -> api.GPUHealth | None:
-        """The one that the run holds."""
-        return next((one for one in self.gpus if one.uuid == self.summary.state.gpu), None)
+    def held(self) -> list[api.GPUHealth]:
+        """The GPUs that the run holds, one a rank."""
+        state, id = self.summary.state, self.summary.id
+        return [one for one in self.gpus if state.gpu and (one.uuid == state.gpu or one.holder == id)]
 
 
 def look(run_id: str, offset: int) -> Look:
