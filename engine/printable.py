@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 
-# Characters that reorder or hide what stands around them. Joiners stay: Persian, Hindi and emoji need them.
-INVISIBLE = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Categories of characters that reorder or hide what stands around them, break lines, or hold text that is
+not seen: tags, from U+E0000 on, which agents can read."""
+KEPT = frozenset("\n\t\u00ad\u200b\u200c\u200d\u2060")
+"""Persian, Hindi, Khmer and emoji need joiners and places to break a word."""
+SIGNS = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
+"""Of the same category and seen: Arabic, Syriac and Kaithi write them around numbers."""
 
 
 def printable(text: str) -> str:
@@ -14,8 +19,7 @@ def printable(text: str) -> str:
 
 
 def _shown(char: str) -> str:
-    category = unicodedata.category(char)
-    if char in "\n\t" or (category not in ("Cc", "Cs") and char not in INVISIBLE):
+    if char in KEPT or char in SIGNS or unicodedata.category(char) not in OBEYED:
         return char
     code = ord(char)
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "�"

@@ -74,12 +74,17 @@ SETTINGS = re.compile(rf"{SETTING}(?: {SETTING})*")
 """Settings as they are typed behind a command: ``data.bad_rows=skip training.max_steps=30``."""
 
 
+NEXT_WORD = re.compile(r"\bNext\s*:", re.IGNORECASE)
+
+
 def words(error: WhetError) -> str:
     """``[code] fact Next: exact call``, commands of the shell put as calls of tools."""
     lead = NEXT.get(error.code)
     hint = SETTINGS.sub(_changes, as_calls(error.hint[:LONGEST]))
     following = lead if lead and not hint else f"{hint} {lead or ''}".strip()
-    return f"[{error.code}] {as_calls(error.message)}" + (f" Next: {following}" if following else "")
+    # A fact quotes names and rows, whose author could write a next call behind it.
+    fact = NEXT_WORD.sub("Next;", as_calls(error.message))
+    return f"[{error.code}] {fact}" + (f" Next: {following}" if following else "")
 
 
 def as_calls(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from shlex import quote
 
 from ..data.inspection import DataReport
 from ..findings import Finding, Fix
@@ -14,11 +15,13 @@ from ..resolve import adapter_parts
 from .registry import PlanFacts, check
 
 RESIZE = (
-    'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
-    "p = '{path}'; t = T.from_pretrained(p); m = M.from_pretrained(p, dtype='auto'); "
+    'python -c "import sys; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+    "p = sys.argv[1]; t = T.from_pretrained(p); "
+    "m = M.from_pretrained(p, dtype='auto', use_safetensors=True); "
     "m.resize_token_embeddings({rows}); m.save_pretrained(p + '-resized'); "
-    "t.save_pretrained(p + '-resized')\""
+    "t.save_pretrained(p + '-resized')\" {path}"
 )
+"""The path goes behind it, quoted for the shell: within the program, a quote in a name would end the text."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def ids_have_rows(facts: PlanFacts) -> Iterator[Finding]:
             fix=Fix(
                 text="Put the model's own tokenizer beside it; or, if tokens were added on purpose, resize "
                 "the embedding, name the new folder as model.name and train embedding and head.",
-                command=RESIZE.format(path=facts.model.path, rows=max(beyond.values()) + 1),
+                command=RESIZE.format(path=quote(str(facts.model.path)), rows=max(beyond.values()) + 1),
             ),
         )
 
@@ -145,7 +148,7 @@ def lengths(files: Files) -> Iterator[Finding]:
             fix=Fix(
                 text="Let tokenizer_config.json name a token the model has, e.g. its end token as pad_token; "
                 "or resize the embedding and train both ends.",
-                command=RESIZE.format(path=model.path, rows=weights.tokenizer_rows),
+                command=RESIZE.format(path=quote(str(model.path)), rows=weights.tokenizer_rows),
             ),
         )
     elif weights.tokenizer_rows > limit and used < limit:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WhetError
-from .named_files import content_of, named_path
+from .named_files import content_of, named_path, path_below
 from .rows import RowError, preview_of
 from .wav import read_wav
 
@@ -112,7 +112,7 @@ def _samples(held: Any, folder: Path | None, longest: float) -> tuple[np.ndarray
     if isinstance(held, str) and held.strip():
         if folder is None and not is_downloaded(held):
             raise RowError(f"names the file {preview_of(held)!r}; rows of the hub must hold their recordings")
-        file = (folder or Path()) / named_path(held, "audio file")
+        file = path_below(held, folder, "audio file")
         return _decoded(content_of(file, MOST_BYTES, "audio file"), longest)
     if isinstance(held, bytes) and held:
         return _decoded(held, longest)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..models.image_tokens import fitted_size
-from .named_files import content_of, is_file, named_path
+from .named_files import content_of, is_file, path_below
 from .rows import RowError, preview_of
 
 if TYPE_CHECKING:
@@ -103,32 +103,18 @@ def _from_text(value: str, folder: Path | None, files: bool) -> Picture:
             raise RowError(f"the image is a data URL of the kind {preview_of(head)!r}, expected base64")
         return _held(_decoded(body))
     if _looks_encoded(value) and (
-        not files or len(value) > LONGEST_PATH or not is_file(_path(value, folder))
+        not files or len(value) > LONGEST_PATH or not is_file(path_below(value, folder, "image"))
     ):
         return _held(_decoded(value))
     if not files:
         raise RowError(f"names the file {preview_of(value)!r}; rows of the hub must hold their images")
-    path = _path(value, folder)
+    path = path_below(value, folder, "image")
     return Picture(str(path), None, digest_of(content_of(path, MAX_BYTES, "image")))
 
 
 def _looks_encoded(value: str) -> bool:
     """Letters of base64 alone; a path may be made of them too."""
     return len(value) >= LEAST_BASE64 and BASE64.issuperset(value.encode("utf-8", "replace"))
-
-
-def _path(value: str, folder: Path | None) -> Path:
-    """Absolute paths are taken as they are; relative ones stay below the data file's folder."""
-    given = named_path(value, "image")
-    if given.is_absolute() or folder is None:
-        return given.absolute()
-    path = (folder / given).absolute()
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise RowError(
-            f"the image {preview_of(value)!r} lies outside of the data file's folder; give its whole path if "
-            "that is meant"
-        )
-    return path
 
 
 def _decoded(text: str) -> bytes:

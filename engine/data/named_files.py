@@ -28,6 +28,26 @@ def named_path(value: str, what: str) -> Path:
     return given
 
 
+def path_below(value: str, folder: Path | None, what: str) -> Path:
+    """The absolute path that a row of a data file in ``folder`` means.
+
+    Absolute paths are taken as they are; relative ones stay below ``folder``, links followed. Without a
+    folder they begin at the current one, being words of whoever runs the program.
+
+    Raises RowError as :func:`named_path`, and for a path that leads out.
+    """
+    given = named_path(value, what)
+    if given.is_absolute() or folder is None:
+        return given.absolute()
+    path = (folder / given).absolute()
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise RowError(
+            f"the {what} {preview_of(value)!r} lies outside of the data file's folder; give its whole path "
+            "if that is meant"
+        )
+    return path
+
+
 def is_file(path: Path) -> bool:
     """Whether a file lies there. A name that is too long, or a folder that is closed, is no error."""
     return os.path.isfile(path)

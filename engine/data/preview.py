@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from itertools import islice
 
 from pydantic import BaseModel, ConfigDict
@@ -79,17 +80,20 @@ def preview_template(recipe: Recipe, rows: int) -> list[TemplatePreview]:
         WhetError: ``data.*``, ``tokenizer.*`` or ``template.*``.
     """
     source = first_source(recipe)
+    look = shlex.join(["whet", "data", source])
     head = list(islice(iter_rows(source, recipe.data), max(SNIFFED_ROWS, rows)))
     readable = [row for row in head if isinstance(row, RawRow)][:SNIFFED_ROWS]
     if not readable:
         raise WhetError(
-            "data.empty", f"{source} has no readable row at its beginning.", f"whet data {source}"
+            "data.empty",
+            f"{source} has no readable row at its beginning.",
+            look,
         )
     layout = (
         recipe.data.format if recipe.data.format != "auto" else sniff(readable, recipe.data.columns).format
     )
     if layout is None:
-        raise WhetError("data.format", f"The rows of {source} have no known layout.", f"whet data {source}")
+        raise WhetError("data.format", f"The rows of {source} have no known layout.", look)
     files = TokenizerFiles.read(resolve_model(recipe.model.name, recipe.model.revision))
     tokenizer = RowTokenizer.from_files(files, recipe.data.template)
     return [one for row in head[:rows] for one in _previews(row, layout, recipe, tokenizer)]

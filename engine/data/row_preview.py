@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,8 @@ def preview_rows(recipe: Recipe, rows: int) -> list[TemplatePreview]:
     layout = find_layout(recipe.method, readable, recipe.data.columns) if readable else None
     if layout is None:
         source = first_source(recipe)
-        raise WhetError("data.format", f"The rows of {source} have no known layout.", f"whet data {source}")
+        look = shlex.join(["whet", "data", source])
+        raise WhetError("data.format", f"The rows of {source} have no known layout.", look)
     files = TokenizerFiles.read(resolve_model(recipe.model.name, recipe.model.revision))
     tokenizer = RowTokenizer.from_files(files, recipe.data.template)
     return [one for row in head[:rows] for one in _previews(row, layout, recipe, tokenizer)]

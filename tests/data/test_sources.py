@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
@@ -307,18 +308,31 @@ def test_a_cached_hub_set_is_known_by_its_commit(monkeypatch: pytest.MonkeyPatch
     assert source_digest("someone/something", SECTION) != first
 
 
-def test_rows_of_a_hub_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import datasets
+class Hub:
+    """In the place of a data set's builder."""
 
+    def __init__(self, asked: dict[str, Any]) -> None:
+        self.asked = asked
+        self.config = datasets.BuilderConfig(data_files=None)
+
+    def download_and_prepare(self, **options: Any) -> None:
+        self.asked.update(options)
+
+    def as_dataset(self, split: str) -> datasets.Dataset:
+        self.asked["split"] = split
+        return datasets.Dataset.from_list(ROWS)
+
+
+def test_rows_of_a_hub_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: dict[str, Any] = {}
 
-    def load(path: str, **options: Any) -> datasets.Dataset:
+    def load(path: str, **options: Any) -> Hub:
         asked.update(options, path=path)
-        return datasets.Dataset.from_list(ROWS)
+        return Hub(asked)
 
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     written(tmp_path / "hub" / "hub" / "datasets--someone--something" / "refs" / "v2", "c0ffee")
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
     section = DataSection(train="x", split="dev", subset="en", revision="v2", max_rows=3)
     rows = list(iter_rows("someone/something", section))
     assert [row.value for row in rows if isinstance(row, RawRow)] == ROWS[:3] and rows[2].line == 3

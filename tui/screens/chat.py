@@ -85,7 +85,7 @@ class ChatScreen(WhetScreen):
         for one in who:
             column = VerticalScroll(id=f"voice-{one}", classes="voice")
             name = session.target.gguf.name if one == "gguf" and session.target.gguf else NAMES[one]
-            column.border_title = plain(name, 40)
+            column.border_title = Text(plain(name, 40))  # a file's name, never markup
             await self.query_one("#voices").mount(column)
         say = self.query_one("#say", Input)
         say.disabled, say.placeholder = False, "Say something; enter asks all voices"

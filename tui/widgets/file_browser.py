@@ -100,12 +100,13 @@ class FileBrowser(OptionList):
         try:
             entries = entries_of(folder, self.suffixes, self.first)
         except OSError as error:
-            self.app.notify(f"{folder}: {error.strerror}", severity="warning", timeout=4)
+            why = f"{plain(str(folder))}: {error.strerror}"
+            self.app.notify(why, severity="warning", timeout=4, markup=False)
             return
         came_from, self.folder, self.entries = self.folder, folder, entries
         self.clear_options()
         self.add_options([Option(_line(entry)) for entry in entries])
-        self.border_title = end_of(str(folder))
+        self.border_title = Text(end_of(str(folder)))  # never markup
         values = [entry.value for entry in entries]
         first_folder = next((n for n, one in enumerate(entries) if one.kind not in ("data", "up")), 0)
         above = came_from in folder.iterdir() if came_from != folder else False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from statistics import fmean, pstdev
 
@@ -32,6 +33,7 @@ class FirstLoss:
         evidence = {"loss": round(event.loss, 4), "guessing": round(guessing, 4), "lowest": LOWEST}
         recipe = self.run.recipe
         data = recipe.data.train if isinstance(recipe.data.train, str) else recipe.data.train[0]
+        look = shlex.join(["whet", "template", recipe.model.name, data])
         if event.loss > guessing + MARGIN:
             yield Finding(
                 id="T04",
@@ -42,7 +44,7 @@ class FirstLoss:
                 fix=Fix(
                     text="The ids mean something else to this model: give it its own tokenizer and template, "
                     "and weights that belong together; look at a row as the model sees it.",
-                    command=f"whet template {recipe.model.name} {data}",
+                    command=look,
                 ),
             )
         elif event.loss < LOWEST:
@@ -59,7 +61,7 @@ class FirstLoss:
                     else "Look at rows with their supervised tokens marked; take a model that has not been "
                     "trained on them.",
                     patch={"method.supervise": "responses"} if everything else {},
-                    command=None if everything else f"whet template {recipe.model.name} {data}",
+                    command=None if everything else look,
                 ),
             )
 
