@@ -35,6 +35,7 @@ from .strategy import (
 KEY = "hardware.gpus"
 SHARDABLE = ("bf16", "fp16", "fp32", "nf4")
 """Ways of holding the base that FSDP can divide."""
+WHOLE_BLOCKS = "8-bit states belong to blocks of whole weights, not of shares (FSDP)"
 MOST_LOOKED_AT = 8
 """GPUs of one machine: no larger number is proposed."""
 
@@ -129,7 +130,7 @@ class Sharing:
         """Why this run cannot go by a strategy; empty where it can."""
         if strategy == "single":
             return ""
-        why = alone_because(self.resolved.method)
+        why = alone_because(self.recipe, self.report.format.name)
         if why is not None:
             return why
         held = self.resolved.base_precision
@@ -162,7 +163,7 @@ class Sharing:
     def _shared(self, strategy: Strategy, ranks: int) -> RankPlan:
         share = self.rows.share(ranks)
         assert share is not None, f"{ranks} ranks do not divide {self.rows}"
-        machine = machine_of_rank(self.machine, ranks)
+        machine = machine_of_rank(self.machine, -(-ranks // self.recipe.hardware.machines))
         threads = self.recipe.training.threads or machine.cpu_count
         mine = self.resolved.model_copy(
             update={
@@ -172,6 +173,7 @@ class Sharing:
                 "gradient_accumulation": share[1],
                 "machine": machine.label,
                 "threads": threads,
+                "optimizer": "adamw" if strategy == "fsdp" else self.resolved.optimizer,
             }
         )
         recipe, facts, report = self.recipe, self.facts, self.report
@@ -188,6 +190,8 @@ class Sharing:
                 update={"step_seconds": round(mine.schedule.step_seconds + seconds, 5)}
             )
             mine = mine.model_copy(update={"schedule": whole})
+        if mine.optimizer != self.resolved.optimizer:
+            why = {**why, "training.optimizer": f"planner: {WHOLE_BLOCKS}"}
         if threads != self.resolved.threads:
             why = {**why, "training.threads": f"planner: {threads} usable cores a rank"}
         return RankPlan(mine, memory, why, exchange_seconds=seconds)
@@ -200,11 +204,13 @@ class Sharing:
         if ceilings is None:
             return None
         base = self.of("single", 1).memory.components["base"]
-        return exchange_seconds(resolved, base, ceilings, alike_gpus(self.machine.gpus)[0].link_rate)
+        several = self.recipe.hardware.machines > 1  # NVLink ends at the machine
+        link = 0.0 if several else alike_gpus(self.machine.gpus)[0].link_rate
+        return exchange_seconds(resolved, base, ceilings, link)
 
 
 def machine_of_rank(machine: Machine, ranks: int) -> Machine:
-    """What one of several ranks may count on: GPUs of one kind, and its share of host memory and cores."""
+    """What one of ``ranks`` on a machine may count on: GPUs of one kind, and its share of host memory and cores."""
     gpus = alike_gpus(machine.gpus) if machine.gpus else []
     return machine.model_copy(
         update={

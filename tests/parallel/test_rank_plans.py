@@ -90,6 +90,7 @@ def test_shares_divide_what_stays_and_gather_the_rest(llama_8b: ModelFacts) -> N
     """Of an 8B model in bf16: three components divided by four, ends and two layers gathered."""
     plan = planned(llama_8b, gpus(8, 12))
     assert (plan.resolved.strategy, plan.resolved.ranks) == ("fsdp", 4) and plan.memory.fits
+    assert plan.resolved.optimizer == "adamw" and "shares" in plan.reasons["training.optimizer"]
     wanted = recipe()
     alone = estimate_memory(llama_8b, wanted.adapter, plan.resolved, report(), gpus(1, 12))
     mine = plan.memory.components
@@ -168,6 +169,19 @@ def test_ranks_on_a_cpu_share_memory_and_cores(llama_8b: ModelFacts) -> None:
     assert (plan.resolved.strategy, plan.resolved.ranks, plan.resolved.threads) == ("ddp", 2, 4)
     assert alone.resolved.threads == 8 and plan.memory.capacity == 300 * GIB
     assert "WHET_CPU_RANKS=2" in plan.reasons["hardware.gpus"]
+
+
+def test_several_machines_share_the_step_and_not_their_memory(llama_8b: ModelFacts) -> None:
+    """Each has its own host memory and cores; between them is no NVLink."""
+    here = machine(ram_gib=600, cpu_ranks=2)
+    plan = planned(llama_8b, here, hardware__machines=2)
+    assert (plan.resolved.ranks, plan.resolved.rows_per_step, plan.resolved.threads) == (4, 8, 4)
+    assert plan.memory.capacity == 300 * GIB
+    on = gpus(2, 80, nvlinks=18)
+    two, one = planned(llama_8b, on, hardware__machines=2), planned(llama_8b, on, hardware__gpus=2)
+    assert (two.resolved.strategy, two.resolved.ranks) == ("ddp", 4)
+    assert one.exchange_seconds is not None and two.exchange_seconds is not None
+    assert two.exchange_seconds > 5 * one.exchange_seconds
 
 
 @pytest.mark.parametrize(
