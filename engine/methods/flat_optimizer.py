@@ -174,9 +174,14 @@ class FlatAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def collected_gradients(self) -> list[torch.Tensor]:
-        """All gradients as the buffers that hold them, and those that have no place there."""
+        """The buffers that hold all gradients but those of :attr:`others`."""
         self._collect()
-        return [buffer.gradients_P for buffer in self.buffers] + self._other_gradients()
+        return [buffer.gradients_P for buffer in self.buffers]
+
+    @property
+    def others(self) -> list[torch.nn.Parameter]:
+        """Parameters that have no place in a flat buffer."""
+        return [parameter for parameter in self._others if parameter.requires_grad]
 
     def _collect(self) -> None:
         for buffer in self.buffers:

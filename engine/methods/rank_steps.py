@@ -16,14 +16,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, recursively_apply
 from transformers import Trainer, set_seed
 
 from ..parallel.collectives import broadcast_tensors, sum_buffers, sum_counts, sum_numbers
 from ..parallel.process_group import rank, world_size
 from .flat_optimizer import FlatAdamW
 from .rank_seeds import rank_seed
-from .shares import StepShares, shared_loader
+from .shares import StepShares, shared_loader, whole_loader
 
 WHOLE_COPIES = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 UNSUPERVISED = -100
@@ -36,8 +36,12 @@ class RankSteps(Trainer):
     """Of the epoch that is trained on."""
     _mine: int | None = None
     """Micro-batches of the step that count; None outside of training."""
-    _all: int = 0
-    _seen: int = 0
+    _all = 0
+    """Those of all processes."""
+    _seen = 0
+    """Micro-batches of the step that were passed."""
+    _measures = False
+    """Held-out rows are under way."""
 
     @property
     def ranks(self) -> int:
@@ -81,34 +85,74 @@ class RankSteps(Trainer):
 
     def get_train_dataloader(self) -> Any:
         """The base class's for one process, of which several take turns."""
-        loader = super().get_train_dataloader()
         if self.ranks == 1:
-            return loader
+            return super().get_train_dataloader()
+        # sentence-transformers turns it on where processes would wait for each other's last batch.
+        self.args.dataloader_drop_last = False
+        loader = super().get_train_dataloader()
         shared = shared_loader(loader, self.args.gradient_accumulation_steps, rank(), self.ranks)
         shares = shared.batch_sampler
         assert isinstance(shares, StepShares)
         self._shares = shares
         return shared
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        """The base class's, over all processes and without fillers; also where a step begins."""
-        if self.ranks == 1:
-            return super()._get_num_items_in_batch(batch_samples, device)
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The base class's; a step begins."""
         self._begin_step()
-        mine = len(batch_samples) if self._mine is None else self._mine
-        counted = [
-            batch if number < mine else _unsupervised(batch) for number, batch in enumerate(batch_samples)
-        ]
-        items = super()._get_num_items_in_batch(counted, device)
-        if items is None or not self.sums_gradients:
-            return items
-        (total,) = sum_counts(int(items))
-        return torch.tensor(total, device=device) if isinstance(items, torch.Tensor) else total
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def counting(self, batch_samples: list[Any]) -> list[Any]:
+        """Those micro-batches of a step that count."""
+        return batch_samples if self._mine is None else batch_samples[: self._mine]
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """The base class's, over all processes and without fillers."""
+        if self.ranks == 1 or self._measures:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        mine = self.counting(batch_samples)
+        fillers = [_unsupervised(batch) for batch in batch_samples[len(mine) :]]
+        items = super()._get_num_items_in_batch([*mine, *fillers], device)
+        return self.in_all(items) if self.sums_gradients else items
+
+    def in_all(self, count: Any) -> Any:
+        """A number of tokens or rows, over all processes; None stays so."""
+        if self.ranks == 1 or count is None:
+            return count
+        (total,) = sum_counts(int(count))
+        return torch.tensor(total, device=self.args.device)
 
     def _begin_step(self) -> None:
         if self._shares is not None:
             self._mine, self._all = self._shares.counting(self.state.global_step)
             self._seen = 0
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """The base class's for one process, in each of several."""
+        if self.ranks == 1:
+            return super().get_eval_dataloader(eval_dataset)
+        self.args.dataloader_drop_last = False
+        return whole_loader(super().get_eval_dataloader(eval_dataset))
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As the base class. Each process measures all held-out rows, as one process would: what is repeated
+        to fill a last round up would count in a mean. Nothing is gathered."""
+        if self.ranks == 1:
+            return super().evaluate(*args, **kwargs)
+        gathers, self.gather_function = self.gather_function, self._own
+        averages = self.args.average_tokens_across_devices
+        self.args.average_tokens_across_devices, self._measures = False, True
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self.gather_function, self._measures = gathers, False
+            self.args.average_tokens_across_devices = averages
+
+    def _own(self, tensors: Any) -> Any:
+        """As accelerate's ``gather_for_metrics`` in one process: what repeats behind the last rows is cut."""
+        state = self.accelerator.gradient_state
+        if not state.end_of_dataloader or state.remainder <= 0:
+            return tensors
+        return recursively_apply(lambda tensor: tensor[: state.remainder], tensors)
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -141,13 +185,16 @@ class RankSteps(Trainer):
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         if isinstance(optimizer, FlatAdamW):
             sum_buffers(optimizer.collected_gradients())
-            return
-        sum_gradients(list(self._trained()))
+            sum_gradients(optimizer.others)
+        else:
+            sum_gradients(list(self._trained()))
 
 
 def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Sum the gradients over the processes in place, all of a type and device at once. A parameter that no
     process reached keeps none, as in one process."""
+    if not parameters:
+        return
     reached = sum_counts(*(int(parameter.grad is not None) for parameter in parameters))
     kinds: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
     for parameter, times in zip(parameters, reached, strict=True):

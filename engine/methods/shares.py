@@ -27,12 +27,8 @@ class StepShares(BatchSampler):
     """
 
     def __init__(self, batch_sampler: Any, accumulation: int, rank: int, ranks: int) -> None:
-        self.batch_sampler, self.accumulation, self.rank, self.ranks = (
-            batch_sampler,
-            accumulation,
-            rank,
-            ranks,
-        )
+        self.batch_sampler, self.accumulation = batch_sampler, accumulation
+        self.rank, self.ranks = rank, ranks
 
     @property
     def sampler(self) -> Any:  # type: ignore[override]
@@ -47,7 +43,8 @@ class StepShares(BatchSampler):
                 tell(epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
-        batches = iter(self.batch_sampler)
+        # A sampler that keeps rows apart may have more batches than it says it has; one process stops there.
+        batches = islice(self.batch_sampler, len(self.batch_sampler))
         while step := list(islice(batches, self.accumulation * self.ranks)):
             for number in range(math.ceil(len(step) / self.ranks)):
                 place = number * self.ranks + self.rank
@@ -76,9 +73,19 @@ def shared_loader(loader: Any, accumulation: int, rank: int, ranks: int) -> Data
     """
     shard = loader.batch_sampler
     assert isinstance(loader, DataLoaderShard) and isinstance(shard, BatchSamplerShard)
+    return _reloaded(loader, StepShares(shard.batch_sampler, accumulation, rank, ranks))
+
+
+def whole_loader(loader: Any) -> Any:
+    """Of held-out rows: as accelerate prepared it for several processes, without the sharing."""
+    shard = loader.batch_sampler
+    return _reloaded(loader, shard.batch_sampler) if isinstance(shard, BatchSamplerShard) else loader
+
+
+def _reloaded(loader: Any, batch_sampler: Any) -> DataLoader:
     plain: DataLoader = DataLoader(
         loader.dataset,
-        batch_sampler=StepShares(shard.batch_sampler, accumulation, rank, ranks),
+        batch_sampler=batch_sampler,
         collate_fn=loader.collate_fn,
         num_workers=loader.num_workers,
         pin_memory=loader.pin_memory,

@@ -22,10 +22,10 @@ TRAINING = {"max_steps": 7, "save_every": 7, "keep_checkpoints": 1}
 CLOSE = 1e-5
 
 
-def drive(folder: Path, kind: str, runs: dict[str, Any]) -> dict[str, Any]:
+def drive(folder: Path, runs: dict[str, Any]) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-P", str(TESTS / "support" / "rank_driver.py")],
-        input=json.dumps({"job": kind, "runs": runs}),
+        input=json.dumps(runs),
         env={
             **os.environ,
             "WHET_HOME": str(folder / "home"),
@@ -55,8 +55,8 @@ def supervised(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     rows = write_chat_rows(folder / "rows.jsonl", 22)
     held_out = write_chat_rows(folder / "held_out.jsonl", 5, seed=1)
 
-    def recipe(path: str, **sections: dict[str, Any]) -> dict[str, Any]:
-        changed = {
+    def recipe(path: str, **sections: Any) -> dict[str, Any]:
+        changed: dict[str, Any] = {
             "data": {"eval": str(held_out)},
             "eval": {"every": 6, "batch_size": 2},
             "adapter": {"dropout": 0.0},
@@ -78,7 +78,7 @@ def supervised(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "dropping, two": (recipe("fast", **dropping), TWO),
         "dropping, two then two": (recipe("fast", **dropping), [{"ranks": 2, "stop": 3}, *TWO]),
     }
-    return drive(folder, "sft", {name: {"recipe": r, "attempts": a} for name, (r, a) in runs.items()})
+    return drive(folder, {name: {"recipe": r, "attempts": a} for name, (r, a) in runs.items()})
 
 
 def assert_alike(one: dict[str, Any], other: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """Trains in one process or several, as often as it is told. A process of its own; prints what each saw.
 
-    python -P rank_driver.py  < {"job": "sft", "runs": {name: {"recipe": {...}, "attempts": [{...}]}}}
+    python -P rank_driver.py  < {name: {"recipe": {...}, "attempts": [{...}]}}
 
-An attempt is ``{"ranks": 2}``, with ``"stop": 3`` to be asked to stop after that step. Ranks are forks of
+An attempt is ``{"ranks": 2}``, with ``"stop": 3`` to be asked to stop after that step, and ``"strategy":
+"fsdp"`` for what no plan chooses on a CPU. Ranks are forks of
 this process, which pays for the imports once; they meet over gloo on the loopback, and none outlives
 ``LIMIT`` seconds.
 """
@@ -17,6 +18,7 @@ import socket
 import sys
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -47,16 +49,25 @@ class StoppingContext(RunContext):
             self.signals += 1
 
 
-def plan_for(plan: Plan, ranks: int) -> Plan:
+@dataclass(frozen=True)
+class Attempt:
+    ranks: int
+    stop: int | None = None
+    strategy: str = "ddp"
+
+
+def plan_for(plan: Plan, wanted: Attempt) -> Plan:
     """The plan of one process, its step shared out."""
     resolved = plan.resolved
-    share = StepRows(resolved.batch_size, resolved.gradient_accumulation).share(ranks)
+    share = StepRows(resolved.batch_size, resolved.gradient_accumulation).share(wanted.ranks)
     assert share is not None
-    changed = {"ranks": ranks, "batch_size": share[0], "gradient_accumulation": share[1]}
+    changed: dict[str, Any] = {"batch_size": share[0], "gradient_accumulation": share[1]}
+    if wanted.ranks > 1:
+        changed |= {"ranks": wanted.ranks, "strategy": wanted.strategy}
     return plan.model_copy(update={"resolved": resolved.model_copy(update=changed)})
 
 
-def rank_main(run: RunDir, kind: str, place: Topology, port: int, stop: int | None) -> None:
+def rank_main(run: RunDir, method: Any, place: Topology, port: int, wanted: Attempt) -> None:
     from whet.engine.methods import training
 
     if not place.alone:
@@ -65,14 +76,14 @@ def rank_main(run: RunDir, kind: str, place: Topology, port: int, stop: int | No
     if place.is_main:
         opened = next_attempt(run)
         context = watched = StoppingContext(run, opened.attempt, opened._events)
-        watched.after = stop
+        watched.after = wanted.stop
     else:
         context = PeerContext(run)
-    context.plan = plan_for(run.load_plan(), place.world_size)
+    context.plan = plan_for(run.load_plan(), wanted)
     try:
-        training.train(context, training_of(kind))
+        training.train(context, method)
     except Stopped:
-        if stop is None:
+        if wanted.stop is None:
             raise
 
 
@@ -80,17 +91,17 @@ def training_of(kind: str) -> Any:
     """The class of a method's training."""
     module = import_module(f"whet.engine.methods{METHODS[kind][0]}")
     named = {name: value for name, value in vars(module).items() if name.endswith("Training")}
-    return next(value for value in named.values() if value.__module__ == module.__name__)
+    return [value for value in named.values() if value.__module__ == module.__name__][-1]
 
 
-def attempt(run: RunDir, kind: str, ranks: int, stop: int | None = None) -> list[int | None]:
+def attempt(run: RunDir, method: Any, wanted: Attempt) -> list[int | None]:
     """Exit codes of all ranks."""
     with closing(socket.socket()) as found:
         found.bind((LOOPBACK, 0))
         port = found.getsockname()[1]
     fork = multiprocessing.get_context("fork")
-    places = [Topology(rank, rank, ranks) for rank in range(ranks)]
-    children = [fork.Process(target=rank_main, args=(run, kind, place, port, stop)) for place in places]
+    places = [Topology(rank, rank, wanted.ranks) for rank in range(wanted.ranks)]
+    children = [fork.Process(target=rank_main, args=(run, method, place, port, wanted)) for place in places]
     ends = time.monotonic() + LIMIT
     try:
         for child in children:
@@ -118,6 +129,7 @@ def outcome(run: RunDir) -> dict[str, Any]:
         ],
         "samples": sum(isinstance(e, SampleEvent) for e in events),
         "said": [e.detail for e in events if isinstance(e, PhaseEvent)],
+        "export": str(run.export),
         "weights": [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(weights)],
         "checkpoints": sorted(path.name for path in Path(run.checkpoints).iterdir()),
         "summary": run.read_state().summary,
@@ -125,13 +137,14 @@ def outcome(run: RunDir) -> dict[str, Any]:
 
 
 def main() -> None:
-    job = json.load(sys.stdin)
-    kind = job["job"]
-    training_of(kind)  # its imports are paid for once, before the forks
+    wanted = json.load(sys.stdin)
+    recipes = {name: Recipe.model_validate(one["recipe"]) for name, one in wanted.items()}
+    kinds = {recipe.method.kind: training_of(recipe.method.kind) for recipe in recipes.values()}
     report: dict[str, Any] = {}
-    for name, wanted in job["runs"].items():
-        run = create_run(Recipe.model_validate(wanted["recipe"]))
-        codes = [attempt(run, kind, one["ranks"], one.get("stop")) for one in wanted["attempts"]]
+    for name, recipe in recipes.items():
+        run = create_run(recipe)
+        method = kinds[recipe.method.kind]  # its imports are paid for once, before the forks
+        codes = [attempt(run, method, Attempt(**one)) for one in wanted[name]["attempts"]]
         report[name] = {"codes": codes, **outcome(run)}
     print(json.dumps(report))
 

@@ -18,6 +18,7 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 from torch.utils.data import DataLoader
 
 from ...models.fast_path.encoders import apply_fast_embedder, embedder_program_of
+from ...parallel.process_group import world_size
 from ..flat_optimizer import FlatAdamW
 from ..sft.ahead import BatchesAhead
 from .fast_step import FastEmbedding, plain_reason
@@ -56,7 +57,7 @@ class FastSentenceTransformerTrainer(SentenceTransformerTrainer):
         program = embedder_program_of(self.model[0].model)
         if program is not None and program.dtype == torch.float32 and (args.bf16 or args.fp16):
             return f"weights in fp32 are to compute in {'bf16' if args.bf16 else 'fp16'}"
-        if args.world_size > 1:
+        if args.world_size > 1 and world_size() == 1:
             return "several processes share a step"
         if args.router_mapping or type(self.data_collator) is not SentenceTransformerDataCollator:
             return "batches are collated in another way"

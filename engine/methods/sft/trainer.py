@@ -209,6 +209,7 @@ class SupervisedTrainer(RankSteps, trl.SFTTrainer):
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """The base class's, from batches that were fetched while the step before was computed."""
+        self._begin_step()
         batches = self._ahead.take(epoch_iterator, num_batches)
         return batches, self._get_num_items_in_batch(batches, device)
 

@@ -63,7 +63,9 @@ class SpeechTrainer(HeadTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """A step's micro-batches, and how many tokens they write."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return samples, sum(batch["labels"].ne(IGNORED).sum() for batch in samples)
+        return samples, self.in_all(
+            sum(batch["labels"].ne(IGNORED).sum() for batch in self.counting(samples))
+        )
 
     def count_tokens(self, inputs: dict[str, Any]) -> int:
         """Those that are written; a window of sound is as long whatever is said."""

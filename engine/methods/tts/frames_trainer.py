@@ -49,7 +49,8 @@ class FramesTrainer(HeadTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """A step's micro-batches, and how many frames they hold; transformers would count codes."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return samples, sum(batch["labels"][..., 0].ne(IGNORED).sum() for batch in samples)
+        own = sum(batch["labels"][..., 0].ne(IGNORED).sum() for batch in self.counting(samples))
+        return samples, self.in_all(own)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
