@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..runs.context import RunContext
-from ..runs.events import Event
 from ..runs.jobs import ExportJob, SmokeJob
 from ..runs.store import RunStore
 from .export_process import smoke
 from .held_out import planned_rows
-from .of_run import export_finished
-from .pipeline import Emit
+from .of_run import export_finished, stoppable
 
 
 def run_export_job(context: RunContext, job: ExportJob) -> None:
@@ -25,7 +23,7 @@ def run_export_job(context: RunContext, job: ExportJob) -> None:
         parent,
         context.plan,
         parent.read_state().summary,
-        _stoppable(context),
+        stoppable(context),
         job.section,
         leave=context.leave_if_asked,
     )
@@ -42,12 +40,4 @@ def run_smoke_job(context: RunContext, job: SmokeJob) -> None:
     request: dict[str, Any] = {"gguf": str(job.gguf), "reference": str(job.reference)}
     if job.parent is not None:
         request["held_out"] = planned_rows(context.plan, context.plan.model.path)
-    context.summary["verdict"] = smoke(request, _stoppable(context))
-
-
-def _stoppable(context: RunContext) -> Emit:
-    def emit(event: Event) -> None:
-        context.leave_if_asked()
-        context.emit(event)
-
-    return emit
+    context.summary["verdict"] = smoke(request, stoppable(context))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..methods.kinds import NEXT_TOKEN
 from ..recipe import ExportSection, Recipe
 from ..runs import locks
-from ..runs.events import PhaseEvent
+from ..runs.events import Event, PhaseEvent
 from ..runs.store import trained_weights
 from .importance_rows import training_rows
 from .model_card import run_facts
@@ -27,13 +27,25 @@ if TYPE_CHECKING:
 def export_run(context: RunContext) -> ExportResult:
     """Export a run's trained weights as its recipe asks; called by the job when training has ended.
 
-    The result lies in the run's ``export/`` beside the adapter, and its verdict in the run's summary.
+    The result lies in the run's ``export/`` beside the adapter, and its verdict in the run's summary. Raises
+    Stopped on request, between events; a resume exports again.
     """
-    result = export_finished(context.dir, context.plan, context.summary, context.emit)
+    emit = stoppable(context)
+    result = export_finished(context.dir, context.plan, context.summary, emit, leave=context.leave_if_asked)
     context.summary["export"] = {kind: str(path) for kind, path in result.paths.items()}
     if result.status is not None:
         context.summary["verdict"] = result.status
     return result
+
+
+def stoppable(context: RunContext) -> Emit:
+    """Takes events, and raises Stopped in place of one once somebody asked the run to stop."""
+
+    def emit(event: Event) -> None:
+        context.leave_if_asked()
+        context.emit(event)
+
+    return emit
 
 
 def export_finished(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,28 @@ from ..errors import WhetError
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Writers in Rust and C++ (safetensors, Arrow) keep the errno only in their text.
 DISK_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "(os error 28)", "(os error 122)")
+NO_MEMORY_TEXTS = ("Cannot allocate memory", "can't allocate memory", "(os error 12)")
+TORCH_WRITER = "inline_container.cc"
+"""In the text of the RuntimeError of torch.save, which tells neither file nor errno."""
+KEPT = "Finished checkpoints are untouched."
+DISK_ERRORS = {
+    errno.EFBIG: (
+        "run.file_too_large",
+        "A file grew beyond what is allowed here",
+        "Raise the limit (`ulimit -f unlimited`), or set WHET_HOME to a disk that takes large files.",
+    ),
+    errno.EIO: (
+        "run.disk_error",
+        "The disk failed",
+        "Look at `dmesg` and `smartctl -a`, and set WHET_HOME to another disk if need be.",
+    ),
+    errno.EROFS: (
+        "run.disk_error",
+        "The disk became read-only, as one with errors does",
+        "Look at `dmesg`, and mount it writable again.",
+    ),
+}
+"""Errno -> code, fact, what to do."""
 NO_SPACE_BYTES = 1 << 20
 """Below this much free space a failure of unknown cause (torch.save tells none) counts as a full disk."""
 
@@ -52,10 +75,7 @@ def _describe(error: BaseException, directory: Path, log: str) -> WhetError:
     for link in chain:
         if isinstance(link, WhetError):
             return link
-    out_of_memory = any(
-        isinstance(link, MemoryError) or type(link).__name__ == "OutOfMemoryError" for link in chain
-    )
-    if out_of_memory:
+    if any(_is_out_of_memory(link) for link in chain):
         return WhetError(
             "run.out_of_memory",
             f"Memory ran out: {_headline(error)}",
@@ -72,15 +92,18 @@ def _describe(error: BaseException, directory: Path, log: str) -> WhetError:
         return WhetError(
             "run.file_missing",
             f"A file the run needs is gone: {error.filename}",
-            "Put it back, or plan again with the data's new place. Finished checkpoints are untouched.",
+            f"Put it back, or plan again with the data's new place. {KEPT}",
         )
+    for number, (code, fact, hint) in DISK_ERRORS.items():
+        if any(_is_of_disk(link, number) for link in chain):
+            words = f"{hint} {KEPT} Then `whet resume {directory.name}` goes on."
+            return WhetError(code, f"{fact}: {_headline(error)}", words)
     if _free_bytes(directory) < NO_SPACE_BYTES:
         return disk_full(directory)
     return WhetError(
         "run.crashed",
         _headline(error),
-        f"The traceback is in {directory / log}. Finished checkpoints are untouched; "
-        f"`whet resume {directory.name}` goes on.",
+        f"The traceback is in {directory / log}. {KEPT} `whet resume {directory.name}` goes on.",
     )
 
 
@@ -89,7 +112,7 @@ def disk_full(directory: Path) -> WhetError:
     return WhetError(
         "run.disk_full",
         f"The disk of {directory} is full ({_free_bytes(directory) / 1e6:.1f} MB free).",
-        f"Free some space, then `whet resume {directory.name}`. Finished checkpoints are untouched.",
+        f"Free some space, then `whet resume {directory.name}`. {KEPT}",
     )
 
 
@@ -112,6 +135,22 @@ def _is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return True
     return not isinstance(error, WhetError) and any(text in str(error) for text in DISK_FULL_TEXTS)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    system = isinstance(error, OSError | RuntimeError)
+    return system and any(text in str(error) for text in NO_MEMORY_TEXTS)
+
+
+def _is_of_disk(error: BaseException, number: int) -> bool:
+    """Whether an error has this errno, or tells it in its text, or means it without telling."""
+    if isinstance(error, WhetError):
+        return False
+    if number == errno.EFBIG and TORCH_WRITER in str(error):
+        return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+    return (isinstance(error, OSError) and error.errno == number) or f"(os error {number})" in str(error)
 
 
 def _free_bytes(directory: Path) -> int:

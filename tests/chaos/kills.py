@@ -1,7 +1,8 @@
-"""Moments at which a worker dies, drawn from a seed: by what it writes, by what it says, or by the clock."""
+"""Moments at which a worker gets a signal, drawn from a seed: by what it writes or says, or by the clock."""
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -17,6 +18,7 @@ class Kill:
         said: or when this text was in its events ``count`` times more.
         count: from 1 on.
         after: seconds from that moment, or from the start where there is neither.
+        number: of a signal that comes from outside.
     """
 
     place: str
@@ -24,6 +26,7 @@ class Kill:
     said: str = ""
     count: int = 1
     after: float = 0.0
+    number: int = signal.SIGKILL
 
     def request(self) -> dict[str, Any]:
         """What the nursery is told of it; a kill by words or by the clock comes from outside."""

@@ -97,7 +97,7 @@ class Workers:
                 self._await(run, kill, words)
             time.sleep(kill.after)  # the moment itself, not a wait for something
             if self.answers.empty():
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, kill.number)
         return self.end(pid)
 
     def _await(self, run: RunDir, kill: Kill, words: int) -> None:

@@ -93,6 +93,10 @@ def test_exception_ends_in_a_clean_error_and_a_traceback_in_the_log_only(launch:
         ("RuntimeError('I/O error: No space left on device (os error 28)')", "run.disk_full"),
         ("FileNotFoundError(errno.ENOENT, 'No such file', '/data/caf\\udce9.jsonl')", "run.file_missing"),
         ("MemoryError()", "run.out_of_memory"),
+        ("RuntimeError('unable to mmap 5 bytes: Cannot allocate memory (12)')", "run.out_of_memory"),
+        ("OSError(errno.EFBIG, 'File too large')", "run.file_too_large"),
+        ("RuntimeError('I/O error: Input/output error (os error 5)')", "run.disk_error"),
+        ("OSError(errno.EROFS, 'Read-only file system')", "run.disk_error"),
         ("SystemExit(0)", "run.crashed"),
     ],
 )
