@@ -1,0 +1,160 @@
+"""Weights held in shares by two processes over gloo: losses, checkpoints, adapters are one's (fp32)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from support.ranks import drive
+from support.tiny_models import build_tiny_model
+from support.tiny_runs import tiny_recipe, write_chat_rows
+from transformers import AutoModelForCausalLM
+
+from whet.engine.errors import WhetError
+from whet.engine.methods.flat_optimizer import FlatAdamW, plain_state
+from whet.engine.methods.optimizers import usable_optimizer
+from whet.engine.parallel.fsdp import count_bytes_as, shard, share_optimizer
+
+STEPS, CLOSE = 6, 1e-5
+SHARES = {"ranks": 2, "strategy": "fsdp"}
+ONE, TWO = [{"ranks": 1}], [SHARES]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("model") / "llama")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, model: Path) -> dict[str, Any]:
+    """What each run saw; one process pays for all imports."""
+    folder = tmp_path_factory.mktemp("shares")
+    # 22 rows in steps of four: an epoch's last step has one micro-batch, which only one process has.
+    rows, held_out = write_chat_rows(folder / "rows.jsonl", 22), write_chat_rows(folder / "held_out.jsonl", 5)
+
+    def recipe(**sections: Any) -> dict[str, Any]:
+        changed: dict[str, Any] = {
+            "data": {"eval": str(held_out)},
+            "eval": {"every": 3, "batch_size": 2},
+            "training": {"max_steps": STEPS, "save_every": 2, "gradient_checkpointing": True},
+        }
+        return tiny_recipe(model, rows, **changed | sections).model_dump(mode="json")
+
+    # The head is of those weights that stay gathered between passes, the layers are not.
+    qlora = recipe(
+        model={"precision": "nf4"},
+        adapter={"dropout": 0.0, "modules_to_save": ["lm_head"]},
+        sampling={"prompts": ["Why?"], "max_new_tokens": 2},
+    )
+    whole = recipe(adapter={"kind": "none"})
+    return drive(
+        folder,
+        {
+            "qlora, one": (qlora, ONE),
+            "qlora, two": (qlora, TWO),
+            "qlora, two, two, one": (qlora, [{**SHARES, "stop": 2}, {**SHARES, "stop": 4}, *ONE]),
+            "whole, one": (whole, ONE),
+            "whole, two": (whole, TWO),
+        },
+    )
+
+
+def assert_alike(one: dict[str, Any], two: dict[str, Any], close: float = CLOSE) -> None:
+    """Every step's loss and gradient norm, the counts, and held-out losses."""
+    assert [step[3:] for step in one["steps"]] == [step[3:] for step in two["steps"]]
+    pairs = [(a[1:3], b[1:3]) for a, b in zip(one["steps"], two["steps"], strict=True)]
+    pairs += [([a[1]], [b[1]]) for a, b in zip(one["evals"], two["evals"], strict=True)]
+    assert len(pairs) == STEPS + 3
+    for mine, others in pairs:
+        assert mine == pytest.approx(others, rel=close)
+
+
+@pytest.mark.parametrize("kind", ["qlora", "whole"])
+def test_shares_have_the_losses_of_one_process(runs: dict[str, Any], kind: str) -> None:
+    assert_alike(runs[f"{kind}, one"], runs[f"{kind}, two"])
+
+
+def test_every_process_answers_and_one_is_heard(runs: dict[str, Any]) -> None:
+    assert runs["qlora, two"]["samples"] == runs["qlora, one"]["samples"] == 3
+
+
+def test_the_run_says_why_it_is_not_on_the_fast_path(runs: dict[str, Any]) -> None:
+    assert any("strategy fsdp" in text for text in runs["qlora, two"]["said"])
+
+
+def test_two_processes_resume_bit_for_bit_and_one_goes_on_with_the_curve(runs: dict[str, Any]) -> None:
+    whole, resumed = runs["qlora, two"], runs["qlora, two, two, one"]
+    assert whole["steps"][:4] == resumed["steps"][:4]
+    assert_alike(whole, resumed)
+
+
+def test_the_adapter_is_whole_and_any_peft_loads_it(runs: dict[str, Any], model: Path) -> None:
+    folders = [Path(runs[f"qlora, {ranks}"]["export"]) / "adapter" for ranks in ("one", "two")]
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in folders)
+    assert {name: t.shape for name, t in one.items()} == {name: t.shape for name, t in two.items()}
+    assert any("lm_head" in name for name in two)
+    torch.testing.assert_close(one, two, rtol=0, atol=2e-5)
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), folders[1])
+    taken = loaded.state_dict()["base_model.model.model.layers.0.self_attn.q_proj.lora_B.default.weight"]
+    assert torch.equal(taken, two["base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"])
+
+
+def test_whole_weights_are_written_whole(runs: dict[str, Any]) -> None:
+    folders = [Path(runs[f"whole, {ranks}"]["export"]) / "model" for ranks in ("one", "two")]
+    one, two = (load_file(folder / "model.safetensors") for folder in folders)
+    torch.testing.assert_close(one, two, rtol=0, atol=2e-5)
+    configs = [AutoModelForCausalLM.from_pretrained(folder).config for folder in folders]
+    assert configs[0].architectures == configs[1].architectures
+
+
+def test_bytes_of_four_bit_weights_count_as_numbers_without_changing() -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    linear = bitsandbytes.nn.Linear4bit(64, 32, bias=False, quant_type="nf4", compute_dtype=torch.bfloat16)
+    linear.to("cpu")
+    before, bits = linear.weight.data.clone(), torch.randn(3, 64, dtype=torch.bfloat16, requires_grad=True)
+    product = linear(bits)
+    count_bytes_as(torch.nn.Sequential(linear), torch.bfloat16)
+    assert linear.weight.dtype == linear.quant_storage == torch.bfloat16
+    assert linear.weight.shape == (before.numel() // 2, 1)
+    assert torch.equal(linear.weight.data.view(torch.uint8).flatten(), before.flatten())
+    assert torch.equal(linear(bits), product)
+
+
+@pytest.mark.parametrize("bits", [8, 32])
+def test_a_state_of_the_fast_path_is_one_of_plain_adamw(bits: int) -> None:
+    torch.manual_seed(0)
+    weights = torch.nn.Parameter(torch.randn(64, 128))
+    other = torch.nn.Parameter(weights.detach().clone())
+    flat, plain = FlatAdamW([weights], lr=1e-3, bits=bits), torch.optim.AdamW([other], lr=1e-3)
+    for _ in range(2):
+        weights.grad = torch.randn(64, 128)
+        flat.step()
+    state = flat.state_dict()
+    moments = plain_state(state["state"][0])
+    shared = share_optimizer({**state, "state": {0: moments}}, plain.param_groups)
+    plain.load_state_dict(shared)
+    wanted = flat.buffers[0].moments(flat.buffers[0].slots[0])
+    for name, moment in zip(("exp_avg", "exp_avg_sq"), wanted, strict=True):
+        kept = plain.state[plain.param_groups[0]["params"][0]][name]
+        assert kept.shape == (64, 128) and kept.abs().max() > 0
+        if isinstance(moment, torch.Tensor):
+            assert torch.equal(kept.flatten(), moment)
+
+
+def test_groups_without_parameters_are_nothing_to_go_on_with() -> None:
+    weights = torch.nn.Parameter(torch.ones(2, 2))
+    groups: list[dict[str, Any]] = [{"params": [weights]}, {"params": [], "weight_decay": 0.0}]
+    two, one = torch.optim.AdamW(groups, lr=0.1), torch.optim.AdamW([weights], lr=0.2)
+    two.load_state_dict(share_optimizer(one.state_dict(), two.param_groups))
+    assert [group["lr"] for group in two.param_groups] == [0.2, 0.1]
+
+
+def test_fp16_and_8_bit_states_are_refused_or_replaced() -> None:
+    with pytest.raises(WhetError, match="fp16"):
+        shard(torch.nn.Linear(2, 2), torch.device("cpu"), torch.float16)
+    name, finding = usable_optimizer("adamw_8bit", torch.device("cpu"), in_shares=True)
+    assert name == "adamw" and finding is not None and "FSDP" in str(finding.evidence["reason"])

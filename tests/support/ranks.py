@@ -1,0 +1,38 @@
+"""Runs in several processes of this machine, all by one driver that pays for the imports once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+DRIVER = Path(__file__).with_name("rank_driver.py")
+TESTS = DRIVER.parents[1]
+
+
+def drive(folder: Path, runs: dict[str, tuple[dict[str, Any], list[Any]]]) -> dict[str, Any]:
+    """What each of ``runs``, a recipe and its attempts by name, saw; see :mod:`support.rank_driver`."""
+    done = subprocess.run(
+        [sys.executable, "-P", str(DRIVER)],
+        input=json.dumps(
+            {name: {"recipe": recipe, "attempts": tries} for name, (recipe, tries) in runs.items()}
+        ),
+        env={
+            **os.environ,
+            "WHET_HOME": str(folder / "home"),
+            "PYTHONPATH": f"{TESTS.parent / 'src'}:{TESTS}",
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        },
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    report: dict[str, Any] = json.loads(done.stdout)
+    for name, run in report.items():
+        assert all(code == 0 for codes in run["codes"] for code in codes), f"{name}\n{done.stderr[-4000:]}"
+    return report
