@@ -84,6 +84,19 @@ def ranks_of(plan: Plan) -> int:
     return plan.resolved.ranks
 
 
+def as_planned(place: Topology, ranks: int) -> None:
+    """Each rank takes the share of a step that the plan gives it, so there must be as many as planned.
+
+    Raises WhetError ``ranks.not_as_planned``.
+    """
+    if place.world_size != ranks:
+        raise WhetError(
+            "ranks.not_as_planned",
+            f"{place.world_size} processes were started, and the plan shares the run among {ranks}.",
+            f"Start {ranks}, or plan for {place.world_size}: hardware.gpus={place.world_size}.",
+        )
+
+
 def _number(said: Mapping[str, str], name: str, default: int | None) -> int:
     text = said.get(name, "").strip()
     if not text and default is not None:

@@ -45,7 +45,7 @@ def planned_gpus(context: RunContext) -> list[str]:
             "run.no_gpu",
             f"The plan counts on {ranks} GPUs of one kind, and {len(gpus)} are visible.",
             f"Check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or go on with fewer: `whet resume "
-            f"{context.dir.id} hardware.gpus=auto`.",
+            f"{context.dir.id} hardware.gpus=auto`. On several machines torchrun or srun starts the ranks.",
         )
     return [gpu.uuid for gpu in gpus]
 

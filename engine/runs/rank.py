@@ -22,7 +22,7 @@ from ..parallel.topology import Topology, here
 from .context import RunContext, Stopped
 from .files import private_file
 from .peer_context import PeerContext
-from .rank_report import forget_report, rank_log, report_end
+from .rank_report import BEGUN, forget_report, rank_log, report_end
 from .store import RunDir
 
 ENDED, FAILED, REFUSED, LEFT_ALONE = 0, 1, 2, 3
@@ -56,9 +56,8 @@ def main(argv: Sequence[str] | None, job: Callable[[RunContext], None]) -> int:
 def run_rank(context: PeerContext, place: Topology, job: Callable[[RunContext], None]) -> int:
     """Do this rank's part to its end, whatever that is, and leave a report of it."""
     run, rank = context.dir, place.rank
-    _log(
-        f"--- attempt {context.attempt}, rank {rank}, pid {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}"
-    )
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    _log(f"{BEGUN} attempt {context.attempt}, rank {rank}, pid {os.getpid()}, {now}")
     forget_report(run, rank)
     # A terminal or a preempted machine signals every process; rank 0 decides and tells at the step's end.
     # Handlers, since an ignored signal would stay ignored in whatever the job starts.

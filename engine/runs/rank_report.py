@@ -14,8 +14,10 @@ from .files import write_atomic
 from .log import read_log
 from .store import RunDir, RunError
 
-TAIL_LINES = 5
+TAIL_LINES, TAIL_WIDTH = 3, 160
 """Of a dead rank's log, in the run's error."""
+BEGUN = "---"
+"""Begins the line that each attempt begins its log with."""
 
 
 class RankReport(BaseModel):
@@ -68,8 +70,9 @@ def death_of(run: RunDir, rank: int, code: int) -> WhetError:
     """The run's error when a rank ended with exit status ``code`` (minus a signal's number) and no report."""
     how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit status {code}"
     log = rank_log(run, rank)
-    tail = [line.strip() for line in read_log(log, TAIL_LINES).lines if line.strip()]
-    said = f" Its last words: {' | '.join(tail)}" if tail else ""
+    lines = [line.strip()[:TAIL_WIDTH] for line in read_log(log, TAIL_LINES).lines]
+    tail = [line for line in lines if line and not line.startswith(BEGUN)]
+    said = f" Its last lines: {' | '.join(tail)}" if tail else ""
     memory = (
         "SIGKILL is mostly the kernel's, out of memory (see `dmesg`). " if -code == signal.SIGKILL else ""
     )

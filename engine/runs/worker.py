@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import WhetError
-from ..parallel.topology import here
+from ..parallel.topology import as_planned, here
 from ..settings import settings
 from . import locks, rank
 from .context import RunContext, Stopped
@@ -120,8 +120,11 @@ def run_worker(
     try:
         _allocate(run.reserve)
         ranks = count_ranks(context)
-        # Whoever started the ranks gave them their GPUs.
-        gpus = take_gpus(context, choose_gpus(context), ranks) if context.topology.alone else []
+        if context.topology.alone:
+            gpus = take_gpus(context, choose_gpus(context), ranks)
+        else:  # whoever started the ranks gave them their GPUs
+            gpus = []
+            as_planned(context.topology, ranks)
         context.update(status="running", waiting_for=[], behind=[], gpu=gpus[0] if gpus else None)
         with started_peers(context, ranks, peer):
             job(context)

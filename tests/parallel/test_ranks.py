@@ -227,9 +227,6 @@ def test_stop_is_rank_0_s_to_decide_and_all_save_what_they_have(launch: Launch, 
             while not told.exists():
                 assert context.stop_requested() is None
                 time.sleep(0.01)
-            context.hear("checkpoint", checkpoint=True)
-            assert context.take_checkpoint_request() and not context.take_checkpoint_request()
-            assert context.stop_requested() == "checkpoint"
         (context.dir.checkpoints / f"of-rank-{rank}").write_text("saved")
         raise Stopped
     """)
@@ -252,7 +249,7 @@ def test_stop_at_once_ends_ranks_that_do_not_listen(launch: Launch) -> None:
 def test_ranks_that_somebody_else_starts(create: Callable[[], RunDir], tmp_path: Path) -> None:
     """As torchrun and srun do: one command for all, told apart by variables."""
     run = create()
-    script = write_job(tmp_path, PRELUDE + "step(context, rank)\nprint(f'rank {rank} was here')", ranks=1)
+    script = write_job(tmp_path, PRELUDE + "step(context, rank)\nprint(f'rank {rank} was here')", ranks=3)
     done = in_ranks(3, [*script, str(run.path)])
     assert done == [0, 0, 0], run.log_tail()
     assert ended(run) == "finished" and steps(run) == [(1, 0)]
@@ -264,9 +261,20 @@ def test_rank_that_somebody_else_started_is_the_cause_too(
 ) -> None:
     run = create()
     body = f"if rank == 0:\n    raise {LOST_CONTACT}\nraise MemoryError()"
-    done = in_ranks(2, [*write_job(tmp_path, PRELUDE + body, ranks=1), str(run.path)])
+    done = in_ranks(2, [*write_job(tmp_path, PRELUDE + body, ranks=2), str(run.path)])
     assert done == [1, 1] and ended(run) == "failed"
     assert error_of(run).code == "run.out_of_memory" and error_of(run).message.startswith("Rank 1: ")
+
+
+def test_other_than_the_planned_number_of_ranks_is_refused(
+    create: Callable[[], RunDir], tmp_path: Path
+) -> None:
+    """Each would take another share of a step than the plan says."""
+    run = create()
+    done = in_ranks(2, [*write_job(tmp_path, "step(context, 1)", ranks=4), str(run.path)])
+    assert done == [1, 0] and ended(run) == "failed" and steps(run) == []
+    error = error_of(run)
+    assert error.code == "ranks.not_as_planned" and "hardware.gpus=2" in error.hint
 
 
 @pytest.mark.parametrize("entry", ["worker", "rank"])
