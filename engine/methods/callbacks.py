@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..runs.context import Stopped
 from ..runs.events import EvalEvent, Event, StepEvent
+from .random_numbers import RandomState
 
 Emit = Callable[[Event], Any]
 
@@ -119,32 +120,79 @@ def memory_in_use(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+STEP_PATIENCE = 10.0
+"""Seconds that a step may take to end after a request to stop, before it is left undone: a machine that is
+taken away gives 30."""
+
+
 class Schedule(TrainerCallback):
     """When to evaluate, to save and to end: every N steps, at the last one, and when asked.
 
-    A request to stop finishes the step and saves; a request to stop now ends at once.
+    A request to stop finishes the step and saves; a request to stop now ends at once. A long step, or an
+    evaluation, is not waited for: it is left, and what the last step made is saved as it was then.
+
+    Args:
+        requests: of people.
+        save_every, eval_every: in steps.
+        save: writes a checkpoint; None where only all processes together can, at the end of a step.
     """
 
-    def __init__(self, requests: Requests, *, save_every: int, eval_every: int | None) -> None:
+    def __init__(
+        self,
+        requests: Requests,
+        *,
+        save_every: int,
+        eval_every: int | None,
+        save: Callable[[], None] | None = None,
+    ) -> None:
         self.requests, self.save_every, self.eval_every = requests, save_every, eval_every
+        self.save = save
+        self._asked: float | None = None
+        self._unsaved: RandomState | None = None  # as the last step left it, while no checkpoint has it
+
+    def owes_evaluation(self, state: TrainerState) -> bool:
+        """Whether the step is to be evaluated and was not: a request to stop came in between."""
+        due = self._evaluates(state.global_step, state.max_steps)
+        return due and state.global_step not in [one.step for one in history(state)]
 
     def on_substep_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        self._stop_now()
+        self._leave(STEP_PATIENCE)
 
     def on_prediction_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        self._stop_now()
+        self._leave(0.0)
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self._unsaved = None
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._stop_now()
+        self._unsaved = RandomState(args.device)
         last = state.global_step >= state.max_steps
         asked = self.requests.take_checkpoint_request()
         if self.requests.stop_requested():
             asked = control.should_training_stop = True
         control.should_save = asked or last or state.global_step % self.save_every == 0
         if self.eval_every is not None:
-            control.should_evaluate = last or state.global_step % self.eval_every == 0
+            control.should_evaluate = self._evaluates(state.global_step, state.max_steps)
+
+    def _evaluates(self, step: int, last: int) -> bool:
+        return self.eval_every is not None and (step >= last or step % self.eval_every == 0)
+
+    def _leave(self, patience: float) -> None:
+        """Where neither the step nor the evaluation is at its end."""
+        self._stop_now()
+        if self.save is None or self.requests.stop_requested() is None:
+            return
+        now = time.monotonic()
+        self._asked = self._asked or now
+        if now - self._asked < patience:
+            return
+        if self._unsaved is not None:
+            self._unsaved.restore()
+            self.save()
+        raise Stopped
 
     def _stop_now(self) -> None:
         if self.requests.stop_requested() == "now":

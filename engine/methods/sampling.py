@@ -114,7 +114,7 @@ def answers(
 
 
 def sample_events(context: RunContext, handle: ModelHandle, step: int, *, chat: bool) -> None:
-    """Answer a recipe's prompts, where it has any, and say what came.
+    """Answer a recipe's prompts, where it has any, and say what came; a request to stop ends it.
 
     Args:
         context: of the run.
@@ -129,3 +129,5 @@ def sample_events(context: RunContext, handle: ModelHandle, step: int, *, chat: 
     seed, system = recipe.training.seed, recipe.data.system
     for answer in answers(handle, recipe.sampling, chat=chat, system=system, seed=seed):
         context.emit(SampleEvent(step=step, prompt=answer.prompt, answer=answer.text, stopped=answer.stopped))
+        if context.stop_requested():
+            return

@@ -96,6 +96,7 @@ class Training(ABC):
     trainer: Any
     """A transformers trainer with :class:`.run_checkpoints.RunCheckpoints` and ``stats`` for the reporter."""
     reporter: StepReporter
+    schedule: Schedule
     watching: Watching | None = None
 
     def __init__(self, context: RunContext) -> None:
@@ -150,11 +151,13 @@ class Training(ABC):
             sample=self.sample_alone,
             shown=self.shown,
         )
-        callbacks: list[TrainerCallback] = [
-            self.reporter,
-            Schedule(self.context, save_every=self.resolved.save_every, eval_every=eval_every),
-            held_out,
-        ]
+        self.schedule = Schedule(
+            self.context,
+            save_every=self.resolved.save_every,
+            eval_every=eval_every,
+            save=self._save_checkpoint if world_size() == 1 else None,
+        )
+        callbacks: list[TrainerCallback] = [self.reporter, self.schedule, held_out]
         for callback in callbacks:
             self.trainer.add_callback(callback)
 
@@ -164,6 +167,8 @@ class Training(ABC):
         if checkpoint is not None and self._is_finished(checkpoint):
             self.trainer.load_weights(checkpoint)
             self.trainer.state = read_state(checkpoint)
+            if self.schedule.owes_evaluation(self.trainer.state):
+                self.trainer.evaluate()
             # The attempt that wrote it may not have come to these.
             self.trainer.rotate_checkpoints()
             self.context.update(last_checkpoint=str(checkpoint))
@@ -205,6 +210,8 @@ class Training(ABC):
         if world_size() > 1:
             self.trainer.add_callback(Agreement())
         total = self.resolved.total_steps
+        if checkpoint is not None:
+            self.trainer.args.eval_on_start = self.schedule.owes_evaluation(read_state(checkpoint))
         self.context.emit(PhaseEvent(phase="train", detail=detail, total=total))
         with out_of_memory_said(self.context):
             self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -216,6 +223,9 @@ class Training(ABC):
         if self.reporter.measured_seconds > 0 and rank() == 0:
             rate = self.reporter.measured_tokens / self.reporter.measured_seconds
             record_rate(self.plan.model, self.resolved, rate)
+
+    def _save_checkpoint(self) -> None:
+        self.trainer._save_checkpoint(self.trainer.model, None)
 
     def _say_why_paused(self) -> None:
         """The finding that paused the run ends in its state and its last event."""
