@@ -6,6 +6,7 @@ ranks is planned with its share of the step's rows on its share of the machine.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -13,14 +14,14 @@ from pathlib import Path
 
 from ..calibration import ceilings_of
 from ..data.inspection import DataReport
-from ..fitting import COMPARING, as_loaded, choose_checkpointing, fit
+from ..fitting import as_loaded, choose_checkpointing, fit
 from ..hardware import Machine
 from ..models.facts import ModelFacts
 from ..models.memory import Memory
 from ..recipe import Recipe
 from ..resolve import Resolved
 from .methods import alone_because
-from .rank_memory import copied, exchange_seconds, sharded
+from .rank_memory import STAGES, copied, exchange_seconds, sharded
 from .strategy import (
     Choice,
     DeepSpeedFacts,
@@ -33,6 +34,8 @@ from .strategy import (
 )
 
 KEY = "hardware.gpus"
+BY_TOKEN = ("sft",)
+"""Methods whose loss is a sum over the step's tokens, however its rows are put together."""
 SHARDABLE = ("bf16", "fp16", "fp32", "nf4")
 """Ways of holding the base that FSDP can divide."""
 WHOLE_BLOCKS = "8-bit states belong to blocks of whole weights, not of shares (FSDP)"
@@ -84,8 +87,9 @@ class Sharing:
         self.recipe, self.facts, self.report, self.machine = recipe, facts, report, machine
         self.resolved = resolved
         self.rows = StepRows(
-            resolved.batch_size, resolved.gradient_accumulation, compared=resolved.method in COMPARING
+            resolved.batch_size, resolved.gradient_accumulation, whole=resolved.method not in BY_TOKEN
         )
+        self._deepspeed = deepspeed_of(recipe)
         self._made: dict[tuple[Strategy, int], RankPlan] = {}
 
     @cached_property
@@ -95,7 +99,7 @@ class Sharing:
         if wish.machines > 1:  # whoever starts the ranks gives each GPU of each machine one
             devices = replace(devices, count=devices.count * wish.machines)
             wish = wish if wish.gpus != "auto" else wish.model_copy(update={"gpus": devices.count})
-        return choose(wish, self.rows, devices, self.fits, self.refusal, deepspeed_of(self.recipe))
+        return choose(wish, self.rows, devices, self.fits, self.refusal, self._deepspeed)
 
     def planned(self, choice: Choice) -> RankPlan:
         """The plan of a choice, the reason told where somebody could have wished otherwise."""
@@ -197,7 +201,8 @@ class Sharing:
         return RankPlan(mine, memory, why, exchange_seconds=seconds)
 
     def _in_shares(self, memory: Memory, resolved: Resolved) -> Memory:
-        return sharded(memory, self.facts, self.recipe.adapter, resolved)
+        stage = 3 if self._deepspeed is None else self._deepspeed.stage
+        return sharded(memory, self.facts, self.recipe.adapter, resolved, stage)
 
     def _exchange(self, resolved: Resolved) -> float | None:
         ceilings = ceilings_of(self.machine)
@@ -210,7 +215,7 @@ class Sharing:
 
 
 def machine_of_rank(machine: Machine, ranks: int) -> Machine:
-    """What one of ``ranks`` on a machine may count on: GPUs of one kind, and its share of host memory and cores."""
+    """What one of ``ranks`` on a machine may count on: GPUs of one kind, a share of host memory and cores."""
     gpus = alike_gpus(machine.gpus) if machine.gpus else []
     return machine.model_copy(
         update={
@@ -223,8 +228,18 @@ def machine_of_rank(machine: Machine, ranks: int) -> Machine:
 
 
 def deepspeed_of(recipe: Recipe) -> DeepSpeedFacts | None:
-    """Whether the file that the recipe names is there, and the package; None where it names none."""
+    """What the file that the recipe names says, and whether the package is there; None: it names none."""
     path = recipe.hardware.deepspeed
     if path is None:
         return None
-    return DeepSpeedFacts(path, Path(path).expanduser().is_file(), find_spec("deepspeed") is not None)
+    installed = find_spec("deepspeed") is not None
+    try:
+        said = json.loads(Path(path).expanduser().read_bytes())
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "is no JSON"
+        return DeepSpeedFacts(path, installed, wrong=f"cannot be read: {why}")
+    zero = said.get("zero_optimization", {}) if isinstance(said, dict) else None
+    stage = zero.get("stage", 0) if isinstance(zero, dict) else None
+    if stage not in STAGES:
+        return DeepSpeedFacts(path, installed, wrong=f"says no ZeRO stage of {min(STAGES)} to {max(STAGES)}")
+    return DeepSpeedFacts(path, installed, stage=stage)

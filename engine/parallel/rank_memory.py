@@ -12,8 +12,13 @@ from ..models.memory import BYTES, Memory, weight_copies
 from ..recipe import AdapterSection
 from ..resolve import Resolved
 
-SHARED = ("base", "adapter", "gradients", "optimizer")
-"""Components that FSDP divides."""
+STAGES: dict[int, tuple[str, ...]] = {
+    0: (),
+    1: ("optimizer",),
+    2: ("optimizer", "gradients"),
+    3: ("optimizer", "gradients", "base", "adapter"),
+}
+"""Components that ZeRO's stages divide (arXiv:1910.02054); FSDP divides those of the third."""
 PASSING = ("activations", "passing", "loss")
 """Components that are gone when a step's gradients are whole."""
 AT_ONCE = 2
@@ -33,17 +38,22 @@ def copied(memory: Memory, resolved: Resolved) -> Memory:
     return _with(memory, exchange=max(0, laid_out - gone))
 
 
-def sharded(memory: Memory, facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> Memory:
+def sharded(
+    memory: Memory, facts: ModelFacts, adapter: AdapterSection, resolved: Resolved, stage: int = 3
+) -> Memory:
     """Of shares of weights, gradients and optimizer states (FSDP), with what is gathered on top.
 
     Gathered are embedding, head and last norm for the whole step, and :data:`AT_ONCE` layers; where all
     weights train, also a layer's whole gradient before it is scattered, in the compute type and in fp32.
+    An earlier ``stage`` of DeepSpeed's ZeRO divides less and gathers nothing.
     """
     components = dict(memory.components)
+    for name in STAGES[stage]:
+        components[name] = -(-components[name] // resolved.ranks)
+    if stage < 3:
+        return copied(memory.model_copy(update={"components": components}), resolved)
     if adapter.kind == "none":  # a gathered layer is in the compute type already
         components["activations"] -= weight_copies(facts, adapter, resolved)
-    for name in SHARED:
-        components[name] = -(-components[name] // resolved.ranks)
     layer, ends = _layer_and_ends(facts, adapter, resolved, memory)
     width = BYTES[resolved.compute_dtype]
     whole_gradient = layer * (width + 4) // width if adapter.kind == "none" else 0
@@ -87,6 +97,6 @@ def exchange_seconds(resolved: Resolved, base: int, ceilings: Ceilings, link: fl
     """
     share = (resolved.ranks - 1) / resolved.ranks
     moved = 2 * share * 4 * resolved.trainable_parameters
-    if resolved.strategy == "fsdp":
+    if resolved.strategy != "ddp":  # DeepSpeed's earlier stages gather less: this is the most
         moved = share * (4 * resolved.trainable_parameters + GATHERS * resolved.gradient_accumulation * base)
     return moved / (link or ceilings.pcie)

@@ -44,12 +44,12 @@ class StepRows:
     Args:
         batch_size: rows of a micro-batch.
         accumulation: micro-batches of a step.
-        compared: the loss compares the rows of a micro-batch, so its size must stay.
+        whole: the loss is one of the micro-batch (its rows are compared, or averaged), so its size must stay.
     """
 
     batch_size: int
     accumulation: int
-    compared: bool = False
+    whole: bool = False
 
     @property
     def rows(self) -> int:
@@ -62,7 +62,7 @@ class StepRows:
         """
         if self.accumulation % ranks == 0:
             return self.batch_size, self.accumulation // ranks
-        if self.compared or self.rows % ranks:
+        if self.whole or self.rows % ranks:
             return None
         mine = self.rows // ranks
         size = max(one for one in range(1, self.batch_size + 1) if mine % one == 0)
@@ -75,11 +75,19 @@ class StepRows:
 
 @dataclass(frozen=True)
 class DeepSpeedFacts:
-    """What is known of the file that the recipe names, and of the package."""
+    """What is known of the file that the recipe names, and of the package.
+
+    Args:
+        path: as the recipe has it.
+        installed: whether the package is.
+        wrong: why the file cannot be used; empty: it can.
+        stage: of its ZeRO: 1 divides the optimizer's states, 2 gradients too, 3 weights too.
+    """
 
     path: str
-    exists: bool
     installed: bool
+    wrong: str = ""
+    stage: int = 0
 
 
 @dataclass(frozen=True)
@@ -278,8 +286,8 @@ def _indivisible(ranks: int, rows: StepRows, count: int) -> Problem:
     possible = rows.divisors(count)
     near = max(one for one in possible if one <= ranks)
     what = (
-        f"{rows.accumulation} micro-batches, whose rows are compared with each other"
-        if rows.compared
+        f"{rows.accumulation} micro-batches, which this method keeps whole"
+        if rows.whole
         else f"{rows.rows} rows ({rows.batch_size} × {rows.accumulation})"
     )
     return Problem(
@@ -318,8 +326,9 @@ def _deepspeed_problems(devices: Devices, refusal: str, deepspeed: DeepSpeedFact
             without,
             "pip install deepspeed",
         )
-    if not deepspeed.exists:
-        yield Problem(f"{named} is no file.", {"path": deepspeed.path}, "Name the file, or none.", without)
+    if deepspeed.wrong:
+        words = f"{named} {deepspeed.wrong}."
+        yield Problem(words, {"path": deepspeed.path}, "Name DeepSpeed's own file, or none.", without)
     if refusal:
         yield Problem(f"{named}, but {refusal}.", {}, "Leave the file out.", without)
     if not devices.cuda:

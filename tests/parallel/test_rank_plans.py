@@ -14,8 +14,8 @@ from whet.engine.checks import run_checks
 from whet.engine.hardware import Machine
 from whet.engine.models.facts import ModelFacts
 from whet.engine.models.memory import estimate_memory, weight_copies
-from whet.engine.parallel.fitting import RankPlan, Sharing, fit_ranks
-from whet.engine.parallel.rank_memory import copied, exchange_seconds, sharded
+from whet.engine.parallel.fitting import RankPlan, Sharing, deepspeed_of, fit_ranks
+from whet.engine.parallel.rank_memory import STAGES, copied, exchange_seconds, sharded
 from whet.engine.rates import known_rate, predicted_rate, record_rate
 from whet.engine.recipe import Recipe
 from whet.engine.resolve import resolve
@@ -171,6 +171,46 @@ def test_ranks_on_a_cpu_share_memory_and_cores(llama_8b: ModelFacts) -> None:
     assert "WHET_CPU_RANKS=2" in plan.reasons["hardware.gpus"]
 
 
+def test_deepspeed_divides_what_its_stage_says(llama_8b: ModelFacts) -> None:
+    plan = planned(llama_8b, gpus(4, 80), hardware__gpus=4)
+    alone = estimate_memory(llama_8b, recipe().adapter, plan.resolved, report(), gpus(1, 80))
+    divided = {
+        stage: {
+            name
+            for name, size in sharded(
+                alone, llama_8b, recipe().adapter, plan.resolved, stage
+            ).components.items()
+            if size < alone.components.get(name, 0)
+        }
+        for stage in range(4)
+    }
+    assert divided == {stage: set(names) for stage, names in STAGES.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong", "stage"),
+    [
+        ('{"zero_optimization": {"stage": 2}}', "", 2),
+        ("{}", "", 0),
+        ('{"zero_optimization": {"stage": "three"}}', "no ZeRO stage", 0),
+        ('{"zero_optimization": 3}', "no ZeRO stage", 0),
+        ("[]", "no ZeRO stage", 0),
+        ("stage: 3", "is no JSON", 0),
+        (None, "No such file", 0),
+    ],
+)
+def test_deepspeeds_file_is_read_for_its_stage(
+    tmp_path: Path, text: str | None, wrong: str, stage: int
+) -> None:
+    file = tmp_path / "ds.json"
+    if text is not None:
+        file.write_text(text)
+    found = deepspeed_of(recipe(hardware__deepspeed=str(file)))
+    assert found is not None and found.stage == stage
+    assert wrong in found.wrong and bool(wrong) == bool(found.wrong)
+    assert deepspeed_of(recipe()) is None
+
+
 def test_several_machines_share_the_step_and_not_their_memory(llama_8b: ModelFacts) -> None:
     """Each has its own host memory and cores; between them is no NVLink."""
     here = machine(ram_gib=600, cpu_ranks=2)
@@ -187,9 +227,9 @@ def test_several_machines_share_the_step_and_not_their_memory(llama_8b: ModelFac
 @pytest.mark.parametrize(
     ("patch", "words"),
     [
-        ({"method__kind": "preference"}, "preference"),
-        ({"model__precision": "int8"}, ""),
-        ({"training__precision": "fp16"}, ""),
+        ({"method__kind": "preference", "method__loss": "kto"}, "kto"),
+        ({"model__precision": "int8"}, "int8"),
+        ({"training__precision": "fp16"}, "fp16"),
     ],
 )
 def test_what_cannot_be_shared_stays_on_one_gpu(
@@ -198,6 +238,15 @@ def test_what_cannot_be_shared_stays_on_one_gpu(
     plan = planned(llama_8b, gpus(4, 7), **patch)
     assert plan.resolved.strategy == "single" and not plan.memory.fits
     assert words in plan.reasons["hardware.gpus"] and plan.problem is None
+
+
+@pytest.mark.parametrize(("kind", "ranks"), [("sft", 8), ("preference", 4)])
+def test_only_losses_by_token_may_part_a_micro_batch(llama_8b: ModelFacts, kind: str, ranks: int) -> None:
+    on = gpus(8, 80)
+    said = planned(llama_8b, on, method__kind=kind).reasons["hardware.gpus"]
+    assert f"hardware.gpus={ranks} " in said
+    plan = planned(llama_8b, on, method__kind=kind, hardware__gpus=8)
+    assert (plan.problem is None) == (kind == "sft")
 
 
 def test_gpus_left_out_are_a_way_out_that_keeps_the_step(llama_8b: ModelFacts) -> None:

@@ -81,12 +81,12 @@ def test_the_numbers_that_share_are_the_divisors(rows: StepRows, ranks: int) -> 
     assert (ranks in rows.divisors(12)) == (rows.rows % ranks == 0)
 
 
-def test_rows_that_are_compared_stay_together() -> None:
+def test_micro_batches_stay_whole_where_their_rows_belong_together() -> None:
     """Half a micro-batch would be another loss."""
-    compared = StepRows(4, 2, compared=True)
-    assert compared.share(2) == (4, 1) and compared.share(4) is None
-    said = chosen(4, rows=compared).problem
-    assert said is not None and "compared" in said.title and said.patch == {"hardware.gpus": 2}
+    whole = StepRows(4, 2, whole=True)
+    assert whole.share(2) == (4, 1) and whole.share(4) is None
+    said = chosen(4, rows=whole).problem
+    assert said is not None and "whole" in said.title and said.patch == {"hardware.gpus": 2}
 
 
 def test_auto_leaves_a_shared_machine_to_others() -> None:
@@ -174,9 +174,9 @@ def test_a_cpu_tries_as_many_as_its_switch_says() -> None:
 @pytest.mark.parametrize(
     ("facts", "devices", "words"),
     [
-        (DeepSpeedFacts("ds.json", True, False), H100S, "needs the package deepspeed"),
-        (DeepSpeedFacts("ds.json", False, True), H100S, "is no file"),
-        (DeepSpeedFacts("ds.json", True, True), Devices(1, "Xeon", cuda=False), "no GPU"),
+        (DeepSpeedFacts("ds.json", False), H100S, "needs the package deepspeed"),
+        (DeepSpeedFacts("ds.json", True, "cannot be read: is no JSON"), H100S, "cannot be read"),
+        (DeepSpeedFacts("ds.json", True), Devices(1, "Xeon", cuda=False), "no GPU"),
     ],
 )
 def test_deepspeed_says_what_it_lacks(facts: DeepSpeedFacts, devices: Devices, words: str) -> None:
@@ -186,7 +186,7 @@ def test_deepspeed_says_what_it_lacks(facts: DeepSpeedFacts, devices: Devices, w
 
 
 def test_deepspeed_takes_what_divides() -> None:
-    there = DeepSpeedFacts("ds.json", True, True)
+    there = DeepSpeedFacts("ds.json", True, stage=2)
     every = chosen(deepspeed=there, devices=Devices(6, "H100"))
     assert (every.strategy, every.ranks, every.reason) == ("deepspeed", 4, "by ds.json")
     assert chosen(2, deepspeed=there).ranks == 2
