@@ -33,9 +33,12 @@ from .strategy import (
     devices_of,
 )
 
+GIB = 2**30
 KEY = "hardware.gpus"
 BY_TOKEN = ("sft",)
 """Methods whose loss is a sum over the step's tokens, however its rows are put together."""
+IN_SHARES = ("sft",)
+"""Methods whose model can be held in shares."""
 SHARDABLE = ("bf16", "fp16", "fp32", "nf4")
 """Ways of holding the base that FSDP can divide."""
 WHOLE_BLOCKS = "8-bit states belong to blocks of whole weights, not of shares (FSDP)"
@@ -135,16 +138,26 @@ class Sharing:
         if strategy == "single":
             return ""
         why = alone_because(self.recipe, self.report.format.name)
-        if why is not None:
-            return why
-        held = self.resolved.base_precision
-        if strategy != "ddp" and held not in SHARDABLE:
-            return f"weights in {held} cannot be held in shares"
-        if strategy == "fsdp" and self.resolved.compute_dtype == "fp16":
+        if why is None and strategy != "ddp":
+            why = self._no_shares(strategy)
+        return why or ""
+
+    def _no_shares(self, strategy: Strategy) -> str | None:
+        """Why the weights cannot be held in shares."""
+        resolved, ram = self.resolved, self.machine.ram_available
+        if resolved.method not in IN_SHARES:
+            return f"{resolved.method} holds whole weights on each GPU"
+        if resolved.base_precision not in SHARDABLE:
+            return f"weights in {resolved.base_precision} cannot be held in shares"
+        if strategy != "fsdp":
+            return None
+        if resolved.compute_dtype == "fp16":
             return "fp16 scales its loss on each GPU by itself, which shares of weights do not allow"
-        if strategy != "ddp" and self.resolved.second_copy:
-            return "a loss that measures from the base weights holds them a second time"
-        return ""
+        whole = self.of("single", 1).memory.components["base"]
+        if whole > ram:
+            sizes = f"{whole / GIB:.0f} GiB of weights are read into memory before they are shared out"
+            return f"{sizes}, and {ram / GIB:.0f} are free there"
+        return None
 
     def fewest(self) -> int | None:
         """GPUs like the ones here that would hold the run in shares; None where none would, or none may."""

@@ -171,6 +171,17 @@ def test_ranks_on_a_cpu_share_memory_and_cores(llama_8b: ModelFacts) -> None:
     assert "WHET_CPU_RANKS=2" in plan.reasons["hardware.gpus"]
 
 
+def test_weights_must_find_room_in_memory_before_they_are_shared_out(llama_8b: ModelFacts) -> None:
+    """Each process reads the whole model in its turn."""
+    short = gpus(8, 12).model_copy(update={"ram_available": 10 * GIB})
+    plan = planned(llama_8b, short)
+    assert plan.resolved.strategy == "single"
+    assert (
+        "15 GiB of weights" in plan.reasons["hardware.gpus"]
+        and "10 are free" in plan.reasons["hardware.gpus"]
+    )
+
+
 def test_deepspeed_divides_what_its_stage_says(llama_8b: ModelFacts) -> None:
     plan = planned(llama_8b, gpus(4, 80), hardware__gpus=4)
     alone = estimate_memory(llama_8b, recipe().adapter, plan.resolved, report(), gpus(1, 80))
@@ -228,6 +239,7 @@ def test_several_machines_share_the_step_and_not_their_memory(llama_8b: ModelFac
     ("patch", "words"),
     [
         ({"method__kind": "preference", "method__loss": "kto"}, "kto"),
+        ({"method__kind": "reward"}, "reward holds whole weights"),
         ({"model__precision": "int8"}, "int8"),
         ({"training__precision": "fp16"}, "fp16"),
     ],
