@@ -246,6 +246,16 @@ def test_stop_at_once_ends_ranks_that_do_not_listen(launch: Launch) -> None:
     assert ended(run) == "stopped"
 
 
+def test_run_that_is_started_from_a_rank_of_something_else_is_none_of_its(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell inside an operator's pod has RANK set; `whet train` there starts a run of its own."""
+    for name, value in Topology(1, 1, 4).variables("10.0.0.1", 29500).items():
+        monkeypatch.setenv(name, value)
+    run = launch("context.summary['ranks'] = context.topology.world_size", ranks=1)
+    assert ended(run) == "finished" and run.read_state().summary == {"ranks": 1}
+
+
 def test_ranks_that_somebody_else_starts(create: Callable[[], RunDir], tmp_path: Path) -> None:
     """As torchrun and srun do: one command for all, told apart by variables."""
     run = create()
