@@ -20,8 +20,18 @@ from .model_card import CardFacts, Part, card_text, check_card, facts_of, is_loc
 from .upload import Item, Tell, ignore_event, upload
 from .verdict import Verdict, load_verdict, verdict_path
 
-IGNORED = ("*.partial", "optimizer.pt", "checkpoints/*", "whet_merge.json")
-"""What belongs to this machine: half a file, training's state, the mark of a folder that may be replaced."""
+IGNORED = (
+    "*.partial",
+    "checkpoints/*",
+    "optimizer.pt",
+    "rng_state*.pth",
+    "scheduler.pt",
+    "trainer_state.json",
+    "training_args.bin",
+    "whet_merge.json",
+)
+"""What belongs to this machine: half a file, training's state (its arguments can hold a token), the mark of a
+folder that may be replaced."""
 CARD = "README.md"
 VERDICT = ".verdict.json"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from support.tiny_embedders import build_embedder, save_transformer
 from support.tiny_runs import create_run, events_of
 
 from whet.engine.checks.embeddings import KeptVectors, expected_prompts, look_at_vectors
+from whet.engine.errors import WhetError
 from whet.engine.methods.embedding.batch_facts import meeting, twins
 from whet.engine.methods.embedding.first_look import first_texts, kept_vectors, refusal
 from whet.engine.methods.embedding.job import EmbeddingTraining
-from whet.engine.methods.embedding.loading import load_embedder
+from whet.engine.methods.embedding.loading import load_embedder, load_folder
+from whet.engine.models.loading import Precision
 from whet.engine.models.sentence_folder import configured_prompts
 from whet.engine.plan import make_plan
 from whet.engine.runs.events import PhaseEvent
@@ -137,3 +141,15 @@ def test_texts_come_from_all_columns() -> None:
     rows = Dataset.from_list([{"anchor": f"a{n}", "positive": f"p{n}", "row": n} for n in range(30)])
     assert first_texts(rows)[:3] == ["a0", "p0", "a1"] and len(first_texts(rows)) == 16
     assert first_texts(Dataset.from_list([{"text": "t", "label": 1}])) == ["t"]
+
+
+def test_a_class_of_the_folders_own_is_not_loaded(bert: Path, tmp_path: Path) -> None:
+    """modules.json names code as config.json does, and sentence-transformers would run it."""
+    folder = Path(shutil.copytree(bert, tmp_path / "hostile"))
+    (folder / "custom.py").write_text(f"open({str(tmp_path / 'code-was-run')!r}, 'w')\n")
+    (folder / "modules.json").write_text(
+        json.dumps([{"idx": 0, "name": "0", "path": "", "type": "custom.M"}])
+    )
+    with pytest.raises(WhetError) as caught:
+        load_folder(folder, Precision())
+    assert caught.value.code == "model.remote_code" and not (tmp_path / "code-was-run").exists()

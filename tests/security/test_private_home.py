@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from whet.engine import api, rates
+from whet.engine.export.hub import _files as files_to_push
 from whet.engine.runs import locks
 from whet.engine.runs.events import EventLog, PhaseEvent
 from whet.engine.runs.files import private_dir
@@ -68,6 +69,21 @@ def test_parents_are_made_private_too_and_others_are_left(home: Path, tmp_path: 
     made = private_dir(shared / "a" / "b" / "c")
     assert [mode(made), mode(made.parent), mode(made.parent.parent), mode(shared)] == [0o700] * 3 + [before]
     assert private_dir(shared) == shared and mode(shared) == before
+
+
+def test_what_training_leaves_beside_weights_is_not_pushed(tmp_path: Path) -> None:
+    """The trainer's pickled arguments name folders of this machine, and can hold a token."""
+    stays = (
+        "training_args.bin",
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state_0.pth",
+        "trainer_state.json",
+        ".env",
+    )
+    for name in (*stays, "model.safetensors", "config.json"):
+        (tmp_path / name).write_text("{}")
+    assert [path.name for path in files_to_push(tmp_path, ())] == ["config.json", "model.safetensors"]
 
 
 def test_a_bundle_is_its_writers_alone_and_follows_no_link(home: Path, tmp_path: Path) -> None:
