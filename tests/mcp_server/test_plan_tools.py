@@ -239,3 +239,27 @@ def test_sources_of_a_change_become_absolute(root: Path) -> None:
         "data.train": [str(root / "rows"), "demo"],
         "training.epochs": 2,
     }
+
+
+def test_several_ranks_are_told_and_a_wish_that_cannot_be_met_is_mended(
+    tools: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHET_CPU_RANKS", "2")
+    changes = {"training.batch_size": 2, "training.gradient_accumulation": 4, "accept": ["D16"]}
+    facts = tools("plan_create", data="demo", model="demo", changes=changes)
+    assert "on each of 2 ranks (ddp)" in facts["summary"]
+    assert facts["configuration"]["hardware.gpus"] == 2
+    assert facts["configuration"]["training.gradient_accumulation"] == 2
+    assert "WHET_CPU_RANKS=2" in facts["reasons"]["hardware.gpus"]
+    blocked = tools("plan_create", base_plan_id=facts["plan_id"], changes={"hardware.gpus": 3})
+    assert blocked["blocked"] == ["E13"] and '"hardware.gpus": 2' in blocked["next"][0].replace("'", '"')
+    mended = tools("plan_create", base_plan_id=blocked["plan_id"], changes={"hardware": {"gpus": 2}})
+    assert mended["blocked"] == []
+
+
+def test_a_call_names_no_file_of_deepspeeds(root: Path) -> None:
+    """It says where offloaded weights are written; to leave it out is allowed."""
+    for changes in ({"hardware.deepspeed": "ds.json"}, {"hardware": {"deepspeed": "ds.json"}}):
+        with pytest.raises(api.WhetError, match="DeepSpeed"):
+            confined(changes, Root(root))
+    assert confined({"hardware.deepspeed": None}, Root(root)) == {"hardware.deepspeed": None}
