@@ -36,7 +36,7 @@ from .methods.token_classification.section import TokenClassificationSection
 from .methods.tts.section import TTSSection
 from .methods.vision.section import VisionSection
 from .parallel.section import HardwareSection
-from .recipe_rules import check, is_new
+from .recipe_rules import check, is_new, refuse_unwritable
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 BasePrecision = Literal["auto", "bf16", "fp16", "fp32", "nf4", "int8", "fp8"]
@@ -94,7 +94,7 @@ def kind_of_method(value: Any) -> str:
 class Section(BaseModel):
     """Frozen, and strict about its keys: a typing error in a recipe must never be ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -349,6 +349,14 @@ class Recipe(Section):
     accept: list[str] = Field(
         default_factory=list, description="Ids of error findings the user accepts, e.g. [D16]."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _writable(cls, values: Any, info: ValidationInfo) -> Any:
+        """Refuse values that no run can hold (:func:`.recipe_rules.refuse_unwritable`)."""
+        if is_new(info):
+            refuse_unwritable(values)
+        return values
 
     @field_validator("method", mode="before")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +17,9 @@ from .errors import WhetError
 from .recipe import METHODS, Recipe
 
 SHIPPED = Path(__file__).parent / "recipes"
+
+UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
+"""What PyYAML raises: its own; what `!!int abc`, a day that is none, and deep nesting make of it."""
 
 # Names people know from TRL, PEFT and other tools, and ours for the same thing.
 OTHER_NAMES = {
@@ -80,7 +84,7 @@ def recipe_from_text(text: str, where: str = "recipe", overrides: Sequence[str] 
     """The recipe that a YAML text is; raises what :func:`load_recipe` does, naming ``where`` as the place."""
     try:
         values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except UNREADABLE as error:
         raise _not_yaml(where, error) from error
     if not isinstance(values, dict):
         raise WhetError(
@@ -127,10 +131,10 @@ def shipped() -> list[str]:
 def find_recipe(source: str | Path) -> Path:
     """The file meant by a path or a shipped recipe's name."""
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(path):  # pathlib raises for names that are too long
         return path
     by_name = SHIPPED / f"{path.stem}.yaml"
-    if str(source) in (by_name.stem, by_name.name) and by_name.is_file():
+    if str(source) in (by_name.stem, by_name.name) and os.path.isfile(by_name):
         return by_name
     near = _nearest(path.stem, shipped())
     raise WhetError(
@@ -147,7 +151,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise WhetError("recipe.override", f"{text!r} is not key=value.", "Example: training.max_steps=30")
     try:
         return key.strip(), _number(yaml.safe_load(value))
-    except yaml.YAMLError as error:
+    except UNREADABLE as error:
         raise WhetError("recipe.override", f"The value of {text!r} is not YAML.", "Quote it.") from error
 
 
@@ -194,8 +198,7 @@ def _readable(error: ErrorDetails, where: str, lines: dict[str, int]) -> WhetErr
     key = ".".join(map(str, place_of))
     line = lines.get(key)
     place = f"{where}:{line}" if line else where
-    value = json.dumps(error["input"], default=str)
-    value = value if len(value) < 80 else value[:77] + "..."
+    value = _beginning(error["input"])
     kind = error["type"]
     if kind == "extra_forbidden":
         method = METHODS.get(str(error["loc"][1])) if error["loc"][0] == "method" else None
@@ -208,6 +211,16 @@ def _readable(error: ErrorDetails, where: str, lines: dict[str, int]) -> WhetErr
     reason = error["msg"].removeprefix("Value error, ")
     subject = f"{key} = {value}: " if key else ""
     return WhetError("recipe.invalid", f"{place}: {subject}{reason}", _help(key) if key else "")
+
+
+def _beginning(value: Any) -> str:
+    """Of a value as JSON, no more of which is made than is shown: anchors may repeat it a billion times."""
+    text = ""
+    for piece in json.JSONEncoder(default=str, skipkeys=True, check_circular=False).iterencode(value):
+        text += piece[:80]
+        if len(text) >= 80:
+            return text[:77] + "..."
+    return text
 
 
 def _help(key: str) -> str:

@@ -24,6 +24,30 @@ def is_new(info: ValidationInfo) -> bool:
     return not (isinstance(info.context, dict) and info.context.get("stored"))
 
 
+LARGEST = 2**53
+"""Beyond it a JSON number is another one to half of the programs that read it."""
+MOST_VALUES = 100_000
+
+
+def refuse_unwritable(values: Any) -> None:
+    """Raise ValueError for whole numbers beyond 2^53, halves of surrogate pairs, and values without end (an
+    anchor of YAML within itself)."""
+    waiting, seen = [values], 0
+    while waiting:
+        one = waiting.pop()
+        seen += 1
+        if seen > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES:,} values; does an anchor repeat them?")
+        if isinstance(one, dict):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list):
+            waiting += one
+        elif isinstance(one, int) and abs(one) > LARGEST:
+            raise ValueError(f"a number is beyond {LARGEST:,}: {one.bit_length()} bits.")
+        elif isinstance(one, str) and any("\ud800" <= letter <= "\udfff" for letter in one):
+            raise ValueError(f"{ascii(one)[:60]} holds half of a surrogate pair.")
+
+
 def check(recipe: Recipe) -> None:
     """Raise ValueError with the first contradiction."""
     for rule in (_held, _trained_ends, _thinking, _asked, _possible, _adapter_file):

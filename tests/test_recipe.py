@@ -9,7 +9,7 @@ import yaml
 
 from whet.engine.errors import WhetError
 from whet.engine.recipe import Recipe
-from whet.engine.recipe_files import load_recipe, patched, settings_paths, shipped, to_yaml
+from whet.engine.recipe_files import load_recipe, patched, recipe_from_text, settings_paths, shipped, to_yaml
 
 MINIMAL = {"model": {"name": "demo"}, "data": {"train": "demo"}}
 
@@ -158,3 +158,37 @@ def test_every_setting_is_in_the_schema() -> None:
         assert {path for path in paths if path.startswith(section + ".")} == {
             f"{section}.{name}" for name in properties
         }
+
+
+ENDLESS = "a: &a [1, 2]\n" + "".join(
+    f"{n}: &{n} [*{p}, *{p}, *{p}]\n" for p, n in zip("abcdefghijk", "bcdefghijkl")
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 5000,
+        "a: 2024-13-45",
+        "a: !!int abc",
+        "a: !!bool x",
+        "a: !!timestamp zz",
+        "data: &a [*a]",
+        ENDLESS,
+        "training: {max_steps: " + "9" * 400 + "}",
+        "training: {max_steps: " + "9" * 5000 + "}",
+        "training: {learning_rate: .inf}",
+        "training: {learning_rate: .nan}",
+        'data: {system: "\\ud800"}',
+    ],
+)
+def test_texts_that_fuzzing_got_a_traceback_out_of_are_refused(text: str) -> None:
+    with pytest.raises(WhetError) as caught:
+        recipe_from_text(text)
+    assert caught.value.code.startswith("recipe.")
+    assert len(str(caught.value)) < 1500
+
+
+def test_names_that_are_too_long_lead_nowhere() -> None:
+    with pytest.raises(WhetError, match="No recipe"):
+        load_recipe("a" * 5000)

@@ -51,10 +51,10 @@ def source_files(source: str, role: Role = "train", revision: str | None = None)
         from .. import demo
 
         return [demo.TRAIN_FILE if role == "train" else demo.HELDOUT_FILE]
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(source))
+    if os.path.isdir(path):  # pathlib raises for names that are too long
         return _folder(path)
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix.lower() not in READERS:
             raise WhetError(
                 "data.suffix",
@@ -124,7 +124,7 @@ def _folder(path: Path) -> list[Path]:
 
 def _not_found(source: str, path: Path) -> WhetError:
     near: list[str] = []
-    if path.parent.is_dir():
+    if os.path.isdir(path.parent):
         names = [entry.name for entry in path.parent.iterdir()]
         near = [str(path.parent / name) for name in difflib.get_close_matches(path.name, names, n=3)]
     hints = [f"Did you mean {' or '.join(near)}?"] if near else []

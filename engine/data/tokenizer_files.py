@@ -46,6 +46,19 @@ class TokenizerFiles:
         path = model_dir / "tokenizer.json"
         if not path.is_file():
             raise _no_tokenizer_json(model_dir)
+        try:
+            return cls._read(path)
+        # Whatever a foreign file says instead of a text or a number shows itself where that is used.
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise WhetError(
+                "tokenizer.config",
+                f"The files beside {path} say what no tokenizer's do: {type(error).__name__}: {error}",
+                "Download the model again.",
+            ) from error
+
+    @classmethod
+    def _read(cls, path: Path) -> TokenizerFiles:
+        model_dir = path.parent
         config = _json(model_dir / "tokenizer_config.json")
         names = {**_json(model_dir / "special_tokens_map.json"), **config}
         explicit = [config[key] for key in ("add_bos_token", "add_eos_token") if config.get(key) is not None]
@@ -63,10 +76,12 @@ class TokenizerFiles:
             model_max_length=int(limit) if limit is not None and limit < NO_LIMIT else None,
             add_bos_token=bool(config.get("add_bos_token")) if explicit else None,
             added_tokens=tuple(
-                (int(id), token["content"], bool(token.get("special")))
+                (int(id), _readable(token["content"]), bool(token.get("special")))
                 for id, token in sorted(added.items(), key=lambda item: int(item[0]))
             ),
-            generation_eos_ids=tuple(eos if isinstance(eos, list) else [] if eos is None else [eos]),
+            generation_eos_ids=tuple(
+                map(int, eos if isinstance(eos, list) else [] if eos is None else [eos])
+            ),
         )
 
     def load(self) -> Tokenizer:
@@ -80,22 +95,28 @@ class TokenizerFiles:
 
         try:
             tokenizer = Tokenizer.from_file(str(self.tokenizer_json))
+            known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+            for _, text, special in self.added_tokens:
+                if text not in known:
+                    tokenizer.add_tokens([AddedToken(text, special=special, normalized=not special)])
+            for token in (self.bos_token, self.eos_token, self.unk_token, self.pad_token):
+                if token is not None and token not in known:
+                    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
         except Exception as error:  # the binding raises bare Exception
-            raise WhetError(
-                "tokenizer.broken",
-                f"{self.tokenizer_json} cannot be read: {error}",
-                "Download the model again, or update the tokenizers package.",
-            ) from error
-        known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-        for _, text, special in self.added_tokens:
-            if text not in known:
-                tokenizer.add_tokens([AddedToken(text, special=special, normalized=not special)])
-        for token in (self.bos_token, self.eos_token, self.unk_token, self.pad_token):
-            if token is not None and token not in known:
-                tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+            raise _broken(self.tokenizer_json, error) from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
+
+    def spec(self) -> dict[str, Any]:
+        """What tokenizer.json says. Raises WhetError ``tokenizer.broken`` where it is no JSON object."""
+        try:
+            value = json.loads(self.tokenizer_json.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise _broken(self.tokenizer_json, error) from error
+        if not isinstance(value, dict):
+            raise _broken(self.tokenizer_json, f"it holds a {type(value).__name__}")
+        return value
 
     def digest(self) -> str:
         """Hash of all that decides a text's ids: tokenizer.json's bytes and the configuration's facts."""
@@ -110,7 +131,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WhetError(
             "tokenizer.config", f"{path} is not valid JSON: {error}", "Download the model again."
         ) from error
@@ -120,7 +141,13 @@ def _json(path: Path) -> dict[str, Any]:
 def _token(value: Any) -> str | None:
     """A token's text; configurations write it as text or as an object."""
     text = value.get("content") if isinstance(value, dict) else value
-    return text if isinstance(text, str) and text else None
+    return _readable(text) if isinstance(text, str) and text else None
+
+
+def _readable(text: str) -> str:
+    """``text``; raises ValueError for halves of surrogate pairs, which JSON can hold and no tokenizer."""
+    text.encode()
+    return text
 
 
 def _template(model_dir: Path, config: dict[str, Any]) -> str | None:
@@ -133,7 +160,15 @@ def _template(model_dir: Path, config: dict[str, Any]) -> str | None:
         value = {one["name"]: one["template"] for one in value}
     if isinstance(value, dict):
         value = value.get("default")
-    return value or None
+    return _readable(value) if value else None
+
+
+def _broken(path: Path, error: object) -> WhetError:
+    return WhetError(
+        "tokenizer.broken",
+        f"{path} cannot be read: {error}",
+        "Download the model again, or update the tokenizers package.",
+    )
 
 
 def _no_tokenizer_json(model_dir: Path) -> WhetError:

@@ -18,7 +18,7 @@ TEMPLATED = (*LANGUAGE_MODELS, "reward", "vision")
 class RowMethod(BaseModel):
     """A method whose rows are no chat to be continued: they lie as columns, see :mod:`..data.tables`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     packing: ClassVar[bool] = False
     supervise: ClassVar[Literal["responses", "all"]] = "all"

@@ -89,6 +89,9 @@ class ModelFacts(BaseModel):
         return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
 
 
+MOST = {"layers": 10_000, "heads": 100_000, "kv_heads": 100_000}
+MOST_WIDE = 2**31 - 1
+"""Beyond any model, and before loops over them take long."""
 INNER = {
     name: {
         "vocab_size": 32000,
@@ -106,8 +109,21 @@ def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
     """Read ``path``'s config.json, tokenizer files and weight headers.
 
     Raises:
-        WhetError: ``model.config`` when config.json is not JSON or lacks what every decoder states.
+        WhetError: ``model.config`` when config.json is not JSON, lacks what every decoder states, or says
+            what cannot be; ``model.index``, ``model.broken_weights`` for weights that cannot be read.
     """
+    try:
+        return _read(path, name)
+    # Whatever a foreign file says instead of a number or a name shows itself where that is used.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise WhetError(
+            "model.config",
+            f"The JSON files of {path} say what no model's do: {type(error).__name__}: {error}",
+            "Compare its config.json with that of a model of the same kind, or download it again.",
+        ) from error
+
+
+def _read(path: Path, name: str | None) -> ModelFacts:
     whole = _json(path / "config.json")
     family = family_of(whole.get("model_type", ""))
     config = text_config(whole)
@@ -210,7 +226,7 @@ def _sizes(config: dict[str, Any], path: Path) -> dict[str, int]:
     hidden = need("hidden_size", "n_embd", "d_model")
     heads = need("num_attention_heads", "n_head", "encoder_attention_heads")
     family = family_of(config.get("model_type", ""))
-    return {
+    sizes = {
         "hidden_size": hidden,
         "layers": need("num_hidden_layers", "n_layer", "encoder_layers"),
         "heads": heads,
@@ -219,6 +235,14 @@ def _sizes(config: dict[str, Any], path: Path) -> dict[str, int]:
         "intermediate_size": int(config.get("intermediate_size") or config.get("n_inner") or 4 * hidden),
         "vocab_size": need("vocab_size"),
     }
+    odd = {size: number for size, number in sizes.items() if not 0 < number <= MOST.get(size, MOST_WIDE)}
+    if odd:
+        raise WhetError(
+            "model.config",
+            f"{path / 'config.json'} states {', '.join(f'{size}={number}' for size, number in odd.items())}.",
+            "No model has such sizes; download the file again.",
+        )
+    return sizes
 
 
 def _head_dim(config: dict[str, Any], family: Family, hidden: int, heads: int) -> int:
@@ -287,7 +311,7 @@ def _match(module: LinearModule, target: str) -> LinearModule | None:
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise WhetError("model.config", f"{path} is not JSON: {error}", "Download the file again.") from error
     if not isinstance(value, dict):
         raise WhetError("model.config", f"{path} holds a {type(value).__name__}.", "Download the file again.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from pathlib import Path
 
@@ -39,10 +40,10 @@ def resolve_model(
         from ..demo import MODEL_DIR
 
         return _checked(Path(MODEL_DIR), name, weights)
-    local = Path(name).expanduser()
-    if local.is_dir():
+    local = Path(os.path.expanduser(name))
+    if os.path.isdir(local):  # pathlib raises for names that are too long
         return _checked(local.absolute(), name, weights)
-    if not HUB_ID.match(name) or local.is_file():
+    if not HUB_ID.match(name) or os.path.isfile(local):
         raise _no_such_directory(name, local)
     return _checked(_from_hub(name, revision, weights, code), name, weights)
 
@@ -101,10 +102,10 @@ def missing_weights(path: Path) -> list[str]:
 
 def _no_such_directory(name: str, local: Path) -> WhetError:
     parent = local.parent
-    names = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+    names = [entry.name for entry in parent.iterdir() if entry.is_dir()] if os.path.isdir(parent) else []
     near = difflib.get_close_matches(local.name, names, n=1)
     where = f"Did you mean {parent / near[0]}?" if near else "Check the path."
-    what = "is a file, not a model directory" if local.is_file() else "does not exist"
+    what = "is a file, not a model directory" if os.path.isfile(local) else "does not exist"
     return WhetError("model.not_found", f"{name} {what}.", where)
 
 

@@ -7,7 +7,9 @@ have files of this machine trained on, copied beside the merged weights and push
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,26 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
             raise _broken(path, "its header is not JSON") from error
     if not isinstance(header, dict):
         raise _broken(path, f"its header is a {type(header).__name__}")
+    for name, entry in header.items():
+        if name != "__metadata__" and not _describes(entry, size - 8 - length):
+            raise _broken(
+                path, f"its header says of {name!r}, with {size - 8 - length:,} bytes behind it, {entry!r}"
+            )
     return header, 8 + length
+
+
+def _describes(entry: Any, room: int) -> bool:
+    """Whether it is a tensor's type, shape and place, which agree, within ``room`` bytes."""
+    if not isinstance(entry, dict) or not isinstance(kind := entry.get("dtype"), str):
+        return False
+    shape, place = entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(shape, list) or not isinstance(place, list) or len(place) != 2:
+        return False
+    if not all(type(number) is int and number >= 0 for number in (*shape, *place)):
+        return False
+    bits = re.search(r"\d+", kind)  # BOOL is a byte; types of less than one are packed
+    needed = math.prod(shape) * (int(bits[0]) if bits else 8)
+    return place[1] <= room and 8 * (place[1] - place[0]) == needed
 
 
 def refuse_links_out(folder: Path) -> None:

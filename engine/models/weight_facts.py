@@ -135,7 +135,7 @@ def _special_ids(path: Path, vocabulary: dict[str, int]) -> dict[str, int]:
     for name in ("bos_token", "eos_token", "pad_token"):
         token = config.get(name)
         token = token.get("content") if isinstance(token, dict) else token
-        if token in vocabulary:
+        if isinstance(token, str) and token in vocabulary:
             found[name] = vocabulary[token]
     return found
 

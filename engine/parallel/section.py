@@ -6,13 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MOST = 100_000
+"""GPUs or machines; beyond any cluster."""
+
 
 class HardwareSection(BaseModel):
     """How many GPUs share the run; what each does follows from the plan."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    gpus: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    gpus: Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"] = Field(
         "auto",
         description="GPUs that share each optimizer step, which stays the same step. auto takes one, or as "
         "many as are needed where the run does not fit one.",
@@ -20,6 +23,7 @@ class HardwareSection(BaseModel):
     machines: int = Field(
         1,
         ge=1,
+        le=MOST,
         description="Machines like this one that share the run. On more than one, torchrun, srun or an "
         "operator starts a process for each GPU, and gpus counts those of all machines.",
     )

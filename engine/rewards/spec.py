@@ -29,7 +29,9 @@ LABEL = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
 class Reward(BaseModel):
     """What all rewards share."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, validate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, serialize_by_alias=True, validate_by_name=True, allow_inf_nan=False
+    )
 
     label: str | None = Field(
         None, pattern=LABEL, description="Its metric's name; by default the built-in's or the function's."

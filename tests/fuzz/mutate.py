@@ -30,7 +30,15 @@ WORDS = (
     *("!!python/object/apply:os.system [id]", "a=b=c", ".", "..", "a.b.c", "default", "\r", "'", '"', "\\"),
     *("<<: *x", "{", "]", "\u2028", "\u2066", "main"),
 )
-PATHS = ("../../etc/passwd", "/etc/passwd", "~root", "file:///etc/passwd", "C:\\x", "/proc/self/mem")
+PATHS = (
+    "../../etc/passwd",
+    "/etc/passwd",
+    "~root",
+    "~nobodyhere",
+    "file:///etc/passwd",
+    "C:\\x",
+    "/proc/self/mem",
+)
 MARKERS = ("<|im_start|>", "<|turn_end|>", "[/INST]", "<tool_call>", "</think>", "<s>", "<|image|>")
 LONG = ("a" * 10_000, "\u00e9" * 5000, "[" * 2000, '{"a":' * 2000, "a\n" * 3000)
 TEXTS = (*CHARACTERS, *LETTERS, *WORDS, *PATHS, *MARKERS, *LONG)

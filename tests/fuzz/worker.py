@@ -33,7 +33,7 @@ MEMORY = 3 << 30
 """Bytes of address space that inputs may add to what the process has."""
 LONGEST = 6000
 """Characters of an error's message and hint together."""
-MODULES = ("recipes", "templates", "rows")
+MODULES = ("recipes", "templates", "rows", "models")
 
 
 def targets() -> dict[str, Target]:

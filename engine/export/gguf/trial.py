@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections import Counter
@@ -78,7 +77,7 @@ def try_names(files: TokenizerFiles, vocabulary: Vocabulary, tokenizer: Tokenize
     trial = Trial(tokenizer, vocabulary, probe_forms(tokenizer, lead))
     if vocabulary.model != "gpt2":
         return trial.of(("default",))[0]
-    spec = json.loads(files.tokenizer_json.read_text(encoding="utf-8"))
+    spec = files.spec()
     likely = likely_names(spec)
     best = _first_exact(trial, likely)
     if best is None or best.unexplained:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,7 +85,7 @@ def read_vocabulary(files: TokenizerFiles, rows: int, tokenizer: Tokenizer | Non
         WhetError: ``gguf.unsupported`` for other kinds of tokenizer, ``gguf.vocab_mismatch`` when a token's
             id has no embedding row, ``tokenizer.broken``.
     """
-    spec = json.loads(files.tokenizer_json.read_text(encoding="utf-8"))
+    spec = files.spec()
     tokenizer = tokenizer or files.load()
     pieces = _pieces(files) if tokenizer_kind(spec) == "llama" else []
     listed = read_tokens(spec, tokenizer, rows, pieces)
@@ -117,7 +116,9 @@ def _pieces(files: TokenizerFiles) -> list[Piece]:
 def unsupported_tokenizer(folder: Path) -> str | None:
     """None when the folder's tokenizer can be written, otherwise the reason: for the plan."""
     try:
-        tokenizer_kind(json.loads(TokenizerFiles.read(folder).tokenizer_json.read_text(encoding="utf-8")))
+        tokenizer_kind(TokenizerFiles.read(folder).spec())
     except WhetError as error:
         return error.message
+    except (AttributeError, LookupError, TypeError) as error:
+        return f"The tokenizer.json of {folder} says what no tokenizer does: {type(error).__name__}: {error}"
     return None

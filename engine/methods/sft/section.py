@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class SFTSection(BaseModel):
     """Supervised fine-tuning: next-token loss on the tokens a model should learn to write."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["sft"] = "sft"
     supervise: Literal["responses", "all"] = Field(

@@ -15,7 +15,7 @@ Voice = Literal["orpheus", "spark", "csm"]
 
 
 class Marks(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class OrpheusMarks(Marks):

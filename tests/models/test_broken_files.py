@@ -1,0 +1,129 @@
+"""Files of a model that say what no model's do are refused by name: what fuzzing got a traceback out of."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whet.engine.data.tokenizer_files import TokenizerFiles
+from whet.engine.demo import MODEL_DIR
+from whet.engine.errors import WhetError
+from whet.engine.export.gguf.vocabulary import unsupported_tokenizer
+from whet.engine.models.facts import read_model_facts
+from whet.engine.models.own_files import read_header
+
+SIZES = {
+    "model_type": "llama",
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "vocab_size": 9,
+}
+TENSOR = {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": [8]},
+        {"hidden_size": float("inf")},
+        {"num_hidden_layers": 2**31},
+        {"vocab_size": -1},
+        {"num_attention_heads": 0},
+        {"architectures": [["LlamaForCausalLM"]]},
+        {"quantization_config": "nf4"},
+        {"model_type": "whisper"},
+        {
+            "model_type": "mixtral",
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "intermediate_size": None,
+        },
+        {"model_type": ["llama"]},
+    ],
+    ids=str,
+)
+def test_configuration(changes: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**SIZES, "vocab_size": 9, **changes}))
+    with pytest.raises(WhetError) as caught:
+        read_model_facts(tmp_path)
+    assert caught.value.code == "model.config"
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, '{"hidden_size": ' + "9" * 5000 + "}", "\xff\xfe"])
+def test_configuration_that_is_no_json(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(WhetError) as caught:
+        read_model_facts(tmp_path)
+    assert caught.value.code == "model.config"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {**TENSOR, "shape": [2, -3]},
+        {**TENSOR, "shape": [2, 2**62]},
+        {**TENSOR, "shape": None},
+        {**TENSOR, "data_offsets": [0, 24]},
+        {**TENSOR, "data_offsets": [6, 12]},
+        {**TENSOR, "data_offsets": [12, 0]},
+        {**TENSOR, "data_offsets": ["0", "12"]},
+        {**TENSOR, "dtype": "F64"},
+        {"dtype": "BF16"},
+        "BF16",
+    ],
+    ids=str,
+)
+def test_header_of_weights(entry: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    for header in ({"a": TENSOR}, {"a": TENSOR, "b": entry}):
+        text = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(12))
+        if header.keys() == {"a"}:
+            assert read_header(path) == (header, 8 + len(text))
+    with pytest.raises(WhetError, match="says of 'b'"):
+        read_header(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"added_tokens_decoder": {"0": {"content": 1.5}}},
+        {"added_tokens_decoder": {"x": {"content": "<a>"}}},
+        {"added_tokens_decoder": ["<a>"]},
+        {"bos_token": "\ud800"},
+        {"model_max_length": "long"},
+        {"chat_template": [["default"]]},
+        {"chat_template": 5},
+    ],
+    ids=str,
+)
+def test_tokenizer_configuration(changes: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(changes))
+    with pytest.raises(WhetError) as caught:
+        TokenizerFiles.read(tmp_path)
+    assert caught.value.code == "tokenizer.config"
+
+
+NO_TOKENIZERS = (b"\xff", b"[]", b"[" * 5000, b'{"model": 1}', b'{"model": {"type": []}}')
+
+
+@pytest.mark.parametrize("content", NO_TOKENIZERS)
+def test_tokenizer_that_is_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(WhetError):
+        TokenizerFiles.read(tmp_path).load()
+    assert unsupported_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(WhetError, match="no tokenizer's do"):
+        TokenizerFiles.read(tmp_path)
+
+
+def test_a_whole_folder_is_read() -> None:
+    assert read_model_facts(Path(MODEL_DIR)).layers > 0
+    assert TokenizerFiles.read(Path(MODEL_DIR)).spec()["model"]
