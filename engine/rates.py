@@ -105,7 +105,9 @@ def _predicted(resolved: Resolved) -> float | None:
 
 
 def _machine(resolved: Resolved) -> str:
-    return f"{resolved.machine}|{resolved.base_precision}|{resolved.compute_dtype}"
+    """How far off the time model is belongs to a machine, its precisions, and what ranks exchange."""
+    ranks = "" if resolved.ranks == 1 else f"|{resolved.ranks} ranks, {resolved.strategy}"
+    return f"{resolved.machine}|{resolved.base_precision}|{resolved.compute_dtype}{ranks}"
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

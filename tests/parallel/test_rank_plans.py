@@ -16,7 +16,7 @@ from whet.engine.models.facts import ModelFacts
 from whet.engine.models.memory import estimate_memory, weight_copies
 from whet.engine.parallel.fitting import RankPlan, Sharing, deepspeed_of, fit_ranks
 from whet.engine.parallel.rank_memory import STAGES, copied, exchange_seconds, sharded
-from whet.engine.rates import known_rate, predicted_rate, record_rate
+from whet.engine.rates import correction, known_rate, predicted_rate, record_rate
 from whet.engine.recipe import Recipe
 from whet.engine.resolve import resolve
 
@@ -161,6 +161,8 @@ def test_a_measured_speed_belongs_to_its_number_of_ranks(llama_8b: ModelFacts) -
     one = planned(llama_8b, gpus(2, 80)).resolved
     record_rate(llama_8b, two, 1000.0)
     assert known_rate(llama_8b, two) == 1000.0 and known_rate(llama_8b, one) is None
+    record_rate(llama_8b, two, (predicted_rate(two) or 0) / 1.5)
+    assert correction(two) == pytest.approx(1.5, rel=1e-3) and correction(one) == 1.0
 
 
 def test_ranks_on_a_cpu_share_memory_and_cores(llama_8b: ModelFacts) -> None:
