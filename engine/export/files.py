@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import WhetError
+from ..runs.failures import NO_SPACE_BYTES
 from ..runs.files import sync_path
 
 PARTIAL = ".partial"
@@ -48,6 +49,17 @@ def atomic_file(out: Path, needed: int) -> Iterator[Path]:
         raise _disk_full(out.parent, needed, shutil.disk_usage(out.parent).free) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_full_said(partial: Path) -> Iterator[None]:
+    """Inside :func:`atomic_file`, around a writer that tells no errno: its error on a full disk is of that."""
+    try:
+        yield
+    except WhetError as error:
+        if shutil.disk_usage(partial.parent).free < NO_SPACE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial)) from error
+        raise
 
 
 @contextmanager

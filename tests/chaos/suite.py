@@ -7,23 +7,31 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+from chaos.disk import MOMENTS, CannotMount, SmallDisk, broken_by_a_full_disk
 from chaos.kills import Kill, draw_run
 from chaos.pushes import PushKills
 from chaos.runs import make_recipe
 from chaos.survival import Seen, broken_at_the_end, broken_by_a_kill
-from chaos.workers import Hangs, Workers
+from chaos.workers import GONE_SECONDS, Hangs, Workers, session_of
 from support.counted import write_counts
 from support.tiny_runs import create_run
 
 from whet.engine.recipe import Recipe
+from whet.engine.runs import supervisor
+from whet.engine.runs.store import RunDir
+
+LAUNCHED, IMPORT_SECONDS = 4, 8.0
+"""Runs whose first worker is a process of its own, and what that needs to come to its first step."""
 
 
 class Chaos:
@@ -33,24 +41,31 @@ class Chaos:
         self.workers, self.recipe = workers, recipe
         self.survived: Counter[str] = Counter()
         self.broken: list[str] = []
-        self.finished = 0
+        self.finished = self.kills = 0
         whole = create_run(recipe)
         assert workers.attempt(whole) == 0, whole.log_tail()
         self.reference = Seen.of(whole)
         assert self.reference.status == "finished" and self.reference.weights
 
-    @property
-    def kills(self) -> int:
-        return sum(self.survived.values()) + len(self.broken)
+    def launch_and_kill(self, run: RunDir, after: float) -> None:
+        """A worker as a user starts it, killed while it imports its libraries or a little later."""
+        pid = supervisor.launch(run)
+        time.sleep(after)  # the moment itself, not a wait for something
+        os.kill(pid, signal.SIGKILL)
+        left = session_of(pid, GONE_SECONDS)
+        what = f"{run.id}, launched and killed after {after:.3f} s"
+        broken = [f"left: {left}"] if left or run.alive() else []
+        nothing = replace(self.reference, checkpoints=[], weights={})
+        self._count(what, "a launch", broken + broken_by_a_kill(run, nothing, self.reference))
 
-    def suffer(self, kills: list[Kill], push: PushKills | None = None) -> None:
+    def suffer(self, run: RunDir, kills: list[Kill], push: PushKills | None = None) -> None:
         """One run through these deaths and to its end, and then its upload through some more."""
-        run = create_run(self.recipe)
         for kill in kills:
             before = Seen.of(run)
             try:
                 status = self.workers.attempt(run, kill)
             except Hangs as hang:
+                self.kills += 1
                 self.broken.append(f"{run.id}, {kill}: {hang}")
                 continue
             if os.WIFEXITED(status):
@@ -70,6 +85,7 @@ class Chaos:
             self.broken.append(f"{what}: the worker ended with {status}")
 
     def _count(self, what: str, place: str, broken: list[str]) -> None:
+        self.kills += 1
         if broken:
             self._tell(what, broken)
         else:
@@ -79,35 +95,72 @@ class Chaos:
         self.broken += [f"{what}: {one}" for one in broken]
 
 
+def fill_disks(folder: Path, random: Random, fills: int) -> tuple[Counter[str], list[str]]:
+    """Runs on a small disk that fills up: how many went through that by place, and what was broken."""
+    survived, broken = Counter[str](), list[str]()
+    home = folder / "small"
+    os.environ["WHET_HOME"] = str(home)
+    with SmallDisk(home) as disk, Workers(home) as workers:
+        chaos = Chaos(workers, make_recipe(folder))
+        for number in range(fills):
+            run = create_run(chaos.recipe)
+            place = [*MOMENTS][number % len(MOMENTS)]
+            moment = Kill(place, said=MOMENTS[place], count=random.randint(1, 3 if "step" in place else 1))
+            leave = random.choice((0, 4 << 10, 64 << 10, 300 << 10, 2 << 20))
+            found = broken_by_a_full_disk(workers, disk, run, moment, leave, chaos.reference)
+            broken += [f"{run.id}, {moment}, {leave} bytes left: {one}" for one in found]
+            survived[place] += not found
+            shutil.rmtree(run.path)
+    return survived, broken
+
+
+def kill_workers(folder: Path, random: Random, kills: int) -> Chaos:
+    """So many kills and a few more: each run is brought to its end."""
+    os.environ["WHET_HOME"] = str(folder / "home")
+    with Workers(folder / "home") as workers, PushKills.serving(random) as push:
+        chaos = Chaos(workers, make_recipe(folder))
+        while chaos.kills < kills:
+            run = create_run(chaos.recipe)
+            if chaos.finished < LAUNCHED:
+                chaos.launch_and_kill(run, random.uniform(0.0, IMPORT_SECONDS))
+            chaos.suffer(run, draw_run(random), push)
+            print(f"{chaos.kills} kills, broken: {chaos.broken or 'nothing'}", file=sys.stderr, flush=True)
+    return chaos
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument(
+        "--fills", type=int, default=12, help="times a small disk fills, where root may mount"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="keep what was counted for docs/reliability.md")
     options = parser.parse_args()
     began, random = time.monotonic(), Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="whet-chaos-") as folder:
-        os.environ["WHET_HOME"] = f"{folder}/home"
-        with Workers(Path(folder) / "home") as workers, PushKills.serving(random) as push:
-            chaos = Chaos(workers, make_recipe(Path(folder)))
-            while chaos.kills < options.kills:
-                chaos.suffer(draw_run(random), push)
-                print(
-                    f"{chaos.kills} kills, broken: {chaos.broken or 'nothing'}", file=sys.stderr, flush=True
-                )
-    for line in chaos.broken:
+        killed = kill_workers(Path(folder), random, options.kills)
+        try:
+            filled, broken = fill_disks(Path(folder), random, options.fills)
+        except CannotMount as problem:
+            print(f"No disk was filled: {problem}.", file=sys.stderr)
+            filled, broken = Counter[str](), list[str]()
+    counts = {
+        "kills": killed.kills,
+        "kills survived": killed.survived.total(),
+        **{f"of them in {place}": count for place, count in sorted(killed.survived.items())},
+        "runs finished, bit for bit as the one never killed": killed.finished,
+        "full disks": filled.total() + len(broken),
+        "full disks survived": filled.total(),
+        **{f"full in {place}": count for place, count in sorted(filled.items())},
+    }
+    for what, count in counts.items():
+        print(f"{count:4} {what}")
+    for line in [*killed.broken, *broken]:
         print(line)
-    for place, count in sorted(chaos.survived.items()):
-        print(f"{count:4} {place}")
     if options.write:
-        counts = {
-            "kills": chaos.kills,
-            "kills survived": sum(chaos.survived.values()),
-            **{f"of them in {place}": count for place, count in sorted(chaos.survived.items())},
-            "runs finished, bit for bit as the one never killed": chaos.finished,
-        }
         write_counts("chaos", "make chaos", counts, time.monotonic() - began)
-    return bool(chaos.broken)
+    return bool(killed.broken or broken)
 
 
 if __name__ == "__main__":

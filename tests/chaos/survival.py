@@ -67,7 +67,12 @@ def broken_by_a_kill(run: RunDir, before: Seen, reference: Seen) -> list[str]:
         broken.append(f"the state says {now.status}")
     if state.launched is not None and f"whet resume {run.id}" not in shown(run):
         broken.append("no next step is offered")
-    broken += _other_than(now, reference)
+    return broken + other_than(now, reference) + lost(before, now)
+
+
+def lost(before: Seen, now: Seen) -> list[str]:
+    """What was finished, and is not there any more."""
+    broken = []
     if max(before.checkpoints, default=0) > max(now.checkpoints, default=0):
         broken.append(f"checkpoint {max(before.checkpoints)} is lost")
     gone = sorted(set(before.weights) - set(now.weights))
@@ -96,7 +101,7 @@ def shown(run: RunDir) -> str:
     return page.getvalue()
 
 
-def _other_than(now: Seen, reference: Seen) -> list[str]:
+def other_than(now: Seen, reference: Seen) -> list[str]:
     """Steps, evaluations and files that are in sight, and are not those of the run that was never killed."""
     broken = []
     for what in ("curve", "evals", "weights"):

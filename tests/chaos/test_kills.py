@@ -31,7 +31,7 @@ def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
 def test_a_run_survives_kills(chaos: Chaos) -> None:
     random = Random(4)
     with PushKills.serving(random, kills=1) as push:
-        chaos.suffer([draw(random, place) for place in PLACES], push)
+        chaos.suffer(create_run(chaos.recipe), [draw(random, place) for place in PLACES], push)
     assert chaos.broken == []
     assert chaos.finished == 1 and set(chaos.survived) == {*PLACES, PLACE}
 

@@ -51,6 +51,7 @@ class Workers:
             text=True,
             env=kept | variables,
         )
+        self.said_before = 0
         self.answers = queue.SimpleQueue[dict[str, Any]]()
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
@@ -69,6 +70,9 @@ class Workers:
     def start(self, **request: Any) -> int:
         """Pid of a new worker."""
         assert self.process.stdin is not None
+        if "run" in request:
+            events = RunDir(Path(request["run"])).events
+            self.said_before = events.stat().st_size if events.exists() else 0
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return int(self._answer(LIMIT_SECONDS)["pid"])
@@ -90,23 +94,29 @@ class Workers:
 
     def attempt(self, run: RunDir, kill: Kill | None = None, **request: Any) -> int:
         """One attempt at a run; its wait status. With a kill that is never met, the run's own end."""
-        words = _said(run, kill.said) if kill is not None and kill.said else 0
         pid = self.start(run=str(run.path), **request, **(kill.request() if kill is not None else {}))
         if kill is not None and not kill.files:
             if kill.said:
-                self._await(run, kill, words)
+                self.await_words(run, kill)
             time.sleep(kill.after)  # the moment itself, not a wait for something
             if self.answers.empty():
                 os.kill(pid, kill.number)
         return self.end(pid)
 
-    def _await(self, run: RunDir, kill: Kill, words: int) -> None:
-        """Until the words were said, or the worker has ended."""
+    def await_words(self, run: RunDir, kill: Kill) -> None:
+        """Until the words were said by this attempt, or it has ended."""
         deadline = time.monotonic() + LIMIT_SECONDS
-        while _said(run, kill.said) < words + kill.count and self.answers.empty():
+        while self._said(run, kill.said) < kill.count and self.answers.empty():
             if time.monotonic() > deadline:
                 raise Hangs(f"{run.id} said {kill.said} not often enough")
             time.sleep(POLL_SECONDS)
+
+    def _said(self, run: RunDir, text: str) -> int:
+        if not run.events.exists():
+            return 0
+        with open(run.events, "rb") as file:
+            file.seek(self.said_before)
+            return file.read().count(text.encode())
 
     def _answer(self, seconds: float) -> dict[str, Any]:
         return self.answers.get(timeout=seconds)
@@ -132,7 +142,3 @@ def _session(pid: int) -> int:
         return os.getsid(pid)
     except ProcessLookupError:
         return 0
-
-
-def _said(run: RunDir, text: str) -> int:
-    return run.events.read_text(encoding="utf-8").count(text) if run.events.exists() else 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import WhetError
-from ..files import atomic_file
+from ..files import atomic_file, disk_full_said
 from .native import Progress, patience_for, run_native
 from .types import find_type, importance_missing
 
@@ -62,7 +62,7 @@ def quantize(
         )
     ratio = min(1.0, kind.bits_per_weight / 16)
     needed = int(source.stat().st_size * ratio * HEADROOM) + (1 << 20)
-    with atomic_file(out, needed) as partial:
+    with atomic_file(out, needed) as partial, disk_full_said(partial):
         answer = run_native(
             "whet.engine.export.gguf.quantize_process",
             {
