@@ -53,7 +53,7 @@ def atomic_file(out: Path, needed: int) -> Iterator[Path]:
 
 @contextmanager
 def disk_full_said(partial: Path) -> Iterator[None]:
-    """Inside :func:`atomic_file`, around a writer that tells no errno: its error on a full disk is of that."""
+    """Inside :func:`atomic_file`, for a writer that tells no errno: its error on a full disk is of that."""
     try:
         yield
     except WhetError as error:

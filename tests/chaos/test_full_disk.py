@@ -20,8 +20,8 @@ def test_llama_cpp_does_not_say_that_the_disk_is_full(
 ) -> None:
     left = iter([1 << 40, free, free])  # before the first byte, and when it fails
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 41, 0, next(left)))
-    with pytest.raises(WhetError) as caught, atomic_file(tmp_path / "a.gguf", 100) as partial:
-        with disk_full_said(partial):
-            partial.write_bytes(b"half")
-            raise WhetError("gguf.quantize_failed", "basic_ios::clear: iostream error", "Use q8_0.")
+    file = tmp_path / "a.gguf"
+    with pytest.raises(WhetError) as caught, atomic_file(file, 100) as partial, disk_full_said(partial):
+        partial.write_bytes(b"half")
+        raise WhetError("gguf.quantize_failed", "basic_ios::clear: iostream error", "Use q8_0.")
     assert caught.value.code == code and list(tmp_path.iterdir()) == []
