@@ -18,6 +18,18 @@ def printable(text: str) -> str:
     return "".join(map(_shown, text))
 
 
+def escaped(json: str) -> str:
+    """The same JSON, written so that a terminal that shows it obeys nothing in its texts either."""
+    return json if json.isascii() else "".join(map(_as_escape, json))
+
+
+def _as_escape(char: str) -> str:
+    if _shown(char) == char:
+        return char
+    units = char.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))
+
+
 def _shown(char: str) -> str:
     if char in KEPT or char in SIGNS or unicodedata.category(char) not in OBEYED:
         return char

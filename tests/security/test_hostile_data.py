@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -32,6 +33,7 @@ from whet.engine.printable import printable
 from whet.engine.recipe import DataSection
 from whet.mcp_server import errors
 from whet.tui.actions import chat_action
+from whet.tui.commands.common import print_event, print_json
 from whet.tui.render.text import override, plain
 from whet.tui.widgets.file_browser import FileBrowser
 
@@ -150,6 +152,17 @@ def test_nothing_a_row_says_is_obeyed_by_a_terminal(escape: str) -> None:
     for said in (printable(f"a{escape}b"), plain(f"a{escape}b"), override("data.train", escape), str(error)):
         assert escape not in said
         assert said.isprintable() or said.replace("\n", "").isprintable(), repr(said)
+
+
+@pytest.mark.parametrize("escape", ESCAPES[:-1])
+def test_json_on_a_terminal_is_obeyed_no_more(escape: str, capsys: pytest.CaptureFixture[str]) -> None:
+    value = {f"a{escape}": [f"{escape}ü 👍", {"b": escape}]}
+    print_json(value)
+    print_event(api.SampleEvent(step=1, prompt=escape, answer=f"ü{escape}", stopped=True))
+    said = capsys.readouterr().out
+    assert escape not in said and said.replace("\n", "").isprintable() and "ü 👍" in said
+    written, event = map(json.loads, said.splitlines())
+    assert written == value and event["answer"] == f"ü{escape}"
 
 
 def test_scripts_and_emoji_stay_whole() -> None:

@@ -14,6 +14,8 @@ from rich.text import Text
 
 from whet.engine import api
 
+from ..render.text import escaped
+
 EXIT_FAILED, EXIT_PROOF_FAILED, EXIT_BLOCKED, EXIT_RESUMABLE, EXIT_INTERRUPT = 1, 3, 4, 5, 130
 PIPED_WIDTH = 160  # columns of tables that no terminal limits
 
@@ -54,9 +56,14 @@ def print_data(data: RenderableType) -> None:
     click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
+def print_event(event: BaseModel) -> None:
+    """An event, or what stands beside events, on one line of stdout."""
+    click.echo(escaped(event.model_dump_json()))
+
+
 def print_json(value: Any) -> None:
     """One JSON document on one line of stdout; pydantic models anywhere inside are dumped."""
-    click.echo(json.dumps(value, default=_dump, ensure_ascii=False))
+    click.echo(escaped(json.dumps(value, default=_dump, ensure_ascii=False)))
 
 
 def _dump(value: Any) -> Any:
@@ -99,7 +106,7 @@ def follow(run: str, as_json: bool, offset: int = 0, after: int = 0) -> int:
     try:
         if as_json:
             for event in events:
-                click.echo(event.model_dump_json())
+                print_event(event)
         else:
             with Follower(console) as follower:
                 for event in events:
@@ -147,6 +154,17 @@ def say_started(run_id: str, as_json: bool) -> None:
     else:
         talk().print(f"{run_id} runs by itself.", soft_wrap=True)
         talk().print(f"  follow  whet attach {run_id}\n  stop    whet stop {run_id}", soft_wrap=True)
+
+
+def say_prepared(run_id: str, as_json: bool) -> None:
+    """A run was made, and others start it: its folder is data."""
+    path = api.find(run_id).path
+    if as_json:
+        print_json({"type": "run", "id": run_id, "path": str(path)})
+        return
+    click.echo(path)
+    talk().print(f"{run_id} waits to be started.", soft_wrap=True)
+    talk().print("  start  python -P -m whet.engine.runs.worker FOLDER, or as in docs/deploy", soft_wrap=True)
 
 
 def _exit_code(view: api.RunView) -> int:

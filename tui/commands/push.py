@@ -8,7 +8,7 @@ import click
 
 from whet.engine import api
 
-from .common import complete_run, json_option, print_json, talk
+from .common import complete_run, json_option, print_event, print_json, talk
 
 Part = Literal["gguf", "adapter", "adapter_gguf", "merged", "merged_4bit", "fp8"]
 
@@ -37,7 +37,7 @@ def push(run: str, repo: str, what: Part, public: bool, unproven: bool, as_json:
 
         def tell(event: api.Event) -> None:
             if as_json:
-                click.echo(event.model_dump_json())
+                print_event(event)
             else:
                 follower.show(event)
 

@@ -6,12 +6,10 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 
-import click
-
 from whet.engine import api
 
 from ..render.text import plain
-from .common import EXIT_FAILED, EXIT_INTERRUPT, print_json, talk
+from .common import EXIT_FAILED, EXIT_INTERRUPT, print_event, print_json, talk
 
 
 def follow_remote(address: str, as_json: bool, after: int) -> int:
@@ -29,7 +27,7 @@ def follow_remote(address: str, as_json: bool, after: int) -> int:
         with closing(api.follow_remote(place, batch(), tell, after)) as said, Follower(console) as follower:
             for one in said:
                 if as_json:
-                    click.echo(one.model_dump_json())
+                    print_event(one)
                 if isinstance(one, api.RemoteEnd):
                     end = one
                 elif isinstance(one, api.RemoteStart):

@@ -14,6 +14,7 @@ from .common import (
     EXIT_PROOF_FAILED,
     follow_and_report,
     json_option,
+    print_event,
     print_json,
     run_argument,
     say_followed,
@@ -219,7 +220,7 @@ def _show(events: Iterable[api.Event], as_json: bool) -> int:
             if isinstance(event, api.ExportEvent) and event.kind == "smoke":
                 proofs.append(event)
             if as_json:
-                click.echo(event.model_dump_json())
+                print_event(event)
             else:
                 follower.show(event)
     statuses = [proof.detail.get("status") for proof in proofs]

@@ -8,6 +8,7 @@ import click
 
 from whet.engine import api
 
+from ..render.text import printable
 from .common import EXIT_BLOCKED, json_option, print_data, print_json, talk
 
 
@@ -62,7 +63,7 @@ def suggest(
         from ..render.proposal import proposal_details
 
         if written is None:
-            click.echo(found.to_yaml(), nl=False)
+            click.echo(printable(found.to_yaml()), nl=False)
             talk().print(proposal_details(found, None), soft_wrap=True)
         else:
             print_data(proposal_details(found, written))

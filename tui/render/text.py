@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 
-from whet.engine.printable import printable  # the whole façade would delay the first paint
+from whet.engine.printable import escaped, printable  # the whole façade would delay the first paint
 
-__all__ = ["override", "plain", "printable"]
+__all__ = ["escaped", "override", "plain", "printable"]
 
 
 def plain(text: str, limit: int | None = None) -> str:
