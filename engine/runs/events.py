@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..errors import WhetError
 from ..findings import Finding
+from .clock import RunClock
 from .files import private_file
 
 EVENT_VERSION = 1
@@ -169,7 +169,8 @@ class EventLog:
         self.attempt = attempt
         self._fd = private_file(path, os.O_RDWR)
         self._lock = threading.Lock()
-        self.seq, self._end = _last_whole_event(self._fd)
+        self.seq, last, self._end = _last_whole_event(self._fd)
+        self._clock = RunClock(not_before=last)
         os.ftruncate(self._fd, self._end)
 
     def append(self, event: Event) -> Event:
@@ -178,7 +179,7 @@ class EventLog:
         Raises OSError when the disk is full; the file is then as before.
         """
         with self._lock:
-            stamp = {"seq": self.seq + 1, "time": time.time(), "attempt": self.attempt}
+            stamp = {"seq": self.seq + 1, "time": self._clock.now(), "attempt": self.attempt}
             stamped = event.model_copy(update=stamp)
             line = stamped.model_dump_json().encode() + b"\n"
             try:
@@ -203,6 +204,7 @@ def read_events(path: Path, offset: int = 0, most: int = -1) -> tuple[list[Event
     """Events from byte ``offset`` on, and the offset to continue from; with ``most``, so many bytes at once.
 
     A torn end (half a line, or the zeros a power cut leaves) is left for later: the next writer cuts it off.
+    A damaged line with whole ones behind it is left out.
     Raises WhetError ``run.event_unknown`` for a whole line that is not an event this version knows.
     """
     if not path.exists():
@@ -217,7 +219,10 @@ def read_events(path: Path, offset: int = 0, most: int = -1) -> tuple[list[Event
             events.append(_event(line))
         except ValidationError as error:
             if not _is_json_object(line):
-                break
+                if not _goes_on(path, offset + len(line)):
+                    break
+                offset += len(line)  # damaged on the disk: what was said behind it stands
+                continue
             raise WhetError(
                 "run.event_unknown",
                 f"{path} holds at byte {offset} an event this whet cannot read: {line[:120]!r}.",
@@ -227,14 +232,21 @@ def read_events(path: Path, offset: int = 0, most: int = -1) -> tuple[list[Event
     return events, offset
 
 
+def _goes_on(path: Path, offset: int) -> bool:
+    """Whether a whole line comes from byte ``offset`` on."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return any(line.endswith(b"\n") and _is_json_object(line) for line in file)
+
+
 @lru_cache(maxsize=8192)
 def _event(line: bytes) -> Event:
     """One line as the event it is; who looks at a run again and again reads only what is new to it."""
     return EVENT.validate_json(line)
 
 
-def _last_whole_event(fd: int) -> tuple[int, int]:
-    """Sequence number of the last whole event in a file and the byte behind it, read from the end."""
+def _last_whole_event(fd: int) -> tuple[int, float, int]:
+    """Sequence number and time of the last whole event in a file, and the byte behind it; read from the end."""
     size = os.fstat(fd).st_size
     window = 64 << 10
     while True:
@@ -245,17 +257,23 @@ def _last_whole_event(fd: int) -> tuple[int, int]:
         # The first line of a window may be cut by its beginning, unless the window begins the file.
         for line in reversed(lines if start == 0 else lines[1:]):
             if line.endswith(b"\n") and _is_json_object(line):
-                return int(json.loads(line)["seq"]), end
+                said = json.loads(line)
+                seq, when = said.get("seq"), said.get("time")
+                return (
+                    seq if isinstance(seq, int) else 0,
+                    when if isinstance(when, int | float) else 0.0,
+                    end,
+                )
             end -= len(line)
         if start == 0:
-            return 0, 0
+            return 0, 0.0, 0
         window *= 4
 
 
 def _is_json_object(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

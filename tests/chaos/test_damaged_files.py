@@ -18,6 +18,7 @@ from whet.engine.methods.checkpoints import (
     write_checkpoint,
 )
 from whet.engine.methods.damage import set_aside_damaged
+from whet.engine.runs.events import EventLog, PhaseEvent, read_events
 
 
 def write(root: Path, *steps: int) -> None:
@@ -123,3 +124,22 @@ def test_a_flipped_byte_in_merged_weights_after_their_proof(tmp_path: Path) -> N
     assert unproven(tmp_path) == []
     flip(merged / "model.safetensors", 500)
     assert unproven(tmp_path) == [("merged", "changed since it was proven")]
+
+
+@pytest.mark.parametrize("page", [-1, 1])
+def test_a_damaged_event_hides_none_behind_it(tmp_path: Path, page: int) -> None:
+    log, file = EventLog(tmp_path / "events.jsonl", 1), tmp_path / "events.jsonl"
+    for detail in ("one", "two", "three"):
+        log.append(PhaseEvent(phase="load", detail=detail))
+    flip(file, file.read_bytes().index(b"{", 10))
+    with open(file, "ab") as torn:
+        torn.write(b'{"type": "pha')
+    read, offset = list[str](), 0
+    while True:
+        events, after = read_events(file, offset, page)
+        read += [event.detail for event in events if isinstance(event, PhaseEvent)]
+        if after == offset:
+            break
+        offset = after
+    assert read == ["one", "three"], "the half line at the end waits for its writer"
+    assert EventLog(file, 2).append(PhaseEvent(phase="load")).seq == 4
