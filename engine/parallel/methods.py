@@ -10,7 +10,18 @@ if TYPE_CHECKING:
     from ..recipe import Recipe
 
 SEVERAL = frozenset(
-    {"sft", "preference", "reward", "classification", "token_classification", "embedding", "reranker"}
+    {
+        "sft",
+        "preference",
+        "reward",
+        "classification",
+        "token_classification",
+        "embedding",
+        "reranker",
+        "vision",
+        "speech",
+        "tts",
+    }
 )
 """Their losses with several processes are those of one, which tests hold."""
 

@@ -10,6 +10,7 @@ this process, which pays for the imports once; they meet over gloo on the loopba
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -88,8 +89,10 @@ def rank_main(run: RunDir, method: Any, place: Topology, port: int, wanted: Atte
 
 
 def training_of(kind: str) -> Any:
-    """The class of a method's training."""
+    """What makes a method's training out of a context."""
     module = import_module(f"whet.engine.methods{METHODS[kind][0]}")
+    if kind == "tts":  # how the model writes codes decides
+        return lambda context: module.kind_of_training(context)(context)
     named = {name: value for name, value in vars(module).items() if name.endswith("Training")}
     return [value for value in named.values() if value.__module__ == module.__name__][-1]
 
@@ -140,6 +143,9 @@ def main() -> None:
     wanted = json.load(sys.stdin)
     recipes = {name: Recipe.model_validate(one["recipe"]) for name, one in wanted.items()}
     kinds = {recipe.method.kind: training_of(recipe.method.kind) for recipe in recipes.values()}
+    # A training collects garbage more than once; the imports' objects are most of what each fork would walk.
+    gc.collect()
+    gc.freeze()
     report: dict[str, Any] = {}
     for name, recipe in recipes.items():
         run = create_run(recipe)

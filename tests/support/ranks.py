@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 DRIVER = Path(__file__).with_name("rank_driver.py")
 TESTS = DRIVER.parents[1]
+CLOSE = 1e-5
 
 
 def drive(folder: Path, runs: dict[str, tuple[dict[str, Any], list[Any]]]) -> dict[str, Any]:
@@ -36,3 +39,18 @@ def drive(folder: Path, runs: dict[str, tuple[dict[str, Any], list[Any]]]) -> di
     for name, run in report.items():
         assert all(code == 0 for codes in run["codes"] for code in codes), f"{name}\n{done.stderr[-4000:]}"
     return report
+
+
+def assert_alike(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Losses, gradient norms and counts of every step, and what held-out rows measured, to 1e-5 in fp32."""
+    assert len(one["steps"]) == len(other["steps"]) > 0
+    for (step, *numbers), (step2, *numbers2) in zip(one["steps"], other["steps"], strict=True):
+        assert step == step2
+        assert numbers2 == pytest.approx(numbers, rel=CLOSE), f"step {step}"
+    assert len(one["evals"]) == len(other["evals"]) > 0
+    for (step, loss, tokens, metrics), (step2, loss2, tokens2, metrics2) in zip(
+        one["evals"], other["evals"], strict=True
+    ):
+        assert (step, tokens) == (step2, tokens2)
+        assert loss2 == pytest.approx(loss, rel=CLOSE), f"held-out rows at step {step}"
+        assert metrics2 == pytest.approx(metrics, rel=CLOSE, abs=CLOSE), f"held-out rows at step {step}"
