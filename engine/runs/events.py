@@ -246,7 +246,7 @@ def _event(line: bytes) -> Event:
 
 
 def _last_whole_event(fd: int) -> tuple[int, float, int]:
-    """Sequence number and time of the last whole event in a file, and the byte behind it; read from the end."""
+    """Sequence number and time of the last whole event in a file, and the byte behind it."""
     size = os.fstat(fd).st_size
     window = 64 << 10
     while True:
