@@ -62,6 +62,9 @@ OTHER_NAMES = {
     "neftune_noise_alpha": "method.neftune_alpha",
     "sample_packing": "method.packing",
     "quantization_method": "export.gguf",
+    "num_gpus": "hardware.gpus",
+    "nproc_per_node": "hardware.gpus",
+    "deepspeed": "hardware.deepspeed",
 }
 
 

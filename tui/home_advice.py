@@ -15,11 +15,18 @@ LITTLE_DISK = 10 * GIB
 RESUMABLE = ("interrupted", "stopped")
 
 
+def _gpus(machine: Machine, name: str) -> str:
+    """GPUs of one name: how many, and what is free of all of them."""
+    alike = [gpu for gpu in machine.gpus if gpu.name == name]
+    free, total = sum(gpu.memory_free for gpu in alike), sum(gpu.memory_total for gpu in alike)
+    many = f"{len(alike)} × " if len(alike) > 1 else ""
+    return f"{many}{name} {free / GIB:.0f}/{total / GIB:.0f} GiB"
+
+
 def machine_line(machine: Machine, hub: str) -> str:
-    """GPUs and disk with what is free, whether one is logged in to the hub, memory, cores."""
-    gpus = [
-        f"{gpu.name} {gpu.memory_free / GIB:.0f}/{gpu.memory_total / GIB:.0f} GiB" for gpu in machine.gpus
-    ]
+    """GPUs (those of one name together) and disk with what is free, the hub's login, memory, cores."""
+    names = dict.fromkeys(gpu.name for gpu in machine.gpus)
+    gpus = [_gpus(machine, name) for name in names]
     words = gpus or ["no GPU"]
     words += [
         f"{machine.disk_free / GIB:.0f} GiB disk free",

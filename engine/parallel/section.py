@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 MOST = 100_000
 """GPUs or machines; beyond any cluster."""
@@ -30,3 +30,12 @@ class HardwareSection(BaseModel):
     deepspeed: str | None = Field(
         None, description="DeepSpeed's own configuration file (JSON); DeepSpeed then holds and reduces."
     )
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: object) -> object:
+        """One message instead of one for each form; YAML's `on` is no number."""
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if value != "auto" and not whole:
+            raise ValueError("a whole number of GPUs from 1 on, or auto.")
+        return value

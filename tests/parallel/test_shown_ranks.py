@@ -19,6 +19,7 @@ from whet.engine.doctor import report_of
 from whet.engine.plan import Plan, make_plan
 from whet.engine.surroundings.facts import GPUHealth, Surroundings
 from whet.engine.surroundings.gpu_links import read_links, shared_memory_bytes
+from whet.tui.home_advice import machine_line
 from whet.tui.render.machine import machine_report
 from whet.tui.render.plan import plan_details
 from whet.tui.run_state import RunProgress
@@ -158,6 +159,12 @@ def test_the_doctor_tells_how_gpus_reach_each_other(monkeypatch: pytest.MonkeyPa
     assert "0-1 by NVLink; 0-2 1-2 through host memory, across sockets; /dev/shm 64.0 MiB" in text
     assert {one.id for one in report.findings} == {"E13"}
     assert "192" in next(one.title for one in report.findings if "shm" in one.title)
+
+
+def test_the_first_screen_counts_gpus_of_one_name_together() -> None:
+    assert machine_line(EIGHT, "no").startswith("8 × H20 112/112 GiB · ")
+    mixed = machine(*EIGHT.gpus[:1], gpu(80))
+    assert machine_line(mixed, "no").startswith("H20 14/14 GiB · Test GPU 80/80 GiB · ")
 
 
 def test_shared_memory_is_measured_where_it_is(tmp_path: Path) -> None:

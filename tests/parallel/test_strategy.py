@@ -202,3 +202,10 @@ def test_gpus_of_the_commonest_kind_take_part() -> None:
     assert devices_of(machine(*gpus)) == Devices(2, "A", others=2)
     assert [one.name for one in alike_gpus(gpus[1:])] == ["A"]  # one of each: the roomiest
     assert devices_of(machine(cpu_ranks=2)) == Devices(2, "Test CPU", cuda=False)
+
+
+@pytest.mark.parametrize("value", ["two", "2", 0, -1, True, 2.5, None])
+def test_the_section_takes_a_number_or_auto(value: object) -> None:
+    with pytest.raises(ValueError, match="a whole number of GPUs from 1 on, or auto"):
+        HardwareSection.model_validate({"gpus": value})
+    assert [HardwareSection.model_validate({"gpus": one}).gpus for one in ("auto", 1, 8)] == ["auto", 1, 8]
