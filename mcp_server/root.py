@@ -66,6 +66,21 @@ class Root:
         self._no_way_out(found)
         return str(found)
 
+    def model(self, text: str) -> Path:
+        """A model's or adapter's folder, or a GGUF file, inside; so are its links, and the base an adapter
+        names.
+
+        Raises WhetError as :meth:`source` does, and ``model.no_base``.
+        """
+        found = self.path(text)
+        self._no_way_out(found)
+        if (found / "adapter_config.json").is_file():
+            named = api.adapter_base(found)
+            # The engine looks for it from where this process was started, which need not be the root.
+            here = Path(named).expanduser()
+            self.source(str(here.absolute()) if here.exists() else named)
+        return found
+
     def _no_way_out(self, folder: Path) -> None:
         """Files of a folder are read deep; hidden ones are not, nor what lies behind linked folders."""
         for place, folders, files in os.walk(folder):

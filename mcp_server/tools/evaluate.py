@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from anyio.to_thread import run_sync
@@ -117,10 +116,9 @@ class EvalTools(Toolset):
             # The file is asked for as it lies there, proven or not: that is what the comparison is for.
             gguf = next((one.path for one in api.artifacts(run.id) if one.kind == "gguf"), None)
             return run.id, api.chat_target(run.id).model_copy(update={"gguf": gguf})
-        path = Path(self.root.source(str(self.root.path(text))))
-        if (path / "adapter_config.json").is_file():
-            self.root.source(api.adapter_base(path))  # what it names must be what could be asked for
-        elif not (path / "config.json").is_file() and not (path.suffix == ".gguf" and path.is_file()):
+        path = self.root.model(text)
+        a_model = any((path / name).is_file() for name in ("adapter_config.json", "config.json"))
+        if not a_model and not (path.suffix == ".gguf" and path.is_file()):
             raise api.WhetError(
                 "model.not_found",
                 f"{api.printable(text[:80])!r} is no run, no folder of a model or an adapter, no GGUF file.",

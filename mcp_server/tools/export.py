@@ -123,7 +123,7 @@ class ExportTools(Toolset):
                 )
             found = api.artifact(path)
             if reference is not None:
-                return [found], self.root.path(reference)
+                return [found], self.root.model(reference)
             owner = next((run.id for run in api.runs() if Path(run.path) in path.parents), None)
             if owner is None:
                 raise api.WhetError(

@@ -154,6 +154,28 @@ def test_an_adapter_that_names_no_base_is_told(tools: Caller, root: Path, text: 
     assert tools.refused("model_chat", target="adapter", prompt="Hi").startswith("[model.no_base]")
 
 
+@pytest.mark.parametrize("base", ["private", "../private", "{private}", "~/private", "owner/private"])
+def test_an_adapters_base_is_inside_wherever_the_server_was_started(
+    tools: Caller, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str
+) -> None:
+    """The engine reads a relative name from the process's folder, and the root is another one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("private", "owner/private"):
+        build_tiny_model(tmp_path / name)
+    if base == "../private":
+        monkeypatch.chdir(root)
+    (root / "adapter").mkdir()
+    named = json.dumps({"base_model_name_or_path": base.format(private=tmp_path / "private")})
+    (root / "adapter" / "adapter_config.json").write_text(named)
+    (root / "adapter" / "adapter_model.safetensors").write_bytes(b"")
+    for said in (
+        tools.refused("model_chat", target="adapter", prompt="Hi"),
+        tools.refused("gguf_smoke_test", gguf="a.gguf", reference="adapter"),
+    ):
+        assert said.startswith("[path.outside]"), said
+
+
 @pytest.mark.parametrize("id", ["../secret", "/etc/passwd", "..", "a\0b", "link", "~", "x" * 5000])
 def test_an_id_is_no_path(tools: Caller, id: str) -> None:
     for tool, arguments in (
