@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -13,7 +14,9 @@ from ..errors import WhetError
 from ..runs.failures import NO_SPACE_BYTES
 from ..runs.files import sync_path
 
-PARTIAL = ".partial"
+PARTIAL, REPLACED = ".partial", ".replaced."
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Of renameat2 in Linux's fcntl.h and fs.h."""
 
 
 def require_space(directory: Path, needed: int) -> None:
@@ -67,23 +70,36 @@ def new_folder(out: Path) -> Iterator[Path]:
     """A folder to fill; it takes ``out``'s place, replacing a folder there, when the block ends well, else it
     vanishes."""
     partial = out.with_name(f".{out.name}.{os.getpid()}{PARTIAL}")
-    replaced = out.with_name(f".{out.name}.replaced.{os.getpid()}{PARTIAL}")
+    replaced = out.with_name(f".{out.name}{REPLACED}{os.getpid()}{PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
         for path in [*partial.rglob("*"), partial]:
             sync_path(path)
-        # Moved and not removed here: nobody finds half a folder under this name.
-        if out.exists():
-            os.replace(out, replaced)
-        os.replace(partial, out)
+        if not (out.exists() and exchange(partial, out)):
+            # Moved and not removed here: nobody finds half a folder under this name.
+            if out.exists():
+                os.replace(out, replaced)
+            os.replace(partial, out)
         sync_path(out.parent)
     finally:
         if replaced.exists() and not out.exists():
             os.replace(replaced, out)
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step, so that at no moment either is missing; False where the disk cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
 
 
 def write_text(out: Path, text: str) -> Path:
@@ -107,12 +123,18 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes that were killed left half-written in ``folder``."""
+    """Remove what processes that were killed left half-written in ``folder``.
+
+    A folder that one had moved away, and not replaced yet, comes back.
+    """
     for stale in folder.glob(f".*{PARTIAL}"):
         pid = stale.name.removesuffix(PARTIAL).rpartition(".")[2]
         if not pid.isdigit() or _alive(int(pid)):
             continue
-        if stale.is_dir():
+        name, moved, _ = stale.name[1:].rpartition(REPLACED)
+        if moved and not (folder / name).exists():
+            os.replace(stale, folder / name)
+        elif stale.is_dir():
             shutil.rmtree(stale, ignore_errors=True)
         else:
             stale.unlink(missing_ok=True)

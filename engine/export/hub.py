@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ..errors import WhetError
+from ..methods.damage import changed_weights
 from ..redaction import Redactor
 from ..runs.events import FindingEvent, last_attempt, read_events
 from ..runs.store import RunDir
@@ -32,7 +33,7 @@ IGNORED = (
 )
 """What belongs to this machine: half a file, training's state (its arguments can hold a token), the mark of a
 folder that may be replaced."""
-CARD = "README.md"
+CARD, ADAPTER = "README.md", "adapter_model.safetensors"
 VERDICT = ".verdict.json"
 
 FOLDERS: dict[Part, tuple[str, ...]] = {
@@ -141,7 +142,7 @@ def push_part(
 
 
 def unproven(folder: Path, leave_out: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """GGUF files and merged weights in ``folder`` that may not be pushed, each with the reason."""
+    """GGUF files and weights in ``folder`` that may not be pushed, each with the reason."""
     found = []
     for path in _files(folder, leave_out):
         if path.suffix == ".gguf":
@@ -150,6 +151,9 @@ def unproven(folder: Path, leave_out: Sequence[str] = ()) -> list[tuple[str, str
                 found.append((path.name, "no verdict of exactly this file"))
             elif verdict.status == "fail":
                 found.append((path.name, f"failed: {verdict.failures()[0].summary}"))
+        elif path.name == "adapter_config.json":
+            changed = changed_weights(path.parent)
+            found += [(name, "changed since training wrote it") for name in changed if name == ADAPTER]
         elif path.name == "config.json":
             verdict = load_verdict(path.parent, whole=True)
             if verdict is None and verdict_path(path.parent).is_file():

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..methods.damage import refuse_changed
 from ..methods.kinds import NEXT_TOKEN
 from ..recipe import ExportSection, Recipe
 from ..runs import locks
@@ -62,7 +63,8 @@ def export_finished(
     Exports of one run wait for each other; ``leave`` is called while this one waits, and may raise.
 
     Raises:
-        WhetError: ``export.untrained`` while the run has no finished weights; those of :func:`export_model`.
+        WhetError: ``export.untrained`` while the run has no finished weights, ``export.damaged`` where they
+            changed since; those of :func:`export_model`.
     """
     from ..models.locate import resolve_model
     from .held_out import planned_rows
@@ -71,6 +73,7 @@ def export_finished(
     section = section or recipe.export
     full = recipe.adapter.kind == "none"
     trained = trained_weights(run)
+    refuse_changed(trained, run.checkpoints)
     base = resolve_model(recipe.model.name, recipe.model.revision, weights=not full)
     facts = run_facts(run.id, plan, summary, trained)
     with _alone(run, emit, leave):

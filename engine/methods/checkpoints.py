@@ -18,6 +18,8 @@ from ..runs.failures import describe_failure
 from ..runs.files import checksum, private_dir, sync_path, write_atomic
 
 MANIFEST = "MANIFEST.json"
+SUMS = ".manifest.json"
+"""The same beside trained weights, hidden: they go out into the world without it."""
 STEP = re.compile(r"^step-(\d{6,})$")
 
 
@@ -78,17 +80,17 @@ def is_complete(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and not changed_files(folder, content=False)
 
 
-def changed_files(folder: Path, *, content: bool) -> list[str]:
+def changed_files(folder: Path, *, content: bool, manifest: str = MANIFEST) -> list[str]:
     """Names in a folder's manifest whose file is gone or has another size; the manifest's own where it cannot
     be read. With ``content`` also where bytes differ, for which all files are read, at disk speed."""
-    path = folder / MANIFEST
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        told = Manifest.model_validate_json((folder / manifest).read_bytes())
     except ValidationError:
-        return [MANIFEST]
-    changed = [name for name, size in manifest.files.items() if _size(folder / name) != size]
-    if content and not changed:
-        changed = [name for name, crc in manifest.crc32.items() if checksum(folder / name) != crc]
+        return [manifest]
+    changed = [name for name, size in told.files.items() if _size(folder / name) != size]
+    if content:
+        others = [(name, crc) for name, crc in told.crc32.items() if name not in changed]
+        changed += [name for name, crc in others if checksum(folder / name) != crc]
     return changed
 
 

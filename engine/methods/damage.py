@@ -1,4 +1,4 @@
-"""Checkpoints whose bytes are not those that were written: found before a resume, set aside, told of."""
+"""Checkpoints and weights whose bytes are not those that training wrote: found before they are used."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
+from ..errors import WhetError
 from ..findings import Finding, Fix
-from .checkpoints import MANIFEST, changed_files, step_folders
+from .checkpoints import MANIFEST, SUMS, changed_files, last_complete, step_folders
 
 
 def set_aside_damaged(root: Path) -> list[Finding]:
@@ -46,3 +47,26 @@ def _finding(folder: Path, aside: Path, files: list[str]) -> Finding:
             text="Look at the disk (`dmesg`, `smartctl -a`); delete the folder when nothing in it is of use."
         ),
     )
+
+
+def changed_weights(trained: Path) -> list[str]:
+    """Files of trained weights that are not as training wrote them; none where it kept no sums."""
+    if not (trained / SUMS).is_file():
+        return []
+    return [name for name in changed_files(trained, content=True, manifest=SUMS) if name != SUMS]
+
+
+def refuse_changed(trained: Path, checkpoints: Path) -> None:
+    """Raise WhetError ``export.damaged`` for weights that changed.
+
+    What is made of them would be proven against the same wrong weights.
+    """
+    names = [name for name in changed_weights(trained) if name.endswith(".safetensors")]
+    if names:
+        last = last_complete(checkpoints)
+        also = f" The run's last checkpoint, {last}, holds weights too." if last is not None else ""
+        raise WhetError(
+            "export.damaged",
+            f"{trained / names[0]} is not as training wrote it: the disk, or somebody, changed it.",
+            f"Put the file back from a copy.{also} If the change is meant, delete {trained / SUMS}.",
+        )

@@ -32,7 +32,7 @@ from ..runs.context import PAUSED_BY, RunContext, Stopped
 from ..runs.events import FAST_PATH, ExportEvent, FindingEvent, PhaseEvent
 from ..runs.jobs import EvaluateJob
 from .callbacks import HeldOut, Schedule, StepReporter, best_of, history, should_stop_early
-from .checkpoints import MANIFEST, delete_incomplete, last_complete, step_folder, write_checkpoint
+from .checkpoints import MANIFEST, SUMS, delete_incomplete, last_complete, step_folder, write_checkpoint
 from .damage import set_aside_damaged
 from .evaluating import evaluate_method
 from .measuring import measure_once
@@ -245,7 +245,7 @@ class Training(ABC):
         """They appear whole, by rename."""
         partial = trained.with_name(f".{trained.name}.partial")
         size = write_checkpoint(partial, self.write)
-        (partial / MANIFEST).unlink()
+        os.replace(partial / MANIFEST, partial / SUMS)
         os.replace(partial, trained)
         self.context.emit(ExportEvent(kind=trained.name, path=str(trained), bytes=size))
 

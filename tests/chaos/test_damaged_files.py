@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from whet.engine.errors import WhetError
 from whet.engine.export.hub import unproven
 from whet.engine.export.verdict import Proof, Verdict, fingerprint, load_verdict, save_verdict
 from whet.engine.methods.checkpoints import (
     MANIFEST,
+    SUMS,
     changed_files,
     delete_incomplete,
     is_complete,
@@ -17,7 +19,7 @@ from whet.engine.methods.checkpoints import (
     step_folder,
     write_checkpoint,
 )
-from whet.engine.methods.damage import set_aside_damaged
+from whet.engine.methods.damage import refuse_changed, set_aside_damaged
 from whet.engine.runs.events import EventLog, PhaseEvent, read_events
 
 
@@ -143,3 +145,29 @@ def test_a_damaged_event_hides_none_behind_it(tmp_path: Path, page: int) -> None
         offset = after
     assert read == ["one", "three"], "the half line at the end waits for its writer"
     assert EventLog(file, 2).append(PhaseEvent(phase="load")).seq == 4
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+def test_trained_weights_that_changed_are_neither_exported_nor_pushed(tmp_path: Path, how: str) -> None:
+    """An export of them would be proven against the same wrong weights."""
+    adapter, weights = tmp_path / "adapter", tmp_path / "adapter" / "adapter_model.safetensors"
+
+    def trained(folder: Path) -> None:
+        (folder / weights.name).write_bytes(bytes(5000))
+        (folder / "adapter_config.json").write_text("{}")
+
+    write_checkpoint(adapter, trained)
+    (adapter / MANIFEST).rename(adapter / SUMS)
+    refuse_changed(adapter, tmp_path / "checkpoints")
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere"}')
+    assert unproven(adapter) == [], "settings beside the weights may be changed"
+    if how == "flipped":
+        flip(weights, 4321)
+    elif how == "cut":
+        weights.write_bytes(bytes(100))
+    else:
+        weights.unlink()
+    with pytest.raises(WhetError) as caught:
+        refuse_changed(adapter, tmp_path / "checkpoints")
+    assert caught.value.code == "export.damaged" and weights.name in caught.value.message
+    assert unproven(adapter) == [(weights.name, "changed since training wrote it")]

@@ -16,6 +16,7 @@ import pytest
 from support.tiny_models import build_tiny_model
 
 from whet.engine.errors import WhetError
+from whet.engine.export import files
 from whet.engine.export.client import export_events
 from whet.engine.export.files import PARTIAL, atomic_file, new_folder, scratch_folder, sweep
 from whet.engine.export.pipeline import export_model
@@ -114,6 +115,7 @@ def test_an_earlier_folder_is_never_half_there(
     """Neither when moving the old one away fails, nor when moving the new one there does."""
     (tmp_path / "merged").mkdir()
     (tmp_path / "merged" / "weights").write_text("earlier")
+    monkeypatch.setattr(files, "exchange", lambda one, other: False)  # a disk that cannot
     left = iter([torn == "first", torn == "second", False])
     rename = os.replace
 
