@@ -9,6 +9,8 @@ import sys
 from contextlib import suppress
 from typing import IO, Any
 
+from .parallel.topology import VARIABLES as RANK_VARIABLES
+
 SPIN_COUNT = "10000"
 """How long a waiting OpenMP thread spins before it sleeps. Seconds for 40 steps of the demo on two idle
 cores, and for 8 steps beside two busy loops (one or two runs each): sleeping at once 8.3 and 3.2, 10,000
@@ -24,6 +26,8 @@ def environment() -> dict[str, str]:
     """Ours, for a process that computes: its OpenMP threads spin only briefly while they wait, and GPU memory
     comes in segments that grow.
 
+    It is no rank: what makes this process one (``RANK`` and the like) is left out, else a library in the new
+    one would wait for the others.
     ``OMP_WAIT_POLICY`` or ``GOMP_SPINCOUNT``, and ``PYTORCH_ALLOC_CONF`` or its older name
     ``PYTORCH_CUDA_ALLOC_CONF``, have the last word.
     """
@@ -32,7 +36,8 @@ def environment() -> dict[str, str]:
         ours["GOMP_SPINCOUNT"] = SPIN_COUNT
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
         ours["PYTORCH_ALLOC_CONF"] = ALLOCATOR
-    return {**ours, **os.environ}
+    inherited = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+    return ours | inherited
 
 
 def start(module: str, *arguments: str, stderr: int | IO[bytes], **variables: str) -> subprocess.Popen[str]:

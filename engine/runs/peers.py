@@ -18,7 +18,7 @@ from ..processes import environment
 from .context import RunContext, Stopped
 from .failures import lost_contact
 from .files import private_file
-from .rank_report import death_of, failure_of, forget_report, rank_log, read_report
+from .rank_report import death_of, failure_of, forget_report, rank_log, read_report, silence_of
 
 RANK = ("-m", "whet.engine.runs.rank")
 """What the interpreter runs for a rank."""
@@ -121,8 +121,13 @@ class Peers:
                 if self.context.lost is not None:
                     break
                 time.sleep(0.05)
-            return cause or self.context.lost
+            return cause or self.context.lost or self._silence(error)
         return self.context.lost
+
+    def _silence(self, error: BaseException) -> WhetError | None:
+        if self.ranks == 1 or isinstance(error, WhetError):  # that one says itself what to do
+            return None
+        return silence_of(self.context.dir, self.ranks, error)
 
     def _watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
         """In a thread of its own: rank 0's main thread may be stuck in an exchange with the dead rank."""

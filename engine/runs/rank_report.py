@@ -83,6 +83,22 @@ def death_of(run: RunDir, rank: int, code: int) -> WhetError:
     )
 
 
+def silence_of(run: RunDir, ranks: int, error: BaseException) -> WhetError:
+    """The run's error when rank 0 lost contact and no other rank says that it is the cause.
+
+    Those without a report were killed, with their machine maybe.
+    """
+    silent = [rank for rank in range(1, ranks) if read_report(run, rank) is None] or [*range(1, ranks)]
+    names = f"rank{'s' if len(silent) > 1 else ''} {', '.join(map(str, silent))}"
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return WhetError(
+        "run.rank_died",
+        f"Contact was lost with {names} in the middle of the run: {first}",
+        f"Its log is {rank_log(run, silent[0])}, where it wrote one. Finished checkpoints are untouched; "
+        f"`whet resume {run.id}` goes on.",
+    )
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 
 from ..errors import WhetError
-from ..parallel.topology import VARIABLES as RANK_VARIABLES
 from ..processes import environment
 from . import locks
 from .control import StopRequest
@@ -111,8 +110,6 @@ def _exclusively(run: RunDir) -> locks.Lock:
 
 
 def _start(run: RunDir, lock: locks.Lock, worker: Sequence[str]) -> int:
-    # Variables that make whoever starts runs a rank of something else say nothing of a run's own ranks.
-    variables = {name: value for name, value in environment().items() if name not in RANK_VARIABLES}
     with readable_disk_errors(run.path):
         run.control.clear()
         run.write_state(
@@ -127,7 +124,7 @@ def _start(run: RunDir, lock: locks.Lock, worker: Sequence[str]) -> int:
                 stdout=log,
                 stderr=log,
                 pass_fds=[lock.fd],
-                env=variables,
+                env=environment(),
             )
         finally:
             os.close(log)

@@ -249,7 +249,7 @@ def test_stop_at_once_ends_ranks_that_do_not_listen(launch: Launch) -> None:
 def test_run_that_is_started_from_a_rank_of_something_else_is_none_of_its(
     launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A shell inside an operator's pod has RANK set; `whet train` there starts a run of its own."""
+    """A shell inside an operator's pod has RANK set; what `whet train` starts there is alone."""
     for name, value in Topology(1, 1, 4).variables("10.0.0.1", 29500).items():
         monkeypatch.setenv(name, value)
     run = launch("context.summary['ranks'] = context.topology.world_size", ranks=1)
@@ -274,6 +274,29 @@ def test_rank_that_somebody_else_started_is_the_cause_too(
     done = in_ranks(2, [*write_job(tmp_path, PRELUDE + body, ranks=2), str(run.path)])
     assert done == [1, 1] and ended(run) == "failed"
     assert error_of(run).code == "run.out_of_memory" and error_of(run).message.startswith("Rank 1: ")
+
+
+def test_rank_that_somebody_else_started_and_that_was_killed(
+    create: Callable[[], RunDir], tmp_path: Path
+) -> None:
+    """On another machine maybe: nobody here sees how it ended, but it left no last word."""
+    run = create()
+    body = f"""
+from whet.engine.runs import peers
+peers.CAUSE_SECONDS = 0.2
+if rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+if rank == 0:
+    report = context.dir.path / "worker-rank2.json"
+    while not report.exists():
+        time.sleep(0.01)
+raise {LOST_CONTACT}
+"""
+    done = in_ranks(3, [*write_job(tmp_path, PRELUDE + body, ranks=3), str(run.path)])
+    assert done == [1, -signal.SIGKILL, 1] and ended(run) == "failed"
+    error = error_of(run)
+    assert error.code == "run.rank_died" and "lost with rank 1 " in error.message
+    assert f"whet resume {run.id}" in error.hint
 
 
 def test_other_than_the_planned_number_of_ranks_is_refused(
