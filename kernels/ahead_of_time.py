@@ -30,9 +30,11 @@ from .backend import interpreting
 from .registry import SPECS
 from .spec import Compilation
 
-SHARED_MEMORY = {75: 64, 80: 163, 89: 99, 90: 227, 100: 227, 120: 99}
+SHARED_MEMORY = {70: 96, 75: 64, 80: 163, 89: 99, 90: 227, 100: 227, 120: 99}
 """Compute capability x 10 -> KiB of shared memory a block can have (CUDA C++ Programming Guide, table of
 technical specifications)."""
+LAUNCHES_AS = {70: 75}
+"""Volta launches what Turing does: Triton has tensor cores for neither."""
 ALIGNED = [["tt.divisibility", 16]]
 INTEGERS = ("i32", "i64")
 HEAD = ("kernel", "function", "sm", "registers", "spills", "shared", "")
@@ -104,6 +106,11 @@ def _resources(cubin: bytes) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def is_for(wanted: Compilation, capability: int) -> bool:
+    """Whether a launch on that capability (x 10) would compile this."""
+    return wanted.least_capability <= LAUNCHES_AS.get(capability, capability) <= wanted.most_capability
+
+
 def compile_all(kernels: list[str], capabilities: list[int], jobs: int) -> list[Compiled]:
     """All compilations of ``kernels`` that the capabilities can run, in parallel, in the registry's order."""
     tasks = [
@@ -111,7 +118,7 @@ def compile_all(kernels: list[str], capabilities: list[int], jobs: int) -> list[
         for kernel in kernels
         for index, wanted in enumerate(SPECS[kernel].compilations)
         for capability in capabilities
-        if wanted.least_capability <= capability <= wanted.most_capability
+        if is_for(wanted, capability)
     ]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(compile_one, *task) for task in tasks]

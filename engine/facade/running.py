@@ -39,6 +39,25 @@ def start(
     and after whatever crash. Raises WhetError ``plan.blocked`` when the plan holds errors the recipe does not
     accept, ``run.key_reused`` when the key started another plan.
     """
+    _refuse_blocked(agreed)
+
+    def create(run_id: str) -> RunDir:
+        return _create(agreed, started_by, remote_code, run_id)
+
+    return start_once(key, f"plan {agreed.id}", new_id(agreed), create).id
+
+
+def prepare(agreed: Plan, started_by: str, remote_code: frozenset[str] = frozenset()) -> str:
+    """Make a run from a plan and leave its start to others: torchrun, srun, a cluster; returns its id.
+
+    Its worker is ``python -P -m whet.engine.runs.worker FOLDER``, once, or a process for each rank. Raises
+    WhetError ``plan.blocked`` as :func:`start` does.
+    """
+    _refuse_blocked(agreed)
+    return _create(agreed, started_by, remote_code, new_id(agreed)).id
+
+
+def _refuse_blocked(agreed: Plan) -> None:
     blocked = agreed.blocked()
     if blocked:
         ids = ", ".join(sorted({finding.id for finding in blocked}))
@@ -48,11 +67,10 @@ def start(
             f"Apply their fixes, or accept them by name: accept='[{ids}]'",
         )
 
-    def create(run_id: str) -> RunDir:
-        code = model_code(agreed) if remote_code else None
-        return RunStore().create(agreed, started_by, run_id, code if code in remote_code else None)
 
-    return start_once(key, f"plan {agreed.id}", new_id(agreed), create).id
+def _create(agreed: Plan, started_by: str, remote_code: frozenset[str], run_id: str) -> RunDir:
+    code = model_code(agreed) if remote_code else None
+    return RunStore().create(agreed, started_by, run_id, code if code in remote_code else None)
 
 
 def runs() -> list[RunSummary]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from whet.kernels.ahead_of_time import SHARED_MEMORY, Compiled, table
+from whet.kernels.ahead_of_time import LAUNCHES_AS, SHARED_MEMORY, Compiled, is_for, table
 from whet.kernels.registry import SPECS
 
 BUDGET = 420.0  # seconds on two busy cores with nothing in Triton's cache
@@ -51,16 +51,21 @@ def without_interpreter(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+GENERATIONS = sorted(set(SHARED_MEMORY) - set(LAUNCHES_AS))
+"""`make capabilities` compiles for the others as well."""
+
+
 def test_every_kernel_compiles_for_every_generation() -> None:
-    done = without_interpreter("-m", "whet.kernels.ahead_of_time")
+    chosen = [word for capability in GENERATIONS for word in ("--capability", str(capability))]
+    done = without_interpreter("-m", "whet.kernels.ahead_of_time", *chosen)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     for kernel, spec in SPECS.items():
         lines = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == [kernel]]
         expected = [
             str(capability)
             for wanted in spec.compilations
-            for capability in sorted(SHARED_MEMORY)
-            if wanted.least_capability <= capability <= wanted.most_capability
+            for capability in GENERATIONS
+            if is_for(wanted, capability)
         ]
         assert [line[2] for line in lines] == expected
         assert all(int(line[3]) > 0 for line in lines)
@@ -70,6 +75,16 @@ def test_a_function_that_does_not_compile_is_told(tmp_path: Path) -> None:
     (tmp_path / "faulty.py").write_text(FAULTY, encoding="utf-8")
     done = without_interpreter(str(tmp_path / "faulty.py"))
     assert done.returncode == 0 and "told apart" in done.stdout, done.stderr[-2000:]
+
+
+def test_volta_launches_what_turing_does() -> None:
+    done = without_interpreter(
+        "-m", "whet.kernels.ahead_of_time", "--capability", "70", "--kernel", "rms_norm"
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("rms_norm")]
+    turing = [wanted for wanted in SPECS["rms_norm"].compilations if is_for(wanted, 75)]
+    assert len(lines) == len(turing) > 0 and {line[2] for line in lines} == {"70"}
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,17 @@ def test_ids_are_never_cut_and_an_unclear_one_names_its_candidates() -> None:
     assert unclear["code"] == "run.ambiguous" and unclear["message"].count("demo-") > 2
 
 
+def test_a_run_is_made_for_others_to_start() -> None:
+    made = whet("train", "demo", *SHORT, "--no-start")
+    run = RunDir(Path(made.out.rstrip("\n")))
+    assert made.code == 0 and run.status() == "queued" and not run.alive()
+    assert run.load_plan().resolved.total_steps == 6 and run.read_state().attempt == 0
+    told = whet("train", "demo", *SHORT, "--no-start", "--json").json
+    assert told["type"] == "run" and Path(told["path"]).name == told["id"] != run.id
+    both = whet("train", "demo", "--no-start", "--detach", "--json")
+    assert (both.code, both.json["error"]["code"]) == (2, "usage")
+
+
 def test_a_resume_follows_its_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
     run = ended("stopped")
     monkeypatch.setattr("whet.engine.runs.supervisor._start", lambda run, lock, worker: lock.release())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import click
 
@@ -16,23 +17,37 @@ from .common import (
     recipe_arguments,
     run_argument,
     say_followed,
+    say_prepared,
     say_started,
     talk,
 )
 from .look import make_plan
 from .remote import follow_remote
 
+Then = Literal["follow", "detach", "prepare"]
+
 
 @click.command()
 @recipe_arguments
 @click.option("--detach", is_flag=True, help="Start it and return.")
+@click.option(
+    "--no-start", is_flag=True, help="Make it, print its folder; torchrun, srun or a job starts it."
+)
 @click.option("--trust-remote-code", is_flag=True, help="Let the model's own Python code run, as it is now.")
 @json_option
 def train(
-    recipe: str, overrides: tuple[str, ...], detach: bool, trust_remote_code: bool, as_json: bool
+    recipe: str,
+    overrides: tuple[str, ...],
+    detach: bool,
+    no_start: bool,
+    trust_remote_code: bool,
+    as_json: bool,
 ) -> int:
     """Plan RECIPE, start it, and follow it. It outlives this terminal; Ctrl-C only detaches."""
-    return _train(recipe, overrides, detach, as_json, trust_remote_code)
+    if detach and no_start:
+        raise click.UsageError("--detach starts the run, --no-start does not: give one of them.")
+    then: Then = "prepare" if no_start else "detach" if detach else "follow"
+    return _train(recipe, overrides, then, as_json, trust_remote_code)
 
 
 @click.command()
@@ -40,7 +55,7 @@ def train(
 @json_option
 def demo(overrides: tuple[str, ...], as_json: bool) -> int:
     """The whole path on a tiny model: plan, train, compare, merge, GGUF, proof. No GPU, no internet."""
-    return _train("demo", overrides, detach=False, as_json=as_json)
+    return _train("demo", overrides, "follow", as_json)
 
 
 @click.command()
@@ -81,7 +96,7 @@ def resume(run: str, overrides: tuple[str, ...], detach: bool, as_json: bool) ->
 
 
 def _train(
-    recipe: str, overrides: Sequence[str], detach: bool, as_json: bool, trust_remote_code: bool = False
+    recipe: str, overrides: Sequence[str], then: Then, as_json: bool, trust_remote_code: bool = False
 ) -> int:
     from ..render.plan import plan_summary
 
@@ -100,10 +115,12 @@ def _train(
     code = api.model_code(agreed) if trust_remote_code else None
     if code is not None and not as_json:
         console.print(f"Runs the code of {code}.")
-    run_id = api.start(
-        agreed, started_by="cli", remote_code=frozenset() if code is None else frozenset({code})
-    )
-    if detach:
+    allowed = frozenset() if code is None else frozenset({code})
+    if then == "prepare":
+        say_prepared(api.prepare(agreed, started_by="cli", remote_code=allowed), as_json)
+        return 0
+    run_id = api.start(agreed, started_by="cli", remote_code=allowed)
+    if then == "detach":
         say_started(run_id, as_json)
         return 0
     say_followed(run_id, as_json)
