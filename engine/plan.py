@@ -211,6 +211,7 @@ def make_plan(
     total_tokens = round(tokens * resolved.epochs)
     measured = known_rate(facts, resolved)
     rate = measured or (predicted_rate(resolved) if memory.fits else None)
+    whole = resolved.strategy in ("single", "ddp")  # weights in shares go another way
     return Plan(
         id=_plan_id(recipe, resolved, facts, data),
         recipe=recipe,
@@ -225,8 +226,10 @@ def make_plan(
         seconds_measured=measured is not None,
         exchange_seconds=shared.exchange_seconds,
         fitting_gpus=fitting_gpus,
-        longest_sequence=longest_sequence(facts, recipe.adapter, resolved, room_of(machine)),
-        longest_by_memory=_longest_by_memory(recipe, resolved, facts, machine),
+        longest_sequence=longest_sequence(facts, recipe.adapter, resolved, room_of(machine))
+        if whole
+        else None,
+        longest_by_memory=_longest_by_memory(recipe, resolved, facts, machine) if whole else {},
         disk_bytes=disk,
         mapping=mapping,
         findings=findings,

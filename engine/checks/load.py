@@ -291,7 +291,8 @@ def fits_evaluation(facts: PlanFacts) -> Iterator[Finding]:
     asked, memory = facts.recipe.eval.batch_size, facts.memory
     longest = min(facts.resolved.max_length, max(evaluated.length.max, 1))
     a_row = longest * evaluation_bytes_a_token(facts.model, facts.recipe.adapter, facts.resolved)
-    held = sum(memory.components[name] for name in ("base", "adapter", "optimizer", "runtime"))
+    staying = ("base", "adapter", "optimizer", "exchange", "runtime")
+    held = sum(memory.components.get(name, 0) for name in staying)
     if held + asked * a_row <= memory.capacity or memory.needed > memory.capacity:
         return
     fitting = max(1, int((memory.capacity - held) / (1.05 * a_row)))
