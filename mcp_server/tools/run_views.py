@@ -85,7 +85,8 @@ def _config(run: api.RunView, limit: int, cursor: str | None) -> Page:
         inner = {f"{section}.{key}": one for key, one in value.items()} if isinstance(value, dict) else None
         flat |= {section: value} if inner is None else inner
     chosen = {key: value for key, value in flat.items() if value not in (None, [], {})}
-    resolved = run.plan.resolved.model_dump(mode="json", include={"device", "base_precision", "total_steps"})
+    told = {"device", "base_precision", "total_steps", "strategy", "ranks"}
+    resolved = run.plan.resolved.model_dump(mode="json", include=told)
     return Page({"plan_id": run.plan.id, **chosen, "resolved": resolved})
 
 
