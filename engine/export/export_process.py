@@ -154,7 +154,7 @@ def _whole_model(folder: Path, base: str | None, emit: Emit) -> Iterator[Path]:
 def _base_of(folder: Path, base: str | None) -> Path | None:
     """Where the base of an adapter lies: as named, else as the adapter says; None for a whole model."""
     from ..models.locate import resolve_model
-    from ..models.own_files import refuse_pickled_adapter
+    from ..models.own_files import check_adapter
 
     config = folder / "adapter_config.json"
     if not config.is_file():
@@ -164,8 +164,9 @@ def _base_of(folder: Path, base: str | None) -> Path | None:
                 f"{folder} holds neither a model (config.json) nor an adapter (adapter_config.json).",
                 "Point to a run's export/adapter, a merged folder, or a model folder.",
             )
+        resolve_model(str(folder), weights=True)
         return None
-    refuse_pickled_adapter(folder)
+    check_adapter(folder)
     named = base or json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not named:
         raise WhetError(

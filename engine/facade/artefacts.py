@@ -218,6 +218,7 @@ def adapter_base(folder: Path) -> str:
 def chat_target(target: str) -> ChatTarget:
     """What ``whet chat TARGET`` means: a GGUF file, a model folder, an adapter folder, or a run."""
     from ..chat.session import ChatTarget
+    from ..models.locate import resolve_model
 
     path = Path(target)
     if path.suffix == ".gguf" and path.is_file():
@@ -225,7 +226,7 @@ def chat_target(target: str) -> ChatTarget:
     if (path / "adapter_config.json").is_file():
         return _adapter_target(path)
     if (path / "config.json").is_file():
-        return ChatTarget(model=path.absolute())
+        return ChatTarget(model=resolve_model(target, weights=True))
     found = find_trained(target)
     kind = found.load_plan().recipe.method.kind
     if kind not in LANGUAGE_MODELS:
@@ -249,7 +250,9 @@ def chat_target(target: str) -> ChatTarget:
 def _adapter_target(path: Path, weights: bool = True) -> ChatTarget:
     from ..chat.session import ChatTarget
     from ..models.locate import adapter_base, resolve_model
+    from ..models.own_files import check_adapter
 
+    check_adapter(path)
     base = adapter_base(path)
     config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
     model = resolve_model(base, config.get("revision"), weights=weights)

@@ -121,8 +121,10 @@ def refuse_pickled_modules(folder: Path) -> None:
             raise _pickled(file)
 
 
-def refuse_pickled_adapter(folder: Path) -> None:
-    """Raise WhetError ``model.pickled`` for an adapter that PEFT would read from a pickle."""
+def check_adapter(folder: Path) -> None:
+    """Raise WhetError ``model.pickled`` for an adapter that PEFT would read from a pickle, ``model.link`` as
+    :func:`refuse_links_out`."""
+    refuse_links_out(folder)
     if not (folder / ADAPTER).is_file():
         raise _pickled(folder / ADAPTER.replace(".safetensors", ".bin"))
 

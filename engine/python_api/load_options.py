@@ -13,7 +13,7 @@ from peft import PeftModel
 from ..errors import WhetError
 from ..models.families.descriptor import LINEAR_NAMES
 from ..models.locate import adapter_base, resolve_model
-from ..models.own_files import refuse_pickled_adapter
+from ..models.own_files import check_adapter
 from ..recipe import AdapterSection
 from .notes import say
 from .spellings import refuse_unknown
@@ -58,14 +58,14 @@ def locate(model_name: str, revision: str | None, code: bool = False) -> tuple[P
 
     Raises:
         WhetError: `model.not_found` and others of :func:`resolve_model`; `model.no_base` for an adapter
-            that does not name its base, `model.pickled` for one without safetensors.
+            that does not name its base, `model.pickled` and `model.link` of :func:`check_adapter`.
     """
     local = Path(model_name).expanduser()
     # An adapter with a head has a config.json beside it, which names the classes.
     whole = (local / "config.json").is_file() and any(local.glob("model*.safetensors"))
     if whole or not (local / "adapter_config.json").is_file():
         return resolve_model(model_name, revision, weights=True, code=code), None
-    refuse_pickled_adapter(local)
+    check_adapter(local)
     return resolve_model(adapter_base(local), revision, weights=True, code=code), local.absolute()
 
 

@@ -191,7 +191,24 @@ def test_an_adapter_is_not_unpickled(model: Path, tmp_path: Path, mark: Path) ->
     assert refused(lambda: locate(str(adapter), None)) == "model.pickled"
     assert refused(lambda: _base_of(adapter, None)) == "model.pickled"
     assert refused(lambda: _base_of(adapter, str(model))) == "model.pickled"
+    assert refused(lambda: api.chat_target(str(adapter))) == "model.pickled"
     assert not mark.exists()
+
+
+def test_what_is_proven_or_asked_is_looked_at_first(model: Path, outside: Path) -> None:
+    """A folder that no plan saw: the reference of a proof, the target of a question, an adapter."""
+    from whet.engine.export.export_process import _base_of
+
+    adapter = model.parent / "linked"
+    adapter.mkdir()
+    change(adapter / "adapter_config.json", base_model_name_or_path=str(model))
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    (adapter / "chat_template.jinja").symlink_to(outside / "id_rsa")
+    assert refused(lambda: _base_of(adapter, None)) == "model.link"
+    assert refused(lambda: api.chat_target(str(adapter))) == "model.link"
+    change(model / "config.json", attn_implementation="evil/kernel")
+    assert refused(lambda: _base_of(model, None)) == "model.remote_code"
+    assert refused(lambda: api.chat_target(str(model))) == "model.remote_code"
 
 
 @pytest.mark.parametrize(
