@@ -44,6 +44,7 @@ from .resolve import (
     resolved_length,
     with_family_targets,
 )
+from .runs.manifest import SUMS, changed_files
 from .scheduler import Room, longest_sequence
 from .surroundings import Surroundings, inspect_surroundings
 from .template_fit import fitting_mapping, fitting_template, missing_markers, template_for
@@ -75,8 +76,11 @@ class DataFacts(BaseModel):
     report: DataReport
 
     def is_complete(self) -> bool:
-        """Whether all of it still lies in the cache."""
-        return all(path.is_file() for path in (self.train, self.eval) if path is not None)
+        """Whether all of it still lies in the cache, with the bytes that were written."""
+        if not all(path.is_file() for path in (self.train, self.eval) if path is not None):
+            return False
+        summed = (self.dir / SUMS).is_file()
+        return not summed or not changed_files(self.dir, content=True, manifest=SUMS)
 
 
 class Plan(BaseModel):

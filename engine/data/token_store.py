@@ -16,6 +16,7 @@ from ..errors import WhetError
 from ..methods.section import TEMPLATED
 from ..recipe import Recipe
 from ..runs.files import private_dir
+from ..runs.manifest import SUMS, changed_files, write_manifest
 from ..settings import settings
 from .batch_process import in_order
 from .batches import BatchTokenizer, RowBatch, TokenBatch, batches_of
@@ -68,7 +69,7 @@ def prepare(recipe: Recipe, model_dir: Path, progress: Callable[[int], None] | N
     builder = _builder(recipe)
     digest = _digest(recipe, files, template_digest, builder.decided_by(recipe, model_dir))
     target = settings().cache / "data" / digest
-    if (target / "report.json").is_file() and builder.content_digest(target) is None:
+    if (target / "report.json").is_file() and (_is_damaged(target) or builder.content_digest(target) is None):
         shutil.rmtree(target)
     if not (target / "report.json").is_file():
         _build(recipe, model_dir, target, progress)
@@ -86,6 +87,11 @@ def prepare(recipe: Recipe, model_dir: Path, progress: Callable[[int], None] | N
     )
 
 
+def _is_damaged(target: Path) -> bool:
+    """Whether files are gone or cut; their contents are looked at when a run begins."""
+    return (target / SUMS).is_file() and bool(changed_files(target, content=False, manifest=SUMS))
+
+
 def _build(recipe: Recipe, model_dir: Path, target: Path, progress: Callable[[int], None] | None) -> None:
     """Write into a folder of our own, then rename: readers see all of it or nothing."""
     private_dir(target.parent)
@@ -94,6 +100,9 @@ def _build(recipe: Recipe, model_dir: Path, target: Path, progress: Callable[[in
         report = _builder(recipe)(recipe, model_dir, scratch, progress).run()
         text = report.model_dump_json(indent=1)
         (scratch / "report.json").write_text(text, encoding="utf-8")
+        files = [path for path in scratch.rglob("*") if path.is_file()]
+        sizes = {str(path.relative_to(scratch)): path.stat().st_size for path in files}
+        write_manifest(scratch, SUMS, sizes)
         try:
             os.rename(scratch, target)
         except OSError:

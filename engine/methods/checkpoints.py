@@ -12,27 +12,11 @@ import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from ..runs.failures import describe_failure
-from ..runs.files import checksum, private_dir, sync_path, write_atomic
+from ..runs.files import private_dir, sync_path
+from ..runs.manifest import MANIFEST, changed_files, write_manifest
 
-MANIFEST = "MANIFEST.json"
-SUMS = ".manifest.json"
-"""The same beside trained weights, hidden: they go out into the world without it."""
 STEP = re.compile(r"^step-(\d{6,})$")
-
-
-class Manifest(BaseModel):
-    """What a whole checkpoint consists of, by names relative to its folder."""
-
-    model_config = ConfigDict(frozen=True)
-
-    version: int = 2
-    files: dict[str, int] = Field(description="Bytes of each file.")
-    crc32: dict[str, int] = Field(
-        default_factory=dict, description="Of each file's content; version 1 had none."
-    )
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -62,8 +46,7 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> int:
     try:
         write(folder)
         sizes = {str(path.relative_to(folder)): _synced_size(path) for path in _files(folder)}
-        manifest = Manifest(files=sizes, crc32={name: checksum(folder / name) for name in sizes})
-        write_atomic(folder / MANIFEST, manifest.model_dump_json(indent=1).encode())
+        write_manifest(folder, MANIFEST, sizes)
     except Exception as error:
         # Described before the deletion: it gives back the very space whose lack is the reason.
         failure = describe_failure(error, folder)
@@ -78,20 +61,6 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> int:
 def is_complete(folder: Path) -> bool:
     """Whether the manifest is there and every file it names has its size."""
     return (folder / MANIFEST).is_file() and not changed_files(folder, content=False)
-
-
-def changed_files(folder: Path, *, content: bool, manifest: str = MANIFEST) -> list[str]:
-    """Names in a folder's manifest whose file is gone or has another size; the manifest's own where it cannot
-    be read. With ``content`` also where bytes differ, for which all files are read, at disk speed."""
-    try:
-        told = Manifest.model_validate_json((folder / manifest).read_bytes())
-    except ValidationError:
-        return [manifest]
-    changed = [name for name, size in told.files.items() if _size(folder / name) != size]
-    if content:
-        others = [(name, crc) for name, crc in told.crc32.items() if name not in changed]
-        changed += [name for name, crc in others if checksum(folder / name) != crc]
-    return changed
 
 
 def list_complete(root: Path) -> list[Path]:
@@ -135,11 +104,6 @@ def step_folders(root: Path) -> list[Path]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _size(path: Path) -> int | None:
-    """In bytes; None where there is no file."""
-    return path.stat().st_size if path.is_file() else None
 
 
 def _synced_size(path: Path) -> int:

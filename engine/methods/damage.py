@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..errors import WhetError
 from ..findings import Finding, Fix
-from .checkpoints import MANIFEST, SUMS, changed_files, last_complete, step_folders
+from ..runs.manifest import MANIFEST, SUMS, changed_files
+from .checkpoints import last_complete, step_folders
 
 
 def set_aside_damaged(root: Path) -> list[Finding]:

@@ -31,8 +31,9 @@ from ..rates import record_rate
 from ..runs.context import PAUSED_BY, RunContext, Stopped
 from ..runs.events import FAST_PATH, ExportEvent, FindingEvent, PhaseEvent
 from ..runs.jobs import EvaluateJob
+from ..runs.manifest import MANIFEST, SUMS
 from .callbacks import HeldOut, Schedule, StepReporter, best_of, history, should_stop_early
-from .checkpoints import MANIFEST, SUMS, delete_incomplete, last_complete, step_folder, write_checkpoint
+from .checkpoints import delete_incomplete, last_complete, step_folder, write_checkpoint
 from .damage import set_aside_damaged
 from .evaluating import evaluate_method
 from .measuring import measure_once

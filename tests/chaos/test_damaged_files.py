@@ -10,9 +10,6 @@ from whet.engine.errors import WhetError
 from whet.engine.export.hub import unproven
 from whet.engine.export.verdict import Proof, Verdict, fingerprint, load_verdict, save_verdict
 from whet.engine.methods.checkpoints import (
-    MANIFEST,
-    SUMS,
-    changed_files,
     delete_incomplete,
     is_complete,
     last_complete,
@@ -21,6 +18,7 @@ from whet.engine.methods.checkpoints import (
 )
 from whet.engine.methods.damage import refuse_changed, set_aside_damaged
 from whet.engine.runs.events import EventLog, PhaseEvent, read_events
+from whet.engine.runs.manifest import MANIFEST, SUMS, changed_files
 
 
 def write(root: Path, *steps: int) -> None:

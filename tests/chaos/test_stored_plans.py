@@ -12,6 +12,7 @@ from support.tiny_runs import create_run, tiny_recipe, write_chat_rows
 
 from whet.engine.demo import MODEL_DIR
 from whet.engine.errors import WhetError
+from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
 from whet.engine.run_view import view_run
 from whet.engine.runs import supervisor
@@ -98,3 +99,21 @@ def test_a_plan_that_is_none(run: RunDir, damage: bytes) -> None:
     assert said.code == 1 and "cannot be read" in said.err and "start a new run" in said.err
     assert whet("show", run.id, "--json").json["error"]["code"] == "run.plan_unreadable"
     assert run.id in whet("runs").out
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+def test_prepared_data_that_changed_is_prepared_again(run: RunDir, how: str) -> None:
+    """From the same rows, so that the resumed run sees the tokens of before."""
+    data = run.load_plan().data
+    whole = data.train.read_bytes()
+    assert data.is_complete()
+    if how == "flipped":
+        data.train.write_bytes(whole[:3000] + bytes([whole[3000] ^ 1]) + whole[3001:])
+    elif how == "cut":
+        data.train.write_bytes(whole[:3000])
+    else:
+        data.train.unlink()
+    assert not data.is_complete()
+    if how != "flipped":  # sizes are looked at with every plan, contents when a run begins
+        make_plan(run.load_plan().recipe)
+        assert data.is_complete() and data.train.read_bytes() == whole

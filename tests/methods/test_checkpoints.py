@@ -10,7 +10,6 @@ import torch
 
 from whet.engine.errors import WhetError
 from whet.engine.methods.checkpoints import (
-    MANIFEST,
     delete_incomplete,
     is_complete,
     last_complete,
@@ -19,6 +18,7 @@ from whet.engine.methods.checkpoints import (
     step_folder,
     write_checkpoint,
 )
+from whet.engine.runs.manifest import MANIFEST
 
 
 def fill(folder: Path) -> None:

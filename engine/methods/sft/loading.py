@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +118,7 @@ def planned_tokens(context: RunContext, model_dir: Path) -> DataFacts:
     planned = context.plan.data
     if planned.is_complete():
         return planned
+    shutil.rmtree(planned.dir, ignore_errors=True)  # what is damaged must not be found again
     data = prepare_tokens(context, context.plan.data_recipe(), model_dir)
     if data.digest != planned.digest:
         raise WhetError(
