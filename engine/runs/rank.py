@@ -100,4 +100,8 @@ def _log(text: str) -> None:
 if __name__ == "__main__":
     from .worker import training_job
 
-    sys.exit(main(None, training_job))
+    status = main(None, training_job)
+    # It has nothing to tidy up, and taking torch apart takes seconds for which rank 0 would wait.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
