@@ -46,6 +46,9 @@ OWN_FLAGS = (
     OwnFlag("WHET_OFFLINE", "", ("switch",), "never reach for the network"),
     OwnFlag("WHET_LOW_BANDWIDTH", "", ("switch",), "fewer redraws, for slow links"),
     OwnFlag(
+        "WHET_FILES_WITHIN", "", (), "rows name pictures and sounds below this folder only; whet-mcp's --root"
+    ),
+    OwnFlag(
         "WHET_ASSISTANT",
         "",
         (),
@@ -73,6 +76,8 @@ class Settings:
     """``WHET_OFFLINE``, or the hub's own ``HF_HUB_OFFLINE``: never reach for the network."""
     low_bandwidth: bool
     """``WHET_LOW_BANDWIDTH``: fewer redraws on slow links."""
+    files_within: Path | None
+    """``WHET_FILES_WITHIN``: where the files lie that rows may name; None (default): anywhere."""
     assistant: str
     """``WHET_ASSISTANT``: a GGUF file or a server's address; empty (default): no model writes answers."""
     assistant_model: str
@@ -100,6 +105,7 @@ def settings() -> Settings:
         cpu_ranks=int(ranks) if ranks in CPU_RANKS else 1,
         offline=_flag("WHET_OFFLINE") or _flag("HF_HUB_OFFLINE"),
         low_bandwidth=_flag("WHET_LOW_BANDWIDTH"),
+        files_within=Path(within).absolute() if (within := os.environ.get("WHET_FILES_WITHIN")) else None,
         assistant=os.environ.get("WHET_ASSISTANT", ""),
         assistant_model=os.environ.get("WHET_ASSISTANT_MODEL", ""),
         assistant_key=os.environ.get("WHET_ASSISTANT_KEY", ""),

@@ -141,9 +141,15 @@ def _settle() -> None:
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
 
 
+def _confine(options: Options) -> None:
+    """Rows are read here and by the runs that are started from here, which inherit it."""
+    os.environ["WHET_FILES_WITHIN"] = str(options.root)
+
+
 def _serve_stdio(options: Options) -> None:
     from .server import Server
 
+    _confine(options)
     server = Server(options)
     _settle()
     server.run("stdio")
@@ -153,6 +159,7 @@ def _serve_http(options: Options, text: str, names: tuple[str, ...], token_env: 
     from .bearer import take_bearer
     from .http import PATH, Address, http_app, http_server
 
+    _confine(options)
     address = _usage(lambda: Address.parse(text, names))
     bearer = _usage(lambda: take_bearer(token_env, os.environ))
     with address.listen() as listening:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..settings import settings
 from .rows import RowError, preview_of
 
 
@@ -32,14 +33,18 @@ def path_below(value: str, folder: Path | None, what: str) -> Path:
     """The absolute path that a row of a data file in ``folder`` means.
 
     Absolute paths are taken as they are; relative ones stay below ``folder``, links followed. Without a
-    folder they begin at the current one, being words of whoever runs the program.
+    folder they begin at the current one, being words of whoever runs the program. None leaves
+    ``WHET_FILES_WITHIN``.
 
     Raises RowError as :func:`named_path`, and for a path that leads out.
     """
     given = named_path(value, what)
+    path = ((folder or Path()) / given).absolute()
+    within = settings().files_within
+    if within is not None and not path.resolve().is_relative_to(within.resolve()):
+        raise RowError(f"the {what} {preview_of(value)!r} lies outside of {within}, the only folder for them")
     if given.is_absolute() or folder is None:
-        return given.absolute()
-    path = (folder / given).absolute()
+        return path
     if not path.resolve().is_relative_to(folder.resolve()):
         raise RowError(
             f"the {what} {preview_of(value)!r} lies outside of the data file's folder; give its whole path "

@@ -61,6 +61,7 @@ NAMED = [
     "WHET_CPU_RANKS",
     "WHET_OFFLINE",
     "WHET_LOW_BANDWIDTH",
+    "WHET_FILES_WITHIN",
     "WHET_ASSISTANT",
     "WHET_ASSISTANT_MODEL",
     "WHET_ASSISTANT_KEY",
@@ -143,8 +144,8 @@ def test_a_value_that_means_nothing_does_not_stop_the_doctor(monkeypatch: pytest
 def test_whets_own_flags_are_the_settings() -> None:
     assert {flag.name for flag in OWN_FLAGS} == {name for name in EXACT_NAMES if name.startswith("WHET_")}
     assert {flag.name.removeprefix("WHET_").lower() for flag in OWN_FLAGS} == {
-        "home", "log", "kernels", "cpu_ranks", "offline", "low_bandwidth", "assistant", "assistant_model",
-        "assistant_key",
+        "home", "log", "kernels", "cpu_ranks", "offline", "low_bandwidth", "files_within", "assistant",
+        "assistant_model", "assistant_key",
     }  # fmt: skip
     assert len(vars(settings())) == len(OWN_FLAGS)
 

@@ -16,6 +16,7 @@ from typing import Any
 import datasets
 import pytest
 import yaml
+from click.testing import CliRunner
 from datasets.data_files import DataFilesDict, DataFilesList
 from PIL import Image
 from support.tiny_whisper import RATE, tone, write_wav
@@ -32,6 +33,8 @@ from whet.engine.export.model_card import CardFacts, card_text, check_card
 from whet.engine.printable import printable
 from whet.engine.recipe import DataSection
 from whet.mcp_server import errors
+from whet.mcp_server.cli import cli
+from whet.mcp_server.server import Server
 from whet.tui.actions import chat_action
 from whet.tui.commands.common import print_event, print_json
 from whet.tui.render.text import override, plain
@@ -144,6 +147,29 @@ def test_a_sound_beside_the_rows_stays_beside_them(tmp_path: Path) -> None:
         with pytest.raises(RowError):
             read_audio(held, folder, RATE, 30)
     assert read_audio(str(mine), folder, RATE, 30)  # whoever writes the whole path means it
+
+
+def test_what_an_agents_rows_name_lies_in_its_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """whet-mcp says its root to the engine, and to the runs it starts: else rows would lead out of it."""
+    root = tmp_path / "root"
+    (root / "data").mkdir(parents=True)
+    for place in (tmp_path, root):
+        Image.new("RGB", (8, 8)).save(place / "a.png")
+        write_wav(place / "a.wav", tone(440))
+    (root / "data" / "linked.png").symlink_to(tmp_path / "a.png")
+    monkeypatch.setenv("WHET_FILES_WITHIN", "")
+    assert find_picture(str(tmp_path / "a.png"), root / "data").path == str(tmp_path / "a.png")
+    monkeypatch.setattr(Server, "run", lambda server, transport: None)
+    monkeypatch.setattr("whet.mcp_server.cli._settle", lambda: None)
+    said = CliRunner().invoke(cli, ["--root", str(root)])
+    assert said.exit_code == 0, said.output
+    assert find_picture(str(root / "a.png"), root / "data").path == str(root / "a.png")
+    assert read_audio(str(root / "a.wav"), root / "data", RATE, 30)
+    for held in (str(tmp_path / "a.png"), str(tmp_path / "no.png"), "linked.png", "/etc/passwd", "~/a.png"):
+        with pytest.raises(RowError, match="outside"):
+            find_picture(held, root / "data")
+    with pytest.raises(RowError, match="outside"):
+        read_audio(str(tmp_path / "a.wav"), root / "data", RATE, 30)
 
 
 @pytest.mark.parametrize("escape", ESCAPES)
