@@ -96,10 +96,10 @@ class Others:
     def modelfile(self, path: Path, conversations: Sequence[Conversation]) -> Comparison:
         """An Ollama Modelfile's TEMPLATE; BOS is what the GGUF's metadata would add."""
         from .export.go_template import GoTemplateError
-        from .export.modelfile_check import ANSWER_PLACE, parse_modelfile
+        from .export.modelfile_check import ANSWER_PLACE, read_modelfile
         from .export.ollama_chat import GoChat, render_go
 
-        found = parse_modelfile(path.read_text(encoding="utf-8"))
+        found = read_modelfile(path)
         name = f"the Modelfile {path.name}"
         ends = self.tokenizer.end_texts
         lacking = [end for end in ends[:1] if end not in found.stops]

@@ -31,8 +31,15 @@ class Limits:
         self._lock = threading.Lock()
 
     def admit(self, arguments: dict[str, Any], writes: bool) -> None:
-        """Count one call. Raises WhetError ``call.too_often`` or ``call.too_large``."""
-        size = len(json.dumps(arguments, ensure_ascii=False).encode())
+        """Count one call. Raises WhetError ``call.too_often``, ``call.too_large``, ``argument.invalid``."""
+        try:
+            size = len(json.dumps(arguments, ensure_ascii=False).encode())
+        except (UnicodeEncodeError, RecursionError) as error:
+            raise WhetError(
+                "argument.invalid",
+                f"The arguments cannot be written as JSON: {type(error).__name__}.",
+                "Leave out halves of surrogate pairs, and lists in lists beyond a few.",
+            ) from error
         if size > LARGEST_CALL:
             raise WhetError(
                 "call.too_large",

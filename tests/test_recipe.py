@@ -160,9 +160,7 @@ def test_every_setting_is_in_the_schema() -> None:
         }
 
 
-ENDLESS = "a: &a [1, 2]\n" + "".join(
-    f"{n}: &{n} [*{p}, *{p}, *{p}]\n" for p, n in zip("abcdefghijk", "bcdefghijkl")
-)
+ENDLESS = "n0: &n0 [1, 2]\n" + "".join(f"n{n + 1}: &n{n + 1} [*n{n}, *n{n}, *n{n}]\n" for n in range(20))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ Exit codes: 0 done · 1 failed, with the reason · 2 wrong usage · 3 the export
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import click
 
 from whet.engine.errors import WhetError
+from whet.engine.printable import printable
 
 # Verb -> its module and its line in the list of verbs: listing imports none of them.
 GROUPS = {
@@ -146,7 +148,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _report_usage(error: click.ClickException, words: list[str]) -> None:
     if "--json" not in words:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        click.echo(printable(said.getvalue()), nl=False, err=True)  # words of the call stand in it
         return
     context = error.ctx if isinstance(error, click.UsageError) else None
     command = context.command_path if context else "whet"

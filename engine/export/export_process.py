@@ -28,7 +28,7 @@ from ..errors import WhetError
 from ..recipe import ExportSection
 from ..runs.events import ErrorEvent, Event, ExportEvent, FindingEvent, PhaseEvent
 from .merge_proof import prove_merge
-from .modelfile_check import inspect_modelfile, parse_modelfile
+from .modelfile_check import inspect_modelfile, read_modelfile
 from .of_run import export_finished
 from .pipeline import Emit, ExportResult, export_model
 from .smoke import smoke_test
@@ -108,7 +108,7 @@ def smoke(request: dict[str, Any], emit: Emit) -> Status:
 
         verdict = smoke_test(gguf, model_dir, held_out=request.get("held_out"), f16=f16, progress=progress)
         beside = gguf.parent / "Modelfile"
-        names_it = beside.is_file() and Path(parse_modelfile(beside.read_text()).source).name == gguf.name
+        names_it = beside.is_file() and Path(read_modelfile(beside).source).name == gguf.name
         modelfile = inspect_modelfile(beside, model_dir) if names_it else None
     emit(ExportEvent(kind="smoke", path=str(gguf), detail=verdict.model_dump(mode="json")))
     _tell(ExportFacts(str(reference), verdicts=(verdict,), modelfile=modelfile), emit)

@@ -47,7 +47,13 @@ def render(template: str, data: Mapping[str, Any]) -> str:
     pieces = ACTION.split(TRIM_AFTER.sub(" }}", TRIM_BEFORE.sub("{{ ", template)))
     # Even places are text, odd ones actions.
     tokens = [(at % 2 == 1, piece.strip() if at % 2 else piece) for at, piece in enumerate(pieces)]
-    out, rest = _block(tokens, 0, data, {"": data}, live=True)
+    try:
+        out, rest = _block(tokens, 0, data, {"": data}, live=True)
+    except GoTemplateError:
+        raise
+    # A broken string, a function of other values: Go would say so too.
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise GoTemplateError(f"{type(error).__name__}: {error}") from error
     if rest != len(tokens):
         raise GoTemplateError(f"unexpected {tokens[rest][1]!r}")
     return out

@@ -57,6 +57,16 @@ class ModelfileFacts:
     difference: dict[str, Any] | None = None
 
 
+def read_modelfile(path: Path) -> Modelfile:
+    """What a file says, see :func:`parse_modelfile`. Raises WhetError ``modelfile.unreadable``."""
+    try:
+        return parse_modelfile(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise WhetError(
+            "modelfile.unreadable", f"{path} cannot be read as text: {error}", "Write it again, in UTF-8."
+        ) from error
+
+
 def parse_modelfile(text: str) -> Modelfile:
     """The last FROM, TEMPLATE and SYSTEM of a Modelfile and all its stops, as Ollama takes them."""
     source, template, system, stops = "", None, "", []
@@ -99,7 +109,7 @@ def inspect_modelfile(path: Path, tokenizer_dir: Path, notes: Sequence[str] = ()
         tokenizer_dir: folder of the trained model or adapter.
         notes: of its writer, carried along.
     """
-    found = parse_modelfile(path.read_text(encoding="utf-8"))
+    found = read_modelfile(path)
     files = TokenizerFiles.read(tokenizer_dir)
     embeds = is_embedding_model(tokenizer_dir)
     renderer = None if embeds else chat_renderer(files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import WhetError
+from .gguf.reading import open_gguf
 
 TOKENIZER_ARRAYS = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.scores")
 ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
@@ -18,16 +18,8 @@ def read_metadata(gguf: Path) -> dict[str, Any]:
     Raises WhetError ``gguf.unreadable`` for a file that is no GGUF, or was cut off.
     """
     import numpy as np
-    from gguf import GGUFReader
 
-    try:
-        reader = GGUFReader(gguf)
-    except (ValueError, IndexError) as error:
-        raise WhetError(
-            "gguf.unreadable",
-            f"{gguf} is no GGUF file, or not a whole one: {error}.",
-            "Name another file, or write or download this one again.",
-        ) from error
+    reader = open_gguf(gguf)
     values: dict[str, Any] = {
         name: field.contents()
         for name, field in reader.fields.items()

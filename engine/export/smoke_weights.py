@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from .gguf.reading import open_gguf
+
 BLOCK = 256
 """Weights that k-quants round together; types of smaller blocks are looked at in the same portions."""
 CHUNK = 1 << 22
@@ -33,10 +35,8 @@ def compare_weights(gguf: Path, source: Path, budget: int = BUDGET) -> dict[str,
         the name of its tensor ``block_name``; ``missing`` and ``added``: names of tensors that only one file
         has; ``reshaped``: those of another shape; ``share``: of the weights that were looked at.
     """
-    from gguf import GGUFReader
-
-    mine = {tensor.name: tensor for tensor in GGUFReader(gguf).tensors}
-    theirs = {tensor.name: tensor for tensor in GGUFReader(source).tensors}
+    mine = {tensor.name: tensor for tensor in open_gguf(gguf).tensors}
+    theirs = {tensor.name: tensor for tensor in open_gguf(source).tensors}
     both = [name for name in theirs if name in mine]
     reshaped = [name for name in both if _shape(mine[name]) != _shape(theirs[name])]
     total = sum(int(tensor.n_elements) for tensor in theirs.values())

@@ -13,6 +13,7 @@ import resource
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from importlib import import_module
@@ -33,7 +34,7 @@ MEMORY = 3 << 30
 """Bytes of address space that inputs may add to what the process has."""
 LONGEST = 6000
 """Characters of an error's message and hint together."""
-MODULES = ("recipes", "templates", "rows", "models")
+MODULES = ("recipes", "rows", "templates", "models", "gguf", "runs", "front_ends")
 
 
 def targets() -> dict[str, Target]:
@@ -50,6 +51,7 @@ def judge(target: Target, case: Case, folder: Path, watch: Watch) -> dict[str, A
         path.mkdir(parents=True)
     case.write(folder)
     os.environ.update(WHET_HOME=str(room.home), TMPDIR=str(folder / "tmp"))
+    tempfile.tempdir = None  # it is remembered
     os.chdir(folder / "work")
     began = time.process_time()
     watch.begin((room.home, room.out, folder / "tmp"))

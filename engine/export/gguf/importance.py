@@ -16,6 +16,7 @@ import numpy as np
 
 from ...errors import WhetError
 from .native import Progress, patience_for, run_native
+from .reading import open_gguf
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,12 +76,10 @@ class Importance:
     @classmethod
     def load(cls, path: Path) -> Importance:
         """Read a matrix of ours or of llama-imatrix. Raises WhetError ``gguf.not_importance``."""
-        from gguf import GGUFReader
-
         try:
-            reader = GGUFReader(path)
-        except (OSError, ValueError, IndexError) as error:
-            raise _not_importance(path, str(error)) from error
+            reader = open_gguf(path)
+        except WhetError as error:
+            raise _not_importance(path, error.message) from error
         kind, origins = reader.fields.get("general.type"), reader.fields.get("imatrix.datasets")
         if kind is None or kind.contents() != "imatrix":
             raise _not_importance(path, "its general.type is not imatrix")

@@ -9,6 +9,7 @@ from pathlib import Path
 from ...errors import WhetError
 from ..files import atomic_file, disk_full_said
 from .native import Progress, patience_for, run_native
+from .reading import open_gguf
 from .types import find_type, importance_missing
 
 # Room for what the size estimate does not know: metadata and the tokens' text are copied as they are.
@@ -81,8 +82,6 @@ def quantize(
 
 def tensor_types(path: Path) -> dict[str, int]:
     """How many tensors of each ggml type the file holds, most frequent first."""
-    from gguf import GGUFReader
-
-    reader = GGUFReader(path)
+    reader = open_gguf(path)
     counts = Counter(tensor.tensor_type.name.lower() for tensor in reader.tensors)
     return dict(counts.most_common())

@@ -1,0 +1,28 @@
+"""Open a GGUF that somebody else may have made. Light: the gguf package maps the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import WhetError
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+WRONG = (ArithmeticError, LookupError, MemoryError, OSError, TypeError, ValueError)
+"""What the package raises for counts, types and places that cannot be."""
+
+
+def open_gguf(path: Path) -> GGUFReader:
+    """The file's header, its tensors mapped. Raises WhetError ``gguf.unreadable`` for no whole GGUF."""
+    from gguf import GGUFReader
+
+    try:
+        return GGUFReader(path)
+    except WRONG as error:
+        raise WhetError(
+            "gguf.unreadable",
+            f"{path} is no GGUF file, or not a whole one: {type(error).__name__}: {error}.",
+            "Name another file, or write or download this one again.",
+        ) from error
