@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -37,14 +38,15 @@ def rank_log(run: RunDir, rank: int) -> Path:
 
 
 def report_end(run: RunDir, rank: int, error: BaseException | None = None) -> None:
-    """Write the report of a rank whose job is over."""
+    """Write the report of a rank whose job is over. A full disk refuses it; exit status and log say enough."""
     report = RankReport(status="ended")
     if error is not None:
         described = describe_failure(error, run.path, rank_log(run, rank).name)
         report = RankReport(
             status="failed", error=RunError(**described.as_dict()), consequence=lost_contact(error)
         )
-    write_atomic(_file(run, rank), report.model_dump_json().encode())
+    with suppress(OSError):
+        write_atomic(_file(run, rank), report.model_dump_json().encode())
 
 
 def forget_report(run: RunDir, rank: int) -> None:
