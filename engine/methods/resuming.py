@@ -48,6 +48,11 @@ def ranks_in(checkpoint: Path) -> int:
     return 1 if (checkpoint / RNG).is_file() else len(list(checkpoint.glob(RNG_OF_RANK)))
 
 
+def deepspeed_ranks(checkpoint: Path) -> int:
+    """How many processes DeepSpeed's states in a checkpoint are of; 0 for a checkpoint of whet's own kind."""
+    return len(list(checkpoint.glob("*/*_optim_states.pt")))
+
+
 def look_at_checkpoint(folder: Path, model: Any, plan: Plan) -> list[Finding]:
     """T05 where resuming from ``folder`` would not go on with this run.
 
@@ -63,7 +68,7 @@ def look_at_checkpoint(folder: Path, model: Any, plan: Plan) -> list[Finding]:
     other = [f"{name}: {stored[name]}, not {wanted[name]}" for name in wanted
              if name in stored and stored[name] != wanted[name]]  # fmt: skip
     absent = [] if ranks_in(folder) else [RNG]
-    absent += [] if (folder / OPTIMIZER).is_file() else [OPTIMIZER]
+    absent += [] if (folder / OPTIMIZER).is_file() or deepspeed_ranks(folder) else [OPTIMIZER]
     found = []
     if lost or strange or other or absent:
         found.append(_other_model(folder, lost, strange, other, absent))

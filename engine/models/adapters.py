@@ -13,6 +13,7 @@ from ..errors import WhetError
 from ..recipe import AdapterSection
 from ..resolve import WHOLE, adapter_parts
 from .fp8 import Fp8Linear
+from .quantization import keep_bits_in_place
 from .reduced_ends import ReducedEmbedding, ReducedHead
 
 
@@ -58,6 +59,7 @@ def add_adapter(
         revision=revision,
         ensure_weight_tying=tied and any(name in WHOLE for name in saved),
     )
+    keep_bits_in_place(model)
     set_seed(seed)
     try:
         wrapped = get_peft_model(model, config)

@@ -82,8 +82,6 @@ def count_bytes_as(model: nn.Module, dtype: torch.dtype) -> None:
             weight: Any = module.weight
             weight.data = weight.data.flatten().view(dtype).unsqueeze(1)
             weight.quant_storage = module.quant_storage = dtype
-            # On a CPU bitsandbytes would rearrange the bits for good, in weights that are gathered anew.
-            module.support_avx512bf16_for_cpu = False
 
 
 def _layers(model: Any) -> list[nn.Module]:

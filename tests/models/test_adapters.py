@@ -109,3 +109,19 @@ def test_a_tied_embedding_stays_tied(tmp_path: Path) -> None:
     head = inner.lm_head
     weight = head.modules_to_save["default"].weight if hasattr(head, "modules_to_save") else head.weight
     assert torch.equal(weight, inner.model.embed_tokens.modules_to_save["default"].weight)
+
+
+def test_answering_does_not_change_the_gradients_of_four_bit_weights(path: Path) -> None:
+    """bitsandbytes rearranges them for answers on some CPUs, and then goes backward through them wrongly."""
+    tokens = torch.arange(10, 42).view(2, 16)
+    norms = []
+    for answers_first in (False, True):
+        model = adapted(path, AdapterSection(), base_precision="nf4").eval()
+        if answers_first:
+            with torch.no_grad():
+                model(input_ids=tokens)
+        model.train()
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+    assert norms[0] == norms[1] > 0

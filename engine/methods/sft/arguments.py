@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from trl import SFTConfig
 
+from ...parallel.deepspeed import deepspeed_config
+from ...parallel.process_group import world_size
+
 if TYPE_CHECKING:
     from ...recipe import Recipe, TrainingSection
     from ...resolve import Resolved
@@ -30,6 +33,7 @@ def training_arguments(
         recompute: let transformers checkpoint activations where the plan says so; the fast path has own way.
     """
     training = recipe.training
+    how = resolved.strategy if world_size() > 1 else "single"  # an evaluation of the run may be alone
     return SFTConfig(
         output_dir=str(output),
         max_steps=resolved.total_steps,
@@ -48,9 +52,10 @@ def training_arguments(
         # With no bound nothing is clipped, but the norm is still measured.
         max_grad_norm=training.max_grad_norm or float("inf"),
         # Weights in shares are cast where they are gathered.
-        bf16=resolved.compute_dtype == "bf16" and resolved.strategy != "fsdp",
+        bf16=resolved.compute_dtype == "bf16" and how != "fsdp",
         fp16=resolved.compute_dtype == "fp16",
         use_cpu=resolved.device == "cpu",
+        deepspeed=deepspeed_config(recipe, resolved) if how == "deepspeed" else None,
         **checkpointing(resolved.gradient_checkpointing and recompute),
         neftune_noise_alpha=recipe.method.neftune_alpha if recipe.method.kind == "sft" else None,
         seed=training.seed,

@@ -56,6 +56,10 @@ def load_trainee(plan: Plan, path: Path, trust_remote_code: bool = False) -> Tra
     if plan.resolved.strategy == "fsdp" and world_size() > 1:
         return in_turn(lambda: _load_share(plan, path, trust_remote_code))
     handle, more_ends = load_plain(plan, path, trust_remote_code)
+    if plan.resolved.strategy == "deepspeed" and world_size() > 1:
+        return Trainee(
+            handle, _plain("strategy deepspeed: it sees the gradients of plain modules"), more_ends
+        )
     return Trainee(handle, _to_fast_path(plan, handle), more_ends)
 
 
@@ -86,9 +90,14 @@ def _load_share(plan: Plan, path: Path, trust_remote_code: bool) -> Trainee:
     if resolved.base_precision == "nf4":
         count_bytes_as(model, handle.dtype)
     shard(model, handle.device, handle.dtype)
+    reason = "strategy fsdp: a layer's weights are gathered when transformers' own layer runs"
+    return Trainee(handle, _plain(reason), more_ends)
+
+
+def _plain(reason: str) -> FastPathReport:
     report = FastPathReport()
-    report.count("layers", "strategy fsdp: a layer's weights are gathered when transformers' own layer runs")
-    return Trainee(handle, report, more_ends)
+    report.count("layers", reason)
+    return report
 
 
 def _end_tokens(plan: Plan, handle: ModelHandle, template: str | None) -> list[str]:
@@ -112,9 +121,13 @@ def _to_fast_path(plan: Plan, handle: ModelHandle) -> FastPathReport:
 def planned_tokens(context: RunContext, model_dir: Path) -> DataFacts:
     """The tokens that were planned: as the plan left them, else made again from the same rows.
 
-    A run that was planned needs its source files no more, unless someone emptied the cache. Raises WhetError
-    ``data.changed`` when they give other tokens now.
+    A run that was planned needs its source files no more, unless someone emptied the cache. Of several
+    processes the first one makes them. Raises WhetError ``data.changed`` when they give other tokens now.
     """
+    return in_turn(lambda: _planned_tokens(context, model_dir))
+
+
+def _planned_tokens(context: RunContext, model_dir: Path) -> DataFacts:
     planned = context.plan.data
     if planned.is_complete():
         return planned

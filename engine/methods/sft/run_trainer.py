@@ -11,6 +11,7 @@ from transformers import PrinterCallback
 from ...findings import Finding
 from ...parallel.process_group import rank
 from ...runs.events import FindingEvent, PhaseEvent
+from ..deepspeed_run import DeepSpeedRun
 from ..resuming import Cursor
 from ..run_checkpoints import RunCheckpoints
 from ..shares import EachNth
@@ -18,7 +19,7 @@ from ..weight_shares import WeightShares
 from .trainer import SupervisedTrainer
 
 
-class RunTrainer(WeightShares, RunCheckpoints, SupervisedTrainer):
+class RunTrainer(WeightShares, DeepSpeedRun, RunCheckpoints, SupervisedTrainer):
     """See :class:`.run_checkpoints.RunCheckpoints` for its arguments and what a checkpoint holds."""
 
     def __init__(

@@ -1,0 +1,55 @@
+"""A trainer that DeepSpeed may hold: its checkpoints are DeepSpeed's own, whole or they do not count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from ..errors import WhetError
+from ..parallel.collectives import wait_for_all
+from ..parallel.process_group import rank, world_size
+from .resuming import deepspeed_ranks
+
+
+class DeepSpeedRun(Trainer):
+    """Goes before :class:`.run_checkpoints.RunCheckpoints` among a class's bases; without DeepSpeed it adds
+    nothing but a refusal of DeepSpeed's checkpoints."""
+
+    def _add_random_numbers(self: Any, folder: Path) -> None:
+        """As the base class; the processes that do not write the checkpoint add their states to it too."""
+        if rank() and self.is_deepspeed_enabled:
+            self._save_optimizer_and_scheduler(str(folder))
+        super()._add_random_numbers(folder)  # type: ignore[misc]
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As the base class; DeepSpeed's processes write together, once the first has made the folder."""
+        if self.is_deepspeed_enabled:
+            wait_for_all()
+        super()._save_optimizer_and_scheduler(output_dir)
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As the base class.
+
+        Raises:
+            WhetError: ``deepspeed.checkpoint`` for a checkpoint that DeepSpeed wrote with other processes, or
+                that only one of the two attempts used DeepSpeed for.
+        """
+        if resume_from_checkpoint:
+            self._refuse_others(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _refuse_others(self, checkpoint: Path) -> None:
+        wrote, here = deepspeed_ranks(checkpoint), world_size() if self.is_deepspeed_enabled else 0
+        if wrote != here:
+            raise WhetError(
+                "deepspeed.checkpoint",
+                f"{checkpoint.name} was written {_by(wrote)}, and this attempt goes on {_by(here)}: "
+                "the optimizer's states lie in as many shares.",
+                "Resume with hardware.gpus and hardware.deepspeed as they were, or start a new run.",
+            )
+
+
+def _by(processes: int) -> str:
+    return f"by {processes} processes of DeepSpeed" if processes else "without DeepSpeed"
