@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
+from accelerate.utils import check_cuda_p2p_ib_support
 from torch import distributed
 
 from ..errors import WhetError
@@ -22,6 +23,8 @@ EXCHANGE_SECONDS = 1800.0
 WAITING_SECONDS = 7 * 24 * 3600.0
 """How long the others wait while one works alone (samples, checks); a dead process ends the run much sooner,
 by whoever watches the processes."""
+UNSUPPORTED_EXCHANGES = ("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE")
+"""Ways between GPUs that some of them lack."""
 
 _waiting: list[distributed.ProcessGroup] = []
 
@@ -39,10 +42,12 @@ def joined(device: str, seconds: float = EXCHANGE_SECONDS) -> Iterator[None]:
     Raises:
         WhetError: ``run.ranks_unmet`` when not all of them are there in time.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _waiting:
         yield
         return
     if device == "cuda":
+        if not check_cuda_p2p_ib_support():  # accelerate refuses such GPUs of old drivers otherwise
+            os.environ |= dict.fromkeys(UNSUPPORTED_EXCHANGES, "1")
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     _meet(backend, seconds)
@@ -79,10 +84,10 @@ def waiting_group() -> distributed.ProcessGroup | None:
 
 
 def world_size() -> int:
-    """Processes of this training."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    """Processes that :func:`joined` each other; 1 in a script that met others by itself."""
+    return distributed.get_world_size() if _waiting else 1
 
 
 def rank() -> int:
-    """This process's number, from 0."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
+    """This process's number among them, from 0."""
+    return distributed.get_rank() if _waiting else 0
