@@ -6,7 +6,6 @@ ranks is planned with its share of the step's rows on its share of the machine.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -14,14 +13,16 @@ from pathlib import Path
 
 from ..calibration import ceilings_of
 from ..data.inspection import DataReport
+from ..errors import WhetError
 from ..fitting import as_loaded, choose_checkpointing, fit
 from ..hardware import Machine
 from ..models.facts import ModelFacts
 from ..models.memory import Memory
 from ..recipe import Recipe
 from ..resolve import Resolved
+from .deepspeed import deepspeed_config, read_config
 from .methods import alone_because
-from .rank_memory import STAGES, copied, exchange_seconds, sharded
+from .rank_memory import copied, exchange_seconds, sharded
 from .strategy import (
     Choice,
     DeepSpeedFacts,
@@ -31,6 +32,7 @@ from .strategy import (
     alike_gpus,
     choose,
     devices_of,
+    refused,
 )
 
 GIB = 2**30
@@ -102,7 +104,11 @@ class Sharing:
         if wish.machines > 1:  # whoever starts the ranks gives each GPU of each machine one
             devices = replace(devices, count=devices.count * wish.machines)
             wish = wish if wish.gpus != "auto" else wish.model_copy(update={"gpus": devices.count})
-        return choose(wish, self.rows, devices, self.fits, self.refusal, self._deepspeed)
+        choice = choose(wish, self.rows, devices, self.fits, self.refusal, self._deepspeed)
+        if choice.strategy == "deepspeed":
+            problem = disagreement(self.recipe, self.of("deepspeed", choice.ranks).resolved)
+            return choice if problem is None else refused(self.rows, problem)
+        return choice
 
     def planned(self, choice: Choice) -> RankPlan:
         """The plan of a choice, the reason told where somebody could have wished otherwise."""
@@ -201,6 +207,7 @@ class Sharing:
             memory_of = copied if strategy == "ddp" else self._in_shares
             facts = as_loaded(recipe, facts)
             mine, memory, why = choose_checkpointing(recipe, mine, facts, report, machine, memory_of)
+        memory = memory.model_copy(update={"available": free_for(machine, min(ranks, len(machine.gpus)))})
         seconds = self._exchange(mine)
         if mine.schedule is not None and mine.schedule.step_seconds is not None and seconds is not None:
             whole = mine.schedule.model_copy(
@@ -240,6 +247,12 @@ def machine_of_rank(machine: Machine, ranks: int) -> Machine:
     )
 
 
+def free_for(machine: Machine, ranks: int) -> int:
+    """Bytes that are free for each of so many ranks: on the fullest of the GPUs with the most room."""
+    free = sorted((gpu.memory_free for gpu in machine.gpus), reverse=True)
+    return free[ranks - 1] if free else machine.ram_available
+
+
 def deepspeed_of(recipe: Recipe) -> DeepSpeedFacts | None:
     """What the file that the recipe names says, and whether the package is there; None: it names none."""
     path = recipe.hardware.deepspeed
@@ -247,12 +260,19 @@ def deepspeed_of(recipe: Recipe) -> DeepSpeedFacts | None:
         return None
     installed = find_spec("deepspeed") is not None
     try:
-        said = json.loads(Path(path).expanduser().read_bytes())
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "is no JSON"
-        return DeepSpeedFacts(path, installed, wrong=f"cannot be read: {why}")
-    zero = said.get("zero_optimization", {}) if isinstance(said, dict) else None
-    stage = zero.get("stage", 0) if isinstance(zero, dict) else None
-    if stage not in STAGES:
-        return DeepSpeedFacts(path, installed, wrong=f"says no ZeRO stage of {min(STAGES)} to {max(STAGES)}")
-    return DeepSpeedFacts(path, installed, stage=stage)
+        config = read_config(Path(path).expanduser())
+    except WhetError as error:
+        return DeepSpeedFacts(path, installed, error.message, error.hint)
+    zero = config.get("zero_optimization")
+    stage = zero.get("stage", 0) if isinstance(zero, dict) else 0
+    return DeepSpeedFacts(path, installed, stage=stage if stage in (1, 2, 3) else 0)
+
+
+def disagreement(recipe: Recipe, resolved: Resolved) -> Problem | None:
+    """What of DeepSpeed's file contradicts the recipe, or is not done here."""
+    try:
+        deepspeed_config(recipe, resolved)
+    except WhetError as error:
+        path = recipe.hardware.deepspeed
+        return Problem(error.message, {"path": path}, error.hint, {"hardware.deepspeed": None})
+    return None

@@ -80,14 +80,23 @@ class DeepSpeedFacts:
     Args:
         path: as the recipe has it.
         installed: whether the package is.
-        wrong: why the file cannot be used; empty: it can.
-        stage: of its ZeRO: 1 divides the optimizer's states, 2 gradients too, 3 weights too.
+        wrong: why the file cannot be used, a sentence; empty: it can.
+        hint: what to do then.
+        stage: of its ZeRO: 1 divides the optimizer's states, 2 gradients too.
     """
 
     path: str
     installed: bool
     wrong: str = ""
+    hint: str = ""
     stage: int = 0
+
+    @property
+    def problem(self) -> Problem | None:
+        """Of the file alone."""
+        if not self.wrong:
+            return None
+        return Problem(self.wrong, {"path": self.path}, self.hint, {"hardware.deepspeed": None})
 
 
 @dataclass(frozen=True)
@@ -172,7 +181,8 @@ def _choice(strategy: Strategy, ranks: int, rows: StepRows, reason: str) -> Choi
     return Choice(strategy, ranks, *share, reason)
 
 
-def _refused(rows: StepRows, problem: Problem) -> Choice:
+def refused(rows: StepRows, problem: Problem) -> Choice:
+    """One process, since what was wished for cannot be."""
     return Choice("single", 1, rows.batch_size, rows.accumulation, problem.title, problem)
 
 
@@ -238,7 +248,7 @@ def _asked(
         return _choice("single", 1, rows, "asked for")
     problem = _problem(ranks, rows, devices, refusal("ddp"), refusal("fsdp"))
     if problem is not None:
-        return _refused(rows, problem)
+        return refused(rows, problem)
     if _several(ranks, fits, refusal) == "ddp":
         return _choice("ddp", ranks, rows, "each rank holds the whole run; gradients are summed once a step")
     reason = refusal("ddp") or "the run does not fit one GPU"
@@ -307,11 +317,11 @@ def _by_deepspeed(
 ) -> Choice:
     """Whoever brings DeepSpeed's file wants the work spread: ``auto`` is then every GPU that divides."""
     for problem in _deepspeed_problems(devices, refusal("deepspeed"), deepspeed):
-        return _refused(rows, problem)
+        return refused(rows, problem)
     ranks = rows.divisors(devices.count)[-1] if wish.gpus == "auto" else wish.gpus
     counted = _problem(ranks, rows, devices)
     if counted is not None:
-        return _refused(rows, counted)
+        return refused(rows, counted)
     return _choice("deepspeed", ranks, rows, f"by {deepspeed.path}")
 
 
@@ -326,9 +336,8 @@ def _deepspeed_problems(devices: Devices, refusal: str, deepspeed: DeepSpeedFact
             without,
             "pip install deepspeed",
         )
-    if deepspeed.wrong:
-        words = f"{named} {deepspeed.wrong}."
-        yield Problem(words, {"path": deepspeed.path}, "Name DeepSpeed's own file, or none.", without)
+    if deepspeed.problem is not None:
+        yield deepspeed.problem
     if refusal:
         yield Problem(f"{named}, but {refusal}.", {}, "Leave the file out.", without)
     if not devices.cuda:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,13 @@ def test_ranks_on_a_cpu_share_memory_and_cores(llama_8b: ModelFacts) -> None:
     assert "WHET_CPU_RANKS=2" in plan.reasons["hardware.gpus"]
 
 
+def test_free_memory_is_that_of_the_fullest_gpu_that_is_needed(llama_8b: ModelFacts) -> None:
+    free = (70, 10, 60, 40)
+    on = machine(*[gpu(80, free_gib=one).model_copy(update={"index": n}) for n, one in enumerate(free)])
+    for ranks, least in ((1, 70), (2, 60), (4, 10)):
+        assert planned(llama_8b, on, hardware__gpus=ranks).memory.available == least * GIB
+
+
 def test_weights_must_find_room_in_memory_before_they_are_shared_out(llama_8b: ModelFacts) -> None:
     """Each process reads the whole model in its turn."""
     short = gpus(8, 12).model_copy(update={"ram_available": 10 * GIB})
@@ -205,10 +213,11 @@ def test_deepspeed_divides_what_its_stage_says(llama_8b: ModelFacts) -> None:
     [
         ('{"zero_optimization": {"stage": 2}}', "", 2),
         ("{}", "", 0),
-        ('{"zero_optimization": {"stage": "three"}}', "no ZeRO stage", 0),
-        ('{"zero_optimization": 3}', "no ZeRO stage", 0),
-        ("[]", "no ZeRO stage", 0),
-        ("stage: 3", "is no JSON", 0),
+        ('{"zero_optimization": {"stage": "three"}}', "", 0),
+        ('{"zero_optimization": {"stage": [1]}}', "", 0),
+        ('{"zero_optimization": 1}', "", 0),
+        ("[]", "not an object", 0),
+        ("stage: 3", "no JSON", 0),
         (None, "No such file", 0),
     ],
 )
@@ -220,8 +229,32 @@ def test_deepspeeds_file_is_read_for_its_stage(
         file.write_text(text)
     found = deepspeed_of(recipe(hardware__deepspeed=str(file)))
     assert found is not None and found.stage == stage
-    assert wrong in found.wrong and bool(wrong) == bool(found.wrong)
+    assert wrong in found.wrong and bool(wrong) == bool(found.wrong) == (found.problem is not None)
     assert deepspeed_of(recipe()) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"zero_optimization": {"stage": 1}, "train_micro_batch_size_per_gpu": "auto"}, ""),
+        ({"zero_optimization": {"stage": 3}}, "stage"),
+        ({"zero_optimization": {"stage": 2}, "gradient_accumulation_steps": 4}, "gradient_accumulation"),
+    ],
+)
+def test_what_deepspeeds_file_says_otherwise_is_known_before_the_start(
+    llama_8b: ModelFacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], words: str
+) -> None:
+    """Of a rank's share of the step: four micro-batches of two GPUs are two."""
+    for module in ("fitting", "deepspeed"):
+        monkeypatch.setattr(f"whet.engine.parallel.{module}.find_spec", lambda name: name)
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps(said))
+    plan = planned(llama_8b, gpus(2, 80), hardware__deepspeed=str(file))
+    if not words:
+        assert (plan.resolved.strategy, plan.resolved.ranks, plan.problem) == ("deepspeed", 2, None)
+    else:
+        assert plan.problem is not None and words in plan.problem.title and plan.resolved.ranks == 1
+        assert plan.problem.patch == {"hardware.deepspeed": None}
 
 
 def test_several_machines_share_the_step_and_not_their_memory(llama_8b: ModelFacts) -> None:

@@ -175,7 +175,7 @@ def test_a_cpu_tries_as_many_as_its_switch_says() -> None:
     ("facts", "devices", "words"),
     [
         (DeepSpeedFacts("ds.json", False), H100S, "needs the package deepspeed"),
-        (DeepSpeedFacts("ds.json", True, "cannot be read: is no JSON"), H100S, "cannot be read"),
+        (DeepSpeedFacts("ds.json", True, "ds.json is no JSON."), H100S, "is no JSON"),
         (DeepSpeedFacts("ds.json", True), Devices(1, "Xeon", cuda=False), "no GPU"),
     ],
 )
