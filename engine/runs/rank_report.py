@@ -38,7 +38,7 @@ def rank_log(run: RunDir, rank: int) -> Path:
 
 
 def report_end(run: RunDir, rank: int, error: BaseException | None = None) -> None:
-    """Write the report of a rank whose job is over. A full disk refuses it; exit status and log say enough."""
+    """Write the report of a rank whose job is over; a full disk may refuse it, and the log says enough."""
     report = RankReport(status="ended")
     if error is not None:
         described = describe_failure(error, run.path, rank_log(run, rank).name)
