@@ -276,12 +276,12 @@ def test_worker_started_by_hand_forgets_old_requests_and_is_interrupted_when_kil
 def test_worker_started_by_hand_beside_a_living_one_is_refused(launch: Launch, job_script: Any) -> None:
     run = launch("train_until_stopped(context); raise Stopped")
     until(lambda: steps(run), "a step")
-    command = [sys.executable, "-P", *job_script("step(context, 99)"), str(run.path)]
+    command = [sys.executable, "-P", *job_script("step(context, -1)"), str(run.path)]
     second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode == 2 and "locked by another process" in second.stderr
     supervisor.stop(run)
     assert ended(run) == "stopped"
-    assert (1, 99) not in steps(run) and run.read_state().attempt == 1
+    assert (1, -1) not in steps(run) and run.read_state().attempt == 1
 
 
 FULL_DISK = """
