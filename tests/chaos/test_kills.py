@@ -14,7 +14,9 @@ from chaos.runs import make_recipe
 from chaos.suite import Chaos
 from chaos.survival import Seen, broken_at_the_end, shown
 from chaos.workers import Workers
-from support.tiny_runs import create_run
+from support.tiny_runs import create_run, events_of
+
+from whet.engine.runs.events import FindingEvent
 
 SHORT, LIGHT = {"max_steps": 5}, {"gguf": ["q8_0"], "merged": False}
 PLACES = ("a training step", "a checkpoint's writing", "merging", "a GGUF's writing")
@@ -42,7 +44,7 @@ PREEMPTED = {
 }
 
 
-@pytest.mark.parametrize("place", PREEMPTED)
+@pytest.mark.parametrize("place", ["a training step", pytest.param("an export", marks=pytest.mark.slow)])
 def test_a_preempted_machine(chaos: Chaos, place: str) -> None:
     """SIGTERM, and in 30 seconds the machine is gone: by then there is a checkpoint, or nothing to lose."""
     run, (words, count) = create_run(chaos.recipe), PREEMPTED[place]
@@ -56,13 +58,27 @@ def test_a_preempted_machine(chaos: Chaos, place: str) -> None:
     assert [one for one in broken_at_the_end(run, chaos.reference) if not one.startswith("checkpoints")] == []
 
 
+def test_what_the_disk_changed_is_not_gone_on_from(chaos: Chaos) -> None:
+    """A bit of the newest checkpoint and one of the prepared rows: the curve is that of the whole run."""
+    run = create_run(chaos.recipe)
+    chaos.workers.attempt(run, Kill("a training step", said='"type":"step"', count=5))
+    newest = max(run.checkpoints.glob("step-*"))
+    for file in (newest / "optimizer.pt", run.load_plan().data.train):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    assert chaos.workers.attempt(run) == 0 and broken_at_the_end(run, chaos.reference) == []
+    told = [event.finding.title for event in events_of(run) if isinstance(event, FindingEvent)]
+    assert any(f"{newest.name} is damaged" in title and "optimizer.pt" in title for title in told)
+
+
 STARVED = {
     "memory": ({"memory": 10 << 20}, "run.out_of_memory"),
     "file size": ({"file": 150 << 10}, "run.file_too_large"),
 }
 
 
-@pytest.mark.parametrize("what", STARVED)
+@pytest.mark.parametrize("what", ["memory", pytest.param("file size", marks=pytest.mark.slow)])
 def test_starved_and_then_fed(chaos: Chaos, what: str) -> None:
     """The error says what was lacking, and the run goes on once it is there."""
     run, (limit, code) = create_run(chaos.recipe), STARVED[what]
