@@ -19,12 +19,15 @@ SHORTEST = 6
 """A shorter value of a secret variable is a word such as `true`, not a secret."""
 PATTERNS = (
     re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{8,}"),
+    re.compile(r"\bhf_(?:oauth|jwt)_[A-Za-z0-9._-]{8,}"),
     re.compile(r"\b(?:sk|ghp|gho|github_pat|glpat|xox[abp])[-_][A-Za-z0-9_-]{12,}"),
-    re.compile(r"\bAKIA[A-Z0-9]{16}\b"),
+    re.compile(r"\bA[KS]IA[A-Z0-9]{16}\b"),
+    re.compile(r"\bAIza[A-Za-z0-9_-]{35}"),
     re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.S),
 )
-"""Forms of well-known tokens: the hub's, OpenAI's, GitHub's, GitLab's, Slack's, AWS's, JSON web tokens."""
+"""Forms of well-known tokens: the hub's, OpenAI's, GitHub's, GitLab's, Slack's, AWS's, Google's, JSON web
+tokens."""
 AUTHORISED = re.compile(
     r"""(?ix)\b((?:proxy-)?authorization|x-api-key|cookie|set-cookie) (["']?\s*[:=]\s*["']?) [^\r\n"'}]+"""
 )
@@ -39,6 +42,8 @@ OPTION = re.compile(
 VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*\}?")
 """A secret's name in a command is no secret: `export HF_TOKEN="$HF_TOKE"`."""
 IN_URL = re.compile(r"\b(\w{1,32}://)[^/\s:@]+(?::[^/\s@]*)?@")
+SIGNED = re.compile(r"(?i)([?&](?:[\w-]{0,32}signature|sig)=)[^&\s\"'<>]{6,}")
+"""An address that a storage signed: whoever has it may read or write there."""
 LINGER = re.compile(r"(?<=enable-linger )\S+")
 PEOPLE = ("user", "owner")
 NUMBER = re.compile(r"[\d.,e+-]+")
@@ -74,6 +79,7 @@ class Redactor:
         text = BEARER.sub(rf"\1 {GONE}", text)
         text = OPTION.sub(rf"\1{GONE}", ASSIGNED.sub(_unless_harmless, text))
         text = IN_URL.sub(rf"\1{GONE}@", text)
+        text = SIGNED.sub(rf"\1{GONE}", text)
         for folder, name in self._folders:
             if folder != "/":
                 text = text.replace(folder, name)

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ ADAPTER = "adapter_model.safetensors"
 PICKLED = "pytorch_model.bin"
 TOKENIZER_FILES = ("vocab_file", "merges_file", "tokenizer_file", "spm_file")
 """Settings of tokenizer_config.json that transformers obeys where there is no tokenizer.json."""
+MODULES = "modules.json"
+TEMPLATES = "additional_chat_templates"
+TEXTS = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*")
 INDEX = "model.safetensors.index.json"
 SUFFIX = ".safetensors"
 LONGEST_HEADER = 100_000_000
@@ -96,28 +100,42 @@ def _describes(entry: Any, room: int) -> bool:
 def refuse_links_out(folder: Path) -> None:
     """Raise WhetError ``model.link`` for a link to what neither lies in ``folder`` nor in the hub's cache.
 
-    Weights beside config.json may be linked from anywhere: they are read as safetensors and never copied.
+    Meant is what is read as text or copied; weights beside config.json may be linked from anywhere.
     """
     inside = (folder.resolve(), hub_cache().resolve(), *_blobs(folder))
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in (*folders, *files):
-            path = Path(place, name)
-            weights = path.parent == folder and name.endswith(SUFFIX)
-            if path.is_symlink() and not weights:
-                real = path.resolve()
-                if not any(real.is_relative_to(one) for one in inside):
-                    raise WhetError(
-                        "model.link",
-                        f"{path} is a link to {real}, which lies outside of the model's folder.",
-                        "If that is meant, put the file itself there; only weights may be linked.",
-                    )
+    for path in _read_or_copied(folder):
+        if path.is_symlink() and not any(path.resolve().is_relative_to(one) for one in inside):
+            raise WhetError(
+                "model.link",
+                f"{path} is a link to {path.resolve()}, which lies outside of the model's folder.",
+                "If that is meant, put the file itself there; only weights may be linked.",
+            )
+
+
+def _read_or_copied(folder: Path) -> Iterator[Path]:
+    for pattern in TEXTS:
+        yield from folder.glob(pattern)
+    # Templates beside the first, and the layers of an embedding model, which a merge copies whole.
+    for name in (TEMPLATES, *_modules(folder)):
+        yield folder / name
+        yield from (folder / name).rglob("*")
+
+
+def _modules(folder: Path) -> set[str]:
+    """The folders that modules.json names, as far as it can be read; no other part of it is believed here."""
+    try:
+        listed = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return set()
+    named = [one.get("path") for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    return {Path(path).name for path in named if isinstance(path, str)} - {""}
 
 
 def refuse_pickled_modules(folder: Path) -> None:
     """Raise WhetError ``model.pickled`` for a layer of sentence-transformers' without safetensors."""
-    for file in sorted(folder.glob(f"*/{PICKLED}")):
-        if not (file.parent / "model.safetensors").is_file():
+    for name in sorted(_modules(folder)):
+        file = folder / name / PICKLED
+        if file.is_file() and not file.with_name("model.safetensors").is_file():
             raise _pickled(file)
 
 

@@ -21,7 +21,7 @@ from whet.engine.export.modelfile import write_modelfile
 from whet.engine.models.facts import read_model_facts
 from whet.engine.models.locate import adapter_base, resolve_model
 from whet.engine.models.own_code import check_own_code, own_code
-from whet.engine.models.own_files import read_header
+from whet.engine.models.own_files import TEMPLATES, read_header
 
 SECRET = "what-lies-outside"
 HUGE = 2**60
@@ -98,14 +98,16 @@ def test_an_index_names_no_file_elsewhere_and_no_pickle(
     assert not mark.exists()
 
 
-@pytest.mark.parametrize(
-    "place", ["LICENSE", "chat_template.jinja", "1_Pooling", "1_Dense/model.safetensors"]
-)
+PLACES = ["LICENSE", "chat_template.jinja", "merges.txt", "1_Dense", "1_Dense/a/x.safetensors"]
+
+
+@pytest.mark.parametrize("place", [*PLACES, f"{TEMPLATES}/a.jinja"])
 def test_no_link_leads_out_of_a_models_folder(model: Path, outside: Path, place: str) -> None:
     """A merge copies licences, templates and modules beside the weights, and a push publishes them."""
     link = model / place
-    link.parent.mkdir(exist_ok=True)
-    link.symlink_to(outside if place == "1_Pooling" else outside / "id_rsa")
+    link.parent.mkdir(exist_ok=True, parents=True)
+    (model / "modules.json").write_text(json.dumps([{"path": "1_Dense", "type": "sentence_transformers.X"}]))
+    link.symlink_to(outside if place == "1_Dense" else outside / "id_rsa")
     assert refused(lambda: resolve_model(str(model))) == "model.link"
 
 
@@ -121,6 +123,7 @@ def test_links_inside_of_a_snapshot_and_to_weights_are_followed(model: Path, tmp
     mine = tmp_path / "mine"
     shutil.copytree(snapshot, mine, ignore=shutil.ignore_patterns("*.safetensors"))
     (mine / "model.safetensors").symlink_to(blobs / "model.safetensors")
+    (mine / "checkpoints").symlink_to(tmp_path)  # of no concern to whoever loads it
     assert resolve_model(str(mine), weights=True) == mine
 
 
@@ -175,6 +178,7 @@ def test_a_module_of_its_own_is_own_code(model: Path, kind: str) -> None:
 
 def test_a_layer_is_not_unpickled(model: Path, mark: Path) -> None:
     (model / "2_Dense").mkdir()
+    (model / "modules.json").write_text(json.dumps([{"path": "2_Dense", "type": "sentence_transformers.X"}]))
     (model / "2_Dense" / "pytorch_model.bin").write_bytes(pickle.dumps(Mark(mark)))
     assert refused(lambda: resolve_model(str(model), weights=True)) == "model.pickled"
     assert not mark.exists()

@@ -116,6 +116,23 @@ SECRETS = {
 }
 
 
+@pytest.mark.parametrize(
+    "token",
+    [
+        "hf_oauth_eyJhbGciOi.part_two",
+        "hf_jwt_abcdefgh12345678",
+        "ASIAABCDEFGHIJKLMNOP",
+        f"AIza{'x' * 35}",
+        "https://storage.example/a?Signature=0123456789abcdef~",
+        "https://storage.example/a?sv=1&sig=0123456789abcdef%3D",
+    ],
+)
+def test_a_token_is_known_by_its_form(token: str) -> None:
+    said = Redactor({}).text(f"403 for {token} at line 7")
+    assert token[-8:] not in said and said.endswith(" at line 7"), said
+    assert Redactor({}).text("hf_hub_download(signature: see)") == "hf_hub_download(signature: see)"
+
+
 def test_functions_see_no_secret_unless_it_is_named() -> None:
     assert not set(SECRETS) & set(clean(SECRETS | {"PATH": "/bin"}, []))
     assert clean(SECRETS, ["SOME_API_KEY"])["SOME_API_KEY"] == SECRETS["SOME_API_KEY"]
@@ -137,6 +154,7 @@ def test_what_computes_gets_no_more_than_it_is_given(monkeypatch: pytest.MonkeyP
         "{{'api_key': '{secret}'}}",
         "curl -H 'X-Api-Key: {secret}'",
         "HF_TOKEN={secret} whet push",
+        "https://storage.example/file?X-Amz-Expires=3600&X-Amz-Signature={secret}&x-id=GetObject",
         "--token {secret} --other",
         "Traceback: KeyError: '{secret}'",
         '{{"SOME_API_KEY": "{secret}", "password": "{secret}"}}',
