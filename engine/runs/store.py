@@ -243,7 +243,14 @@ class RunDir:
             return None
         from .jobs import JOB
 
-        return JOB.validate_json(self.job.read_bytes())
+        try:
+            return JOB.validate_json(self.job.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise WhetError(
+                "run.unreadable",
+                f"{self.job} cannot be read: {_first_problem(error)}.",
+                "Start the job again from the run that it worked on.",
+            ) from error
 
     def list_jobs(self) -> Summaries:
         """The jobs on this run that still have a directory, newest first."""
