@@ -3,14 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers import Trainer
 
 from ..errors import WhetError
 from ..parallel.collectives import wait_for_all
 from ..parallel.process_group import rank, world_size
 from .resuming import deepspeed_ranks
+
+KNOWN = frozenset(
+    {
+        "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+        "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+        "deepspeed.runtime.zero.config.ZeroStageEnum",
+        "deepspeed.utils.tensor_fragment.fragment_address",
+    }
+)
+"""What DeepSpeed's states are made of beside tensors and plain values; none of it does anything."""
+
+
+def refuse_code(checkpoint: Path) -> None:
+    """Look through the states of a checkpoint before DeepSpeed, which unpickles whatever they name, does.
+
+    Raises WhetError ``deepspeed.checkpoint_code``.
+    """
+    for file in sorted(checkpoint.glob("*/*.pt")):
+        try:
+            strange = set(get_unsafe_globals_in_checkpoint(file)) - KNOWN
+        except (ValueError, RuntimeError, UnpicklingError) as error:
+            strange = {str(error).strip().splitlines()[0]}
+        if strange:
+            raise WhetError(
+                "deepspeed.checkpoint_code",
+                f"{file} holds more than DeepSpeed's states: {', '.join(sorted(strange)[:3])}. Nothing was "
+                "loaded.",
+                "Delete this checkpoint to go on from the one before it; else start a new run.",
+            )
 
 
 class DeepSpeedRun(Trainer):
@@ -34,10 +65,11 @@ class DeepSpeedRun(Trainer):
 
         Raises:
             WhetError: ``deepspeed.checkpoint`` for a checkpoint that DeepSpeed wrote with other processes, or
-                that only one of the two attempts used DeepSpeed for.
+                that only one of the two attempts used DeepSpeed for; ``deepspeed.checkpoint_code``.
         """
         if resume_from_checkpoint:
             self._refuse_others(Path(resume_from_checkpoint))
+            refuse_code(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _refuse_others(self, checkpoint: Path) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.ranks import drive
 from support.tiny_models import build_tiny_model
 from support.tiny_runs import tiny_recipe, write_chat_rows
 
 from whet.engine.errors import WhetError
-from whet.engine.methods.deepspeed_run import DeepSpeedRun
+from whet.engine.methods.deepspeed_run import DeepSpeedRun, refuse_code
 from whet.engine.methods.resuming import deepspeed_ranks
 from whet.engine.parallel.deepspeed import deepspeed_config, filled
 from whet.engine.plan import Plan, make_plan
@@ -122,6 +124,27 @@ def test_states_in_shares_are_refused_by_another_number_of_processes(tmp_path: P
     trainer.is_deepspeed_enabled = False
     with pytest.raises(WhetError, match=r"2 processes of DeepSpeed.* without DeepSpeed"):
         trainer.train(str(folder))
+
+
+class Surprise:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("true",)
+
+
+@pytest.mark.parametrize("kind", ["code", "legacy", "no file of torch"])
+def test_states_that_name_code_are_never_loaded(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "step-000004" / "global_step4" / "mp_rank_00_model_states.pt"
+    file.parent.mkdir(parents=True)
+    torch.save({"module": torch.ones(2), "step": 4}, file)
+    refuse_code(tmp_path / "step-000004")
+    if kind == "no file of torch":
+        file.write_bytes(b"\x80\x04.")
+    else:
+        torch.save({"module": Surprise()}, file, _use_new_zipfile_serialization=kind == "code")
+    with pytest.raises(WhetError) as raised:
+        refuse_code(tmp_path / "step-000004")
+    assert raised.value.code == "deepspeed.checkpoint_code"
+    assert kind != "code" or "system" in str(raised.value)
 
 
 @pytest.mark.slow
