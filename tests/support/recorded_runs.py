@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.fake_runs import FakePlan, make_recipe
 
-from whet.engine.runs import events as events_module
+from whet.engine.runs.clock import RunClock
 from whet.engine.runs.events import (
     CheckpointEvent,
     EvalEvent,
@@ -103,7 +103,7 @@ def record(
         return now
 
     with monkeypatch.context() as patch:
-        patch.setattr(events_module.time, "time", tick)
+        patch.setattr(RunClock, "now", lambda clock: tick())
         log = EventLog(run.events, attempt)
         for event in said:
             log.append(event)
