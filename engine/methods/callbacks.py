@@ -134,7 +134,8 @@ class Schedule(TrainerCallback):
     Args:
         requests: of people.
         save_every, eval_every: in steps.
-        save: writes a checkpoint; None where only all processes together can, at the end of a step.
+        save: writes a checkpoint, in all processes together.
+        agree: makes one answer of all processes' answers; they must leave at the same place.
     """
 
     def __init__(
@@ -144,9 +145,10 @@ class Schedule(TrainerCallback):
         save_every: int,
         eval_every: int | None,
         save: Callable[[], None] | None = None,
+        agree: Callable[[bool], bool] = bool,
     ) -> None:
         self.requests, self.save_every, self.eval_every = requests, save_every, eval_every
-        self.save = save
+        self.save, self.agree = save, agree
         self._asked: float | None = None
         self._unsaved: RandomState | None = None  # as the last step left it, while no checkpoint has it
 
@@ -183,16 +185,20 @@ class Schedule(TrainerCallback):
     def _leave(self, patience: float) -> None:
         """Where neither the step nor the evaluation is at its end."""
         self._stop_now()
-        if self.save is None or self.requests.stop_requested() is None:
-            return
-        now = time.monotonic()
-        self._asked = self._asked or now
-        if now - self._asked < patience:
+        if self.save is None or not self.agree(self._overdue(patience)):
             return
         if self._unsaved is not None:
             self._unsaved.restore()
             self.save()
         raise Stopped
+
+    def _overdue(self, patience: float) -> bool:
+        """A request to stop has waited for so many seconds."""
+        if self.requests.stop_requested() is None:
+            return False
+        now = time.monotonic()
+        self._asked = self._asked or now
+        return now - self._asked >= patience
 
     def _stop_now(self) -> None:
         if self.requests.stop_requested() == "now":

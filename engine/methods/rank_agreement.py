@@ -9,6 +9,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from ..parallel.collectives import agreed
 
 
+def first_says(answer: bool) -> bool:
+    """The answer of process 0."""
+    return bool(agreed(int(answer))[0])
+
+
 class Agreement(TrainerCallback):
     """Comes after every callback that decides; the others then do what process 0 does.
 

@@ -38,7 +38,7 @@ from .damage import set_aside_damaged
 from .evaluating import evaluate_method
 from .measuring import measure_once
 from .memory_errors import out_of_memory_said
-from .rank_agreement import Agreement
+from .rank_agreement import Agreement, first_says
 from .resuming import ranks_in
 from .run_checkpoints import read_state
 from .watching import Watching
@@ -156,7 +156,8 @@ class Training(ABC):
             self.context,
             save_every=self.resolved.save_every,
             eval_every=eval_every,
-            save=self._save_checkpoint if world_size() == 1 else None,
+            save=self._save_checkpoint,
+            agree=first_says,
         )
         callbacks: list[TrainerCallback] = [self.reporter, self.schedule, held_out]
         for callback in callbacks:
@@ -206,7 +207,8 @@ class Training(ABC):
             else:
                 self.sample_alone(0)
             self.before_first_step()
-        self.context.leave_if_asked()
+        if first_says(self.context.stop_requested() is not None):
+            raise Stopped
         detail = resuming_from(checkpoint) if checkpoint else ""
         if world_size() > 1:
             self.trainer.add_callback(Agreement())

@@ -12,6 +12,7 @@ from support.tiny_models import build_tiny_model
 from support.tiny_runs import tiny_recipe, write_chat_rows
 
 ONE, TWO = [{"ranks": 1}], [{"ranks": 2}]
+LEFT_TWICE = [{"ranks": 2, "stop": 3}, {"ranks": 2, "stop_evaluating": 6}, *TWO]
 
 # 22 rows in steps of four: the sixth step of an epoch has one micro-batch of two, which only one process has.
 TRAINING = {"max_steps": 7, "save_every": 7, "keep_checkpoints": 1}
@@ -49,7 +50,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "packed, one": (recipe("fast", **packing), ONE),
         "packed, two": (recipe("fast", **packing), TWO),
         "dropping, two": (recipe("fast", **dropping), TWO),
-        "dropping, two then two": (recipe("fast", **dropping), [{"ranks": 2, "stop": 3}, *TWO]),
+        "dropping, two then two": (recipe("fast", **dropping), LEFT_TWICE),
     }
     bert = save_transformer(folder / "bert", "bert")
     others = {
@@ -81,6 +82,7 @@ def test_resuming_with_another_number_of_processes_goes_on_with_the_curve(
 
 
 def test_resuming_with_the_same_processes_is_bit_identical(seen: dict[str, Any]) -> None:
+    """It was left within an epoch, and in the middle of an evaluation, which all processes leave together."""
     whole, resumed = seen["dropping, two"], seen["dropping, two then two"]
     assert whole["steps"] == resumed["steps"]
     assert whole["evals"] == resumed["evals"]

@@ -2,10 +2,10 @@
 
     python -P rank_driver.py  < {name: {"recipe": {...}, "attempts": [{...}]}}
 
-An attempt is ``{"ranks": 2}``, with ``"stop": 3`` to be asked to stop after that step, and ``"strategy":
-"fsdp"`` for what no plan chooses on a CPU. Ranks are forks of
-this process, which pays for the imports once; they meet over gloo on the loopback, and none outlives
-``LIMIT`` seconds.
+An attempt is ``{"ranks": 2}``, with ``"stop": 3`` to be asked to stop after that step or
+``"stop_evaluating": 3`` in the evaluation after it, and ``"strategy": "fsdp"`` for what no plan chooses on a
+CPU. Ranks are forks of this process, which pays for the imports once; they meet over gloo on the loopback,
+and none outlives ``LIMIT`` seconds.
 """
 
 from __future__ import annotations
@@ -40,20 +40,24 @@ LIMIT = 60.0
 
 
 class StoppingContext(RunContext):
-    """Somebody asks for a stop after a step."""
+    """Somebody asks for a stop after a step, or when the evaluation after one has begun."""
 
     after: int | None = None
+    evaluating: int | None = None
 
     def emit(self, event: Event) -> None:
         super().emit(event)
-        if isinstance(event, StepEvent) and event.step == self.after:
-            self.signals += 1
+        if isinstance(event, StepEvent):
+            self.signals += event.step == self.after
+        if isinstance(event, PhaseEvent) and event.phase == "eval":
+            self.signals += event.detail == f"step {self.evaluating}"
 
 
 @dataclass(frozen=True)
 class Attempt:
     ranks: int
     stop: int | None = None
+    stop_evaluating: int | None = None
     strategy: str = "ddp"
 
 
@@ -77,14 +81,14 @@ def rank_main(run: RunDir, method: Any, place: Topology, port: int, wanted: Atte
     if place.is_main:
         opened = next_attempt(run)
         context = watched = StoppingContext(run, opened.attempt, opened._events)
-        watched.after = wanted.stop
+        watched.after, watched.evaluating = wanted.stop, wanted.stop_evaluating
     else:
         context = PeerContext(run)
     context.plan = plan_for(run.load_plan(), wanted)
     try:
         training.train(context, method)
     except Stopped:
-        if wanted.stop is None:
+        if wanted.stop is None and wanted.stop_evaluating is None:
             raise
 
 

@@ -21,9 +21,7 @@ from typing import Any
 
 import torch
 import trl
-from peft import PeftModel
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...checks.evaluation import predictions_fit
@@ -36,6 +34,7 @@ from ..flat_optimizer import FlatAdamW
 from ..random_numbers import preserved_rng
 from ..rank_steps import RankSteps
 from ..shares import EachNth
+from .adapter_precision import adapter_weights, restore_precision
 from .ahead import BatchesAhead
 from .collation import IGNORED, count_supervised, count_tokens
 from .culprit import not_finite
@@ -72,9 +71,9 @@ class SupervisedTrainer(RankSteps, trl.SFTTrainer):
     """
 
     def __init__(self, model: Any, args: Any = None, **kwargs: Any) -> None:
-        adapters = _adapter_weights(model)
+        adapters = adapter_weights(model)
         super().__init__(model, args, **kwargs)
-        _restore_precision(self.model, adapters)
+        restore_precision(self.model, adapters)
         self._prepare_model()
         self.plain_reason: str | None = None
         """Why steps do not run on the fast path that the model is on."""
@@ -366,26 +365,14 @@ class SupervisedTrainer(RankSteps, trl.SFTTrainer):
         supervised = rows = 0
         correct: float | None = None
         shared = dataloader.batch_sampler
-        counting = shared.counting if isinstance(shared, EachNth) else None
+        counting = shared.counting if isinstance(shared, EachNth) else math.inf
         for number, batch in enumerate(dataloader):
-            if counting is not None and number >= counting and self.fast is not None:
-                continue
-            if self.fast is not None and "rows" in batch:
-                sums = self.fast.evaluate(batch["rows"])
-                nll += sums.loss.double().cpu()
-                correct = (correct or 0.0) + float(sums.correct)
-                supervised += sums.supervised
-                rows += len(batch["rows"])
-                self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-                continue
-            inputs = self._prepare_inputs(batch)
-            filler = counting is not None and number >= counting
-            count = 0 if filler else int(count_supervised(inputs["labels"]))
-            rows += 0 if filler else len(inputs["labels"])
-            with torch.no_grad(), self.accelerator.autocast(), self.compute_loss_context_manager():
-                loss = self.compute_loss(model, inputs)
-            nll += count * loss.double().cpu() if count else 0.0
-            supervised += count
+            loss, count, right = self._held_out(model, batch)
+            if number < counting:
+                nll += loss
+                supervised += count
+                rows += len(batch["rows"] if "rows" in batch else batch["labels"])
+                correct = correct if right is None else (correct or 0.0) + right
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         totals = torch.tensor(sum_numbers(float(nll), supervised, rows), dtype=torch.float64)
         if self.ranks == 1 and self.args.world_size > 1:
@@ -401,16 +388,13 @@ class SupervisedTrainer(RankSteps, trl.SFTTrainer):
             predictions=nothing, label_ids=None, metrics=metrics, num_samples=int(totals[2])
         )
 
-
-def _adapter_weights(model: Any) -> dict[str, torch.Tensor]:
-    if not isinstance(model, PreTrainedModel | PeftModel):
-        return {}
-    return {name: param.data for name, param in model.named_parameters() if param.requires_grad}
-
-
-def _restore_precision(model: Any, weights: dict[str, torch.Tensor]) -> None:
-    """TRL's constructor rounds the adapters of a quantised base to bf16; give them their values back."""
-    for name, param in model.named_parameters():
-        before = weights.get(name)
-        if before is not None and param.dtype != before.dtype:
-            param.data = before.to(param.device)
+    def _held_out(self, model: Any, batch: dict[str, Any]) -> tuple[Any, int, float | None]:
+        """A batch's summed loss in fp64, its supervised tokens; on the fast path those predicted right."""
+        if self.fast is not None and "rows" in batch:
+            sums = self.fast.evaluate(batch["rows"])
+            return sums.loss.double().cpu(), sums.supervised, float(sums.correct)
+        inputs = self._prepare_inputs(batch)
+        count = int(count_supervised(inputs["labels"]))
+        with torch.no_grad(), self.accelerator.autocast(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs)
+        return count * loss.double().cpu() if count else 0.0, count, None
