@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from ..errors import WhetError
 from .expert_updates import ExpertUpdate, expert_updates
@@ -45,12 +45,15 @@ UNSUPPORTED = (
 )
 
 
+UNREADABLE = (AttributeError, LookupError, TypeError, ValueError, RecursionError, re.error, SafetensorError)
+
+
 class Adapter:
     """The updates of ``adapter_dir``; tensors are read when asked for, so that memory stays small.
 
     Raises:
         WhetError: ``merge.no_adapter`` without adapter files, ``merge.adapter_kind`` for what is not
-        (rs/Do)LoRA.
+        (rs/Do)LoRA, ``merge.broken_adapter`` for files that cannot be read.
     """
 
     def __init__(self, adapter_dir: Path) -> None:
@@ -63,9 +66,18 @@ class Adapter:
                     "Point to a PEFT adapter saved as safetensors, such as a run's export/adapter folder.",
                 )
         self.dir = adapter_dir
-        self.config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
-        self._refuse_other_kinds()
-        self._file = safe_open(weights, framework="pt", device="cpu")
+        try:
+            self.config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
+            self._refuse_other_kinds()
+            _check_numbers(self.config)
+            self._file = safe_open(weights, framework="pt", device="cpu")
+        # What a foreign file says instead of a number or a name, and what safetensors says of its own.
+        except UNREADABLE as error:
+            raise WhetError(
+                "merge.broken_adapter",
+                f"The adapter in {adapter_dir} cannot be read: {type(error).__name__}: {error}",
+                "Save it again with save_pretrained, or copy it again from where it came.",
+            ) from error
         self.factors: dict[str, dict[str, str]] = {}
         """Weight name of the base -> factor name -> key in the adapter's file."""
         self.replaced: dict[str, str] = {}
@@ -226,6 +238,19 @@ class Adapter:
             return merged * (magnitude.reshape(norm.shape) / norm)
         norm = torch.linalg.norm(merged, dim=1, keepdim=True)
         return merged * (magnitude.reshape(-1, 1)[start:stop] / norm)
+
+
+def _check_numbers(config: dict[str, Any]) -> None:
+    """Raise ValueError for a rank or an alpha that is none, re.error for a pattern that is none."""
+    ranks, alphas = (config.get(f"{name}_pattern") or {} for name in ("rank", "alpha"))
+    for number in (config["r"], config["lora_alpha"], *ranks.values(), *alphas.values()):
+        if type(number) not in (int, float) or not math.isfinite(number):
+            raise ValueError(f"{number!r} as a rank or an alpha")
+    for number in (config["r"], *ranks.values()):
+        if number <= 0:
+            raise ValueError(f"rank {number}")
+    for pattern in (*ranks, *alphas):
+        re.compile(pattern)
 
 
 def _patterned(pattern: dict[str, Any] | None, module: str, default: float) -> float:

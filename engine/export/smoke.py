@@ -252,10 +252,10 @@ def _type_name(number: int | None) -> str:
 def _header(gguf: Path, *keys: str) -> list[Any]:
     """Values of the file's header; None for what it has not. Reading one takes a second for large
     vocabularies."""
-    from .gguf.reading import open_gguf
+    from .gguf.reading import open_gguf, value_of
 
     try:
         fields = open_gguf(gguf).fields
+        return [value_of(fields[key], gguf) if key in fields else None for key in keys]
     except WhetError:
         return [None] * len(keys)  # no GGUF, or cut off: llama.cpp's own words go into the verdict
-    return [fields[key].contents() if key in fields else None for key in keys]

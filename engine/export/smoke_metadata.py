@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .gguf.reading import open_gguf
+from .gguf.reading import open_gguf, value_of
 
 TOKENIZER_ARRAYS = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.scores")
 ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
@@ -21,7 +21,7 @@ def read_metadata(gguf: Path) -> dict[str, Any]:
 
     reader = open_gguf(gguf)
     values: dict[str, Any] = {
-        name: field.contents()
+        name: value_of(field, gguf)
         for name, field in reader.fields.items()
         if not name.startswith(TOKENIZER_ARRAYS) and name != "tokenizer.ggml.token_type"
     }

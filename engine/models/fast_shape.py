@@ -250,7 +250,12 @@ def _read_settings(path: Path, model_type: str, changed: int) -> FastSettings | 
     if isinstance(family.fast, Unsupported):
         return family.fast
     config = {**family.defaults, **text_config(json.loads(path.read_text(encoding="utf-8")))}
-    return fast_settings(family.fast, config)
+    try:
+        return fast_settings(family.fast, config)
+    # A foreign file: what it says instead of a number or a name shows itself where that is used.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}"[:200]
+        return Unsupported(f"config.json says what no {model_type} does ({said})")
 
 
 def _refusal(

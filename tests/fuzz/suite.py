@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "src")]
@@ -28,13 +28,18 @@ SHOWN = 10
 """Findings of one kind beyond which further ones are counted, not kept."""
 
 
-def run(chosen: Sequence[Target], inputs: int, seed: int) -> Iterator[Outcome]:
-    """Try ``inputs`` over the targets by their shares, one after another."""
-    shares = sum(target.share for target in chosen)
+def run(inputs: Mapping[str, int], seed: int) -> Iterator[Outcome]:
+    """Try so many inputs of each target, one after another."""
     with Worker() as worker:
-        for target in chosen:
-            for number in range(max(1, round(inputs * target.share / shares))):
-                yield worker.ask(target.name, seed, number)
+        for name, count in inputs.items():
+            for number in range(count):
+                yield worker.ask(name, seed, number)
+
+
+def shared_out(chosen: Sequence[Target], inputs: int) -> dict[str, int]:
+    """Inputs of each target by its share, one at least."""
+    shares = sum(target.share for target in chosen)
+    return {target.name: max(1, -(-inputs * target.share // shares)) for target in chosen}
 
 
 def keep(target: Target, seed: int, outcome: Outcome) -> Path:
@@ -63,7 +68,7 @@ def long_run(chosen: Sequence[Target], inputs: int, seed: int, write: bool) -> i
     counts: dict[str, Counter[str]] = {name: Counter() for name in by_name}
     kinds: Counter[str] = Counter()
     began = time.monotonic()
-    for outcome in run(chosen, inputs, seed):
+    for outcome in run(shared_out(chosen, inputs), seed):
         counts[outcome.target][outcome.outcome] += 1
         if outcome.outcome == "finding":
             kind = f"{outcome.target}: {outcome.why[:60]}"
@@ -90,7 +95,7 @@ def long_run(chosen: Sequence[Target], inputs: int, seed: int, write: bool) -> i
 
 def main() -> int:
     """0 where every input was handled."""
-    known = targets()
+    known = {name: target for name, target in targets().items() if target.share}
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--target", choices=sorted(known), action="append", help="by default all")
     parser.add_argument("-n", "--inputs", type=int, default=5000)

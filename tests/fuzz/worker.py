@@ -34,7 +34,7 @@ MEMORY = 3 << 30
 """Bytes of address space that inputs may add to what the process has."""
 LONGEST = 6000
 """Characters of an error's message and hint together."""
-MODULES = ("recipes", "rows", "templates", "models", "gguf", "runs", "front_ends")
+MODULES = ("recipes", "rows", "templates", "models", "gguf", "runs", "front_ends", "planted")
 
 
 def targets() -> dict[str, Target]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...errors import WhetError
 from .native import Progress, patience_for, run_native
-from .reading import open_gguf
+from .reading import open_gguf, value_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,7 +81,7 @@ class Importance:
         except WhetError as error:
             raise _not_importance(path, error.message) from error
         kind, origins = reader.fields.get("general.type"), reader.fields.get("imatrix.datasets")
-        if kind is None or kind.contents() != "imatrix":
+        if kind is None or value_of(kind, path) != "imatrix":
             raise _not_importance(path, "its general.type is not imatrix")
         found = {tensor.name: np.array(tensor.data, dtype=np.float32) for tensor in reader.tensors}
         names = [name.removesuffix(SUMS) for name in found if name.endswith(SUMS)]
@@ -89,7 +89,7 @@ class Importance:
         if not names or len(counts) < len(names):
             raise _not_importance(path, "it lacks sums or counts")
         sums = {name: found[name + SUMS].reshape(len(counts[name]), -1) for name in names}
-        origin = ", ".join(str(one) for one in origins.contents()) if origins is not None else path.name
+        origin = ", ".join(str(one) for one in value_of(origins, path)) if origins is not None else path.name
         return cls(sums, counts, origin)
 
 

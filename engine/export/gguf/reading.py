@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import WhetError
 
 if TYPE_CHECKING:
-    from gguf import GGUFReader
+    from gguf import GGUFReader, ReaderField
 
 WRONG = (ArithmeticError, LookupError, MemoryError, OSError, TypeError, ValueError)
 """What the package raises for counts, types and places that cannot be."""
@@ -21,8 +21,20 @@ def open_gguf(path: Path) -> GGUFReader:
     try:
         return GGUFReader(path)
     except WRONG as error:
-        raise WhetError(
-            "gguf.unreadable",
-            f"{path} is no GGUF file, or not a whole one: {type(error).__name__}: {error}.",
-            "Name another file, or write or download this one again.",
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def value_of(field: ReaderField, path: Path) -> Any:
+    """What a key of the header of ``path`` says. Raises WhetError ``gguf.unreadable`` for a broken text."""
+    try:
+        return field.contents()
+    except WRONG as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> WhetError:
+    return WhetError(
+        "gguf.unreadable",
+        f"{path} is no GGUF file, or not a whole one: {type(error).__name__}: {error}.",
+        "Name another file, or write or download this one again.",
+    )

@@ -200,6 +200,6 @@ def run_words(case: Case, room: Room) -> None:
 
 
 TARGETS = (
-    Target("mcp-calls", make_call, run_call, share=8),
-    Target("command-lines", make_words, run_words, share=4),
+    Target("mcp-calls", make_call, run_call, share=3, in_ci=5),
+    Target("command-lines", make_words, run_words, share=4, in_ci=16),
 )

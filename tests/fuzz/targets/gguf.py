@@ -91,6 +91,6 @@ def run_native(case: Case, room: Room) -> None:
 
 
 TARGETS = (
-    Target("gguf", make, run, share=4),
-    Target("gguf-in-llama.cpp", make, run_native, share=1, quick=False),
+    Target("gguf", make, run, share=4, in_ci=12),
+    Target("gguf-in-llama.cpp", make, run_native, share=1),
 )

@@ -248,10 +248,10 @@ def run_checkpoint(case: Case, room: Room) -> None:
 
 
 TARGETS = (
-    Target("configs", make_config, run_folder, share=5),
-    Target("tokenizers", make_tokenizer, run_tokenizer, share=5),
-    Target("safetensors", make_weights, run_weights, share=4),
-    Target("adapters", make_adapter, run_adapter, share=2),
-    Target("adapter-weights", make_adapter, run_adapter_weights, share=2, quick=False),
-    Target("checkpoints", make_weights, run_checkpoint, share=2, quick=False),
+    Target("configs", make_config, run_folder, share=4, in_ci=16),
+    Target("tokenizers", make_tokenizer, run_tokenizer, share=4, in_ci=12),
+    Target("safetensors", make_weights, run_weights, share=6, in_ci=24),
+    Target("adapters", make_adapter, run_adapter, share=8, in_ci=60),
+    Target("adapter-weights", make_adapter, run_adapter_weights, share=3),
+    Target("checkpoints", make_weights, run_checkpoint, share=3),
 )

@@ -110,7 +110,7 @@ def run_plan(case: Case, room: Room) -> None:
 
 
 TARGETS = (
-    Target("recipe-text", make_text, run_text, share=4),
-    Target("recipe-values", make_values, run_values, share=4),
-    Target("plans", make_plan, run_plan, share=3),
+    Target("recipe-text", make_text, run_text, share=10, in_ci=60),
+    Target("recipe-values", make_values, run_values, share=10, in_ci=60),
+    Target("plans", make_plan, run_plan, share=2, in_ci=4),
 )

@@ -183,6 +183,6 @@ def run_media(case: Case, room: Room) -> None:
 
 
 TARGETS = (
-    Target("rows", make, run, share=6),
-    Target("media", make_media, run_media, share=3),
+    Target("rows", make, run, share=4, in_ci=16),
+    Target("media", make_media, run_media, share=10, in_ci=60),
 )

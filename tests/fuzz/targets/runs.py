@@ -147,4 +147,4 @@ def _written_on(folder: RunDir) -> None:
         raise Fault("what a worker wrote is not the last event")
 
 
-TARGETS = (Target("runs", make, run, share=6),)
+TARGETS = (Target("runs", make, run, share=4, in_ci=8),)

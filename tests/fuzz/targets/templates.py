@@ -216,6 +216,6 @@ def run_folder(case: Case, room: Room) -> None:
 
 
 TARGETS = (
-    Target("templates", make, run, share=6),
-    Target("template-prompts", make_folder, run_folder, share=1, quick=False),
+    Target("templates", make, run, share=4, in_ci=12),
+    Target("template-prompts", make_folder, run_folder, share=1),
 )
