@@ -187,7 +187,7 @@ def backward(
 
 _FLOATS = ("do", "q", "k", "v", "o", "dq", "dk", "dv")
 _STATISTICS = ("lse", "delta")
-_SPILLS = {75: 1024, 80: 128, 90: 256, 100: 512, 120: 128}
+_SPILLS = {75: 1024, 80: 256, 90: 256, 100: 512, 120: 128}
 """Capability x 10 to spilled bytes a thread that its tiles are known to cost at head size 128, mostly in the
 gradient of the keys. 7.5 has no tensor cores in Triton, and elsewhere libraries serve what has no softcap."""
 
