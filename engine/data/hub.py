@@ -77,10 +77,13 @@ def undecoded(rows: Any) -> Iterator[dict[str, Any]]:
     """
     import datasets
 
-    features = datasets.Features(_without_media(dict(rows.features or {})))
+    if rows.features is None:  # a stream of rows of which no column is known to be anything but what it is
+        yield from map(dict, rows)
+        return
+    features = datasets.Features(_without_media(dict(rows.features)))
     for batch in rows.with_format("arrow").iter(ROWS_AT_ONCE):
         for row in batch.to_pylist():
-            yield features.decode_example(row) if features else row
+            yield features.decode_example(row)
 
 
 def _without_media(kind: Any) -> Any:

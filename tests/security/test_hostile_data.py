@@ -107,6 +107,14 @@ def test_what_a_hub_row_names_is_not_opened(
             read_audio(one, None, RATE, 30)
 
 
+def test_rows_without_media_stay_as_they_are() -> None:
+    """A stream need not know its columns: one may be null for a hundred rows, and then a text."""
+    optional = [None] * 150 + ["s"] * 50
+    rows = [{"a": number, "opt": text, "m": [{"role": "user"}]} for number, text in enumerate(optional)]
+    assert list(undecoded(datasets.IterableDataset.from_generator(lambda: iter(rows)))) == rows
+    assert list(undecoded(datasets.Dataset.from_list(rows))) == rows
+
+
 @pytest.mark.parametrize("named", ["file", "url"])
 def test_a_hub_card_takes_rows_from_the_hub_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: tuple[str, list[str]], named: str

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from whet.engine.processes import environment
 from whet.engine.redaction import Redactor
 from whet.engine.rewards.guard import clean
 from whet.mcp_server.options import TOOLSETS
+from whet.tui.assistant import writer
 
 EVIL = "evil_module.py"
 
@@ -131,6 +134,35 @@ def test_a_token_is_known_by_its_form(token: str) -> None:
     said = Redactor({}).text(f"403 for {token} at line 7")
     assert token[-8:] not in said and said.endswith(" at line 7"), said
     assert Redactor({}).text("hf_hub_download(signature: see)") == "hf_hub_download(signature: see)"
+
+
+def test_the_assistants_key_goes_to_the_server_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, str | None]] = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            sent.append((self.path, self.headers.get("Authorization")))
+            self.send_response(302)
+            self.send_header("Location", f"http://127.0.0.1:{server.server_address[1]}/elsewhere")
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    monkeypatch.setenv("WHET_ASSISTANT", f"http://127.0.0.1:{server.server_address[1]}/v1")
+    monkeypatch.setenv("WHET_ASSISTANT_KEY", SECRETS["WHET_ASSISTANT_KEY"])
+    try:
+        with pytest.raises(api.WhetError) as caught:
+            writer.write("Why?", [])
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert [path for path, _ in sent] == ["/v1/chat/completions"]
+    assert caught.value.code == "assistant.failed" and SECRETS["WHET_ASSISTANT_KEY"] not in str(caught.value)
 
 
 def test_functions_see_no_secret_unless_it_is_named() -> None:

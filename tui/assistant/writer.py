@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from .passages import Passage
 
@@ -45,6 +46,13 @@ def _from_file(path: Path, messages: list[dict[str, str]]) -> str:
         return "".join(piece.text for piece in session.ask(messages, "gguf", max_new_tokens=LONGEST))
 
 
+class _Stay(HTTPRedirectHandler):
+    """The key goes to the server that was named, and not where that sends us."""
+
+    def redirect_request(self, *args: Any, **options: Any) -> None:
+        return None
+
+
 def _from_server(address: str, messages: list[dict[str, str]]) -> str:
     from whet.engine import api
 
@@ -57,7 +65,7 @@ def _from_server(address: str, messages: list[dict[str, str]]) -> str:
         headers["Authorization"] = f"Bearer {settings.assistant_key}"
     request = Request(f"{address.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
     try:
-        with urlopen(request, timeout=SECONDS) as answer:
+        with build_opener(_Stay).open(request, timeout=SECONDS) as answer:
             return str(json.load(answer)["choices"][0]["message"]["content"]).strip()
     except (URLError, TimeoutError, ValueError, LookupError) as error:
         raise api.WhetError(
