@@ -20,7 +20,7 @@ ADDRESS = re.compile(
     rf"ssh://(?:(?P<user>{WORD})@)?(?:(?P<host>{WORD})|\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?)\])"
     rf"(?::(?P<port>[0-9]{{1,5}}))?(?:/(?P<run>{WORD})?)?(?:\?(?P<query>.+))?"
 )
-PLACE = re.compile(r"(/|~/)[^\x00-\x1f\x7f]*")
+PLACE = re.compile(r"(/|~/).*")
 FORM = "ssh://[user@]host[:port]/RUN, where needed with ?home=FOLDER or ?whet=PROGRAM behind it"
 CONNECT_SECONDS = 15
 SILENT_SECONDS = 15  # after three times as long without a sign of life the connection counts as lost
@@ -100,7 +100,10 @@ def _places(query: str | None) -> dict[str, str]:
     wrong = [
         f"{key}={value}"
         for key, value in pairs
-        if key not in ("home", "whet") or not PLACE.fullmatch(value) or places[key] != value
+        if key not in ("home", "whet")
+        or not PLACE.fullmatch(value)
+        or not value.isprintable()
+        or places[key] != value
     ]
     if wrong or not pairs:
         raise WhetError(

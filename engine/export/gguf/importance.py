@@ -88,7 +88,10 @@ class Importance:
         counts = {name: found[name + COUNTS].reshape(-1) for name in names if name + COUNTS in found}
         if not names or len(counts) < len(names):
             raise _not_importance(path, "it lacks sums or counts")
-        sums = {name: found[name + SUMS].reshape(len(counts[name]), -1) for name in names}
+        try:
+            sums = {name: found[name + SUMS].reshape(len(counts[name]), -1) for name in names}
+        except ValueError as error:
+            raise _not_importance(path, f"its sums and counts do not agree: {error}") from error
         origin = ", ".join(str(one) for one in value_of(origins, path)) if origins is not None else path.name
         return cls(sums, counts, origin)
 

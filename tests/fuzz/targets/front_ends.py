@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shlex
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -18,6 +19,7 @@ from mcp import Client
 from mcp.types import CallToolRequestParams, TextContent
 
 from whet.engine import api
+from whet.engine.remote.address import parse_address
 from whet.mcp_server.options import TOOLSETS, Options
 from whet.mcp_server.server import Server
 from whet.tui.cli import VERBS, main
@@ -199,7 +201,33 @@ def run_words(case: Case, room: Room) -> None:
         raise api.WhetError(f"exit.{code}", said[-500:] or "nothing said")
 
 
+ADDRESSES = (
+    "ssh://host/run-1",
+    "ssh://me@host:2222/run?home=~/w&whet=/opt/whet",
+    "ssh://[fe80::1%25eth0]:22/last",
+    "ssh://-oProxyCommand=id/run",
+    "ssh://host/run?whet=a;id",
+    "ssh://a@b@c:1/x?home=$(id)",
+)
+
+
+def make_address(rng: Random) -> Case:
+    return Case(call={"address": mutate.text(rng, rng.choice(ADDRESSES), most=3)})
+
+
+def run_address(case: Case, room: Room) -> None:
+    """What is taken stays one host and one quoted command, whatever stands in it."""
+    place = parse_address(case.call["address"])
+    words = place.command("attach", place.run, "--json")
+    called = place.ssh(words, batch=True)
+    if shlex.split(called[-1]) != words or called[-3] != "--" or called[-2] != place.host:
+        raise Fault(f"calls {called!r}")
+    if place.host.startswith("-") or place.run.startswith("-") or api.printable(called[-1]) != called[-1]:
+        raise Fault(f"takes {called!r}")
+
+
 TARGETS = (
     Target("mcp-calls", make_call, run_call, share=3, in_ci=5),
     Target("command-lines", make_words, run_words, share=4, in_ci=16),
+    Target("addresses", make_address, run_address, share=8, in_ci=60),
 )
