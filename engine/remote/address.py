@@ -91,6 +91,10 @@ def parse_address(text: str) -> RemoteRun:
     )
 
 
+def _is_place(value: str) -> bool:
+    return value.isprintable() and PLACE.fullmatch(value) is not None
+
+
 def _places(query: str | None) -> dict[str, str]:
     """``home`` and ``whet`` of an address, percent-decoded; both must be paths."""
     if query is None:

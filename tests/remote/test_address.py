@@ -36,7 +36,8 @@ def test_parts(text: str, place: RemoteRun) -> None:
         "ssh://box/-rf", "ssh://box/a/b", "ssh://box\n/run", "ssh://me:password@box/run", "ssh://box:0/run",
         "ssh://box:65536/run", "ssh://box:x/run", "ssh://[::1/run", "ssh://box/run?", "ssh://box/run?home",
         "ssh://box/run?home=relative", "ssh://box/run?whet=whet", "ssh://box/run?home=/a%0Ab",
-        "ssh://box/run?home=/a\u202eb", "ssh://box/run?home=/a\ud800", "ssh://box/run?home=/a&home=/b", "ssh://box/run?port=22", "SSH://box/run",
+        "ssh://box/run?home=/a\u202eb", "ssh://box/run?home=/a\ud800",
+        "ssh://box/run?home=/a&home=/b", "ssh://box/run?port=22", "SSH://box/run",
     ],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(text: str) -> None:
