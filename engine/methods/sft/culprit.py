@@ -13,6 +13,7 @@ import torch
 from ...checks.live.curve import USUAL_RATE
 from ...findings import Finding, Fix
 from ...models.fast_path import DecoderProgram, causal_model
+from ...parallel.fsdp import is_sharded, whole
 from ..random_numbers import preserved_rng
 from .collation import count_supervised
 
@@ -72,15 +73,18 @@ def _fix(trainer: SupervisedTrainer, broken: Sequence[str]) -> Fix:
 
 def first_bad(trainer: SupervisedTrainer, batches: Sequence[Any]) -> str | None:
     """Path of the first module whose output is not finite; None where all are."""
+    first: str | None = None
+    together = is_sharded(causal_model(trainer.model))  # then all processes go through as many batches
     for batch in batches:
         if "rows" in batch and trainer.fast is not None:
             packed = (part.to(trainer.args.device) for part in trainer.fast.batches(batch["rows"]))
             found = next((name for part in packed for name in _walk(trainer.fast.program, part)), None)
         else:
             found = _hooked(trainer, batch)
-        if found is not None:
-            return found
-    return None
+        first = first or found
+        if first is not None and not together:
+            break
+    return first
 
 
 def _walk(program: DecoderProgram, batch: Any) -> Iterator[str]:
@@ -145,7 +149,7 @@ def _tensors(output: Any) -> Iterator[torch.Tensor]:
 
 
 def _finite(tensor: torch.Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    return not tensor.is_floating_point() or bool(whole(torch.isfinite(tensor).all()))
 
 
 def _first_bad_gradient(model: Any) -> str | None:
