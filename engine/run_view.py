@@ -52,7 +52,7 @@ class RunView(BaseModel):
 
 
 def view_run(run: RunDir) -> RunView:
-    """Read a run's directory. Raises WhetError ``run.unreadable``."""
+    """Read a run's directory. Raises WhetError ``run.unreadable``, ``run.plan_unreadable``."""
     status = run.status()  # before the events: a run seen finished then shows its last event
     events = list(last_attempt(read_events(run.events)[0]))
     jobs = run.list_jobs()
@@ -60,7 +60,7 @@ def view_run(run: RunDir) -> RunView:
     exports = _exports([*events, *of_jobs])
     state = run.read_state()
     verdicts = [event.detail.get("status") for event in exports if event.kind == "smoke"]
-    agreed = run.load_plan() if run.plan.exists() else None
+    agreed = None if run.job.exists() and not run.plan.exists() else run.load_plan()
     planned = [] if agreed is None else agreed.findings
     seen = [event.finding for event in events if isinstance(event, FindingEvent)]
     if state.error is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import resource
 import shutil
 from collections.abc import Iterator
@@ -94,6 +95,14 @@ def _describe(error: BaseException, directory: Path, log: str) -> WhetError:
             f"A file the run needs is gone: {error.filename}",
             f"Put it back, or plan again with the data's new place. {KEPT}",
         )
+    for link in chain:
+        if _is_damaged_file(link):
+            return WhetError(
+                "run.file_damaged",
+                f"A file that was read is damaged: {_headline(link)}",
+                f"{directory / log} says which one. Put it back from a copy; what is deleted from the hub's "
+                f"cache is fetched again. {KEPT} Then `whet resume {directory.name}` goes on.",
+            )
     for number, (code, fact, hint) in DISK_ERRORS.items():
         if any(_is_of_disk(link, number) for link in chain):
             words = f"{hint} {KEPT} Then `whet resume {directory.name}` goes on."
@@ -135,6 +144,12 @@ def _is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return True
     return not isinstance(error, WhetError) and any(text in str(error) for text in DISK_FULL_TEXTS)
+
+
+def _is_damaged_file(error: BaseException) -> bool:
+    if type(error).__name__ == "SafetensorError":  # by name: this module is light
+        return "deserializ" in str(error)
+    return isinstance(error, json.JSONDecodeError)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -225,7 +225,7 @@ class RunDir:
         from ..plan import Plan
         from ..recipe_rules import STORED
 
-        if not self.plan.exists():
+        if self.job.exists() and not self.plan.exists():
             raise WhetError("run.no_plan", f"Run {self.id} has no plan: it trains nothing.")
         try:
             return Plan.model_validate_json(self.plan.read_bytes(), context=STORED)

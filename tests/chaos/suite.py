@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+from chaos.damage import broken_by_damage, draw_damage
 from chaos.disk import MOMENTS, CannotMount, SmallDisk, broken_by_a_full_disk
 from chaos.kills import Kill, draw_run
 from chaos.pushes import PushKills
@@ -114,6 +115,21 @@ def fill_disks(folder: Path, random: Random, fills: int) -> tuple[Counter[str], 
     return survived, broken
 
 
+def damage_files(folder: Path, random: Random, damages: int) -> tuple[Counter[str], list[str]]:
+    """Runs of which a file changes between two attempts: how many came through, and what was broken."""
+    survived, broken = Counter[str](), list[str]()
+    os.environ["WHET_HOME"] = str(folder / "damaged")
+    with Workers(folder / "damaged") as workers:
+        chaos = Chaos(workers, make_recipe(folder, export={"gguf": ["q8_0"], "merged": False}))
+        for number in range(damages):
+            damage, run = draw_damage(random, number), create_run(chaos.recipe)
+            found = broken_by_damage(workers, run, damage, folder / "llama", chaos.reference)
+            broken += [f"{run.id}, {damage}: {one}" for one in found]
+            survived[damage.what] += not found
+            print(f"{number + 1} damages, broken: {broken or 'nothing'}", file=sys.stderr, flush=True)
+    return survived, broken
+
+
 def kill_workers(folder: Path, random: Random, kills: int) -> Chaos:
     """So many kills and a few more: each run is brought to its end."""
     os.environ["WHET_HOME"] = str(folder / "home")
@@ -134,6 +150,7 @@ def main() -> int:
     parser.add_argument(
         "--fills", type=int, default=12, help="times a small disk fills, where root may mount"
     )
+    parser.add_argument("--damages", type=int, default=24, help="files that change between two attempts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="keep what was counted for docs/reliability.md")
     options = parser.parse_args()
@@ -145,6 +162,7 @@ def main() -> int:
         except CannotMount as problem:
             print(f"No disk was filled: {problem}.", file=sys.stderr)
             filled, broken = Counter[str](), list[str]()
+        damaged, unnoticed = damage_files(Path(folder), random, options.damages)
     counts = {
         "kills": killed.kills,
         "kills survived": killed.survived.total(),
@@ -153,14 +171,17 @@ def main() -> int:
         "full disks": filled.total() + len(broken),
         "full disks survived": filled.total(),
         **{f"full in {place}": count for place, count in sorted(filled.items())},
+        "damaged files": options.damages,
+        "damaged files mended, gone without, or named": damaged.total(),
+        **{f"damaged in {what}": count for what, count in sorted(damaged.items())},
     }
     for what, count in counts.items():
         print(f"{count:4} {what}")
-    for line in [*killed.broken, *broken]:
+    for line in [*killed.broken, *broken, *unnoticed]:
         print(line)
     if options.write:
         write_counts("chaos", "make chaos", counts, time.monotonic() - began)
-    return bool(killed.broken or broken)
+    return bool(killed.broken or broken or unnoticed)
 
 
 if __name__ == "__main__":

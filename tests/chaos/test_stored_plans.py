@@ -91,10 +91,10 @@ def test_a_setting_that_is_unknown_is_named(run: RunDir, change: dict[str, Any],
     assert str(run.recipe) in caught.value.hint and "Nothing is lost" in caught.value.hint
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"\x00" * 200])
-def test_a_plan_that_is_none(run: RunDir, damage: bytes) -> None:
+@pytest.mark.parametrize("damage", [b"", b"{", b"\x00" * 200, None])
+def test_a_plan_that_is_none(run: RunDir, damage: bytes | None) -> None:
     """In words from the command line, and the list of runs still has it."""
-    run.plan.write_bytes(damage)
+    run.plan.unlink() if damage is None else run.plan.write_bytes(damage)
     said = whet("show", run.id)
     assert said.code == 1 and "cannot be read" in said.err and "start a new run" in said.err
     assert whet("show", run.id, "--json").json["error"]["code"] == "run.plan_unreadable"

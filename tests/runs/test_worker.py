@@ -94,6 +94,7 @@ def test_exception_ends_in_a_clean_error_and_a_traceback_in_the_log_only(launch:
         ("FileNotFoundError(errno.ENOENT, 'No such file', '/data/caf\\udce9.jsonl')", "run.file_missing"),
         ("MemoryError()", "run.out_of_memory"),
         ("RuntimeError('unable to mmap 5 bytes: Cannot allocate memory (12)')", "run.out_of_memory"),
+        ("json.JSONDecodeError('Invalid control character', 'x', 0)", "run.file_damaged"),
         ("OSError(errno.EFBIG, 'File too large')", "run.file_too_large"),
         ("RuntimeError('I/O error: Input/output error (os error 5)')", "run.disk_error"),
         ("OSError(errno.EROFS, 'Read-only file system')", "run.disk_error"),

@@ -15,7 +15,7 @@ from whet.engine.recipe import Recipe
 SOURCE = Path(__file__).parents[2] / "src"
 
 SCRIPT = """
-import errno, os, signal, sys, time
+import errno, json, os, signal, sys, time
 from pathlib import Path
 from whet.engine.errors import WhetError
 from whet.engine.runs import worker
