@@ -23,7 +23,7 @@ from .rows import BadRow, RawRow
 __all__ = ["BadRow", "RawRow", "iter_rows", "source_digest", "source_files"]
 
 Role = Literal["train", "eval"]
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?$")
 
 
 def iter_rows(source: str, section: DataSection, role: Role = "train") -> Iterator[RawRow | BadRow]:

@@ -15,7 +15,7 @@ from .own_files import refuse_links_out, refuse_pickled_modules, shards
 
 SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt", "merges.txt"]
 WEIGHT_FILES = ["*.safetensors"]
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?$")
 
 
 def resolve_model(

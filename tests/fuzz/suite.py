@@ -70,6 +70,8 @@ def long_run(chosen: Sequence[Target], inputs: int, seed: int, write: bool) -> i
     began = time.monotonic()
     for outcome in run(shared_out(chosen, inputs), seed):
         counts[outcome.target][outcome.outcome] += 1
+        if outcome.number == 0:
+            print(f"{time.monotonic() - began:4.0f} s  {outcome.target}", flush=True)
         if outcome.outcome == "finding":
             kind = f"{outcome.target}: {outcome.why[:60]}"
             kinds[kind] += 1

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from whet.engine.data.sources import source_files
 from whet.engine.data.tokenizer_files import TokenizerFiles
 from whet.engine.demo import MODEL_DIR
 from whet.engine.errors import WhetError
 from whet.engine.export.gguf.vocabulary import unsupported_tokenizer
 from whet.engine.models.facts import read_model_facts
+from whet.engine.models.locate import resolve_model
 from whet.engine.models.own_files import read_header
 
 SIZES = {
@@ -127,3 +129,12 @@ def test_tokenizer_that_is_none(content: bytes, tmp_path: Path) -> None:
 def test_a_whole_folder_is_read() -> None:
     assert read_model_facts(Path(MODEL_DIR)).layers > 0
     assert TokenizerFiles.read(Path(MODEL_DIR)).spec()["model"]
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 5000, "~nobodyhere/x", "a\0b", "\ud800", "b/" + "a" * 200])
+def test_names_that_lead_nowhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHET_OFFLINE", "1")
+    for look in (resolve_model, source_files):
+        with pytest.raises(WhetError) as caught:
+            look(name)
+        assert caught.value.code.endswith("not_found")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -123,10 +124,14 @@ def _listed(room: Room) -> None:
     api.method_models("embedding", [room.files])
 
 
-def _planned(room: Room) -> None:
+def _planned(room: Room, types: Sequence[str] = ()) -> None:
     rows = room.out / "rows.jsonl"
     rows.write_text(json.dumps(ROW) + "\n")
-    values = {"model": {"name": str(room.files)}, "data": {"train": str(rows)}, "export": {"gguf": ["q8_0"]}}
+    values = {
+        "model": {"name": str(room.files)},
+        "data": {"train": str(rows)},
+        "export": {"gguf": list(types)},
+    }
     api.plan(api.recipe_from_text(json.dumps(values))).model_dump_json()
 
 
@@ -160,6 +165,11 @@ def run_tokenizer(case: Case, room: Room) -> None:
     run_folder(case, room)
     if error is not None:
         raise error
+
+
+def run_in_llama(case: Case, room: Room) -> None:
+    """Planned with a GGUF, for which llama.cpp tries the tokenizer in a process of its own."""
+    _planned(room, ["q8_0"])
 
 
 def make_weights(rng: Random) -> Case:
@@ -250,6 +260,7 @@ def run_checkpoint(case: Case, room: Room) -> None:
 TARGETS = (
     Target("configs", make_config, run_folder, share=4, in_ci=16),
     Target("tokenizers", make_tokenizer, run_tokenizer, share=4, in_ci=12),
+    Target("tokenizers-in-llama.cpp", make_tokenizer, run_in_llama, share=1),
     Target("safetensors", make_weights, run_weights, share=6, in_ci=24),
     Target("adapters", make_adapter, run_adapter, share=8, in_ci=60),
     Target("adapter-weights", make_adapter, run_adapter_weights, share=3),
