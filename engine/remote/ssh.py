@@ -38,7 +38,11 @@ class Session:
             if not line.endswith(b"\n"):
                 if len(line) < LONGEST:
                     return
-                raise WhetError("remote.strange", f"{self.place.host} sent a line without an end.")
+                raise WhetError(
+                    "remote.strange",
+                    f"{self.place.host} sent a line without an end.",
+                    f"See what answers there: {self.place.typed('runs', '--json')}",
+                )
             document = _json(line)
             error = document.get("error") if isinstance(document, dict) else None
             if isinstance(error, dict):
