@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,7 +24,21 @@ from ..parallel.collectives import broadcast_tensors, sum_buffers, sum_counts, s
 from ..parallel.process_group import rank, world_size
 from .flat_optimizer import FlatAdamW
 from .rank_seeds import rank_seed
-from .shares import StepShares, shared_loader, whole_loader
+from .shares import StepShares, each_nth, shared_loader, whole_loader
+
+
+class OwnNumbers:
+    """An accelerator whose processes keep to themselves what they would gather."""
+
+    def __init__(self, accelerator: Any) -> None:
+        self._accelerator = accelerator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._accelerator, name)
+
+    def gather_for_metrics(self, data: Any, **_how: Any) -> Any:
+        return data
+
 
 WHOLE_COPIES = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 UNSUPERVISED = -100
@@ -42,6 +57,8 @@ class RankSteps(Trainer):
     """Micro-batches of the step that were passed."""
     _measures = False
     """Held-out rows are under way."""
+    shares_held_out = False
+    """Each process measures its share of the held-out rows, and the class sums up what they found."""
 
     @property
     def ranks(self) -> int:
@@ -127,15 +144,16 @@ class RankSteps(Trainer):
             self._seen = 0
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """The base class's for one process, in each of several."""
+        """The base class's for one process, in each of several; or its share."""
         if self.ranks == 1:
             return super().get_eval_dataloader(eval_dataset)
         self.args.dataloader_drop_last = False
-        return whole_loader(super().get_eval_dataloader(eval_dataset))
+        loader = whole_loader(super().get_eval_dataloader(eval_dataset))
+        return each_nth(loader, rank(), self.ranks) if self.shares_held_out else loader
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As the base class. Each process measures all held-out rows, as one process would: what is repeated
-        to fill a last round up would count in a mean. Nothing is gathered."""
+        """As the base class. Nothing is gathered: where a class does not sum up by itself, each process
+        measures all held-out rows. What accelerate repeats to fill a last round up would count in a mean."""
         if self.ranks == 1:
             return super().evaluate(*args, **kwargs)
         gathers, self.gather_function = self.gather_function, self._own
@@ -146,6 +164,20 @@ class RankSteps(Trainer):
         finally:
             self.gather_function, self._measures = gathers, False
             self.args.average_tokens_across_devices = averages
+
+    @contextmanager
+    def own_numbers(self) -> Iterator[None]:
+        """While it lasts nothing is gathered: a loss that looks at its micro-batch sees that one alone."""
+        if self.ranks == 1:
+            yield
+            return
+        whole: Any = self.accelerator
+        own: Any = OwnNumbers(whole)
+        self.accelerator = own
+        try:
+            yield
+        finally:
+            self.accelerator = whole
 
     def _own(self, tensors: Any) -> Any:
         """As accelerate's ``gather_for_metrics`` in one process: what repeats behind the last rows is cut."""

@@ -94,6 +94,20 @@ def _reloaded(loader: Any, batch_sampler: Any) -> DataLoader:
     return prepare_data_loader(plain, loader.device, 1, 0, put_on_device=loader.device is not None)
 
 
+def each_nth(loader: Any, rank: int, ranks: int) -> DataLoader:
+    """Of a loader of all held-out rows, the batches of one process."""
+    rows, batch_size = len(loader.dataset), loader.batch_sampler.batch_size
+    return _reloaded(loader, EachNth(rows, batch_size, rank, ranks))
+
+
+def counted(loader: DataLoader) -> Iterator[tuple[Any, bool]]:
+    """The batches of held-out rows, and whether each counts."""
+    shared = loader.batch_sampler
+    counting = shared.counting if isinstance(shared, EachNth) else math.inf
+    for number, batch in enumerate(loader):
+        yield batch, number < counting
+
+
 class EachNth(BatchSampler):
     """Every N-th batch of held-out rows, from this process's number on. The first ``counting`` count; a
     filler follows where others have one more.

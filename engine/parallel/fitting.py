@@ -143,7 +143,7 @@ class Sharing:
         """Why this run cannot go by a strategy; empty where it can."""
         if strategy == "single":
             return ""
-        why = alone_because(self.recipe, self.report.format.name)
+        why = alone_because(self.resolved.method)
         if why is None and strategy != "ddp":
             why = self._no_shares(strategy)
         return why or ""

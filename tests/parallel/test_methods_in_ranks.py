@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 from support.rank_recipes import (
     compared,
-    embedded,
     method_recipe,
     ranked,
     rated,
     rewarded,
-    sorted_texts,
     sorted_words,
 )
 from support.ranks import assert_alike, drive
@@ -24,8 +22,8 @@ from support.tiny_models import build_tiny_model
 from support.tiny_vision import build_seeing, colour_rows
 from support.tiny_whisper import build_tiny_whisper, write_words
 
+from whet.engine.methods.jobs import METHODS
 from whet.engine.parallel.methods import SEVERAL, alone_because
-from whet.engine.recipe import Recipe
 
 SPOKEN = ("yes", "no", "hello", "please")
 
@@ -63,6 +61,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     build_seeing(tmp_path / "qwen2_5_vl", "qwen2_5_vl")
     wanted = {
         "orpo": compared(tmp_path, llama, loss="orpo"),
+        "kto": rated(tmp_path, llama),
         "reward": rewarded(tmp_path, llama),
         "tokens": sorted_words(tmp_path, bert),
         "reranker": ranked(tmp_path, bert),
@@ -81,11 +80,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
         assert_alike(seen[f"{name}, 1"], seen[f"{name}, 2"])
 
 
-def test_what_cannot_be_shared_says_why(tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    kto, dpo = (Recipe.model_validate(make(tmp_path, model)) for make in (rated, compared))
-    assert alone_because(dpo, "preference") is None
-    assert "loss=kto" in str(alone_because(kto, "ratings"))
-    for make in (sorted_texts, sorted_words, embedded, ranked, rewarded):
-        recipe = Recipe.model_validate(make(tmp_path, model))
-        assert recipe.method.kind in SEVERAL and alone_because(recipe, "any") is None
+def test_every_method_is_shared_or_says_why_not() -> None:
+    assert set(METHODS) >= SEVERAL
+    assert [method for method in METHODS if alone_because(method) is not None] == ["grpo"]
+    assert "grpo" in str(alone_because("grpo"))

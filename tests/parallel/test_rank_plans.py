@@ -273,7 +273,7 @@ def test_several_machines_share_the_step_and_not_their_memory(llama_8b: ModelFac
 @pytest.mark.parametrize(
     ("patch", "words"),
     [
-        ({"method__kind": "preference", "method__loss": "kto"}, "kto"),
+        ({"method__kind": "preference", "method__loss": "kto"}, "preference holds whole weights"),
         ({"method__kind": "reward"}, "reward holds whole weights"),
         ({"model__precision": "int8"}, "int8"),
         ({"training__precision": "fp16"}, "fp16"),

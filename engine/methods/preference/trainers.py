@@ -112,6 +112,12 @@ class RatedTrainer(RatedReference, LikelihoodTrainer, KTOTrainer):
         super().__init__(*args, **more)
         self.args.train_sampling_strategy = "random"
 
+    def _compute_loss(self, *args: Any, **more: Any) -> Any:
+        """As the base class; how far the model has moved is measured on the micro-batch alone."""
+        plain: Any = super()
+        with self.own_numbers():
+            return plain._compute_loss(*args, **more)
+
     def count_tokens(self, inputs: dict[str, Any]) -> int:
         """Of the rows themselves; their neighbours' answers are read beside."""
         return super().count_tokens({"attention_mask": inputs["attention_mask"]})

@@ -33,7 +33,7 @@ from ..embedding_rate import split_embedding_groups
 from ..flat_optimizer import FlatAdamW
 from ..random_numbers import preserved_rng
 from ..rank_steps import RankSteps
-from ..shares import EachNth
+from ..shares import counted
 from .adapter_precision import adapter_weights, restore_precision
 from .ahead import BatchesAhead
 from .collation import IGNORED, count_supervised, count_tokens
@@ -364,11 +364,9 @@ class SupervisedTrainer(RankSteps, trl.SFTTrainer):
         nll = torch.zeros((), dtype=torch.float64)
         supervised = rows = 0
         correct: float | None = None
-        shared = dataloader.batch_sampler
-        counting = shared.counting if isinstance(shared, EachNth) else math.inf
-        for number, batch in enumerate(dataloader):
+        for batch, counts in counted(dataloader):
             loss, count, right = self._held_out(model, batch)
-            if number < counting:
+            if counts:
                 nll += loss
                 supervised += count
                 rows += len(batch["rows"] if "rows" in batch else batch["labels"])

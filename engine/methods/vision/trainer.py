@@ -18,9 +18,11 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from ...parallel.collectives import sum_counts, sum_numbers
 from ..run_loop import RunLoop
 from ..sft.ahead import BatchesAhead
 from ..sft.collation import IGNORED, count_supervised
+from ..shares import counted
 from .inputs import alike
 
 ADAPTER = "adapter_model.safetensors"
@@ -76,11 +78,13 @@ class AnswersLoss(Trainer):
         model.eval()
         nll = torch.zeros((), dtype=torch.float64)
         right = supervised = rows = 0
-        for batch in dataloader:
+        for batch, counts in counted(dataloader):
             inputs = self._prepare_inputs(batch)
             with torch.no_grad(), self.accelerator.autocast():
                 parts = list(answer_logits(model, inputs))
             for logits_BKV, targets_BK in parts:
+                if not counts:
+                    continue
                 learnt = targets_BK != IGNORED
                 logits_NV, targets_N = logits_BKV[learnt].float(), targets_BK[learnt]
                 nll += F.cross_entropy(logits_NV, targets_N, reduction="sum").double().cpu()
@@ -88,8 +92,10 @@ class AnswersLoss(Trainer):
                 supervised += len(targets_N)
                 rows += len(targets_BK)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        (total,) = sum_numbers(float(nll))
+        right, supervised, rows = sum_counts(right, supervised, rows)
         metrics = {
-            f"{metric_key_prefix}_loss": float(nll) / supervised if supervised else math.nan,
+            f"{metric_key_prefix}_loss": total / supervised if supervised else math.nan,
             f"{metric_key_prefix}_token_accuracy": right / supervised if supervised else math.nan,
         }
         nothing: Any = None
@@ -109,6 +115,8 @@ def answer_logits(model: Any, inputs: dict[str, Any]) -> Iterator[tuple[torch.Te
 
 class VisionTrainer(RunLoop, AnswersLoss):
     """In a run."""
+
+    shares_held_out = True
 
     def count_tokens(self, inputs: dict[str, Any]) -> int:
         """Tokens of a micro-batch, padding excluded."""
