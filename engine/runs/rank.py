@@ -41,7 +41,11 @@ def main(argv: Sequence[str] | None, job: Callable[[RunContext], None]) -> int:
     try:
         place = here()
         if place.is_main:
-            raise WhetError("ranks.contradictory", "RANK is 0 or missing, and rank 0 is the run's worker.")
+            raise WhetError(
+                "ranks.contradictory",
+                "RANK is 0 or missing, and rank 0 is the run's worker.",
+                "Start python -P -m whet.engine.runs.worker by torchrun or srun; it finds its rank itself.",
+            )
         if options.lifeline is None:  # started by torchrun, srun or an operator, with their own outputs
             _print_to(rank_log(run, place.rank))
         else:
