@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from .parallel.topology import VARIABLES as RANK_VARIABLES
+from .settings import settings
 
 SPIN_COUNT = "10000"
 """How long a waiting OpenMP thread spins before it sleeps. Seconds for 40 steps of the demo on two idle
@@ -28,10 +29,12 @@ def environment() -> dict[str, str]:
 
     It is no rank: what makes this process one (``RANK`` and the like) is left out, else a library in the new
     one would wait for the others.
-    ``OMP_WAIT_POLICY`` or ``GOMP_SPINCOUNT``, and ``PYTORCH_ALLOC_CONF`` or its older name
-    ``PYTORCH_CUDA_ALLOC_CONF``, have the last word.
+    What a library compiles through torch lies in whet's home: torch would take a folder of a known name in
+    /tmp, which another user can have filled before.
+    ``OMP_WAIT_POLICY`` or ``GOMP_SPINCOUNT``, ``PYTORCH_ALLOC_CONF`` or its older name
+    ``PYTORCH_CUDA_ALLOC_CONF``, and ``TORCHINDUCTOR_CACHE_DIR`` have the last word.
     """
-    ours = {}
+    ours = {"TORCHINDUCTOR_CACHE_DIR": str(settings().cache / "torchinductor")}
     if "OMP_WAIT_POLICY" not in os.environ:
         ours["GOMP_SPINCOUNT"] = SPIN_COUNT
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:

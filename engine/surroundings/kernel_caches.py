@@ -10,15 +10,14 @@ import json
 import os
 import pwd
 import re
-import tempfile
 from collections import Counter
 from functools import cache
 from itertools import islice
 from pathlib import Path
 
 from ..hardware import Machine
+from ..processes import environment
 from .facts import KernelCache
-from .session import user_name
 
 LOOK = 300
 """Entries looked at for a plan; all of them for `whet doctor`."""
@@ -49,10 +48,8 @@ def triton_folder() -> Path:
 
 
 def inductor_folder() -> Path:
-    """By torch's own variables."""
-    user = re.sub(r"[^\w.-]", "_", user_name())
-    default = Path(tempfile.gettempdir()) / f"torchinductor_{user}"
-    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", default)).expanduser().absolute()
+    """By torch's own variable, or where whet has its processes put it."""
+    return Path(environment()["TORCHINDUCTOR_CACHE_DIR"]).expanduser().absolute()
 
 
 def _triton(machine: Machine, most: int | None) -> KernelCache:

@@ -172,10 +172,13 @@ def test_functions_see_no_secret_unless_it_is_named() -> None:
 
 
 def test_what_computes_gets_no_more_than_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our own processes inherit the environment and nothing is added but two settings of speed."""
+    """Our own processes inherit the environment; added are settings of speed, and a folder for what torch
+    compiles and runs, since the one it takes in /tmp has a name that another user knows."""
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.setenv("SOME_API_KEY", SECRETS["SOME_API_KEY"])
     added = set(environment()) - set(os.environ)
-    assert added <= {"GOMP_SPINCOUNT", "PYTORCH_ALLOC_CONF"}
+    assert added <= {"GOMP_SPINCOUNT", "PYTORCH_ALLOC_CONF", "TORCHINDUCTOR_CACHE_DIR"}
+    assert Path(environment()["TORCHINDUCTOR_CACHE_DIR"]).is_relative_to(api.settings().home)
 
 
 @pytest.mark.parametrize(
