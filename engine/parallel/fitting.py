@@ -155,6 +155,8 @@ class Sharing:
             return f"{resolved.method} holds whole weights on each GPU"
         if resolved.base_precision not in SHARDABLE:
             return f"weights in {resolved.base_precision} cannot be held in shares"
+        if {resolved.embedding_precision, resolved.head_precision} != {"16bit"}:
+            return "an embedding or head in fewer bits needs the fast path, which shares are not on"
         if strategy != "fsdp":
             return None
         if resolved.compute_dtype == "fp16":

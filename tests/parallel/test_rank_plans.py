@@ -277,6 +277,7 @@ def test_several_machines_share_the_step_and_not_their_memory(llama_8b: ModelFac
         ({"method__kind": "reward"}, "reward holds whole weights"),
         ({"model__precision": "int8"}, "int8"),
         ({"training__precision": "fp16"}, "fp16"),
+        ({"model__head_precision": "int8"}, "fast path"),
     ],
 )
 def test_what_cannot_be_shared_stays_on_one_gpu(
