@@ -44,6 +44,8 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
         return None
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": SENTINEL}]
     text = rendered(tokenizer, turns)
+    if SENTINEL not in text:
+        return None  # a template that leaves answers out; rows of it have nothing to learn
     behind = tokenizer.encode(text[text.rindex(SENTINEL) + len(SENTINEL) :], add_special_tokens=False)
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     return next((token for token in behind if token in special), None)

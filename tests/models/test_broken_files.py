@@ -13,6 +13,7 @@ from whet.engine.data.sources import source_files
 from whet.engine.data.tokenizer_files import TokenizerFiles
 from whet.engine.demo import MODEL_DIR
 from whet.engine.errors import WhetError
+from whet.engine.export.gguf.architectures import supported_architecture
 from whet.engine.export.gguf.vocabulary import unsupported_tokenizer
 from whet.engine.models.facts import read_model_facts
 from whet.engine.models.locate import resolve_model
@@ -110,6 +111,14 @@ def test_tokenizer_configuration(changes: dict[str, Any], tmp_path: Path) -> Non
     with pytest.raises(WhetError) as caught:
         TokenizerFiles.read(tmp_path)
     assert caught.value.code == "tokenizer.config"
+
+
+ROPES = ({"rope_theta": [1]}, {"max_position_embeddings": "a=b"}, {"rope_scaling": 5})
+
+
+@pytest.mark.parametrize("rope", ROPES, ids=str)
+def test_rope_that_is_none_is_a_reason_not_to_write_a_gguf(rope: dict[str, Any]) -> None:
+    assert "says what no llama does" in (supported_architecture("llama", {**SIZES, **rope}) or "")
 
 
 NO_TOKENIZERS = (b"\xff", b"[]", b"[" * 5000, b'{"model": 1}', b'{"model": {"type": []}}')

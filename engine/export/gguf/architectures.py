@@ -28,14 +28,21 @@ def supported_architecture(
     """
     if model_type in NOT_COMPUTED:
         return NOT_COMPUTED[model_type]
+    try:
+        return _refusal(model_type, config, folder)
+    except WhetError as error:
+        return error.message
+    # A foreign file: what it says instead of a number or a name shows itself where that is used.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return f"config.json says what no {model_type} does ({type(error).__name__}: {error})."
+
+
+def _refusal(model_type: str, config: Mapping[str, Any], folder: Path | None) -> str | None:
     found = _find(model_type, config, folder)
     if found is None:
         known = ", ".join(dict.fromkeys(name for one in ARCHITECTURES for name in one.model_types))
         return f"The GGUF writer does not know model_type {model_type!r} yet (it knows {known})."
-    try:
-        return _reason(model_type, *found)
-    except WhetError as error:
-        return error.message
+    return _reason(model_type, *found)
 
 
 def find_architecture(
@@ -48,8 +55,8 @@ def find_architecture(
     """
     model_type = str(config.get("model_type", ""))
     reason = supported_architecture(model_type, config, folder)
-    found = _find(model_type, config, folder)
-    if reason is not None or found is None:
+    found = _find(model_type, config, folder) if reason is None else None
+    if found is None:
         raise WhetError(
             "gguf.unsupported",
             str(reason),

@@ -83,7 +83,7 @@ def _files() -> dict[str, bytes]:
 
 def make_call(rng: Random) -> Case:
     name = rng.choice(list(_tools()))
-    if name == "env_inspect" and rng.random() < 0.9:
+    if name == "env_inspect" and rng.random() < 0.98:
         name = "run_get"  # looking at the machine takes seconds
     properties = _tools()[name].get("properties", {})
     required = set(_tools()[name].get("required", ()))
@@ -227,7 +227,7 @@ def run_address(case: Case, room: Room) -> None:
 
 
 TARGETS = (
-    Target("mcp-calls", make_call, run_call, share=3, in_ci=5),
+    Target("mcp-calls", make_call, run_call, share=3, in_ci=8),
     Target("command-lines", make_words, run_words, share=4, in_ci=16),
     Target("addresses", make_address, run_address, share=8, in_ci=60),
 )
