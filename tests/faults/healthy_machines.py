@@ -23,6 +23,7 @@ from whet.engine.findings import Finding
 from whet.engine.surroundings import probes
 from whet.engine.surroundings.facts import Packages, Surroundings
 from whet.engine.surroundings.gpu_health import read_gpu_health
+from whet.engine.surroundings.gpu_links import read_links
 from whet.engine.surroundings.hub import ask_hub, read_hub
 from whet.engine.surroundings.kernel_caches import read_caches
 from whet.engine.surroundings.session import read_encoding, read_session
@@ -51,7 +52,9 @@ def gpus(*there: FakeGPU, visible: str | None = None) -> Look:
             found = hardware.inspect_machine().model_copy(update={"versions": versions()})
             health = read_gpu_health([one.uuid for one in found.gpus])
             flags = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-            return Looked(look_at(Surroundings(gpus=health, flags=flags), found))
+            links = read_links([one.uuid for one in found.gpus])
+            around = Surroundings(gpus=health, flags=flags, links=links, shared_memory=32 * GIB)
+            return Looked(look_at(around, found))
 
     return look
 
@@ -157,6 +160,8 @@ MACHINES = (
             login(SSH, scope="user@1000.service/app.slice/run-r1.scope", linger="anna")),
     Healthy("a container without systemd", login({}, scope="", kills="no")),
     Healthy("a free GPU", gpus(FakeGPU())),
+    Healthy("two GPUs on NVLink", gpus(FakeGPU(nvlinks=18), FakeGPU(nvlinks=18))),
+    Healthy("four GPUs of one socket", gpus(*(FakeGPU() for _ in range(4)))),
     Healthy("a desktop draws on the GPU", gpus(FakeGPU(processes=[(1, GIB // 3)], busy=4))),
     Healthy("the busy one of two GPUs is hidden", gpus(
         FakeGPU(processes=[(1, 30 * GIB)], busy=97, free=49 * GIB), FakeGPU(), visible="GPU-1")),
