@@ -4,7 +4,8 @@
 
 By default the suite's scenarios that any server must pass, in both revisions, and the inspector's strict
 reading of the tools over stdio and HTTP, in both eras. ``--full`` adds calls, resources and prompts by the
-inspector, and all that the suite requires, against a server with its fixtures.
+inspector, and all that the suite requires, against a server with its fixtures, and counts for
+docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.counted import write_counts
 
 TESTS = Path(__file__).parents[1]
 MODULES = Path(__file__).parent / "node" / "node_modules"
@@ -68,11 +73,13 @@ class Clients:
 
     def __init__(self, home: Path) -> None:
         self._environment = {**os.environ, "HOME": str(home), "WHET_HOME": str(home / "whet")}
+        self.runs = 0
         self.failed: list[str] = []
 
     def node(self, title: str, command: Sequence[str | Path]) -> str:
         """Run one client; its stdout. A failure is told with its last words."""
         started = time.monotonic()
+        self.runs += 1
         done = subprocess.run(
             [str(NODE), *map(str, command)],
             env=self._environment,
@@ -157,7 +164,7 @@ def _inspect(clients: Clients, where: str, era: str, target: Sequence[str], full
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--full", action="store_true")
-    full = parser.parse_args().full
+    full, began = parser.parse_args().full, time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         home, root = Path(folder) / "home", Path(folder) / "root"
         home.mkdir()
@@ -165,6 +172,9 @@ def main() -> None:
         clients = Clients(home)
         conformance(clients, Path(folder) / "results", full)
         inspector(clients, root, full)
+    if full:
+        counts = {"runs of clients that others wrote": clients.runs, "failed": len(clients.failed)}
+        write_counts("clients", "make mcp-clients", counts, time.monotonic() - began)
     if clients.failed:
         sys.exit("\n".join(["", f"{len(clients.failed)} failed:", *clients.failed]))
     print("Independent clients: all passed.")
