@@ -117,7 +117,8 @@ def _matrix(cells: dict[str, Count]) -> str:
         "",
         "A set of tests in an environment of its own, with the oldest and with the newest versions that "
         "`pyproject.toml` allows: what may be imported when, recipes and plans, training on the fast path "
-        "and by preferences, embedding, export (`make matrix`).",
+        "and by preferences, embedding, export (`make matrix`). All without a GPU, so the oldest TRL is "
+        "1.16: 1.15 trains on GPUs only, and finding [E01](troubleshooting.md#e01) refuses it elsewhere.",
         "",
         "| Python | versions | torch | transformers | TRL | passed | failed | skipped | when |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -41,6 +41,8 @@ QUICK = (
     "tests/methods/test_embedding_job.py",
     "tests/export/test_pipeline.py",  # merge, GGUF, proof
 )
+WITHOUT_GPU = {"trl": "1.16.0"}
+"""Oldest versions that train without a GPU, where that is later: finding E01 refuses TRL 1.15 there."""
 SECONDS = 3600  # for one cell's tests
 
 
@@ -84,7 +86,8 @@ def pins(cell: Cell) -> list[str]:
     lowest = {package: re.search(r">=([0-9.]+)", line) for package, line in declared.items()}
     missing = [package for package, found in lowest.items() if found is None]
     assert not missing, f"pyproject.toml declares no oldest {missing}"
-    return [f"{package}=={_three_parts(found[1])}" for package, found in lowest.items() if found]
+    oldest = {package: _three_parts(found[1]) for package, found in lowest.items() if found}
+    return [f"{package}=={version}" for package, version in (oldest | WITHOUT_GPU).items()]
 
 
 def _three_parts(version: str) -> str:
