@@ -1,6 +1,6 @@
-"""Many kills, each survived or told of. `make chaos` writes what was counted.
+"""Many kills, full disks and damaged files, each survived or told of. `make chaos` writes what was counted.
 
-python -P tests/chaos/suite.py --kills 100 --seed 0 [--write]
+PYTHONPATH=tests python -P tests/chaos/suite.py --kills 100 --seed 0 [--write]
 """
 
 from __future__ import annotations
