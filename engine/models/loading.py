@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from ..errors import WhetError
+from ..parallel.process_group import own_device
 from .families import Family, family_of
 from .own_code import refused_code
 from .own_files import refuse_files_elsewhere
@@ -121,7 +122,7 @@ def load_model(
         quantization = None if quantised else quantization_config(settings.base_precision, dtype)
         placed: dict[str, Any] = {}
         if quantised or quantization is not None or settings.device != "cpu":
-            placed["device_map"] = {"": settings.device}
+            placed["device_map"] = {"": own_device(settings.device)}
         if quantization is not None:
             placed["quantization_config"] = quantization
             if unrounded and isinstance(quantization, BitsAndBytesConfig):

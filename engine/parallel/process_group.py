@@ -83,6 +83,12 @@ def waiting_group() -> distributed.ProcessGroup | None:
     return _waiting[0] if _waiting else None
 
 
+def own_device(device: str) -> str:
+    """``cuda`` as this process's own GPU, where each has another: transformers takes it for whichever is
+    current, accelerate compares numbers."""
+    return f"cuda:{torch.cuda.current_device()}" if device == "cuda" and world_size() > 1 else device
+
+
 def world_size() -> int:
     """Processes that :func:`joined` each other; 1 in a script that met others by itself."""
     return distributed.get_world_size() if _waiting else 1

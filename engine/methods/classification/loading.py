@@ -17,6 +17,7 @@ from ...models.fast_path.encoders import apply_fast_encoder
 from ...models.loading import DTYPES, load_tokenizer
 from ...models.own_code import refused_code
 from ...models.quantization import quantization_config, set_compute_dtype
+from ...parallel.process_group import own_device
 from ...plan import Plan
 from .suiting import refuse_fp8
 
@@ -107,7 +108,7 @@ def load_options(plan: Plan, config: Any, trusted: bool) -> dict[str, Any]:
         quantization.llm_int8_skip_modules = UNROUNDED
         options["quantization_config"] = quantization
     if rounded or quantization is not None or resolved.device != "cpu":
-        options["device_map"] = {"": resolved.device}
+        options["device_map"] = {"": own_device(resolved.device)}
     return options
 
 

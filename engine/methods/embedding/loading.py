@@ -16,6 +16,7 @@ from ...models.loading import DTYPES, LoadSettings
 from ...models.own_code import refused_code
 from ...models.quantization import quantization_config
 from ...models.sentence_folder import MODULES, by_role
+from ...parallel.process_group import own_device
 from ...plan import Plan
 from ...recipe import AdapterSection
 from .section import EmbeddingSection
@@ -67,7 +68,7 @@ def load_folder(
     options: dict[str, Any] = {"dtype": DTYPES.get(settings.base_precision, dtype), "use_safetensors": True}
     quantization = quantization_config(settings.base_precision, dtype)
     if quantization is not None:
-        options |= {"quantization_config": quantization, "device_map": {"": settings.device}}
+        options |= {"quantization_config": quantization, "device_map": {"": own_device(settings.device)}}
     try:
         if (path / MODULES).is_file():
             model = SentenceTransformer(
