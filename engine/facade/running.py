@@ -37,9 +37,12 @@ def start(
 
     The same ``key`` (1 to 200 characters of the caller's choice) starts one run only, from whatever process
     and after whatever crash. Raises WhetError ``plan.blocked`` when the plan holds errors the recipe does not
-    accept, ``run.key_reused`` when the key started another plan.
+    accept, ``run.machines`` when it is for several machines, ``run.key_reused`` when the key started another
+    plan.
     """
     _refuse_blocked(agreed)
+    if agreed.recipe.hardware.machines > 1:
+        raise _for_machines(agreed.recipe.hardware.machines, "`whet train RECIPE --no-start` makes the run")
 
     def create(run_id: str) -> RunDir:
         return _create(agreed, started_by, remote_code, run_id)
@@ -140,11 +143,24 @@ def resume(run_id: str, overrides: Sequence[str] = ()) -> str:
     """Go on from the last finished checkpoint, detached; returns the run's id.
 
     ``overrides`` may lengthen or shorten the run, or change evaluation and export; model, data and adapter
-    stay as they are.
+    stay as they are. Raises WhetError ``run.machines`` for a run on several machines, and those of the start.
     """
     found = find(run_id)
+    if not found.job.exists() and not any(text.startswith("hardware.machines=") for text in overrides):
+        machines = found.load_plan().recipe.hardware.machines
+        if machines > 1:
+            alone = f"`whet resume {found.id} hardware.machines=1 hardware.gpus=auto` goes on with this one"
+            raise _for_machines(machines, alone)
     supervisor.resume(found, overrides)
     return found.id
+
+
+def _for_machines(machines: int, instead: str) -> WhetError:
+    return WhetError(
+        "run.machines",
+        f"The run is for {machines} machines (hardware.machines); whet starts processes on this one only.",
+        f"Let torchrun, srun or an operator start its worker on all of them, see docs/deploy; {instead}.",
+    )
 
 
 def trash(run_id: str) -> str:

@@ -174,6 +174,17 @@ def test_a_run_is_made_for_others_to_start() -> None:
     assert (both.code, both.json["error"]["code"]) == (2, "usage")
 
 
+def test_a_run_for_several_machines_is_left_to_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHET_CPU_RANKS", "1")
+    wish = ("train", "demo", *SHORT, "hardware.machines=2")
+    refused = whet(*wish, "--json").json["error"]
+    assert refused["code"] == "run.machines" and "--no-start" in refused["hint"]
+    made = whet(*wish, "--no-start", "--json").json
+    assert api.find(made["id"]).load_plan().resolved.ranks == 2
+    refused = whet("resume", made["id"], "--json").json["error"]
+    assert refused["code"] == "run.machines" and "hardware.machines=1" in refused["hint"]
+
+
 def test_a_resume_follows_its_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
     run = ended("stopped")
     monkeypatch.setattr("whet.engine.runs.supervisor._start", lambda run, lock, worker: lock.release())
