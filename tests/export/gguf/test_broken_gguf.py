@@ -30,6 +30,14 @@ def whole(tmp_path: Path) -> Path:
     return path
 
 
+def _key(name: bytes) -> bytes:
+    return len(name).to_bytes(8, "little") + name
+
+
+def _list(kind: int, count: int) -> bytes:
+    return kind.to_bytes(4, "little") + count.to_bytes(8, "little")
+
+
 def _broken(content: bytes) -> dict[str, bytes]:
     shape = content.index(b"token_embd.weight") + len(b"token_embd.weight")
     return {
@@ -42,6 +50,12 @@ def _broken(content: bytes) -> dict[str, bytes]:
         + (67).to_bytes(8, "little")
         + content[shape + 12 :],
         "a name that is no text": content.replace(b"general.architecture", b"\xff" * 20),
+        "a list without end": content[:24]
+        + _key(b"a")
+        + (9).to_bytes(4, "little")
+        + _list(4, 2**60)
+        + content[24:],
+        "a list of lists": content[:24] + _key(b"a") + (9).to_bytes(4, "little") + _list(9, 1) + content[24:],
         "nothing": b"",
     }
 
