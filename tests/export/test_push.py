@@ -195,7 +195,7 @@ def test_a_killed_upload_goes_on(run: RunDir) -> None:
     with serve(StandIn(faults=[Fault("PUT /storage", None, skip=2, stalls=True)])) as hub:
         with start_push(run, hub) as process:
             try:
-                until(lambda: (len(hub.storage), hub.puts()) == (2, 3), "two files, and the third's start", 60.0)
+                until(lambda: (len(hub.storage), hub.puts()) == (2, 3), "two files, the third begun", 60.0)
             finally:
                 process.kill()  # it waits for the hub, and the hub for the end of this test
         assert hub.repositories["me/model"].commits == []
