@@ -19,8 +19,8 @@ from .callbacks import memory_in_use
 GIB = 2**30
 ENOUGH = 0.8
 """Of the estimate that was too low: what the mildest way out may need to be proposed first."""
-CPU_ALLOCATOR = "DefaultCPUAllocator"
-"""In the text of the RuntimeError that torch raises where a CPU has no memory left."""
+NO_MEMORY_TEXTS = ("DefaultCPUAllocator", "out of memory")
+"""In the texts of RuntimeErrors that mean memory: torch's on a CPU, a driver's, NCCL's."""
 
 
 @contextmanager
@@ -32,13 +32,20 @@ def out_of_memory_said(context: RunContext) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and CPU_ALLOCATOR not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
             raise
         finding = out_of_memory(context.plan, context.dir.read_state().step, str(error))
         context.emit(FindingEvent(finding=finding))
         assert finding.fix is not None
         raise WhetError("run.out_of_memory", f"L11: {finding.title}", finding.fix.text) from error
+
+
+def _is_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """RuntimeErrors have many classes, those of a lost rank among them; only some mean memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(text in str(error) for text in NO_MEMORY_TEXTS)
 
 
 def out_of_memory(plan: Plan, step: int, said: str) -> Finding:

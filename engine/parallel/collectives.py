@@ -12,7 +12,7 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from .process_group import rank, waiting_group, world_size
+from .process_group import WAITING_SECONDS, rank, waiting_group, world_size
 
 
 def agreed(*decision: int) -> tuple[int, ...]:
@@ -56,7 +56,8 @@ def wait_for_all(seconds: float | None = None) -> None:
         seconds: at most; None waits for as long as one of them works alone.
     """
     if world_size() > 1:
-        limit = None if seconds is None else timedelta(seconds=seconds)
+        # Said each time: this barrier's own default is torch's 30 minutes, not the group's limit.
+        limit = timedelta(seconds=WAITING_SECONDS if seconds is None else seconds)
         distributed.monitored_barrier(group=waiting_group(), timeout=limit)
 
 
