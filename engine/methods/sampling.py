@@ -16,6 +16,7 @@ from ..recipe import SamplingSection
 from ..runs.context import RunContext
 from ..runs.events import PhaseEvent, SampleEvent
 from .random_numbers import preserved_rng
+from .rank_agreement import first_says
 
 SENTINEL = "sentinel"
 
@@ -71,12 +72,16 @@ def answers(
     system: str | None = None,
     seed: int = 0,
     prompts: Sequence[str] | None = None,
+    together: bool = False,
 ) -> Iterator[Answer]:
     """Answer each prompt on its own (no padding), greedily unless the section has a temperature.
 
     A model on the fast path answers there. With a temperature every call draws the same random numbers, so
     answers differ by the weights only. The generators' states are left as they were, and so is the model's
     training mode.
+
+    ``together`` is for a model that several processes hold in shares: all of them answer, and go on until the
+    last one has, since each forward pass needs all.
     """
     model, tokenizer = handle.model, handle.tokenizer
     stops = stop_ids(model, tokenizer)
@@ -104,6 +109,7 @@ def answers(
                     input_ids=ids_1T,
                     attention_mask=torch.ones_like(ids_1T),
                     generation_config=settings,
+                    synced_gpus=together or None,
                 )
             written = output_1T[0, ids_1T.shape[1] :].tolist()
             text = str(tokenizer.decode(written, skip_special_tokens=True)).strip()
@@ -115,7 +121,9 @@ def answers(
             program.decoding = None  # training wants the memory of the cache
 
 
-def sample_events(context: RunContext, handle: ModelHandle, step: int, *, chat: bool) -> None:
+def sample_events(
+    context: RunContext, handle: ModelHandle, step: int, *, chat: bool, together: bool = False
+) -> None:
     """Answer a recipe's prompts, where it has any, and say what came; a request to stop ends it.
 
     Args:
@@ -123,13 +131,15 @@ def sample_events(context: RunContext, handle: ModelHandle, step: int, *, chat: 
         handle: the model as it is after ``step``.
         step: optimizer steps so far.
         chat: whether prompts go through the chat template.
+        together: see :func:`answers`; then all stop answering at the same prompt.
     """
+    agree = first_says if together else bool
     recipe = context.recipe
     if not recipe.sampling.prompts:
         return
     context.emit(PhaseEvent(phase="sample", detail=f"step {step}"))
     seed, system = recipe.training.seed, recipe.data.system
-    for answer in answers(handle, recipe.sampling, chat=chat, system=system, seed=seed):
+    for answer in answers(handle, recipe.sampling, chat=chat, system=system, seed=seed, together=together):
         context.emit(SampleEvent(step=step, prompt=answer.prompt, answer=answer.text, stopped=answer.stopped))
-        if context.stop_requested():
+        if agree(context.stop_requested() is not None):
             return

@@ -3,9 +3,9 @@
     python -P rank_driver.py  < {name: {"recipe": {...}, "attempts": [{...}]}}
 
 An attempt is ``{"ranks": 2}``, with ``"stop": 3`` to be asked to stop after that step or
-``"stop_evaluating": 3`` in the evaluation after it, and ``"strategy": "fsdp"`` for what no plan chooses on a
-CPU. Ranks are forks of this process, which pays for the imports once; they meet over gloo on the loopback,
-and none outlives ``LIMIT`` seconds.
+``"stop_evaluating": 3`` in the evaluation after it, ``"stop_sampling": 3`` when that one's first prompt was
+answered, and ``"strategy": "fsdp"`` for what no plan chooses on a CPU. Ranks are forks of this process, which
+pays for the imports once; they meet over gloo on the loopback, and none outlives ``LIMIT`` seconds.
 """
 
 from __future__ import annotations
@@ -44,11 +44,14 @@ class StoppingContext(RunContext):
 
     after: int | None = None
     evaluating: int | None = None
+    sampling: int | None = None
 
     def emit(self, event: Event) -> None:
         super().emit(event)
         if isinstance(event, StepEvent):
             self.signals += event.step == self.after
+        if isinstance(event, SampleEvent):
+            self.signals += event.step == self.sampling
         if isinstance(event, PhaseEvent) and event.phase == "eval":
             self.signals += event.detail == f"step {self.evaluating}"
 
@@ -58,6 +61,7 @@ class Attempt:
     ranks: int
     stop: int | None = None
     stop_evaluating: int | None = None
+    stop_sampling: int | None = None
     strategy: str = "ddp"
 
 
@@ -82,13 +86,14 @@ def rank_main(run: RunDir, method: Any, place: Topology, port: int, wanted: Atte
         opened = next_attempt(run)
         context = watched = StoppingContext(run, opened.attempt, opened._events)
         watched.after, watched.evaluating = wanted.stop, wanted.stop_evaluating
+        watched.sampling = wanted.stop_sampling
     else:
         context = PeerContext(run)
     context.plan = plan_for(run.load_plan(), wanted)
     try:
         training.train(context, method)
     except Stopped:
-        if wanted.stop is None and wanted.stop_evaluating is None:
+        if (wanted.stop, wanted.stop_evaluating, wanted.stop_sampling) == (None, None, None):
             raise
 
 

@@ -119,7 +119,13 @@ class SFTTraining(training.Training):
 
     def sample(self, step: int) -> None:
         """Answer the recipe's prompts."""
-        sample_events(self.context, self.handle, step, chat=self.data.report.template is not None)
+        sample_events(
+            self.context,
+            self.handle,
+            step,
+            chat=self.data.report.template is not None,
+            together=self.resolved.strategy == "fsdp",
+        )
 
     def write(self, folder: Path) -> None:
         """The weights and the tokenizer with the template in force."""
