@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from .errors import WhetError
+
 WIDTH = 110
 
 
@@ -20,6 +22,9 @@ def set_key(text: str, key: str, value: Any) -> str:
         text: a YAML mapping.
         key: ``section.name``, or ``name``.
         value: anything YAML can say.
+
+    Raises:
+        WhetError: ``recipe.override`` for a key inside of what is no section.
     """
     wanted = _with(yaml.safe_load(text) or {}, key.split("."), value)
     edited = _edit(text, key.split("."), value, wanted)
@@ -91,7 +96,13 @@ def _block(path: list[str], value: Any, column: int) -> str:
     return "".join(f"{' ' * column}{line}\n" for line in dumped.splitlines())
 
 
-def _with(values: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+def _with(values: Any, path: list[str], value: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise WhetError(
+            "recipe.override",
+            f"{'.'.join(path)} cannot be set inside of {str(values)[:60]!r}.",
+            "Set what holds it as a whole.",
+        )
     if len(path) == 1:
         return {**values, path[0]: value}
     return {**values, path[0]: _with(values.get(path[0]) or {}, path[1:], value)}

@@ -10,6 +10,7 @@ import yaml
 from whet.engine.errors import WhetError
 from whet.engine.recipe import Recipe
 from whet.engine.recipe_files import load_recipe, patched, recipe_from_text, settings_paths, shipped, to_yaml
+from whet.engine.yaml_edit import set_key
 
 MINIMAL = {"model": {"name": "demo"}, "data": {"train": "demo"}}
 
@@ -185,6 +186,11 @@ def test_texts_that_fuzzing_got_a_traceback_out_of_are_refused(text: str) -> Non
         recipe_from_text(text)
     assert caught.value.code.startswith("recipe.")
     assert len(str(caught.value)) < 1500
+
+
+def test_a_key_inside_of_a_list_is_refused() -> None:
+    with pytest.raises(WhetError, match="cannot be set inside"):
+        set_key("method: {rewards: [a, b]}", "method.rewards.weight", 0.5)
 
 
 def test_names_that_are_too_long_lead_nowhere() -> None:
