@@ -42,6 +42,23 @@ def sum_numbers(*numbers: float) -> tuple[float, ...]:
     return tuple(total.tolist())
 
 
+def first_told(text: str) -> str:
+    """What the first process that has something to tell tells, in all of them; empty where none has."""
+    if world_size() == 1:
+        return text
+    written = text.encode()
+    sizes = torch.zeros(world_size(), dtype=torch.int64)
+    sizes[rank()] = len(written)
+    distributed.all_reduce(sizes, group=waiting_group())
+    teller = next((number for number, size in enumerate(sizes.tolist()) if size), None)
+    if teller is None:
+        return ""
+    told = torch.tensor(list(written), dtype=torch.uint8)
+    told = told if rank() == teller else torch.empty(int(sizes[teller]), dtype=torch.uint8)
+    distributed.broadcast(told, src=teller, group=waiting_group())
+    return bytes(told.tolist()).decode()
+
+
 def sum_buffers(buffers: Iterable[torch.Tensor]) -> None:
     """Sum tensors over the processes in place, on the device that they are on."""
     if world_size() > 1:

@@ -1,7 +1,13 @@
-"""Who waits for a process that works alone waits as long as it takes; a lost one is not taken for memory."""
+"""What processes tell each other: who waits waits as long as it takes, a lost one is not taken for memory,
+and what one of them found all know."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import closing
 from datetime import timedelta
 from typing import Any, cast
 
@@ -10,7 +16,8 @@ from torch import distributed
 
 from whet.engine.methods.memory_errors import out_of_memory_said
 from whet.engine.parallel import collectives
-from whet.engine.parallel.process_group import WAITING_SECONDS
+from whet.engine.parallel.process_group import WAITING_SECONDS, joined
+from whet.engine.parallel.topology import LOOPBACK, Topology
 from whet.engine.runs.context import RunContext
 
 
@@ -36,3 +43,36 @@ def test_a_lost_process_is_not_memory_that_ran_out() -> None:
     with pytest.raises(distributed.DistBackendError) as seen, out_of_memory_said(cast(RunContext, None)):
         raise lost
     assert seen.value is lost
+
+
+def test_what_one_process_found_all_of_them_know() -> None:
+    """As the module where a row's numbers went wrong, which one process alone has."""
+    found = [["", "layers.3, größer"], ["", ""], ["first", "second"]]
+    known = _told_in_turn(found)
+    assert known == [["layers.3, größer", "", "first"]] * 2
+    assert collectives.first_told("alone") == "alone"
+
+
+def _told_in_turn(found: Sequence[Sequence[str]]) -> list[list[str]]:
+    """What each of two processes hears, for each pair of texts that they tell."""
+    with closing(socket.socket()) as free:
+        free.bind((LOOPBACK, 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    pipes = [fork.Pipe(duplex=False) for _ in range(2)]
+
+    def tell(rank: int) -> None:
+        os.environ.update(Topology(rank, rank, 2).variables(LOOPBACK, port))
+        with joined("cpu"):
+            pipes[rank][1].send([collectives.first_told(texts[rank]) for texts in found])
+
+    processes = [fork.Process(target=tell, args=(rank,)) for rank in range(2)]
+    try:
+        for process in processes:
+            process.start()
+        assert all(reader.poll(30) for reader, _ in pipes)
+        return [reader.recv() for reader, _ in pipes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join(5)

@@ -13,6 +13,7 @@ import torch
 from ...checks.live.curve import USUAL_RATE
 from ...findings import Finding, Fix
 from ...models.fast_path import DecoderProgram, causal_model
+from ...parallel.collectives import first_told
 from ...parallel.fsdp import is_sharded, whole
 from ..random_numbers import preserved_rng
 from .collation import count_supervised
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def not_finite(trainer: SupervisedTrainer, what: str, value: float, batches: Sequence[Any]) -> Finding:
-    """T01, with the module named.
+    """T01, with the module named. Of several processes each looks through its own rows, and all come here.
 
     Args:
         trainer: whose step it was; its weights are as they were before the step.
@@ -31,7 +32,7 @@ def not_finite(trainer: SupervisedTrainer, what: str, value: float, batches: Seq
         batches: the step's micro-batches as the collator made them, or ``{"rows": ...}`` on the fast path.
     """
     with preserved_rng(trainer.args.device), torch.no_grad():
-        module = first_bad(trainer, batches)
+        module = first_told(first_bad(trainer, batches) or "") or None
     model: Any = trainer.model
     broken = [name for name, p in model.named_parameters() if not _finite(p)][:5]
     where = f"it began in {module}" if module else "the forward pass is finite, the backward pass is not"
@@ -126,7 +127,7 @@ def _hooked(trainer: SupervisedTrainer, batch: Any) -> str | None:
     handles = [module.register_forward_hook(watch(name)) for name, module in causal.named_modules() if name]
     try:
         inputs = trainer._prepare_inputs(dict(batch))
-        with trainer.compute_loss_context_manager():
+        with trainer.own_numbers(), trainer.compute_loss_context_manager():
             loss = trainer.compute_loss(
                 trainer.model, inputs, num_items_in_batch=count_supervised(inputs["labels"])
             )
