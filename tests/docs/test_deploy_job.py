@@ -120,16 +120,27 @@ def test_several_machines_share_one_run(place: Path) -> None:
     assert all(call.endswith(f"-m whet.engine.runs.worker {place}/run") for call in started)
 
 
-def test_a_bucket_gets_what_the_command_left_and_gives_it_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_bucket_gets_what_the_command_left_and_gives_it_back(tmp_path: Path, slash: str) -> None:
     bucket, home = tmp_path / "bucket", tmp_path / "home"
     (bucket / "runs").mkdir(parents=True)
     (bucket / "runs" / "old").write_text("from before")
     command = ["bash", "-c", f'cat "{home}/runs/old"; echo new > "{home}/runs/new"; exit 5']
-    words = [str(FOLDER / "whet-sync.sh"), str(bucket), *command]
+    words = [str(FOLDER / "whet-sync.sh"), f"{bucket}{slash}", *command]
     environment = os.environ | {"WHET_HOME": str(home)}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (5, "from before")
     assert (bucket / "runs" / "new").read_text() == "new\n"
+
+
+def test_another_program_copies_from_and_to_the_address_itself(tmp_path: Path) -> None:
+    """Behind the slash stands nothing: to `aws s3 sync`, s3://mine/. is the folder called dot."""
+    (tmp_path / "copy").write_text(f'#!/bin/bash\necho "$*" >> {tmp_path}/calls\n')
+    (tmp_path / "copy").chmod(0o755)
+    environment = os.environ | {"WHET_HOME": str(tmp_path), "COPY": f"{tmp_path}/copy s3 sync"}
+    words = [str(FOLDER / "whet-sync.sh"), "s3://mine", "true"]
+    assert subprocess.run(words, env=environment, timeout=60, check=False).returncode == 0
+    assert calls(tmp_path) == [f"s3 sync s3://mine/ {tmp_path}/", f"s3 sync {tmp_path}/ s3://mine/"]
 
 
 @pytest.fixture
