@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,14 @@ def test_two_folders_change_places(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "weights").read_text() == "two"
     with pytest.raises(FileNotFoundError):
         exchange(tmp_path / "a", tmp_path / "c")
+
+
+def test_other_systems_rename_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    write(tmp_path / "merged", "old")
+    with new_folder(tmp_path / "merged") as partial:
+        (partial / "weights").write_text("new")
+    assert names(tmp_path) == {"merged"} and (tmp_path / "merged" / "weights").read_text() == "new"
 
 
 @pytest.mark.parametrize("swaps", [True, False])
