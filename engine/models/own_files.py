@@ -47,7 +47,7 @@ def shards(folder: Path) -> dict[str, str] | None:
         return None
     try:
         found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _odd_index(index, f"has no weight_map that can be read ({type(error).__name__})") from error
     if not isinstance(found, dict):
         raise _odd_index(index, f"has a {type(found).__name__} as its weight_map")
@@ -102,7 +102,7 @@ def refuse_links_out(folder: Path) -> None:
 
     Meant is what is read as text or copied; weights beside config.json may be linked from anywhere.
     """
-    inside = (folder.resolve(), hub_cache().resolve(), *_blobs(folder))
+    inside = _inside(folder)
     for path in _read_or_copied(folder):
         if path.is_symlink() and not any(path.resolve().is_relative_to(one) for one in inside):
             raise WhetError(
@@ -154,7 +154,7 @@ def refuse_files_elsewhere(folder: Path, tokenizer: dict[str, Any]) -> None:
     """
     for name in TOKENIZER_FILES:
         file = tokenizer.get(name)
-        if isinstance(file, str) and not (folder / file).resolve().is_relative_to(folder.resolve()):
+        if isinstance(file, str) and not _is_own(folder, file):
             raise WhetError(
                 "model.link",
                 f"{folder / 'tokenizer_config.json'} makes its tokenizer of {file}, which lies elsewhere.",
@@ -171,10 +171,20 @@ def _pickled(file: Path) -> WhetError:
     )
 
 
-def _blobs(folder: Path) -> tuple[Path, ...]:
-    """Where the links of a snapshot in a cache of the hub's lead, wherever that cache is."""
+def _is_own(folder: Path, name: str) -> bool:
+    """Whether ``name`` leads to a file of ``folder``; a snapshot's are links to blobs."""
+    file = folder / name
+    if file.resolve().is_relative_to(folder.resolve()):
+        return True
+    named_here = Path(os.path.abspath(file)).is_relative_to(os.path.abspath(folder))
+    return named_here and any(file.resolve().is_relative_to(one) for one in _inside(folder))
+
+
+def _inside(folder: Path) -> tuple[Path, ...]:
+    """Where a model's links may lead: its folder, the hub's cache, the blobs beside a snapshot of another."""
     snapshots = folder.resolve().parent
-    return (snapshots.parent / "blobs",) if snapshots.name == "snapshots" else ()
+    blobs = (snapshots.parent / "blobs",) if snapshots.name == "snapshots" else ()
+    return (folder.resolve(), hub_cache().resolve(), *blobs)
 
 
 def _odd_index(index: Path, fact: str) -> WhetError:

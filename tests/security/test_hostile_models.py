@@ -21,7 +21,7 @@ from whet.engine.export.modelfile import write_modelfile
 from whet.engine.models.facts import read_model_facts
 from whet.engine.models.locate import adapter_base, resolve_model
 from whet.engine.models.own_code import check_own_code, own_code
-from whet.engine.models.own_files import TEMPLATES, read_header
+from whet.engine.models.own_files import TEMPLATES, read_header, refuse_files_elsewhere, shards
 
 SECRET = "what-lies-outside"
 HUGE = 2**60
@@ -120,11 +120,23 @@ def test_links_inside_of_a_snapshot_and_to_weights_are_followed(model: Path, tmp
         shutil.move(file, blobs / file.name)
         (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
     assert resolve_model(str(snapshot), weights=True) == snapshot
+    refuse_files_elsewhere(snapshot, {"tokenizer_file": "tokenizer.json", "vocab_file": None})
     mine = tmp_path / "mine"
     shutil.copytree(snapshot, mine, ignore=shutil.ignore_patterns("*.safetensors"))
     (mine / "model.safetensors").symlink_to(blobs / "model.safetensors")
     (mine / "checkpoints").symlink_to(tmp_path)  # of no concern to whoever loads it
     assert resolve_model(str(mine), weights=True) == mine
+
+
+@pytest.mark.parametrize("file", ["../private/id_rsa", "/etc/passwd", "a/../../private/id_rsa", "linked"])
+def test_a_tokenizer_is_of_files_of_its_own(model: Path, outside: Path, file: str) -> None:
+    (model / "linked").symlink_to(outside / "id_rsa")
+    assert refused(lambda: refuse_files_elsewhere(model, {"vocab_file": file})) == "model.link"
+
+
+def test_an_index_as_deep_as_no_other_is_said(model: Path) -> None:
+    (model / "model.safetensors.index.json").write_text("[" * 200_000)
+    assert refused(lambda: shards(model)) == "model.index"
 
 
 @pytest.mark.parametrize("length", [0, 1, HUGE, 2**63, 99_999_999])
