@@ -104,10 +104,7 @@ def _places(query: str | None) -> dict[str, str]:
     wrong = [
         f"{key}={value}"
         for key, value in pairs
-        if key not in ("home", "whet")
-        or not PLACE.fullmatch(value)
-        or not value.isprintable()
-        or places[key] != value
+        if key not in ("home", "whet") or not _is_place(value) or places[key] != value
     ]
     if wrong or not pairs:
         raise WhetError(
