@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from transformers import TrainerState, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from ..models.adapters import save_weights
 from ..parallel.collectives import wait_for_all
@@ -87,6 +87,22 @@ class RunCheckpoints:
         else:
             set_seed(rank_seed(self.args.seed, rank(), self.state.global_step))
 
+    def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
+        """As the base class for one process. What several read it would put on each GPU, beside the states
+        that it is copied into; a file that is mapped into memory is there once for all of them."""
+        if checkpoint is None or world_size() == 1 or self.is_deepspeed_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+            return
+        folder = Path(checkpoint)
+        mapped = self.args.device.type != "cpu"  # an optimizer there would go on with the file itself
+        state = torch.load(folder / OPTIMIZER_NAME, map_location="cpu", weights_only=True, mmap=mapped)
+        self.optimizer.load_state_dict(_let_go(self.own_states(state)))
+        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
+
+    def own_states(self, state: dict[str, Any]) -> dict[str, Any]:
+        """What this process's optimizer takes of a checkpoint's: all of it."""
+        return state
+
     def write_weights(self: Any, folder: Path) -> None:
         """What trains, as safetensors."""
         save_weights(self.accelerator.unwrap_model(self.model), folder, self.whole)
@@ -98,6 +114,19 @@ class RunCheckpoints:
     def load_weights(self: Any, checkpoint: Path) -> None:
         """Put a checkpoint's weights into the model, and nothing else."""
         self._load_from_checkpoint(str(checkpoint))
+
+
+def _let_go(state: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's counts of steps stay on the CPU: copied, or they would hold on to the file they lie in,
+    and NFS deletes no folder of a file that is held."""
+    moments = {
+        key: {
+            name: value.clone() if isinstance(value, torch.Tensor) and value.dim() == 0 else value
+            for name, value in entry.items()
+        }
+        for key, entry in state["state"].items()
+    }
+    return {**state, "state": moments}
 
 
 def read_state(checkpoint: Path) -> TrainerState:

@@ -84,17 +84,13 @@ class WeightShares(Trainer):
         torch.save(self._whole_optimizer, Path(output_dir) / OPTIMIZER_NAME)
         torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """As the base class; of the file, which is not read into memory, each process takes its share."""
-        if checkpoint is None or not self.sharded:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        assert self.optimizer is not None and self.lr_scheduler is not None
-        folder = Path(checkpoint)
-        state = torch.load(folder / OPTIMIZER_NAME, map_location="cpu", weights_only=True, mmap=True)
-        state["state"] = {key: plain_state(entry) for key, entry in state["state"].items()}
-        self.optimizer.load_state_dict(share_optimizer(state, self.optimizer.param_groups))
-        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
+    def own_states(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Its share of each state, as plain AdamW has them."""
+        if not self.sharded:
+            return state
+        assert self.optimizer is not None
+        plain = {key: plain_state(entry) for key, entry in state["state"].items()}
+        return share_optimizer({**state, "state": plain}, self.optimizer.param_groups)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """As the base class; each process reads its share of the safetensors."""
