@@ -35,8 +35,8 @@ def joined(device: str, seconds: float = EXCHANGE_SECONDS) -> Iterator[None]:
     MASTER_PORT, as torchrun sets them) and leave them at the end.
 
     Args:
-        device: ``cuda`` (tensors there go through NCCL, and LOCAL_RANK says which GPU is this process's) or
-            ``cpu``; tensors on the CPU always go through gloo.
+        device: ``cuda`` (tensors there go through NCCL, and LOCAL_RANK says which of the visible GPUs is this
+            process's) or ``cpu``; tensors on the CPU always go through gloo.
         seconds: limit of one exchange.
 
     Raises:
@@ -48,7 +48,8 @@ def joined(device: str, seconds: float = EXCHANGE_SECONDS) -> Iterator[None]:
     if device == "cuda":
         if not check_cuda_p2p_ib_support():  # accelerate refuses such GPUs of old drivers otherwise
             os.environ |= dict.fromkeys(UNSUPPORTED_EXCHANGES, "1")
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        # srun and operators may show each process its own GPU alone; accelerate counts in the same way.
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count()))
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     _meet(backend, seconds)
     _waiting[:] = [distributed.new_group(backend="gloo", timeout=timedelta(seconds=WAITING_SECONDS))]

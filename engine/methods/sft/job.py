@@ -124,7 +124,7 @@ class SFTTraining(training.Training):
             self.handle,
             step,
             chat=self.data.report.template is not None,
-            together=self.resolved.strategy == "fsdp",
+            together=self.trainer.sharded,
         )
 
     def write(self, folder: Path) -> None:
