@@ -39,6 +39,14 @@ class RemoteRun:
     whet: str = "whet"
     """The program there; a bare name is looked for on the PATH of a shell without a terminal."""
 
+    @property
+    def address(self) -> str:
+        """What to type for it, without ``home`` and ``whet``."""
+        user = "" if self.user is None else f"{self.user}@"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port is None else f":{self.port}"
+        return f"{SCHEME}{user}{host}{port}/{self.run}"
+
     def named(self, run_id: str) -> RemoteRun:
         """The same place with another run."""
         return replace(self, run=run_id)

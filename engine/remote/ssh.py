@@ -121,7 +121,7 @@ def refuse_without_whet(ended: Session, code: int) -> None:
         "remote.no_whet",
         f"{place.host} has no program {place.whet!r}: {ended.last_words() or f'exit code {code}'}",
         "A shell without a terminal reads no venv; say where it is: "
-        f"ssh://{place.host}/{place.run}?whet=/path/to/.venv/bin/whet",
+        f"{place.address}?whet=/path/to/.venv/bin/whet",
     )
 
 

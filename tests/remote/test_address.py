@@ -26,6 +26,7 @@ from whet.engine.api import RemoteRun, WhetError, is_remote, parse_address
 )
 def test_parts(text: str, place: RemoteRun) -> None:
     assert is_remote(text) and parse_address(text) == place
+    assert parse_address(place.address) == RemoteRun(place.host, place.run, place.user, place.port)
 
 
 @pytest.mark.parametrize(
