@@ -115,7 +115,10 @@ class Peers:
 
     def cause_of(self, error: BaseException) -> WhetError | None:
         """The error of another rank that explains rank 0's, or None when that stands for itself."""
-        if self.context.lost is None and lost_contact(error):
+        lost = lost_contact(error)
+        if isinstance(error, WhetError) and not lost:  # all ranks may have come to the same one
+            return None
+        if self.context.lost is None and lost:
             deadline = time.monotonic() + CAUSE_SECONDS
             while (cause := self._reported()) is None and time.monotonic() < deadline:
                 if self.context.lost is not None:

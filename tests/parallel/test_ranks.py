@@ -193,6 +193,17 @@ def test_rank_0_s_own_error_stands_over_what_it_does_to_the_others(launch: Launc
     assert error_of(run).message == "ValueError: shapes (3,) and (4,)"
 
 
+def test_what_all_ranks_came_to_is_told_as_rank_0_s(launch: Launch) -> None:
+    """A loss that is not finite is so in each of them, and any may be heard of first."""
+    run = launch("""
+        while rank == 0 and context.lost is None:
+            time.sleep(0.01)
+        raise WhetError("train.not_finite", "The loss is nan at step 3.", "Lower it.")
+    """)
+    assert ended(run) == "failed"
+    assert error_of(run).message == "The loss is nan at step 3."
+
+
 def test_killed_rank_0_takes_its_ranks_along(launch: Launch) -> None:
     """Also past a forked child that outlives it, as a DataLoader's worker does."""
     run = launch(
