@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 
 from ..errors import WhetError
+from ..models.own_files import module_folders
 from ..models.sentence_folder import MODULES, is_embedding_model
 from .adapter_weights import Adapter
 from .base_weights import BaseWeights
@@ -282,7 +283,6 @@ def _copy_modules(source: Path, out_dir: Path) -> None:
     for name in MODULE_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, out_dir / name)
-    for module in json.loads((source / MODULES).read_text(encoding="utf-8")):
-        name = Path(module["path"]).name  # never a folder elsewhere, whatever the list says
-        if name and (source / name).is_dir():  # some have no settings, and no folder
-            shutil.copytree(source / name, out_dir / name)
+    for name in module_folders(source):
+        if (source / name).is_dir():  # some have no settings, and no folder
+            shutil.copytree(source / name, out_dir / name, dirs_exist_ok=True)  # one may lie in another

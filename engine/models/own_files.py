@@ -75,16 +75,19 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
             raise _broken(path, "its header is not JSON") from error
     if not isinstance(header, dict):
         raise _broken(path, f"its header is a {type(header).__name__}")
+    room = size - 8 - length
     for name, entry in header.items():
-        if name != "__metadata__" and not _describes(entry, size - 8 - length):
-            raise _broken(
-                path, f"its header says of {name!r}, with {size - 8 - length:,} bytes behind it, {entry!r}"
-            )
+        if name == "__metadata__":
+            continue
+        if not _describes(entry):
+            raise _broken(path, f"its header says of {name!r} {entry!r}")
+        if entry["data_offsets"][1] > room:
+            raise _broken(path, f"it ends within {name}")
     return header, 8 + length
 
 
-def _describes(entry: Any, room: int) -> bool:
-    """Whether it is a tensor's type, shape and place, which agree, within ``room`` bytes."""
+def _describes(entry: Any) -> bool:
+    """Whether it is a tensor's type, shape and place, which agree."""
     if not isinstance(entry, dict) or not isinstance(kind := entry.get("dtype"), str):
         return False
     shape, place = entry.get("shape"), entry.get("data_offsets")
@@ -94,7 +97,7 @@ def _describes(entry: Any, room: int) -> bool:
         return False
     bits = re.search(r"\d+", kind)  # BOOL is a byte; types of less than one are packed
     needed = math.prod(shape) * (int(bits[0]) if bits else 8)
-    return place[1] <= room and 8 * (place[1] - place[0]) == needed
+    return 8 * (place[1] - place[0]) == needed
 
 
 def refuse_links_out(folder: Path) -> None:
@@ -104,10 +107,10 @@ def refuse_links_out(folder: Path) -> None:
     """
     inside = _inside(folder)
     for path in _read_or_copied(folder):
-        if path.is_symlink() and not any(path.resolve().is_relative_to(one) for one in inside):
+        if not any(path.resolve().is_relative_to(one) for one in inside):  # it, or a folder above it, links
             raise WhetError(
                 "model.link",
-                f"{path} is a link to {path.resolve()}, which lies outside of the model's folder.",
+                f"{path} leads to {path.resolve()}, which lies outside of the model's folder.",
                 "If that is meant, put the file itself there; only weights may be linked.",
             )
 
@@ -116,27 +119,38 @@ def _read_or_copied(folder: Path) -> Iterator[Path]:
     for pattern in TEXTS:
         yield from folder.glob(pattern)
     # Templates beside the first, and the layers of an embedding model, which a merge copies whole.
-    for name in (TEMPLATES, *_modules(folder)):
+    for name in (TEMPLATES, *module_folders(folder)):
         yield folder / name
         yield from (folder / name).rglob("*")
 
 
-def _modules(folder: Path) -> set[str]:
-    """The folders that modules.json names, as far as it can be read; no other part of it is believed here."""
+def module_folders(folder: Path) -> list[str]:
+    """The folders below ``folder`` that modules.json names, as far as it can be read.
+
+    Raises WhetError ``model.link`` for one that lies elsewhere.
+    """
     try:
         listed = json.loads((folder / MODULES).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return set()
+        return []
     named = [one.get("path") for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-    return {Path(path).name for path in named if isinstance(path, str)} - {""}
+    found = {os.path.normpath(path) for path in named if isinstance(path, str)} - {os.curdir}
+    for path in found:
+        if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
+            raise WhetError(
+                "model.link",
+                f"{folder / MODULES} names a layer in {path}, which lies outside of the model's folder.",
+                "A layer's path begins in the model's own folder: correct it there.",
+            )
+    return sorted(found)
 
 
 def refuse_pickled_modules(folder: Path) -> None:
     """Raise WhetError ``model.pickled`` for a layer of sentence-transformers' without safetensors."""
-    for name in sorted(_modules(folder)):
-        file = folder / name / PICKLED
-        if file.is_file() and not file.with_name("model.safetensors").is_file():
-            raise _pickled(file)
+    for name in module_folders(folder):
+        for file in sorted((folder / name).rglob(PICKLED)):
+            if not file.with_name("model.safetensors").is_file():
+                raise _pickled(file)
 
 
 def check_adapter(folder: Path) -> None:
@@ -198,6 +212,6 @@ def _odd_index(index: Path, fact: str) -> WhetError:
 def _broken(path: Path, fact: str) -> WhetError:
     return WhetError(
         "model.broken_weights",
-        f"{path} is not a safetensors file: {fact}.",
+        f"{path} is no whole safetensors file: {fact}.",
         "Download the model again, or write its weights again with save_pretrained.",
     )

@@ -111,6 +111,14 @@ def test_no_link_leads_out_of_a_models_folder(model: Path, outside: Path, place:
     assert refused(lambda: resolve_model(str(model))) == "model.link"
 
 
+@pytest.mark.parametrize("path", ["..", "../private", "a/../../private", "/etc", "a/1_Dense"])
+def test_no_layer_lies_outside_of_a_models_folder(model: Path, outside: Path, path: str) -> None:
+    (model / "a").symlink_to(outside)
+    (outside / "1_Dense").mkdir()
+    (model / "modules.json").write_text(json.dumps([{"path": path, "type": "sentence_transformers.X"}]))
+    assert refused(lambda: resolve_model(str(model))) == "model.link"
+
+
 def test_links_inside_of_a_snapshot_and_to_weights_are_followed(model: Path, tmp_path: Path) -> None:
     blobs = tmp_path / "elsewhere" / "models--owner--name" / "blobs"
     snapshot = blobs.parent / "snapshots" / ("a" * 40)
@@ -188,10 +196,14 @@ def test_a_module_of_its_own_is_own_code(model: Path, kind: str) -> None:
         assert refused(lambda: check_own_code("owner/name", model)) == "model.remote_code"
 
 
-def test_a_layer_is_not_unpickled(model: Path, mark: Path) -> None:
-    (model / "2_Dense").mkdir()
-    (model / "modules.json").write_text(json.dumps([{"path": "2_Dense", "type": "sentence_transformers.X"}]))
-    (model / "2_Dense" / "pytorch_model.bin").write_bytes(pickle.dumps(Mark(mark)))
+@pytest.mark.parametrize(
+    ("path", "place"), [("2_Dense", "."), ("a/2_Dense", "."), ("./a//b", "."), ("a", "b")]
+)
+def test_a_layer_is_not_unpickled(model: Path, mark: Path, path: str, place: str) -> None:
+    layer = model / path / place
+    layer.mkdir(parents=True)
+    (model / "modules.json").write_text(json.dumps([{"path": path, "type": "sentence_transformers.X"}]))
+    (layer / "pytorch_model.bin").write_bytes(pickle.dumps(Mark(mark)))
     assert refused(lambda: resolve_model(str(model), weights=True)) == "model.pickled"
     assert not mark.exists()
 
