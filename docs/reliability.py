@@ -32,9 +32,9 @@ SUITES = {
         "Kills survived",
         "make chaos",
         "Workers are killed at random moments, disks fill, files vanish or rot. Survived is: nothing "
-        "finished was lost, the resumed curve is the uninterrupted one, the state says what happened, and the "
-        "next step is offered. A clock that jumps, memory that ends and a machine that is taken away have tests "
-        "beside these, which are not counted here: `tests/chaos`.",
+        "finished was lost, the resumed curve is the uninterrupted one, the state says what happened, and "
+        "the next step is offered. A clock that jumps, memory that ends and a machine that is taken away "
+        "have tests beside these, which are not counted here: `tests/chaos`.",
     ),
     "fuzz": Suite(
         "Inputs tried",
