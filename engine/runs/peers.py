@@ -18,7 +18,15 @@ from ..processes import environment
 from .context import RunContext, Stopped
 from .failures import lost_contact
 from .files import private_file
-from .rank_report import death_of, failure_of, forget_report, rank_log, read_report, silence_of
+from .rank_report import (
+    broken_exchange,
+    death_of,
+    failure_of,
+    forget_report,
+    rank_log,
+    read_report,
+    silence_of,
+)
 
 RANK = ("-m", "whet.engine.runs.rank")
 """What the interpreter runs for a rank."""
@@ -43,7 +51,7 @@ def started_peers(context: RunContext, ranks: int, command: Sequence[str] = RANK
         command: what the interpreter runs for each.
 
     Raises:
-        WhetError: ``run.rank_died``, or a rank's own error.
+        WhetError: ``run.rank_died``, ``run.exchange_failed``, or a rank's own error.
     """
     peers = Peers(context, context.topology.world_size)
     if ranks > 1 and context.topology.alone:
@@ -142,8 +150,10 @@ class Peers:
             lost = death_of(self.context.dir, rank, code)
         else:
             lost = failure_of(rank, report)
-            if report.consequence and self._ending.wait(CAUSE_SECONDS):
-                return  # meanwhile the rank that it lost contact with was heard of
+            if report.consequence:
+                if self._ending.wait(CAUSE_SECONDS):
+                    return  # meanwhile the rank that it lost contact with was heard of
+                lost = broken_exchange(self.context.dir, self.ranks, lost.message) or lost
         self.context.lost = self.context.lost or lost
 
     def _reported(self) -> WhetError | None:

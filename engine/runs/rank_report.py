@@ -90,15 +90,43 @@ def silence_of(run: RunDir, ranks: int, error: BaseException) -> WhetError:
 
     Those without a report were killed, with their machine maybe.
     """
-    silent = [rank for rank in range(1, ranks) if read_report(run, rank) is None] or [*range(1, ranks)]
+    broken = broken_exchange(run, ranks, str(error))
+    if broken is not None:
+        return broken
+    silent = _silent(run, ranks)
     names = f"rank{'s' if len(silent) > 1 else ''} {', '.join(map(str, silent))}"
-    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return WhetError(
         "run.rank_died",
-        f"Contact was lost with {names} in the middle of the run: {first}",
+        f"Contact was lost with {names} in the middle of the run: {_first_line(str(error))}",
         f"Its log is {rank_log(run, silent[0])}, where it wrote one. Finished checkpoints are untouched; "
         f"`whet resume {run.id}` goes on.",
     )
+
+
+def broken_exchange(run: RunDir, ranks: int, said: str) -> WhetError | None:
+    """The run's error where each rank lost contact and none died; None where one has not said how it ended.
+
+    Args:
+        run: of rank 0.
+        ranks: processes of the run.
+        said: what an exchange ended with.
+    """
+    if _silent(run, ranks):
+        return None
+    return WhetError(
+        "run.exchange_failed",
+        f"The ranks could not exchange their numbers, and none of them died: {_first_line(said)}",
+        "`whet doctor` shows how the GPUs are joined, the size of /dev/shm and NCCL's switches; with "
+        f"NCCL_DEBUG=INFO in the environment NCCL says more. Then `whet resume {run.id}` goes on.",
+    )
+
+
+def _silent(run: RunDir, ranks: int) -> list[int]:
+    return [rank for rank in range(1, ranks) if read_report(run, rank) is None]
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.strip().splitlines()), "no reason was given")
 
 
 def _signal_name(number: int) -> str:

@@ -310,6 +310,38 @@ raise {LOST_CONTACT}
     assert f"whet resume {run.id}" in error.hint
 
 
+def test_exchange_that_fails_in_all_ranks_is_no_dead_rank(
+    create: Callable[[], RunDir], tmp_path: Path
+) -> None:
+    """As NCCL's first one in a container with little shared memory; a resume alone would not help."""
+    run = create()
+    body = f"""
+from whet.engine.runs import peers
+peers.CAUSE_SECONDS = 0.2
+report = context.dir.path / "worker-rank1.json"
+while rank == 0 and not report.exists():
+    time.sleep(0.01)
+raise {LOST_CONTACT}
+"""
+    done = in_ranks(2, [*write_job(tmp_path, PRELUDE + body, ranks=2), str(run.path)])
+    assert done == [1, 1] and ended(run) == "failed"
+    error = error_of(run)
+    assert error.code == "run.exchange_failed" and "whet doctor" in error.hint
+
+
+def test_exchange_that_fails_in_another_rank_first(launch: Launch) -> None:
+    run = launch(f"""
+        from whet.engine.runs import peers
+        peers.CAUSE_SECONDS = 0.2
+        if rank == 0:
+            train_until_stopped(context)
+            raise Stopped
+        raise {LOST_CONTACT}
+    """)
+    assert ended(run) == "failed"
+    assert error_of(run).code == "run.exchange_failed" and "Connection closed" in error_of(run).message
+
+
 def test_other_than_the_planned_number_of_ranks_is_refused(
     create: Callable[[], RunDir], tmp_path: Path
 ) -> None:
