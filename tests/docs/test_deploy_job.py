@@ -55,10 +55,17 @@ def start(place: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def job(place: Path, *words: str, **variables: str) -> int:
-    process = start(place, *words, **variables)
-    process.communicate(timeout=60)
+def ended(process: subprocess.Popen[str]) -> int:
+    """Its exit code; one that does not end is killed."""
+    try:
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
     return process.returncode
+
+
+def job(place: Path, *words: str, **variables: str) -> int:
+    return ended(start(place, *words, **variables))
 
 
 def calls(place: Path) -> list[str]:
@@ -103,16 +110,14 @@ def test_sigterm_reaches_the_worker(place: Path) -> None:
     process = start(place)
     until((place / "started").exists, "the worker")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 5 and "told" in calls(place)
+    assert ended(process) == 5 and "told" in calls(place)
 
 
 def test_several_machines_share_one_run(place: Path) -> None:
     both = {"NODES": "2", "GPUS": "4", "MASTER_ADDR": "first", "MASTER_PORT": "1234"}
     second = start(place, NODE_RANK="1", **both)
     assert job(place, NODE_RANK="0", **both) == 0
-    second.communicate(timeout=60)
-    assert second.returncode == 0
+    assert ended(second) == 0
     made = [call for call in calls(place) if call.startswith("whet train")]
     assert made == ["whet train recipe.yaml hardware.machines=2 hardware.gpus=8 --no-start"]
     started = [call for call in calls(place) if call.startswith("torchrun")]
