@@ -121,6 +121,7 @@ def without_gradient(model: torch.nn.Module) -> tuple[list[str], int]:
         if param.requires_grad and "lora_A" not in name and ".experts." not in name
     ]
     there = [(name, grad) for name, grad in looked if grad is not None]
-    largest = torch.stack([whole(grad.abs().max()).float() for _, grad in there]).tolist() if there else []
-    alive = {name for (name, _), value in zip(there, largest, strict=True) if value != 0}
+    # Sums, not maxima: a weight of fewer rows than there are processes leaves some with an empty share.
+    sums = torch.stack([whole(grad.abs().sum()).float() for _, grad in there]).tolist() if there else []
+    alive = {name for (name, _), value in zip(there, sums, strict=True) if value != 0}
     return [name for name, _ in looked if name not in alive], len(looked)

@@ -6,15 +6,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from typing import Any, cast
 
 import pytest
+import torch
 from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from whet.engine.methods.memory_errors import out_of_memory_said
+from whet.engine.methods.watching import without_gradient
 from whet.engine.parallel import collectives
 from whet.engine.parallel.process_group import WAITING_SECONDS, joined
 from whet.engine.parallel.topology import LOOPBACK, Topology
@@ -48,25 +52,36 @@ def test_a_lost_process_is_not_memory_that_ran_out() -> None:
 def test_what_one_process_found_all_of_them_know() -> None:
     """As the module where a row's numbers went wrong, which one process alone has."""
     found = [["", "layers.3, größer"], ["", ""], ["first", "second"]]
-    known = _told_in_turn(found)
+    known = in_two(lambda rank: [collectives.first_told(texts[rank]) for texts in found])
     assert known == [["layers.3, größer", "", "first"]] * 2
     assert collectives.first_told("alone") == "alone"
 
 
-def _told_in_turn(found: Sequence[Sequence[str]]) -> list[list[str]]:
-    """What each of two processes hears, for each pair of texts that they tell."""
+def test_a_weight_of_one_row_has_a_gradient_though_one_share_is_empty() -> None:
+    def look(_rank: int) -> tuple[list[str], int]:
+        shares, model = [Shard(0)], torch.nn.Linear(4, 1, bias=False)
+        mesh = init_device_mesh("cpu", (2,))
+        model.weight = torch.nn.Parameter(distribute_tensor(torch.ones(1, 4), mesh, shares))
+        model.weight.grad = distribute_tensor(torch.ones(1, 4), mesh, shares)
+        return without_gradient(model)
+
+    assert in_two(look) == [([], 1)] * 2
+
+
+def in_two(work: Callable[[int], Any]) -> list[Any]:
+    """What ``work`` returns in each of two processes that met, by rank."""
     with closing(socket.socket()) as free:
         free.bind((LOOPBACK, 0))
         port = free.getsockname()[1]
     fork = multiprocessing.get_context("fork")
     pipes = [fork.Pipe(duplex=False) for _ in range(2)]
 
-    def tell(rank: int) -> None:
+    def main(rank: int) -> None:
         os.environ.update(Topology(rank, rank, 2).variables(LOOPBACK, port))
         with joined("cpu"):
-            pipes[rank][1].send([collectives.first_told(texts[rank]) for texts in found])
+            pipes[rank][1].send(work(rank))
 
-    processes = [fork.Process(target=tell, args=(rank,)) for rank in range(2)]
+    processes = [fork.Process(target=main, args=(rank,)) for rank in range(2)]
     try:
         for process in processes:
             process.start()
