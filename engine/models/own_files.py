@@ -33,6 +33,8 @@ INDEX = "model.safetensors.index.json"
 SUFFIX = ".safetensors"
 LONGEST_HEADER = 100_000_000
 """Bytes; safetensors itself refuses more."""
+LFS = b"version "
+"""How a pointer begins that a clone without Git LFS has in place of a large file."""
 
 
 def shards(folder: Path) -> dict[str, str] | None:
@@ -63,8 +65,12 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
     Raises:
         WhetError: ``model.broken_weights`` for a file without one; no more is read than it can hold.
     """
+    if not path.is_file():  # caches that were cleared by hand leave such links
+        raise _broken(path, "it is a link that leads nowhere")
     with open(path, "rb") as file:
         start = file.read(8)
+        if start == LFS:
+            raise _broken(path, "it is a pointer of Git LFS, and `git lfs pull` fetches what it means")
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         size = os.fstat(file.fileno()).st_size
         if not 2 <= length <= min(LONGEST_HEADER, size - 8):

@@ -92,6 +92,17 @@ def test_header_of_weights(entry: Any, tmp_path: Path) -> None:
         read_header(path)
 
 
+def test_weights_that_were_not_fetched(tmp_path: Path) -> None:
+    """What a clone without Git LFS has in their place, and a cache of which a part was removed."""
+    pointer, link = tmp_path / "pointer", tmp_path / "link"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    link.symlink_to(tmp_path / "nowhere")
+    for path, said in ((pointer, "git lfs pull"), (link, "leads nowhere")):
+        with pytest.raises(WhetError, match=said) as caught:
+            read_header(path)
+        assert caught.value.code == "model.broken_weights"
+
+
 @pytest.mark.parametrize(
     "changes",
     [
