@@ -174,6 +174,9 @@ def gguf_with(
 
 
 def proven(gguf: Path, asked: tuple[str, ...] = ("f16",)) -> Looked:
+    # The first f16 file is what quantised ones are held against later, so it must be one that stays.
+    if baseline().f16 is None:
+        prove(healthy_gguf(), baseline(), keep=False)
     verdict = prove(gguf, baseline(), keep=False)
     facts = ExportFacts(section=ExportSection(gguf=list(asked)), verdicts=(verdict,))
     return Looked(run_export_checks(facts), lambda finding: proven(healthy_gguf()))

@@ -31,6 +31,7 @@ from whet.engine.models.stored_tensors import stored_tensors
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
 from whet.engine.recipe_files import patched
+from whet.engine.runs.manifest import MANIFEST, Manifest, write_manifest
 from whet.engine.runs.store import RunDir
 from whet.engine.runs.supervisor import _replan
 
@@ -248,8 +249,20 @@ def resumed_with_other_batches(folder: Path, overrides: Sequence[str] = ("traini
     return Looked(findings_of(run), mend)
 
 
+def damaged_checkpoint(folder: Path, spoil: bool = True) -> Looked:
+    """A disk changed one bit of the newest checkpoint."""
+    run = stopped_run(folder)
+    file = run.checkpoints / "step-000003" / "adapter_model.safetensors"
+    if spoil:
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    attempt(run)
+    return Looked(findings_of(run), lambda finding: damaged_checkpoint(folder, spoil=False))
+
+
 def spoiled_checkpoint(folder: Path, spoil: bool = True) -> Looked:
-    """The adapter in the checkpoint has other numbers than those that were trained."""
+    """The adapter in the checkpoint has other numbers than were trained, and sums that fit them."""
     from whet.engine.demo import MODEL_DIR
 
     run = stopped(demo_chats(Path(MODEL_DIR), max_steps=8, save_every=100))
@@ -259,6 +272,8 @@ def spoiled_checkpoint(folder: Path, spoil: bool = True) -> Looked:
             values = np.memmap(file, "<f4", "r+", tensor.start, tensor.shape)
             values[:] = np.random.default_rng(number).standard_normal(tensor.shape)
             values.flush()
+        told = Manifest.model_validate_json((file.parent / MANIFEST).read_bytes())
+        write_manifest(file.parent, MANIFEST, told.files)
     attempt(run)
     return Looked(findings_of(run), lambda finding: spoiled_checkpoint(folder, spoil=False))
 
@@ -398,6 +413,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("T05", "a checkpoint of another run", checkpoint_of_another_run, "own files back", "error"),
     Fault("T05", "other rows a step", resumed_with_other_batches,
           {"training.batch_size": 4, "training.gradient_accumulation": 1}),
+    Fault("T05", "a bit of the checkpoint flipped", damaged_checkpoint, "delete the folder"),
     Fault("T05", "other numbers in the checkpoint", spoiled_checkpoint, "start anew", "error"),
     Fault("T07", "recited rows", recited, "held-out loss was lowest"),
     Fault("T07", "a rate that is too high", diverging,
