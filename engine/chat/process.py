@@ -104,7 +104,12 @@ class GgufVoice:
 
         self.llama: Any = Llama(str(target.gguf), n_ctx=0, verbose=False)
         source = self.llama.metadata.get("tokenizer.chat_template")
-        self.renderer = None if source is None else Renderer(source)
+        bos, eos = map(self._text, (self.llama.token_bos(), self.llama.token_eos()))
+        self.renderer = None if source is None else Renderer(source, bos, eos)
+
+    def _text(self, token: int) -> str:
+        """As llama_cpp hands it to a template; nothing for -1, which is no token."""
+        return "" if token < 0 else str(self.llama.detokenize([token], special=True).decode(errors="replace"))
 
     def answer(self, request: dict[str, Any]) -> Iterator[tuple[str, bool]]:
         if self.renderer is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +12,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from support.tiny_models import build_tiny_model
 from transformers import AutoModelForCausalLM
 
-from whet.engine.chat.process import TransformersVoice
+from whet.engine.chat.process import GgufVoice, TransformersVoice
 from whet.engine.chat.session import ChatSession, ChatTarget
+from whet.engine.data.chat_templates import bounds
 from whet.engine.errors import WhetError
 from whet.engine.models.fast_path import program_of
 
@@ -75,3 +78,36 @@ def test_prompts_are_transformers_own_and_a_template_that_never_ends_is_refused(
     voice.tokenizer.chat_template = "{% for a in range(99999) %}" * 2 + "{% endfor %}" * 2
     with pytest.raises(WhetError, match="more than 3 seconds"):
         voice._prompt(MESSAGES)
+
+
+class Llama:
+    """As much of llama_cpp's as a chat uses, of a file without an end token."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        self.metadata = {"tokenizer.chat_template": path}
+
+    def token_bos(self) -> int:
+        return 1
+
+    def token_eos(self) -> int:
+        return -1
+
+    def detokenize(self, tokens: list[int], special: bool) -> bytes:
+        return b"<s>" if tokens == [1] and special else b""
+
+    def create_chat_completion(self, **request: Any) -> Iterator[dict[str, Any]]:
+        yield {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}
+
+
+def test_a_gguf_files_template_has_its_tokens_and_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llama_cpp.Llama", Llama)
+    asked = {"messages": MESSAGES, "max_new_tokens": 1, "temperature": 0.0}
+    source = "{% if bos_token == '<s>' %}{{ bos_token + messages[0].content + eos_token }}{% endif %}"
+    voice = GgufVoice(ChatTarget(gguf=Path(source)))
+    assert voice.renderer is not None
+    assert voice.renderer.render(MESSAGES) == "<s>What is a token?"
+    assert list(voice.answer(asked)) == [("a", False), ("", True)]
+    monkeypatch.setattr(bounds, "SECONDS", 0.2)
+    endless = source.replace("{{", "{% for a in range(99999) %}" * 2 + "{% endfor %}" * 2 + "{{")
+    with pytest.raises(WhetError, match="not rendered to its end"):
+        list(GgufVoice(ChatTarget(gguf=Path(endless))).answer(asked))
