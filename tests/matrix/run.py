@@ -26,7 +26,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.counted import PACKAGES, write_counts  # noqa: E402
+from support.counted import PACKAGES, RESULTS, write_counts  # noqa: E402
 
 FOLDER = ROOT / "build" / "matrix"
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -150,7 +150,9 @@ def test(cell: Cell) -> dict[str, int]:
     own = {"WHET_HOME": str(cell.folder / "home"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     left_out = ("PYTHONPATH", "VIRTUAL_ENV", "PYENV_VERSION")
     environment = {name: value for name, value in os.environ.items() if name not in left_out} | own
-    subprocess.run(words, cwd=cell.tree, env=environment, timeout=SECONDS, check=False)
+    ended = subprocess.run(words, cwd=cell.tree, env=environment, timeout=SECONDS, check=False)
+    if not report.is_file():
+        raise subprocess.CalledProcessError(ended.returncode, words)
     return count(report)
 
 
@@ -171,6 +173,7 @@ def run_cell(cell: Cell, wheels: Path, keep: bool) -> str:
     if python is None:
         return f"{cell.name}: NOT TRIED, there is no Python {cell.python} here"
     began = time.monotonic()
+    (RESULTS / f"matrix-{cell.name}.json").unlink(missing_ok=True)  # of an older tree
     try:
         commit = install(cell, python, wheels)
         counts = test(cell)
@@ -178,6 +181,8 @@ def run_cell(cell: Cell, wheels: Path, keep: bool) -> str:
         write_counts(f"matrix-{cell.name}", f"make matrix CELLS={cell.name}", counts, seconds, found)
     except subprocess.CalledProcessError as error:
         return f"{cell.name}: FAILED, {shlex.join(map(str, error.cmd))} ended with {error.returncode}"
+    except subprocess.TimeoutExpired:
+        return f"{cell.name}: FAILED, its tests took more than {SECONDS} s"
     finally:
         if not keep:
             shutil.rmtree(cell.folder, ignore_errors=True)
