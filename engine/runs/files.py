@@ -15,9 +15,10 @@ def private_dir(path: Path) -> Path:
 
     ``Path.mkdir(parents=True)`` would make the parents by the umask: a home that others may write, at worst.
     """
-    missing = takewhile(lambda folder: not folder.is_dir(), (path, *path.parents))
-    for folder in reversed(list(missing)):
-        folder.mkdir(mode=0o700, exist_ok=True)
+    missing = takewhile(lambda folder: not folder.exists(), path.parents)
+    for folder in (*reversed(list(missing)), path):
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, exist_ok=True)
     return path
 
 

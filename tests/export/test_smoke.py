@@ -102,7 +102,8 @@ def test_the_healthy_file_passes_all(healthy: Path, healthy_verdict: Verdict) ->
     assert evidence["held_out"] == 4 and evidence["stopped"]["transformers"] == 4
     assert evidence["stopped"]["llama.cpp"] == 4
     assert proof(healthy_verdict, "template").evidence["trained_rows"]["compared"] == 4
-    assert load_verdict(healthy) == healthy_verdict
+    kept = load_verdict(healthy)
+    assert kept is not None and kept.model_copy(update={"crc32": {}}) == healthy_verdict
 
 
 @pytest.mark.parametrize("kind", ["q8_0", "q6_k"])

@@ -29,6 +29,12 @@ def era(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(autouse=True)
+def open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that starts in this process confines it to its root: until the end of a test only."""
+    monkeypatch.setenv("WHET_FILES_WITHIN", "")
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))

@@ -77,7 +77,7 @@ def recipe(model: Path, rows: Path, **sections: dict[str, Any]) -> Recipe:
         "eval": {"every": 100, "batch_size": 4},
         "training": {
             "max_steps": 60, "batch_size": 4, "gradient_accumulation": 2, "learning_rate": 1e-2,
-            "optimizer": "adamw", "save_every": 100, "warmup": 0, "threads": 1, "scheduler": "constant",
+            "optimizer": "adamw", "save_every": 100, "warmup": 0, "threads": 1, "scheduler": "cosine",
         },
     }  # fmt: skip
     return Recipe.model_validate(
