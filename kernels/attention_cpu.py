@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import torch
 
+from .attention_efficient import summed
 from .attention_reference import AttentionOptions
 
 
@@ -23,14 +24,6 @@ def _heads(x_TGE: torch.Tensor, heads: int) -> torch.Tensor:
     if x_TGE.shape[1] != heads:
         x_TGE = x_TGE.repeat_interleave(heads // x_TGE.shape[1], dim=1)
     return x_TGE.transpose(0, 1)[None]
-
-
-def _tokens(x_1HTE: torch.Tensor, groups: int) -> torch.Tensor:
-    """(1, H, T, E) as (T, G, E), members of a group added in fp32."""
-    x_THE = x_1HTE[0].transpose(0, 1)
-    if x_THE.shape[1] == groups:
-        return x_THE
-    return x_THE.unflatten(1, (groups, -1)).sum(2, dtype=torch.float32).to(x_THE.dtype)
 
 
 def forward(
@@ -80,5 +73,5 @@ def backward(
             options.causal, scale=options.factor(size),
         )  # fmt: skip
         for result, gradient, kept in zip(results, gradients, (heads, groups, groups), strict=True):
-            result[begin:end] = _tokens(gradient, kept)
+            result[begin:end] = summed(gradient.transpose(1, 2), kept)
     return results

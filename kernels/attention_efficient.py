@@ -17,7 +17,7 @@ def _repeated(x_TGE: torch.Tensor, heads: int) -> torch.Tensor:
     return x_TGE.repeat_interleave(heads // x_TGE.shape[1], dim=1)[None]
 
 
-def _summed(x_1THE: torch.Tensor, groups: int) -> torch.Tensor:
+def summed(x_1THE: torch.Tensor, groups: int) -> torch.Tensor:
     """(1, T, H, E) as (T, G, E), members of a group added in fp32."""
     x_THE = x_1THE[0]
     if x_THE.shape[1] == groups:
@@ -69,4 +69,4 @@ def backward(
         offsets_N1, offsets_N1, longest, longest, lse_NHL, 0.0, seed, offset, int(options.causal), False,
         scale=options.factor(q_THE.shape[-1]), window_size=options.window,
     )  # fmt: skip
-    return dq[0], _summed(dk, groups), _summed(dv, groups)
+    return dq[0], summed(dk, groups), summed(dv, groups)
