@@ -9,8 +9,8 @@ or in parts, each in a process of its own, and then the table of what they print
     PYTHONPATH=src python -P benchmarks/grpo_addition.py --seeds 0 --read 0.jsonl --out FILE.md
 
 The demo model has no arithmetic. A short fine-tuning on 600 sums shows it what an answer looks like
-and leaves it wrong on most others. Then GRPO: it answers other sums, and the reward says right or wrong,
-nothing else. Neither stage sees the pairs that accuracy is measured on, in either order. The control is the
+and leaves it wrong on most others. Then GRPO: it answers sums, and the reward says right or wrong, nothing
+else. Neither stage sees the pairs that accuracy is measured on, in either order. The control is the
 same run rewarded for writing a number at all.
 """
 
@@ -28,21 +28,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-LARGEST = 49
-HELD_OUT, SHOWN = 300, 600
+SHOWN = 600
+"""Sums of the short fine-tuning."""
 Rows = list[dict[str, str]]
 
 
-def rows_of(seed: int) -> tuple[Rows, Rows, Rows]:
-    """Sums to fine-tune on, to be rewarded on, and to be measured on, which are not among the others."""
+def rows_of(seed: int, largest: int, measured: int) -> tuple[Rows, Rows, Rows]:
+    """Sums to fine-tune on, to be rewarded on (those among them), and to be measured on, which are not."""
     draw = random.Random(seed)
-    pairs = [(a, b) for a in range(LARGEST + 1) for b in range(a, LARGEST + 1)]
+    pairs = [(a, b) for a in range(largest + 1) for b in range(a, largest + 1)]
     draw.shuffle(pairs)
-    held_out = [draw.choice(((a, b), (b, a))) for a, b in pairs[:HELD_OUT]]
-    others = [pair for a, b in pairs[HELD_OUT:] for pair in dict.fromkeys(((a, b), (b, a)))]
+    held_out = [draw.choice(((a, b), (b, a))) for a, b in pairs[:measured]]
+    others = [pair for a, b in pairs[measured:] for pair in dict.fromkeys(((a, b), (b, a)))]
     draw.shuffle(others)
-    sums = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a, b in [*held_out, *others]]
-    return sums[HELD_OUT : HELD_OUT + SHOWN], sums[HELD_OUT + SHOWN :], sums[:HELD_OUT]
+    rewarded, held = (
+        [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a, b in some] for some in (others, held_out)
+    )
+    return rewarded[:SHOWN], rewarded, held
 
 
 def chat(row: dict[str, str]) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def finished(values: dict[str, Any]) -> Any:
     return view
 
 
-def warmed(seed: int, folder: Path, shown: Rows, options: argparse.Namespace) -> Path:
+def warmed(seed: int, folder: Path, shown: Rows, steps: int) -> Path:
     """The demo model after a short fine-tuning on sums, all of its weights trained."""
     view = finished(
         {
@@ -85,9 +87,9 @@ def warmed(seed: int, folder: Path, shown: Rows, options: argparse.Namespace) ->
             "data": {"train": written(folder, f"shown-{seed}", [chat(row) for row in shown])},
             "adapter": {"kind": "none"},
             "training": {
-                "max_steps": options.warm_steps, "batch_size": 32, "gradient_accumulation": 1,
+                "max_steps": steps, "batch_size": 32, "gradient_accumulation": 1,
                 "learning_rate": 1e-3, "scheduler": "constant", "warmup": 0, "optimizer": "adamw",
-                "precision": "fp32", "seed": seed, "save_every": options.warm_steps,
+                "precision": "fp32", "seed": seed, "save_every": steps,
             },
         }
     )  # fmt: skip
@@ -111,23 +113,25 @@ def rewarded(
             "training": {
                 "max_steps": options.steps, "batch_size": options.batch, "gradient_accumulation": 1,
                 "learning_rate": options.rate, "scheduler": "constant_with_warmup", "warmup": 10,
-                "optimizer": "adamw", "weight_decay": 0, "seed": seed, "save_every": options.steps,
+                "optimizer": "adamw", "weight_decay": 0, "seed": seed,
+                "precision": options.precision, "save_every": options.steps,
             },
-            "eval": {"every": options.every, "batch_size": HELD_OUT},
+            "eval": {"every": options.every, "batch_size": options.measured},
         }
     )  # fmt: skip
 
 
 EXACT = {"name": "exact_answer", "strict": True}
-NUMBER = {"name": "format", "pattern": r"^\d{1,2}$"}
+NUMBER = {"name": "format", "pattern": r"^\d{1,3}$"}
 REWARDS = {"right": [EXACT, NUMBER | {"weight": 0}], "control": [EXACT | {"weight": 0}, NUMBER]}
 """Part -> its rewards; one of weight 0 is measured and teaches nothing."""
 
 
 def measure(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Accuracy by step, of each part that is asked for, and the share of numbers among the answers."""
-    shown, train, held_out = rows_of(seed)
-    model = warmed(seed, folder, shown, options)
+    shown, train, held_out = rows_of(seed, options.largest, options.measured)
+    warm_steps = options.warm_steps.split(",")
+    model = warmed(seed, folder, shown, int(warm_steps[min(seed, len(warm_steps) - 1)]))
     files = written(folder, f"train-{seed}", train), written(folder, f"held-out-{seed}", held_out)
     names = ("torch", "transformers", "trl", "peft")
     versions = ", ".join(f"{one} {metadata.version(one)}" for one in names)
@@ -175,8 +179,8 @@ def table(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
         lines.append(f"- seed {one['seed']}: {curve}")
     lines += [
         "",
-        f"Each accuracy is of {HELD_OUT} sums of two numbers from 0 to {LARGEST}, answered greedily; a step "
-        f"is {options.batch} answers in groups of {options.generations}.",
+        f"Each accuracy is of {options.measured} sums of two numbers from 0 to {options.largest}, answered "
+        f"greedily; a step is {options.batch} answers in groups of {options.generations}.",
     ]
     return "\n".join(lines)
 
@@ -186,12 +190,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--parts", default="right,control")
-    parser.add_argument("--warm-steps", type=int, default=115)
+    parser.add_argument("--largest", type=int, default=49, help="number of a sum")
+    parser.add_argument("--measured", type=int, default=200, help="sums that are held out, in either order")
+    parser.add_argument(
+        "--warm-steps", default="115,150,130", help="of seed 0, 1, ...; the last for all others"
+    )
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--every", type=int, default=50)
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--generations", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=2e-4)
+    parser.add_argument("--rate", type=float, default=3e-4)
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--exchange", type=int, default=0)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--read", type=Path, help="JSON lines that were printed before; measures nothing")
