@@ -26,7 +26,9 @@ def drive(folder: Path, runs: dict[str, tuple[dict[str, Any], list[Any]]]) -> di
         env={
             **os.environ,
             "WHET_HOME": str(folder / "home"),
-            "PYTHONPATH": f"{TESTS.parent / 'src'}:{TESTS}",
+            "PYTHONPATH": ":".join(
+                [f"{TESTS.parent / 'src'}", f"{TESTS}", *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
         },
