@@ -56,7 +56,7 @@ class Case:
 CASES = {
     "0.6b-copies": (Case("0.6b", 1), Case("0.6b", 2)),
     "8b-copies": (Case("8b", 1), Case("8b", 2)),
-    "8b-shares": (Case("8b", 2, max_memory_gib=15.0, rows=2),),
+    "8b-shares": (Case("8b", 2, max_memory_gib=16.0, rows=2),),
     "tiny-copies": (Case("tiny", 1), Case("tiny", 2)),
 }
 
@@ -104,8 +104,9 @@ def recipe_of(case: Case, folder: Path, options: argparse.Namespace) -> dict[str
         "data": {"train": str(folder / "rows.jsonl"), "format": "text"},
         "adapter": {"rank": 16, "alpha": 32, "dropout": 0},
         "training": {
-            "max_steps": options.steps, "batch_size": case.rows, "gradient_accumulation": 16 // case.rows, "learning_rate": 2e-4,
-            "warmup": 2, "save_every": options.steps, "max_memory_gib": case.max_memory_gib,
+            "max_steps": options.steps, "batch_size": case.rows, "gradient_accumulation": 16 // case.rows,
+            "learning_rate": 2e-4, "warmup": 2, "save_every": options.steps,
+            "max_memory_gib": case.max_memory_gib,
         },
         "sampling": {"prompts": []},
         "export": {"gguf": [], "merged": False},

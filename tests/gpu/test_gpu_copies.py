@@ -41,13 +41,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         recipe = tiny_recipe(model, rows, **common | sections).model_dump(mode="json")
         wanted[f"{kind}, one"] = (recipe, [{"ranks": 1}])
         wanted[f"{kind}, two"] = (recipe, [{"ranks": 2}])
-        stopped = [{"ranks": 2, "stop": 2}, {"ranks": 1, "stop": 4}, {"ranks": 2}]
-        wanted[f"{kind}, two, one, two"] = (recipe, stopped)
+        if kind == "bf16":
+            stopped = [{"ranks": 2, "stop": 2}, {"ranks": 1, "stop": 4}, {"ranks": 2}]
+            wanted[f"{kind}, two, one, two"] = (recipe, stopped)
     return drive(folder, wanted)
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-@pytest.mark.parametrize("how", ["two", "two, one, two"])
+@pytest.mark.parametrize(("kind", "how"), [("fp32", "two"), ("bf16", "two"), ("bf16", "two, one, two")])
 def test_copies_have_the_losses_of_one_gpu(runs: dict[str, Any], kind: str, how: str) -> None:
     one, other = runs[f"{kind}, one"], runs[f"{kind}, {how}"]
     for part in ("steps", "evals"):

@@ -5,7 +5,8 @@
 An attempt is ``{"ranks": 2}``, with ``"stop": 3`` to be asked to stop after that step or
 ``"stop_evaluating": 3`` in the evaluation after it, ``"stop_sampling": 3`` when that one's first prompt was
 answered, and ``"strategy": "fsdp"`` for what no plan chooses on a CPU. Ranks are forks of this process, which
-pays for the imports once; they meet over gloo on the loopback, and none outlives ``LIMIT`` seconds.
+pays for the imports once, unless one of those has touched a GPU; they meet on the loopback, and none outlives
+``LIMIT`` seconds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -106,14 +108,35 @@ def training_of(kind: str) -> Any:
     return [value for value in named.values() if value.__module__ == module.__name__][-1]
 
 
+def _touch_gpu() -> None:
+    import torch
+
+    torch.cuda.init()
+
+
+@cache
+def processes() -> Any:
+    """How ranks are started. A fork of a process that has asked CUDA for anything cannot use it."""
+    import torch
+
+    fork = multiprocessing.get_context("fork")
+    if not torch.cuda.is_available():
+        return fork
+    child = fork.Process(target=_touch_gpu)
+    child.start()
+    child.join(LIMIT)
+    return fork if child.exitcode == 0 else multiprocessing.get_context("spawn")
+
+
 def attempt(run: RunDir, method: Any, wanted: Attempt) -> list[int | None]:
     """Exit codes of all ranks."""
     with closing(socket.socket()) as found:
         found.bind((LOOPBACK, 0))
         port = found.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
     places = [Topology(rank, rank, wanted.ranks) for rank in range(wanted.ranks)]
-    children = [fork.Process(target=rank_main, args=(run, method, place, port, wanted)) for place in places]
+    children = [
+        processes().Process(target=rank_main, args=(run, method, place, port, wanted)) for place in places
+    ]
     ends = time.monotonic() + LIMIT
     try:
         for child in children:

@@ -31,6 +31,8 @@ def drive(folder: Path, runs: dict[str, tuple[dict[str, Any], list[Any]]]) -> di
             ),
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
+            # Packages ask at import whether there is a GPU; asking NVML leaves forks able to use it.
+            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
         },
         capture_output=True,
         text=True,
