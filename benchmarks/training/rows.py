@@ -222,14 +222,10 @@ def _encoders() -> dict[str, Row]:
     return rows
 
 
-def _table() -> dict[str, Row]:
+def _large() -> dict[str, Row]:
+    """8B on a base of 16 bits or FP8, and how soon such a run is at work."""
     big = Job("whet", "8b")
-    nf4 = replace(big, precision="nf4")
-    small = Job("whet", "0.6b", steps=24, warm=12)
-    chat = replace(small, batch=8, accumulation=1, lengths="chat", steps=60, warm=25)
-    long = replace(nf4, batch=1, accumulation=1, length=32768, steps=6, warm=3)
     start = replace(big, fresh=True)
-    tiny = Job("whet", "tiny", precision="fp32", length=96, steps=6, warm=3)
     return {
         "8b-bf16": Row(
             "8B, bf16, 2×4 of 2,048 tokens",
@@ -248,6 +244,21 @@ def _table() -> dict[str, Row]:
             },
             (Target("rate", "whet", 2.3, ("unsloth",)), Target("rate", "whet", 1.6, _OFF)),
         ),
+        "8b-start": Row(
+            "8B, bf16, process start to the 8th optimizer step, nothing compiled before",
+            "unsloth",
+            {**_rivals(start, "unsloth"), "whet": start},
+            (Target("eighth", "whet", 0.5, ("unsloth",)),),
+            note="Triton's and Inductor's caches start empty; the checkpoint is in the page cache for both.",
+        ),
+    }
+
+
+def _large_nf4() -> dict[str, Row]:
+    """8B on a base of 4 bits, in spare memory, in little, and with one long sequence."""
+    nf4 = Job("whet", "8b", precision="nf4")
+    long = replace(nf4, batch=1, accumulation=1, length=32768, steps=6, warm=3)
+    return {
         "8b-nf4": Row(
             "8B, nf4, 2×4 of 2,048 tokens, in spare memory and in the rival's",
             "unsloth",
@@ -288,6 +299,15 @@ def _table() -> dict[str, Row]:
             {**_rivals(long, "unsloth"), "whet": replace(long, cap=11.0), "whet spare": long},
             (Target("peak", "whet", 11.0), Target("rate", "whet", 1.2, ("unsloth",))),
         ),
+    }
+
+
+def _small() -> dict[str, Row]:
+    """0.6B, whose steps are short enough that launches count."""
+    small = Job("whet", "0.6b", steps=24, warm=12)
+    chat = replace(small, batch=8, accumulation=1, lengths="chat", steps=60, warm=25)
+    nf4 = replace(small, precision="nf4")
+    return {
         "0.6b-bf16": Row(
             "0.6B, bf16, 2×4 of 2,048 tokens asked",
             "unsloth",
@@ -309,27 +329,22 @@ def _table() -> dict[str, Row]:
         "0.6b-nf4": Row(
             "0.6B, nf4, 2×4 of 2,048 tokens asked",
             "unsloth",
-            {
-                **_rivals(replace(small, precision="nf4"), "unsloth"),
-                "whet": replace(small, precision="nf4"),
-                **_rivals(replace(small, precision="nf4"), "unsloth off", "hf"),
-            },
+            {**_rivals(nf4, "unsloth"), "whet": nf4, **_rivals(nf4, "unsloth off", "hf")},
         ),
-        "8b-start": Row(
-            "8B, bf16, process start to the 8th optimizer step, nothing compiled before",
-            "unsloth",
-            {**_rivals(start, "unsloth"), "whet": start},
-            (Target("eighth", "whet", 0.5, ("unsloth",)),),
-            note="Triton's and Inductor's caches start empty; the checkpoint is in the page cache for both.",
-        ),
+    }
+
+
+def _tiny() -> dict[str, Row]:
+    """What runs anywhere."""
+    tiny = Job("whet", "tiny", precision="fp32", length=96, steps=6, warm=3)
+    return {
         "tiny": Row(
             "A tiny model, 2×4 rows of 96 tokens: that the benchmark works, on any machine",
             "hf",
             {**_rivals(tiny, "hf"), "whet": tiny},
             (Target("rate", "whet", 1.0, ("hf",)),),
         ),
-        **_encoders(),
     }
 
 
-ROWS = _table()
+ROWS = {**_large(), **_large_nf4(), **_small(), **_tiny(), **_encoders()}
