@@ -190,12 +190,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--parts", default="right,control")
-    parser.add_argument("--largest", type=int, default=49, help="number of a sum")
-    parser.add_argument("--measured", type=int, default=200, help="sums that are held out, in either order")
+    parser.add_argument("--largest", type=int, default=99, help="number of a sum")
+    parser.add_argument("--measured", type=int, default=300, help="sums that are held out, in either order")
     parser.add_argument(
-        "--warm-steps", default="115,150,130", help="of seed 0, 1, ...; the last for all others"
+        "--warm-steps", default="150", help="of seed 0, 1, ...; the last for all others"
     )
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--every", type=int, default=50)
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--generations", type=int, default=8)
