@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,9 @@ from .data.mapping import Mapping
 from .data.tokenizer_files import TokenizerFiles
 from .disk import disk_bytes
 from .errors import WhetError
-from .export.other_models import REASONS, no_gguf_of
-from .export.task_heads import KINDS, no_gguf
 from .findings import Finding
 from .fitting import room_of
+from .gguf_fit import gguf_facts
 from .hardware import Machine, inspect_machine, with_memory
 from .methods.embedding.batch_facts import BatchFacts, batch_facts
 from .methods.stored_rows import StoredRows
@@ -51,14 +49,6 @@ from .template_fit import fitting_mapping, fitting_template, missing_markers, te
 
 USUAL_MEMORY = (24, 48, 80, 141)
 """GB of common GPUs."""
-LLAMA_CPP = "llama-cpp-python"
-LLAMA_CPP_BROKEN = (
-    "gguf.llama_cpp_missing",
-    "gguf.native_crash",
-    "gguf.native_abort",
-    "gguf.native_hang",
-    "gguf.native_failed",
-)
 
 __all__ = ["RECIPE_KEYS", "Alternative", "DataFacts", "Plan", "Resolved", "make_plan"]
 
@@ -164,11 +154,7 @@ def make_plan(
     path = resolve_model(recipe.model.name, recipe.model.revision)
     facts = read_model_facts(path, recipe.model.name)
     recipe, targets = with_family_targets(recipe, facts)
-    if machine is None:
-        machine = inspect_machine()
-        surroundings = surroundings or inspect_surroundings(machine)
-    if recipe.training.max_memory_gib is not None:
-        machine = with_memory(machine, int(recipe.training.max_memory_gib * 2**30))
+    machine, around = _place(recipe, machine, surroundings)
     data, template, mapping = _prepared(recipe, facts, progress)
     sequences = _sequences(recipe, facts, data)
     resolved, reasons = resolve(recipe, facts, machine, data.report, sequences)
@@ -199,23 +185,16 @@ def make_plan(
             missing_markers=missing,
             better_template=template_for(facts) if missing and not facts.has_chat_template else None,
             bitsandbytes="bitsandbytes" in machine.versions,
-            **_gguf_facts(recipe, facts, machine),
+            **gguf_facts(recipe, facts, machine),
             weights=weight_facts(facts, data.train),
             tokenizer=TokenizerFiles.read(path),
             mapping=mapping,
             batches=batches,
             ranks_problem=shared.problem,
             fitting_gpus=fitting_gpus,
-            surroundings=surroundings or Surroundings(),
+            surroundings=around,
         )
     )
-    tokens = data.report.train.tokens
-    if recipe.method.kind == "grpo":
-        tokens = recipe.method.epoch_tokens(tokens, sequences)
-    total_tokens = round(tokens * resolved.epochs)
-    measured = known_rate(facts, resolved)
-    rate = measured or (predicted_rate(resolved) if memory.fits else None)
-    whole = resolved.strategy in ("single", "ddp")  # weights in shares go another way
     return Plan(
         id=_plan_id(recipe, resolved, facts, data),
         recipe=recipe,
@@ -224,22 +203,28 @@ def make_plan(
         model=facts,
         data=data,
         memory=memory,
-        tokens_per_epoch=tokens,
-        total_tokens=total_tokens,
-        seconds=round(total_tokens / rate, 1) if rate else None,
-        seconds_measured=measured is not None,
+        **_tokens_and_time(recipe, resolved, facts, data, fits=memory.fits),
         exchange_seconds=shared.exchange_seconds,
         fitting_gpus=fitting_gpus,
-        longest_sequence=longest_sequence(facts, recipe.adapter, resolved, room_of(machine))
-        if whole
-        else None,
-        longest_by_memory=_longest_by_memory(recipe, resolved, facts, machine) if whole else {},
+        **_longest(recipe, resolved, facts, machine),
         disk_bytes=disk,
         mapping=mapping,
         findings=findings,
         alternatives=others,
         versions=machine.versions,
     )
+
+
+def _place(
+    recipe: Recipe, machine: Machine | None, surroundings: Surroundings | None
+) -> tuple[Machine, Surroundings]:
+    """The machine, with no more memory than the recipe allows, and what lies around it."""
+    if machine is None:
+        machine = inspect_machine()
+        surroundings = surroundings or inspect_surroundings(machine)
+    if recipe.training.max_memory_gib is not None:
+        machine = with_memory(machine, int(recipe.training.max_memory_gib * 2**30))
+    return machine, surroundings or Surroundings()
 
 
 def _suited(recipe: Recipe, resolved: Resolved, facts: ModelFacts, data: DataFacts) -> BatchFacts | None:
@@ -295,35 +280,6 @@ def _data_recipe(
     return patched(recipe, patch) if patch else recipe
 
 
-def _gguf_facts(recipe: Recipe, facts: ModelFacts, machine: Machine) -> dict[str, Any]:
-    """For the checks: whether llama.cpp is here and works, and why the model has no GGUF."""
-    here = LLAMA_CPP in machine.versions and find_spec("llama_cpp") is not None
-    refusal = _gguf_refusal(recipe, facts, here)
-    said = None if refusal is None else refusal.message
-    broken = refusal is not None and refusal.code in LLAMA_CPP_BROKEN
-    return {
-        "llama_cpp": here,
-        "gguf_refusal": None if broken else said,
-        "llama_cpp_says": said if broken else None,
-    }
-
-
-def _gguf_refusal(recipe: Recipe, facts: ModelFacts, llama_cpp: bool) -> WhetError | None:
-    """Why this model has no GGUF, or llama.cpp cannot make one; known before hours of training."""
-    if not (recipe.export.gguf or recipe.export.adapter_gguf):
-        return None
-    if recipe.method.kind in KINDS:
-        return no_gguf()
-    if facts.architecture in REASONS:
-        return no_gguf_of(facts.architecture)
-    from .export.gguf.probe import conversion_refusal
-    from .export.importance_rows import importance_refusal
-
-    if (refusal := importance_refusal(recipe.export)) is not None:
-        return refusal
-    return conversion_refusal(facts.path, facts.embedding_rows if llama_cpp else None)
-
-
 def prepare_data(recipe: Recipe, model_dir: Path, progress: Callable[[int], None] | None) -> DataFacts:
     """The tokens of a recipe's rows; see :func:`whet.engine.data.token_store.prepare`."""
     from .data.token_store import prepare
@@ -355,16 +311,39 @@ def _sequences(recipe: Recipe, facts: ModelFacts, data: DataFacts) -> int:
         return len(pack(pc.list_value_length(column).to_pylist(), capacity))
 
 
-def _longest_by_memory(
-    recipe: Recipe, resolved: Resolved, facts: ModelFacts, machine: Machine
-) -> dict[int, int]:
-    """Tokens of the longest row that fits GPUs of the usual sizes in this machine, in GB of 10**9 bytes."""
-    host = room_of(machine).host
-    found = {
-        size: longest_sequence(facts, recipe.adapter, resolved, Room(size * 10**9, host))
-        for size in (USUAL_MEMORY if machine.gpus else ())
+def _tokens_and_time(
+    recipe: Recipe, resolved: Resolved, facts: ModelFacts, data: DataFacts, *, fits: bool
+) -> dict[str, Any]:
+    """Of the plan: the tokens that training sees, and the seconds it takes for them."""
+    tokens = data.report.train.tokens
+    if recipe.method.kind == "grpo":
+        tokens = recipe.method.epoch_tokens(tokens, resolved.sequences)
+    total = round(tokens * resolved.epochs)
+    measured = known_rate(facts, resolved)
+    rate = measured or (predicted_rate(resolved) if fits else None)
+    return {
+        "tokens_per_epoch": tokens,
+        "total_tokens": total,
+        "seconds": round(total / rate, 1) if rate else None,
+        "seconds_measured": measured is not None,
     }
-    return {size: length for size, length in found.items() if length is not None}
+
+
+def _longest(recipe: Recipe, resolved: Resolved, facts: ModelFacts, machine: Machine) -> dict[str, Any]:
+    """Of the plan: tokens of the longest row that fits this machine, and GPUs of the usual sizes in it."""
+    if resolved.strategy not in ("single", "ddp"):  # weights in shares go another way
+        return {}
+
+    def fitting(room: Room) -> int | None:
+        return longest_sequence(facts, recipe.adapter, resolved, room)
+
+    here = room_of(machine)
+    sizes = USUAL_MEMORY if machine.gpus else ()
+    by_size = {size: fitting(Room(size * 10**9, here.host)) for size in sizes}
+    return {
+        "longest_sequence": fitting(here),
+        "longest_by_memory": {size: length for size, length in by_size.items() if length is not None},
+    }
 
 
 def _plan_id(recipe: Recipe, resolved: Resolved, facts: ModelFacts, data: DataFacts) -> str:

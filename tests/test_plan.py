@@ -25,9 +25,10 @@ from support.plan_inputs import (
 from support.tiny_models import build_tiny_model
 
 from whet.engine.data.token_store import prepare
+from whet.engine.gguf_fit import gguf_refusal
 from whet.engine.hardware import Machine
 from whet.engine.models.facts import ModelFacts, read_model_facts
-from whet.engine.plan import Plan, _gguf_refusal, make_plan
+from whet.engine.plan import Plan, make_plan
 from whet.engine.rates import known_rate, record_rate
 from whet.engine.recipe import Recipe
 from whet.engine.recipe_files import build, patched
@@ -112,7 +113,7 @@ def test_gguf_that_cannot_be_written_blocks_before_training(
     assert make_plan(wanted).blocked() == []
     values = json.loads((model / file).read_text()) | change
     (model / file).write_text(json.dumps(values))
-    refusal = _gguf_refusal(wanted, read_model_facts(model), True)
+    refusal = gguf_refusal(wanted, read_model_facts(model), True)
     assert refusal is not None and reason in refusal.message
     if file == "tokenizer.json":
         return  # no rows can be tokenised with it here
