@@ -56,7 +56,7 @@ class Case:
 CASES = {
     "0.6b-copies": (Case("0.6b", 1), Case("0.6b", 2)),
     "8b-copies": (Case("8b", 1), Case("8b", 2)),
-    "8b-shares": (Case("8b", 2, max_memory_gib=16.0, rows=2),),
+    "8b-shares": (Case("8b", 2, max_memory_gib=17.0, rows=2),),
     "tiny-copies": (Case("tiny", 1), Case("tiny", 2)),
 }
 

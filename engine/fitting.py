@@ -14,7 +14,8 @@ from .models.families import Unsupported
 from .models.fast_memory import choice_of, fast_memory
 from .models.fast_shape import FastShape, fast_shape
 from .models.fast_time import Rows, rows_of
-from .models.memory import Memory, estimate_memory
+from .models.memory import FRAGMENTATION, Memory, estimate_memory
+from .parallel.rank_memory import exchange_buffers
 from .recipe import Recipe
 from .resolve import Resolved
 from .schedule import Schedule
@@ -40,7 +41,8 @@ def fit(
     rows, forwards = step_rows(resolved, report), passes(recipe, report)
     asked = recipe.training.gradient_checkpointing
     speeds = ceilings_of(machine)
-    schedule = choose_schedule(shape, rows, room_of(machine), speeds, asked, forwards=forwards)
+    room = room_of(machine, resolved.ranks)
+    schedule = choose_schedule(shape, rows, room, speeds, asked, forwards=forwards)
     if forwards is not None:
         schedule = _of_a_step(schedule, resolved.gradient_accumulation)
     resolved = resolved.model_copy(
@@ -95,9 +97,11 @@ def capacity_of(machine: Machine) -> int:
     return min((gpu.memory_total for gpu in machine.gpus), default=machine.ram_total)
 
 
-def room_of(machine: Machine) -> Room:
-    """The device, and host memory for what is offloaded from a GPU."""
-    return Room(capacity_of(machine), machine.ram_available if machine.gpus else 0)
+def room_of(machine: Machine, ranks: int = 1) -> Room:
+    """The device without what the exchange between ``ranks`` takes of it, and host memory for what is
+    offloaded from a GPU."""
+    taken = int(exchange_buffers(bool(machine.gpus), ranks) * (1 + FRAGMENTATION))
+    return Room(capacity_of(machine) - taken, machine.ram_available if machine.gpus else 0)
 
 
 def scheduled_memory(
