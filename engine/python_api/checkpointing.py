@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from ..methods.sft.fast_choice import mixed_reason
 from ..models.fast_path import Keep, program_of
-from .state import base_model
+from .state import base_model, state_of, update
 
 _NAMES = {field.name for field in fields(TrainingArguments)}
 CHECKPOINTING = [n for n in ("gradient_checkpointing", "activation_checkpointing") if n in _NAMES]
@@ -46,6 +46,23 @@ def start_checkpointing(model: Any, *, through_inputs: bool = True) -> None:
         base_model(model).disable_input_require_grads()
     elif isinstance(model, PeftModel):
         model.enable_input_require_grads()
+
+
+def pause_checkpointing(model: Any) -> None:
+    """Keep activations while the model answers; :func:`resume_checkpointing` knows of it."""
+    if is_checkpointing(model):
+        stop_checkpointing(model)
+        update(model, gradient_checkpointing=True)
+
+
+def resume_checkpointing(model: Any, asked: bool | None, *, through_inputs: bool = True) -> None:
+    """Recompute as `asked`; None: as it was asked for when the model was adapted, or done when it paused."""
+    state = state_of(model)
+    wanted = state.gradient_checkpointing if asked is None and state is not None else asked
+    if wanted:
+        start_checkpointing(model, through_inputs=through_inputs)
+    elif wanted is False and is_checkpointing(model):
+        stop_checkpointing(model)
 
 
 def recompute_by_program(config: Any, model: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +14,11 @@ from ..models.adapters import add_adapter, hold_trained_in_fp32
 from ..models.loading import load_model
 from ..resolve import moved_to_whole
 from .answering import start_answering, stop_answering
-from .checkpointing import is_checkpointing, start_checkpointing, stop_checkpointing
+from .checkpointing import pause_checkpointing, resume_checkpointing
 from .fast import to_fast_path
 from .load_options import (
     adapter_section,
+    base_name,
     checkpointing_wanted,
     choose_precision,
     locate,
@@ -173,9 +173,7 @@ class FastLanguageModel:
         what the fast one does not do); :meth:`for_training` undoes it.
         """
         base = base_model(model)
-        if is_checkpointing(model):
-            stop_checkpointing(model)
-            update(model, gradient_checkpointing=True)
+        pause_checkpointing(model)
         base.config.use_cache = True
         base.generation_config.use_cache = True
         start_answering(model.eval())
@@ -185,18 +183,5 @@ class FastLanguageModel:
     def for_training(model: Any, use_gradient_checkpointing: bool | str | None = None) -> Any:
         """Switch back to training: dropout on, gradient checkpointing as it was asked for."""
         stop_answering(model)
-        state = state_of(model)
-        wanted = checkpointing_wanted(use_gradient_checkpointing)
-        if wanted is None and state is not None:
-            wanted = state.gradient_checkpointing
-        if wanted:
-            start_checkpointing(model)
-        elif wanted is False and is_checkpointing(model):
-            stop_checkpointing(model)
+        resume_checkpointing(model, checkpointing_wanted(use_gradient_checkpointing))
         return model.train()
-
-
-def base_name(model_name: str, folder: Path, adapter: Path | None) -> str:
-    """What a saved adapter calls its base: the hub id, so that it loads elsewhere, or the local folder."""
-    is_hub_id = adapter is None and model_name != "demo" and not Path(model_name).expanduser().is_dir()
-    return model_name if is_hub_id else str(folder)

@@ -21,10 +21,11 @@ from ..models.adapters import add_adapter, hold_trained_in_fp32
 from ..models.families import Unsupported, family_of
 from ..models.fast_path.encoders import apply_fast_encoder
 from ..models.loading import DTYPES
-from .checkpointing import is_checkpointing, start_checkpointing, stop_checkpointing
+from .checkpointing import pause_checkpointing, resume_checkpointing, start_checkpointing
 from .fast_language_model import FastLanguageModel
 from .load_options import (
     adapter_section,
+    base_name,
     checkpointing_wanted,
     choose_precision,
     locate,
@@ -106,43 +107,36 @@ class FastModel:
         named = adapter is not None and (adapter / "config.json").is_file()  # with the classes of its head
         config = load_config(adapter if adapter is not None and named else folder, trust_remote_code, labels)
         kind = class_for(auto_model, config, folder)
-        shared: dict[str, Any] = {
-            "max_seq_length": max_seq_length,
-            "dtype": dtype,
-            "load_in_4bit": load_in_4bit,
-            "load_in_8bit": load_in_8bit,
-            "load_in_16bit": load_in_16bit,
-            "full_finetuning": full_finetuning,
-            "device_map": device_map,
-            "trust_remote_code": trust_remote_code,
-            "use_gradient_checkpointing": use_gradient_checkpointing,
-            "revision": revision,
-        }
         path = path_of(kind, config)
         if path != "other":
-            _refuse_unused(
-                path, labels | {"whisper_language": whisper_language, "whisper_task": whisper_task}
+            unused = labels | {"whisper_language": whisper_language, "whisper_task": whisper_task}
+            _refuse_unused(path, unused)
+            return _fast_class(path).from_pretrained(
+                model_name,
+                max_seq_length=max_seq_length,
+                dtype=dtype,
+                load_in_4bit=load_in_4bit,
+                load_in_8bit=load_in_8bit,
+                load_in_16bit=load_in_16bit,
+                full_finetuning=full_finetuning,
+                device_map=device_map,
+                trust_remote_code=trust_remote_code,
+                use_gradient_checkpointing=use_gradient_checkpointing,
+                revision=revision,
+                **_fp8_option(path, load_in_fp8),
             )
-            if path == "language":
-                shared["load_in_fp8"] = load_in_fp8
-            elif load_in_fp8:
-                raise no_fp8()
-            return _fast_class(path).from_pretrained(model_name, **shared)
-        stored = stored_quantisation(folder)
-        quarter = load_in_4bit if load_in_4bit else False
-        held = choose_precision(quarter, load_in_8bit, load_in_16bit, full_finetuning, stored, load_in_fp8)
+        in_4bit, stored = bool(load_in_4bit), stored_quantisation(folder)
+        held = choose_precision(in_4bit, load_in_8bit, load_in_16bit, full_finetuning, stored, load_in_fp8)
         settings = load_settings(held, dtype, device_map)
         loaded = load_any(folder, kind, config, settings, trust_remote_code)
         set_language(loaded, whisper_language, whisper_task)
-        wanted = checkpointing_wanted(use_gradient_checkpointing) if full_finetuning else None
-        hub_id = adapter is None and not Path(model_name).expanduser().is_dir()
         state = ModelState(
             folder,
-            model_name if hub_id else str(folder),
+            base_name(model_name, folder, adapter),
             max_seq_length or 2048,
             DTYPES[settings.compute_dtype],
             held if held in ("nf4", "int8") else None,
-            wanted,
+            checkpointing_wanted(use_gradient_checkpointing) if full_finetuning else None,
             loaded.heads,
         )
         model = _prepared(loaded, state, adapter, whole=full_finetuning)
@@ -225,9 +219,7 @@ class FastModel:
         base = base_model(model)
         if path_of_model(base) != "other":
             return _fast_class(path_of_model(base)).for_inference(model)
-        if is_checkpointing(model):
-            stop_checkpointing(model)
-            update(model, gradient_checkpointing=True)
+        pause_checkpointing(model)
         if base.can_generate():
             base.config.use_cache = True
             base.generation_config.use_cache = True
@@ -239,13 +231,8 @@ class FastModel:
         path = path_of_model(base_model(model))
         if path != "other":
             return _fast_class(path).for_training(model, use_gradient_checkpointing)
-        wanted, state = checkpointing_wanted(use_gradient_checkpointing), state_of(model)
-        if wanted is None and state is not None:
-            wanted = state.gradient_checkpointing
-        if wanted:
-            start_checkpointing(model, through_inputs=False)
-        elif wanted is False and is_checkpointing(model):
-            stop_checkpointing(model)
+        asked = checkpointing_wanted(use_gradient_checkpointing)
+        resume_checkpointing(model, asked, through_inputs=False)
         return model.train()
 
 
@@ -255,6 +242,15 @@ def _fast_class(path: str) -> Any:
     from .fast_vision_model import FastVisionModel
 
     return FastVisionModel
+
+
+def _fp8_option(path: str, wanted: bool) -> dict[str, bool]:
+    """For `FastLanguageModel`, which alone has it. Raises WhetError ``python_api.precision``."""
+    if path == "language":
+        return {"load_in_fp8": wanted}
+    if wanted:
+        raise no_fp8()
+    return {}
 
 
 def _labels(

@@ -15,10 +15,12 @@ from ..errors import WhetError
 from ..methods.embedding.loading import adapt, freeze_unread, load_folder
 from ..models.adapters import hold_trained_in_fp32
 from ..models.families import family_of
+from ..models.loading import DTYPES
 from .checkpointing import start_checkpointing
 from .fast import to_fast_encoder
 from .load_options import (
     adapter_section,
+    base_name,
     checkpointing_wanted,
     choose_precision,
     locate,
@@ -172,15 +174,14 @@ def _prepare(
 ) -> None:
     """Remember where the base is, and hold what trains in fp32."""
     encoder = model[0].model
-    base = name if adapter is None and not Path(name).expanduser().is_dir() else str(folder)
     rounded = held if held in ("nf4", "int8") else None
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.compute_dtype, torch.float32)
+    base, dtype = base_name(name, folder, adapter), DTYPES[settings.compute_dtype]
     remember(encoder, ModelState(folder, base, int(model.max_seq_length or 512), dtype, rounded))
     if adapter is not None and not isinstance(encoder, PeftModel):
         model[0].model = encoder = PeftModel.from_pretrained(encoder, str(adapter), is_trainable=trains)
     if held == "trained" or isinstance(encoder, PeftModel):
         hold_trained_in_fp32(model)
         freeze_unread(model)
-    elif trains and held != "trained":
+    elif trains:
         say("All weights are frozen until get_peft_model; full_finetuning=True trains them all.")
         model.requires_grad_(False)

@@ -13,10 +13,10 @@ from peft import PeftModel
 from ..errors import WhetError
 from ..methods.vision.loading import adapt, load_seeing, train_parts
 from ..models.adapters import hold_trained_in_fp32
-from .checkpointing import is_checkpointing, start_checkpointing, stop_checkpointing
-from .fast_language_model import base_name
+from .checkpointing import pause_checkpointing, resume_checkpointing
 from .load_options import (
     adapter_section,
+    base_name,
     checkpointing_wanted,
     choose_precision,
     locate,
@@ -173,9 +173,7 @@ class FastVisionModel:
     @staticmethod
     def for_inference(model: Any) -> Any:
         """Switch to answering: no dropout, no recomputing, with a cache; :meth:`for_training` undoes it."""
-        if is_checkpointing(model):
-            stop_checkpointing(model)
-            update(model, gradient_checkpointing=True)
+        pause_checkpointing(model)
         base = base_model(model)
         base.config.get_text_config().use_cache = True
         base.generation_config.use_cache = True
@@ -184,14 +182,7 @@ class FastVisionModel:
     @staticmethod
     def for_training(model: Any, use_gradient_checkpointing: bool | str | None = None) -> Any:
         """Switch back to training: dropout on, gradient checkpointing as it was asked for."""
-        state = state_of(model)
-        wanted = checkpointing_wanted(use_gradient_checkpointing)
-        if wanted is None and state is not None:
-            wanted = state.gradient_checkpointing
-        if wanted:
-            start_checkpointing(model)
-        elif wanted is False and is_checkpointing(model):
-            stop_checkpointing(model)
+        resume_checkpointing(model, checkpointing_wanted(use_gradient_checkpointing))
         return model.train()
 
 

@@ -69,6 +69,12 @@ def locate(model_name: str, revision: str | None, code: bool = False) -> tuple[P
     return resolve_model(adapter_base(local), revision, weights=True, code=code), local.absolute()
 
 
+def base_name(model_name: str, folder: Path, adapter: Path | None) -> str:
+    """What a saved adapter calls its base: the hub id, so that it loads elsewhere, or the local folder."""
+    is_hub_id = adapter is None and model_name != "demo" and not Path(model_name).expanduser().is_dir()
+    return model_name if is_hub_id else str(folder)
+
+
 def stored_quantisation(folder: Path) -> str | None:
     """The `quant_method` of a checkpoint that is already quantised, else None."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
