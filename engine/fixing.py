@@ -103,8 +103,8 @@ def propose(
             continue
         for key, value in patch.items():
             if key in ADDED:  # one more entry must not take back another finding's
-                more = value if isinstance(value, list) else [value]
-                new = set_key(new, key, list(dict.fromkeys([*_at(_values(new), key), *more])))
+                more, there = value if isinstance(value, list) else [value], _at(_values(new), key)
+                new = set_key(new, key, [*there, *(entry for entry in more if entry not in there)])
             else:
                 new, owners[key] = set_key(new, key, value), (finding.id, value)
         applied.append(finding)

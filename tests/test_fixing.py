@@ -151,6 +151,12 @@ def test_a_patch_that_makes_no_recipe_is_refused() -> None:
     assert error.value.code == "recipe.invalid" and "eval_fraction" in str(error.value)
 
 
+def test_a_damaged_patch_is_refused_as_a_recipe_is() -> None:
+    with pytest.raises(WhetError, match="accept") as caught:
+        propose(TEXT, [finding("D12", patch={"accept": [{"D12": 1}]})], ["D12"])
+    assert caught.value.code == "recipe.invalid"
+
+
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """Rows longer than they may be, on a model that is a real one."""
