@@ -73,7 +73,7 @@ def run_rank(context: PeerContext, place: Topology, job: Callable[[RunContext], 
         report_end(run, rank)
     except BaseException as error:  # also SystemExit from a library: a rank never ends without saying how
         _log(traceback.format_exc())
-        report_end(run, rank, error)
+        report_end(run, rank, error, context.found)
         return FAILED
     else:
         report_end(run, rank)

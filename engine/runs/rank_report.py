@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import WhetError
+from ..findings import Finding
 from .failures import describe_failure, lost_contact
 from .files import write_atomic
 from .log import read_log
@@ -30,6 +31,21 @@ class RankReport(BaseModel):
     error: RunError | None = None
     consequence: bool = False
     """It failed because another rank was gone: that one's end is the cause."""
+    finding: Finding | None = None
+    """What it failed of, where a check's or the planner's finding says what to do about it."""
+
+
+class RankError(WhetError):
+    """How another rank ended, as the run's error.
+
+    Args:
+        code, message, hint: see :class:`WhetError`.
+        finding: what that rank found, for rank 0 to say.
+    """
+
+    def __init__(self, code: str, message: str, hint: str = "", finding: Finding | None = None) -> None:
+        super().__init__(code, message, hint)
+        self.finding = finding
 
 
 def rank_log(run: RunDir, rank: int) -> Path:
@@ -37,13 +53,21 @@ def rank_log(run: RunDir, rank: int) -> Path:
     return run.path / f"worker-rank{rank}.log"
 
 
-def report_end(run: RunDir, rank: int, error: BaseException | None = None) -> None:
-    """Write the report of a rank whose job is over; a full disk may refuse it, and the log says enough."""
+def report_end(
+    run: RunDir, rank: int, error: BaseException | None = None, finding: Finding | None = None
+) -> None:
+    """Write the report of a rank whose job is over; a full disk may refuse it, and the log says enough.
+
+    ``finding`` is the last error that the job found; it belongs to the ``error`` whose text repeats its title.
+    """
     report = RankReport(status="ended")
     if error is not None:
         described = describe_failure(error, run.path, rank_log(run, rank).name)
         report = RankReport(
-            status="failed", error=RunError(**described.as_dict()), consequence=lost_contact(error)
+            status="failed",
+            error=RunError(**described.as_dict()),
+            consequence=lost_contact(error),
+            finding=finding if finding is not None and finding.title in described.message else None,
         )
     with suppress(OSError):
         write_atomic(_file(run, rank), report.model_dump_json().encode())
@@ -62,10 +86,14 @@ def read_report(run: RunDir, rank: int) -> RankReport | None:
         return None
 
 
-def failure_of(rank: int, report: RankReport) -> WhetError:
-    """A rank's own error as the run's."""
+def failure_of(rank: int, report: RankReport) -> RankError:
+    """A rank's own error as the run's, with what it found."""
     error = report.error or RunError(code="run.crashed", message="It failed.")
-    return WhetError(error.code, f"Rank {rank}: {error.message}", error.hint)
+    found = report.finding
+    if found is not None:
+        told = {"title": f"Rank {rank}: {found.title}", "evidence": {**found.evidence, "rank": rank}}
+        found = found.model_copy(update=told)
+    return RankError(error.code, f"Rank {rank}: {error.message}", error.hint, found)
 
 
 def death_of(run: RunDir, rank: int, code: int) -> WhetError:

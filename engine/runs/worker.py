@@ -23,11 +23,12 @@ from ..parallel.topology import as_planned, here
 from ..settings import settings
 from . import locks, rank
 from .context import RunContext, Stopped
-from .events import EventLog
+from .events import EventLog, FindingEvent
 from .failures import describe_failure
 from .files import private_file
 from .gpu_queue import planned_gpus, planned_ranks, take_gpus
 from .peers import RANK, started_peers
+from .rank_report import RankError
 from .store import RunDir
 
 Job = Callable[[RunContext], None]
@@ -133,7 +134,7 @@ def run_worker(
         refused = context.close("stopped")
     except BaseException as error:  # also SystemExit from a library: a worker never ends without saying how
         _log(traceback.format_exc())
-        context.close("failed", describe_failure(error, run.path))
+        _fail(context, error)
         return FAILED
     else:
         refused = context.close("finished")
@@ -187,8 +188,15 @@ def _enforce_stop(context: RunContext, ended: threading.Event) -> None:
             continue
         asked_at = asked_at or time.monotonic()
         if time.monotonic() - asked_at >= GRACE_SECONDS:
-            context.close("stopped" if context.lost is None else "failed", context.lost)
+            context.close("stopped") if context.lost is None else _fail(context, context.lost)
             _kill_group()
+
+
+def _fail(context: RunContext, error: BaseException) -> None:
+    """End the attempt by an error, with what another rank found where it is that one's."""
+    if isinstance(error, RankError) and error.finding is not None:
+        context.emit(FindingEvent(finding=error.finding))
+    context.close("failed", describe_failure(error, context.dir.path))
 
 
 def _kill_group() -> None:

@@ -78,7 +78,7 @@ def test_a_copy_on_the_fast_path_needs_what_one_gpu_needs_for_its_rows(llama_8b:
 
 def test_what_nccl_holds_is_kept_free_for_it(llama_8b: ModelFacts) -> None:
     """A schedule that fills the memory leaves that much less to activations than one GPU's own."""
-    filling = {"training__gradient_accumulation": 64, "training__batch_size": 8}
+    filling: dict[str, Any] = {"training__gradient_accumulation": 64, "training__batch_size": 8}
     sizes = (19.5, 20.0, 20.5, 21.0)
     fitted = [planned(llama_8b, gpus(2, gib), hardware__gpus=2, **filling).memory for gib in sizes]
     assert all(memory.fits and memory.components["exchange"] == NCCL_BUFFERS for memory in fitted)

@@ -17,7 +17,7 @@ from support.fake_runs import SOURCE, FakePlan, make_recipe, until, write_job
 from whet.engine.parallel.topology import LOOPBACK, VARIABLES, Topology
 from whet.engine.plan import Plan
 from whet.engine.runs import supervisor
-from whet.engine.runs.events import DoneEvent, ErrorEvent, StepEvent, read_events
+from whet.engine.runs.events import DoneEvent, ErrorEvent, FindingEvent, StepEvent, read_events
 from whet.engine.runs.rank_report import rank_log
 from whet.engine.runs.store import RunDir, RunStore, Status
 
@@ -181,6 +181,49 @@ def test_what_a_rank_raised_is_the_run_s_error(launch: Launch, rank_0: str) -> N
     assert (error.code, error.hint) == ("train.not_finite", "Lower it.")
     assert error.message == "Rank 2: The loss is nan at step 3."
     assert "Traceback" in rank_log(run, 2).read_text()
+
+
+@pytest.mark.parametrize(
+    "rank_0",
+    ["train_until_stopped(context); raise Stopped", f"raise {LOST_CONTACT}", "time.sleep(600)"],
+    ids=["polls", "loses contact", "waits for it"],
+)
+def test_what_a_rank_found_is_the_run_s_finding(launch: Launch, rank_0: str) -> None:
+    """Memory that ran out on another GPU: the patch is offered as if it had been rank 0's."""
+    run = launch(f"""
+        from whet.engine.findings import Finding, Fix
+        from whet.engine.runs.events import FindingEvent
+        def found(id, title, patch):
+            fix = Fix(text="Do it.", patch=patch)
+            finding = Finding(id=id, severity="error", title=title, evidence={{"step": 3}}, fix=fix)
+            context.emit(FindingEvent(finding=finding))
+        if rank == 0:
+            {rank_0}
+        found("L11", "Memory ran out.", {{"training.batch_size": 1}})
+        raise WhetError("run.out_of_memory", "L11: Memory ran out.", "Do it.")
+    """)
+    assert ended(run) == "failed"
+    assert error_of(run).code == "run.out_of_memory"
+    (found,) = [e.finding for e in read_events(run.events)[0] if isinstance(e, FindingEvent)]
+    assert (found.id, found.title) == ("L11", "Rank 1: Memory ran out.")
+    assert found.evidence == {"step": 3, "rank": 1}
+    assert found.fix is not None and found.fix.patch == {"training.batch_size": 1}
+
+
+def test_what_a_rank_found_before_it_failed_of_something_else_stays_unsaid(launch: Launch) -> None:
+    """Rank 0 found and said it too: all look at the same model."""
+    run = launch("""
+        from whet.engine.findings import Finding
+        from whet.engine.runs.events import FindingEvent
+        context.emit(FindingEvent(finding=Finding(id="L03", severity="error", title="Accepted.")))
+        if rank == 0:
+            train_until_stopped(context)
+            raise Stopped
+        raise ValueError("shapes (3,) and (4,)")
+    """)
+    assert ended(run) == "failed"
+    found = [e.finding.title for e in read_events(run.events)[0] if isinstance(e, FindingEvent)]
+    assert found == ["Accepted."]
 
 
 def test_rank_0_s_own_error_stands_over_what_it_does_to_the_others(launch: Launch) -> None:
