@@ -58,7 +58,7 @@ def report_end(
 ) -> None:
     """Write the report of a rank whose job is over; a full disk may refuse it, and the log says enough.
 
-    ``finding`` is the last error that the job found; it belongs to the ``error`` whose text repeats its title.
+    ``finding`` is the last error that the job found; it belongs to an error whose text repeats its title.
     """
     report = RankReport(status="ended")
     if error is not None:
