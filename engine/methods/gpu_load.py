@@ -18,6 +18,8 @@ class GpuLoad:
 
     def __init__(self, device: torch.device) -> None:
         self._handle = None
+        self._known: list[int] = []
+        self._others: tuple[str, ...] = ()
         if device.type == "cuda" and torch.version.cuda is not None:
             self._handle = _handle(device)
 
@@ -45,13 +47,16 @@ class GpuLoad:
         # In a container the driver names processes of the host, this one among them, by numbers unknown here.
         known = [process.pid for process in running if psutil.pid_exists(process.pid)]
         if os.getpid() not in known or len(known) == 1:
-            return ()  # the children are asked for only then: that reads every process of the machine
+            return ()
+        if known == self._known:  # asking for the children reads every process of the machine
+            return self._others
         mine = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
         found = []
         for pid in (one for one in known if one not in mine):
             with suppress(psutil.NoSuchProcess):  # just ended
                 found.append(f"{psutil.Process(pid).name()} ({pid})")
-        return tuple(found)
+        self._known, self._others = known, tuple(found)
+        return self._others
 
 
 def _handle(device: torch.device) -> object | None:
