@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .nvml import NoDriver, started_nvml
 from .settings import settings
 
 PACKAGES = (
@@ -238,18 +239,11 @@ def _gpus() -> tuple[list[GPU], str]:
     if visible is not None and visible.strip() in ("", "-1"):
         return [], "CUDA_VISIBLE_DEVICES hides all GPUs"
     try:
-        import pynvml
-    except ImportError:
-        return [], "nvidia-ml-py is not installed"
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return [], f"no NVIDIA driver ({error})"
-    try:
-        driver = pynvml.nvmlSystemGetDriverVersion()
-        gpus = [_gpu(index, driver) for index in range(pynvml.nvmlDeviceGetCount())]
-    finally:
-        pynvml.nvmlShutdown()
+        with started_nvml() as nvml:
+            driver = nvml.nvmlSystemGetDriverVersion()
+            gpus = [_gpu(nvml, index, driver) for index in range(nvml.nvmlDeviceGetCount())]
+    except NoDriver as reason:
+        return [], str(reason)
     if visible is None:
         return gpus, ""
     chosen = _visible(gpus, visible)
@@ -257,20 +251,18 @@ def _gpus() -> tuple[list[GPU], str]:
     return chosen, note
 
 
-def _gpu(index: int, driver: str) -> GPU:
-    import pynvml
-
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+def _gpu(nvml: Any, index: int, driver: str) -> GPU:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     return GPU(
         index=index,
-        name=pynvml.nvmlDeviceGetName(handle),
-        uuid=pynvml.nvmlDeviceGetUUID(handle),
+        name=nvml.nvmlDeviceGetName(handle),
+        uuid=nvml.nvmlDeviceGetUUID(handle),
         memory_total=memory.total,
         memory_free=memory.free,
-        capability=tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)),
+        capability=tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)),
         driver=driver,
-        nvlinks=_nvlinks(pynvml, handle),
+        nvlinks=_nvlinks(nvml, handle),
     )
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from ..nvml import NoDriver, started_nvml
 from ..runs import locks
 from ..settings import settings
 from .facts import GPUHealth, GPUProcess
@@ -24,18 +25,10 @@ VOLATILE, UNCORRECTED = 0, 1
 def read_gpu_health(visible: list[str]) -> list[GPUHealth]:
     """Every GPU of this machine; ``visible`` are the UUIDs that CUDA_VISIBLE_DEVICES leaves."""
     try:
-        import pynvml
-    except ImportError:
-        return []
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []  # no driver: the machine's own facts say so
-    try:
-        count = pynvml.nvmlDeviceGetCount()
-        return [_health(pynvml, index, visible) for index in range(count)]
-    finally:
-        pynvml.nvmlShutdown()
+        with started_nvml() as nvml:
+            return [_health(nvml, index, visible) for index in range(nvml.nvmlDeviceGetCount())]
+    except NoDriver:
+        return []  # the machine's own facts say so
 
 
 def _health(nvml: Any, index: int, visible: list[str]) -> GPUHealth:

@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ..nvml import NoDriver, started_nvml
 from .facts import GPULink
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -29,25 +30,16 @@ def read_links(visible: list[str]) -> list[GPULink]:
     if len(visible) < 2:
         return []
     try:
-        import pynvml
-    except ImportError:
-        return []
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []  # no driver: the machine's own facts say so
-    try:
-        handles = {
-            index: pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
-        }
-        uuids = {index: pynvml.nvmlDeviceGetUUID(handle) for index, handle in handles.items()}
-        mine = [index for index in handles if uuids[index] in visible]
-        return [
-            _link(pynvml, (one, other), (uuids[one], uuids[other]), (handles[one], handles[other]))
-            for one, other in combinations(mine, 2)
-        ]
-    finally:
-        pynvml.nvmlShutdown()
+        with started_nvml() as nvml:
+            handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+            uuids = [nvml.nvmlDeviceGetUUID(handle) for handle in handles]
+            mine = [index for index, uuid in enumerate(uuids) if uuid in visible]
+            return [
+                _link(nvml, (one, other), (uuids[one], uuids[other]), (handles[one], handles[other]))
+                for one, other in combinations(mine, 2)
+            ]
+    except NoDriver:
+        return []  # the machine's own facts say so
 
 
 def _link(nvml: Any, indices: tuple[int, int], uuids: tuple[str, str], pair: tuple[Any, Any]) -> GPULink:
