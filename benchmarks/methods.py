@@ -27,8 +27,23 @@ from cases import CASES, Job, Measured
 
 HERE = Path(__file__).resolve().parent
 SIDES = ("whet", "plain")
-MODELS = {"cpu": ("small", "small-encoder"), "cuda": ("0.6b", "bge-m3")}
-"""Of decoders and encoders."""
+MODELS = {
+    "cpu": {
+        "decoder": "small",
+        "unending": "small-unending",
+        "encoder": "small-encoder",
+        "hearing": "small-whisper",
+        "seeing": "small-llava",
+    },
+    "cuda": {
+        "decoder": "0.6b",
+        "unending": "0.6b-unending",
+        "encoder": "bge-m3",
+        "hearing": "whisper-small",
+        "seeing": "llava-1b",
+    },
+}
+"""Of each kind of model."""
 LENGTH = {"cpu": 256, "cuda": 1024}
 STEPS = {"cpu": (8, 3), "cuda": (20, 8)}
 """Optimizer steps, and how many of them are not counted."""
@@ -63,13 +78,16 @@ def main() -> int:
 def measure(case: str, options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Both sides of a case."""
     about, gpu = CASES[case], options.device == "cuda"
-    model = MODELS[options.device][about.encoder]
+    model = MODELS[options.device][about.family]
     steps, warm = STEPS[options.device]
     batch, words = about.batch[gpu], about.words[gpu]
     folder = options.folder / model
-    rows = scratch / f"{case}.jsonl"
+    rows = scratch / case / "rows.jsonl"
+    rows.parent.mkdir()
     made = about.rows(max(batch * (steps + 1), 100), words)
     rows.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+    if about.files is not None:
+        about.files(made, rows.parent)
     sides: dict[str, Any] = {}
     for side in ("make", *SIDES):
         job = Job(
@@ -132,8 +150,9 @@ def page(results: dict[str, Any]) -> str:
         f"{'' if results['device'] == 'cpu' else ' --device cuda'}`"
         f"{' Seconds are of the process, on one thread.' if results['device'] == 'cpu' else ''}",
         "",
-        "| method | shape | whet | plain | ratio | whet's peak | plain's peak | planned | fused |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| method | shape | whet | plain | ratio | whet's peak | plain's peak | planned | fused "
+        "| first loss, or reward |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for case, one in results["methods"].items():
         whet, plain = one["whet"], one["plain"]
@@ -141,7 +160,8 @@ def page(results: dict[str, Any]) -> str:
         lines.append(
             f"| {case} | {one['model']}, {one['batch']} {one['unit']} | {_rate(whet, one)} | "
             f"{_rate(plain, one)} ({plain['library']}) | {ratio} | {_size(whet['peak'])} | "
-            f"{_size(plain['peak'])} | {_size(whet['planned'])} | {whet['fused']} |"
+            f"{_size(plain['peak'])} | {_size(whet['planned'])} | {whet['fused']} | "
+            f"{_first(whet)} and {_first(plain)} |"
         )
     versions = next((one["whet"]["versions"] for one in results["methods"].values()), {})
     lines += ["", ", ".join(f"{name} {version}" for name, version in versions.items()), ""]
@@ -152,12 +172,20 @@ def _rate(side: dict[str, Any], one: dict[str, Any]) -> str:
     return side["error"] or f"{side['rate']:.4g} {one['unit']}/s"
 
 
+def _first(side: dict[str, Any]) -> str:
+    """Of both sides nearly the same, since rows and weights are."""
+    return ", ".join(f"{value:.4g}" for value in (side["rewards"] or side["losses"])[:1])
+
+
 def _size(value: int | None) -> str:
     return "" if value is None else f"{value / GIB:.2f} GiB"
 
 
 def _say(case: str, one: dict[str, Any]) -> None:
-    words = ", ".join(f"{side} {_rate(one[side], one)}" for side in SIDES)
+    words = ", ".join(
+        f"{side} {_rate(one[side], one)}, losses {one[side]['losses']}, rewards {one[side]['rewards']}"
+        for side in SIDES
+    )
     print(f"{case}: {words}", file=sys.stderr, flush=True)
 
 

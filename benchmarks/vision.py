@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent / "tests")]
+sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent / "tests"), str(HERE / "by_method")]
 
 STEPS, WARM, BATCH, ROWS = 10, 3, 4, 40
 TEXT = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 8,
         "num_key_value_heads": 4, "vocab_size": 16384}  # fmt: skip
 TOWER = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 8,
          "image_size": 112, "patch_size": 14, "model_type": "clip_vision_model"}  # fmt: skip
-LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def main() -> int:
@@ -73,25 +72,10 @@ def measure(side: str, folder: Path) -> dict[str, Any]:
 
 def make(folder: Path) -> None:
     """Model and rows."""
-    from dataclasses import replace
-
     from PIL import Image
-    from support import tiny_vision
+    from seeing import make_seeing
 
-    family = tiny_vision.SEEING["llava"]
-    tiny_vision.SEEING["llava"] = replace(
-        family,
-        template=tiny_vision.TURNS,
-        image=(family.image[0], {"size": {"shortest_edge": 112}, "crop_size": {"height": 112, "width": 112}}),
-    )
-    own = family.config
-
-    def larger(ids: dict[str, int]) -> dict[str, Any]:
-        made = own(ids)
-        return made | {"text_config": made["text_config"] | TEXT, "vision_config": TOWER}
-
-    tiny_vision.SEEING["llava"] = replace(tiny_vision.SEEING["llava"], config=larger)
-    tiny_vision.build_seeing(folder / "model", "llava")
+    make_seeing(folder / "model", TEXT, TOWER)
     draw = random.Random(0)
     with open(folder / "rows.jsonl", "w", encoding="utf-8") as out:
         for number in range(ROWS):
@@ -162,46 +146,19 @@ def whet(folder: Path) -> dict[str, Any]:
 def trl(folder: Path) -> dict[str, Any]:
     """TRL's SFTTrainer with transformers' processor, on answers alone."""
     import torch
-    from datasets import Dataset
-    from datasets import Image as ImageFeature
-    from peft import LoraConfig
-    from transformers import AutoModelForImageTextToText, AutoTokenizer
-    from transformers.models.llava.processing_llava import LlavaProcessor
-    from trl import SFTConfig, SFTTrainer
-
-    from whet.engine.methods.vision.loading import load_image_processor
+    from seeing import trl_trainer
+    from transformers import AutoModelForImageTextToText
 
     torch.set_num_threads(1)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    processor = LlavaProcessor(
-        load_image_processor(folder / "model"), tokenizer, patch_size=14, num_additional_image_tokens=1,
-        vision_feature_select_strategy="default", chat_template=tokenizer.chat_template,
-    )  # fmt: skip
     read = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
-    rows = Dataset.from_list(
-        [
-            {
-                "images": [str(folder / row["image"])],
-                "prompt": [{"role": "user", "content": row["prompt"]}],
-                "completion": [{"role": "assistant", "content": row["completion"]}],
-            }
-            for row in read
-        ]
-    ).cast_column("images", [ImageFeature()])
+    settings = {
+        "output_dir": str(folder / "trl"), "max_steps": STEPS, "per_device_train_batch_size": BATCH,
+        "learning_rate": 1e-4, "optim": "adamw_torch", "lr_scheduler_type": "linear", "logging_steps": 1,
+        "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True, "bf16": False,
+        "seed": 3407, "gradient_checkpointing": False,
+    }  # fmt: skip
     model = AutoModelForImageTextToText.from_pretrained(folder / "model", dtype=torch.float32)
-    targets = rf"model\.language_model\..*\.({'|'.join(LAYERS)})"
-    trainer = SFTTrainer(
-        model,
-        SFTConfig(
-            str(folder / "trl"), max_steps=STEPS, per_device_train_batch_size=BATCH, learning_rate=1e-4,
-            optim="adamw_torch", lr_scheduler_type="linear", logging_steps=1, save_strategy="no",
-            report_to="none", disable_tqdm=True, use_cpu=True, bf16=False, seed=3407, max_length=None,
-            gradient_checkpointing=False, completion_only_loss=True,
-        ),
-        train_dataset=rows,
-        processing_class=processor,
-        peft_config=LoraConfig(r=16, lora_alpha=16, target_modules=targets),
-    )  # fmt: skip
+    trainer = trl_trainer(model, folder / "model", folder, read, settings)
     timer = clock()
     trainer.add_callback(timer)
     trainer.train()

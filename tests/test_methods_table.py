@@ -11,7 +11,9 @@ import pytest
 from whet.engine.recipe import METHODS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
+sys.path.insert(1, str(Path(__file__).parents[1] / "benchmarks" / "by_method"))
 
+import cases
 import methods_table
 
 
@@ -30,6 +32,11 @@ def test_each_method_has_a_line_with_planned_memory_and_its_recipe() -> None:
     lines = [line for line in methods_table.table().splitlines() if line.startswith("| `")]
     assert [line.split("`")[1] for line in lines[1:]] == list(METHODS)
     assert all("GiB" in line for line in lines if line.startswith(("| `sft`", "| `embedding`", "| `reward`")))
+
+
+def test_each_method_can_be_measured_beside_the_plain_library() -> None:
+    assert sorted(cases.CASES) == sorted(METHODS)
+    assert all(case.method["kind"] == kind for kind, case in cases.CASES.items())
 
 
 def test_speed_is_the_ratio_that_was_measured_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

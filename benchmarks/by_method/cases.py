@@ -8,13 +8,23 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from media import write_pictures, write_sounds
 
 Rows = list[dict[str, Any]]
 RANK = ALPHA = 16
 SEED = 3407
 DECODER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-ENCODER = ["query", "key", "value", "dense"]
+TARGETS = {
+    "decoder": DECODER,
+    "unending": DECODER,
+    "seeing": DECODER,
+    "encoder": ["query", "key", "value", "dense"],
+    "hearing": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+}
+"""Kind of model -> layers with an adapter."""
 SMALL: dict[str, dict[str, Any]] = {
     "small": {
         "model_type": "qwen3",
@@ -52,20 +62,27 @@ class Case:
         plain: the library that stands beside whet, as the table names it.
         rows: makes so many; a row of a chat has ``words`` words.
         method: the recipe's section.
-        encoder: the model is one, else a decoder.
-        batch: rows of an optimizer step, all at once.
+        family: of :data:`TARGETS`, the kind of model.
+        batch: rows of an optimizer step, all at once; answers where rows are prompts.
         words: about as many in each text, on a CPU and on a GPU.
         unit: what a row is called.
+        larger: settings of ``method`` that a GPU has instead.
+        files: writes what the rows name into their folder.
     """
 
     plain: str
     rows: Callable[[int, int], Rows]
     method: dict[str, Any]
-    encoder: bool
+    family: str
     batch: tuple[int, int]
     words: tuple[int, int]
     unit: str
-    data: dict[str, Any] = field(default_factory=dict)
+    larger: dict[str, Any] = field(default_factory=dict)
+    files: Callable[[Rows, Path], None] | None = None
+
+    def settings(self, gpu: bool) -> dict[str, Any]:
+        """The recipe's section on that device."""
+        return self.method | (self.larger if gpu else {})
 
 
 def _texts(count: int, words: int, seed: int) -> list[str]:
@@ -124,22 +141,98 @@ def compared(count: int, words: int) -> Rows:
     ]
 
 
+def prompts(count: int, words: int) -> Rows:
+    """What is answered several times."""
+    return [{"prompt": text} for text in _texts(count, words, 1)]
+
+
+def sounds(count: int, words: int) -> Rows:
+    """Recordings with what is said in them."""
+    return [{"audio": f"{n}.wav", "text": text} for n, text in enumerate(_texts(count, words, 1))]
+
+
+def pictures(count: int, words: int) -> Rows:
+    """A picture, a question and its answer."""
+    return [
+        {"image": f"{n}.png", "prompt": row["anchor"], "completion": row["positive"]}
+        for n, row in enumerate(pairs(count, words))
+    ]
+
+
+def spoken(count: int, words: int) -> Rows:
+    """Texts with the codes of their sound, two frames a word, counted from code 0."""
+    draw = random.Random(4)
+    size = MARKS["codebook_size"]
+
+    def codes(frames: int) -> list[int]:
+        return [place * size + draw.randrange(size) for _ in range(frames) for place in range(PLACES)]
+
+    return [{"text": text, "codes": codes(2 * len(text.split()))} for text in _texts(count, words, 1)]
+
+
+PLACES = 7
+"""Codes of a frame."""
+MARKS: dict[str, Any] = {
+    "text_end": 300,
+    "human_start": 301,
+    "human_end": 302,
+    "ai_start": 303,
+    "ai_end": 304,
+    "speech_start": 305,
+    "speech_end": 306,
+    "codes_start": 310,
+    "codebook_size": 16,
+    "drop_repeats": False,
+}
+"""Behind the tokens of bytes, and within the smallest vocabulary."""
+LANGUAGE = "en"
+REWARD = f"{Path(__file__).with_name('reward.py')}:even"
+GRPO = {
+    "kind": "grpo",
+    "rewards": [REWARD],
+    "num_generations": 4,
+    "max_completion_length": 32,
+    "samples": 0,
+}
+LONGER = {"num_generations": 8, "max_completion_length": 256}
+VISION = {"kind": "vision", "image_min": 1, "image_max": 1000, "finetune_vision_layers": False}
 CASES: dict[str, Case] = {
-    "sft": Case("TRL", chats, {"kind": "sft"}, False, (4, 8), (16, 80), "rows"),
+    "sft": Case("TRL", chats, {"kind": "sft"}, "decoder", (4, 8), (16, 80), "rows"),
     "embedding": Case(
-        "sentence-transformers", pairs, {"kind": "embedding"}, True, (16, 128), (24, 32), "pairs"
+        "sentence-transformers", pairs, {"kind": "embedding"}, "encoder", (16, 128), (24, 32), "pairs"
     ),
     "classification": Case(
-        "transformers", classes, {"kind": "classification"}, True, (16, 64), (32, 96), "texts"
+        "transformers", classes, {"kind": "classification"}, "encoder", (16, 64), (32, 96), "texts"
     ),
     "token_classification": Case(
-        "transformers", tags, {"kind": "token_classification"}, True, (16, 64), (32, 96), "texts"
+        "transformers", tags, {"kind": "token_classification"}, "encoder", (16, 64), (32, 96), "texts"
     ),
     "reranker": Case(
-        "sentence-transformers", ranked, {"kind": "reranker"}, True, (16, 64), (24, 64), "pairs"
+        "sentence-transformers", ranked, {"kind": "reranker"}, "encoder", (16, 64), (24, 64), "pairs"
     ),
-    "preference": Case("TRL", compared, {"kind": "preference"}, False, (2, 4), (16, 80), "pairs"),
-    "reward": Case("TRL", compared, {"kind": "reward"}, False, (2, 4), (16, 80), "pairs"),
+    "preference": Case("TRL", compared, {"kind": "preference"}, "decoder", (2, 4), (16, 80), "pairs"),
+    "reward": Case("TRL", compared, {"kind": "reward"}, "decoder", (2, 4), (16, 80), "pairs"),
+    "grpo": Case("TRL", prompts, GRPO, "unending", (8, 64), (16, 80), "answers", LONGER),
+    "speech": Case(
+        "transformers",
+        sounds,
+        {"kind": "speech", "language": LANGUAGE},
+        "hearing",
+        (4, 16),
+        (8, 24),
+        "recordings",
+        files=write_sounds,
+    ),
+    "tts": Case(
+        "TRL",
+        spoken,
+        {"kind": "tts", "layout": "orpheus", "orpheus": MARKS},
+        "decoder",
+        (4, 8),
+        (8, 32),
+        "rows",
+    ),
+    "vision": Case("TRL", pictures, VISION, "seeing", (4, 8), (10, 24), "rows", files=write_pictures),
 }
 
 
@@ -171,7 +264,12 @@ class Job:
     @property
     def targets(self) -> list[str]:
         """Layers with an adapter."""
-        return ENCODER if CASES[self.case].encoder else DECODER
+        return TARGETS[CASES[self.case].family]
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """The recipe's section."""
+        return CASES[self.case].settings(self.device == "cuda")
 
 
 @dataclass
@@ -185,6 +283,7 @@ class Measured:
         planned: bytes that whet's planner expected.
         fused: the fast path's own report; empty where nothing said one.
         losses: first and last.
+        rewards: means of the first and the last answers; empty where nothing is rewarded.
     """
 
     rate: float = 0.0
@@ -193,6 +292,7 @@ class Measured:
     planned: int | None = None
     fused: str = ""
     losses: list[float] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     error: str = ""

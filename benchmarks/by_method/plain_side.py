@@ -12,6 +12,7 @@ import torch
 from cases import ALPHA, RANK, SEED, Job, Measured
 from datasets import Dataset
 from peft import LoraConfig, TaskType, get_peft_model
+from plain_media import speech, tts, vision
 from timing import Clock, measured
 from transformers import (
     AutoModelForCausalLM,
@@ -36,8 +37,10 @@ def run(job: Job) -> Measured:
         trainer = TRAINERS[job.case](job, rows, arguments(job, output))
         trainer.add_callback(clock)
         trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return measured(job, clock, losses)
+    losses, rewards = (
+        [entry[name] for entry in trainer.state.log_history if name in entry] for name in ("loss", "reward")
+    )
+    return measured(job, clock, losses, rewards)
 
 
 def arguments(job: Job, output: str) -> dict[str, Any]:
@@ -74,12 +77,17 @@ def load(job: Job, auto: Any, task: TaskType, saved: list[str] | None = None, **
     return get_peft_model(model, lora(job, task, saved))
 
 
+def causal(job: Job) -> Any:
+    """A decoder."""
+    return load(job, AutoModelForCausalLM, TaskType.CAUSAL_LM)
+
+
 def sft(job: Job, rows: Rows, settings: dict[str, Any]) -> Any:
     """TRL's."""
     from trl import SFTConfig, SFTTrainer
 
     return SFTTrainer(
-        load(job, AutoModelForCausalLM, TaskType.CAUSAL_LM),
+        causal(job),
         SFTConfig(**settings, max_length=job.length),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(job.folder),
@@ -91,7 +99,7 @@ def preference(job: Job, rows: Rows, settings: dict[str, Any]) -> Any:
     from trl import DPOConfig, DPOTrainer
 
     return DPOTrainer(
-        load(job, AutoModelForCausalLM, TaskType.CAUSAL_LM),
+        causal(job),
         args=DPOConfig(**settings, max_length=job.length),
         train_dataset=Dataset.from_list(turns(rows)),
         processing_class=AutoTokenizer.from_pretrained(job.folder),
@@ -116,6 +124,27 @@ def reward(job: Job, rows: Rows, settings: dict[str, Any]) -> Any:
         args=RewardConfig(**settings, max_length=job.length),
         train_dataset=Dataset.from_list(turns(rows)),
         processing_class=tokenizer,
+    )
+
+
+def grpo(job: Job, rows: Rows, settings: dict[str, Any]) -> Any:
+    """TRL's, answering by transformers' own generation."""
+    from reward import even
+    from trl import GRPOConfig, GRPOTrainer
+
+    return GRPOTrainer(
+        causal(job),
+        even,
+        args=GRPOConfig(
+            **settings,
+            num_generations=job.method["num_generations"],
+            max_completion_length=job.method["max_completion_length"],
+            steps_per_generation=1,
+            loss_type="grpo",
+            disable_dropout=True,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(job.folder),
     )
 
 
@@ -224,4 +253,8 @@ TRAINERS: dict[str, Callable[[Job, Rows, dict[str, Any]], Any]] = {
     "reranker": reranker,
     "classification": classification,
     "token_classification": token_classification,
+    "grpo": grpo,
+    "speech": speech,
+    "tts": tts,
+    "vision": vision,
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "training"))
+sys.path.insert(2, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from cases import Job
 
@@ -17,12 +18,9 @@ def main() -> None:
     """Make the model where it is missing, train, write what was measured."""
     job = Job(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     if job.side == "make":
-        import models
-        from cases import SMALL, SMALL_ENCODERS
+        from making import make
 
-        models.SHAPES.update(SMALL)
-        models.ENCODERS.update(SMALL_ENCODERS)
-        models.make(job.model, Path(job.folder))
+        make(job.model, Path(job.folder))
         return
     if job.side == "whet":
         from whet_side import run

@@ -37,7 +37,7 @@ class Clock(TrainerCallback):
             self.marks.append(time.process_time())
 
 
-def measured(job: Job, clock: Clock, losses: list[float]) -> Measured:
+def measured(job: Job, clock: Clock, losses: list[float], rewards: list[float]) -> Measured:
     """Of a training that has ended."""
     seconds = [after - before for before, after in pairwise(clock.marks[job.warm - 1 :])]
     step = statistics.median(seconds)
@@ -47,7 +47,13 @@ def measured(job: Job, clock: Clock, losses: list[float]) -> Measured:
         rate=job.batch / step,
         step=step,
         peak=torch.cuda.max_memory_allocated() if cuda else None,
-        losses=[losses[0], losses[-1]] if losses else [],
+        losses=ends(losses),
+        rewards=ends(rewards),
         device=torch.cuda.get_device_name() if cuda else "",
         versions={name: installed[name] for name in PACKAGES if name in installed},
     )
+
+
+def ends(values: list[float]) -> list[float]:
+    """The first and the last, where there are any."""
+    return [values[0], values[-1]] if values else []

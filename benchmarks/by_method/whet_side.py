@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from cases import ALPHA, CASES, RANK, SEED, Job, Measured
+from cases import ALPHA, RANK, SEED, Job, Measured
 from timing import Clock, measured
 
 from whet.engine.methods.jobs import METHODS
@@ -34,13 +34,15 @@ def run(job: Job) -> Measured:
 
     train(context, timed)
     events = read_events(directory.events)[0]
-    losses = [event.loss for event in events if isinstance(event, StepEvent)]
+    steps = [event for event in events if isinstance(event, StepEvent)]
+    losses = [event.loss for event in steps]
+    rewards = [event.metrics["reward"] for event in steps if "reward" in event.metrics]
     fused = [event.detail for event in events if isinstance(event, PhaseEvent)]
     said = [detail.removeprefix(FAST_PATH) for detail in fused if detail.startswith(FAST_PATH)]
     slow = [*plan.findings, *(event.finding for event in events if isinstance(event, FindingEvent))]
     reasons = list(dict.fromkeys(one.title for one in slow if one.id == "L08"))
     return replace(
-        measured(job, clock, losses),
+        measured(job, clock, losses, rewards),
         planned=plan.memory.peak,
         fused=said[-1] if said else " ".join(reasons),
     )
@@ -52,7 +54,7 @@ def recipe_of(job: Job) -> Recipe:
         {
             "model": {"name": job.folder, "max_length": job.length},
             "data": {"train": job.rows},
-            "method": CASES[job.case].method,
+            "method": job.method,
             "adapter": {"rank": RANK, "alpha": ALPHA, "target_modules": job.targets},
             "training": {
                 "max_steps": job.steps, "batch_size": job.batch, "gradient_accumulation": 1,
