@@ -23,6 +23,16 @@ class FlatSteps(Trainer):
     """The model was told that it trains, and not otherwise since."""
 
     @property
+    def transformer(self) -> Any:
+        """transformers' model, or PEFT's wrapper around it, that the trainer's model is or holds."""
+        return self.model
+
+    @property
+    def runs_flat(self) -> bool:
+        """Whether the flat AdamW stands in for torch's and bitsandbytes'."""
+        return program_of(self.transformer) is not None
+
+    @property
     def flat(self) -> FlatAdamW | None:
         """The optimizer, where it is ours."""
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
@@ -31,9 +41,9 @@ class FlatSteps(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The flat AdamW for a model on the fast path, else the base trainer's; a given one stays."""
         bits = FLAT_OPTIMIZERS.get(str(getattr(self.args.optim, "value", self.args.optim)))
-        if self.optimizer is not None or bits is None or program_of(self.model) is None:
+        if self.optimizer is not None or bits is None or not self.runs_flat:
             return super().create_optimizer(*([] if model is None else [model]))
-        self.optimizer = flat_optimizer(self, bits)
+        self.optimizer = flat_optimizer(self, bits, self.transformer)
         return self.optimizer
 
     def train(self, *args: Any, **kwargs: Any) -> Any:

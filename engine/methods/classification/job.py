@@ -20,6 +20,7 @@ from ...runs.events import FindingEvent, PhaseEvent
 from .. import training
 from ..arguments import shared_arguments
 from ..earlier import earlier_events
+from ..head_steps import with_steps
 from ..optimizers import usable_optimizer
 from ..resuming import cursor_of, look_at_checkpoint
 from ..sft.arguments import checkpointing
@@ -28,7 +29,7 @@ from ..watching import Watching
 from .classes import class_names, numbers_of
 from .loading import Headed, load_headed
 from .metrics import of_classes, of_label_sets, shown
-from .trainer import HeadTrainer, Loss, binary_cross_entropy, cross_entropy, save_headed
+from .trainer import ClassifierTrainer, Loss, binary_cross_entropy, cross_entropy, save_headed
 
 
 def run_classification(context: RunContext) -> None:
@@ -39,6 +40,7 @@ def run_classification(context: RunContext) -> None:
 class HeadTraining(training.Training):
     """The objects of one attempt at a model with one output a class, of rows or of words."""
 
+    trainer: ClassifierTrainer
     auto: ClassVar[Any]
     task: ClassVar[str]
     problem: str | None = None
@@ -54,11 +56,11 @@ class HeadTraining(training.Training):
         if untrained:
             context.emit(PhaseEvent(phase="data", detail=f"no training row has {', '.join(untrained[:10])}"))
         self.headed = self._load(names)
-        self.say_fused(self.headed.fused)
         self.names = [self.headed.config.id2label[number] for number in range(len(names))]
         self.numbers = self._numbers(labels, names)
         context.leave_if_asked()
         self.trainer = self._trainer()
+        self.say_fused(with_steps(self.headed.fused, self.trainer))
         self.report(evaluates=self.data.eval is not None)
 
     @abstractmethod
@@ -90,12 +92,12 @@ class HeadTraining(training.Training):
         """A row's class to the head's output, whose order may be the model's own."""
         return {label: self.names.index(names[number]) for label, number in numbers_of(labels, names).items()}
 
-    def _trainer(self) -> HeadTrainer:
+    def _trainer(self) -> ClassifierTrainer:
         context, recipe, resolved = self.context, self.recipe, self.resolved
         optimizer, finding = usable_optimizer(resolved.optimizer, self.headed.device)
         if finding is not None:
             context.emit(FindingEvent(finding=finding))
-        return HeadTrainer(
+        return ClassifierTrainer(
             self.headed.model,
             TrainingArguments(
                 **shared_arguments(recipe, resolved, context.dir.checkpoints, optimizer),
@@ -172,7 +174,9 @@ class ClassificationTraining(HeadTraining):
     def loss(self) -> Loss:
         """Cross-entropy, or binary for each class where a row may have several."""
         kind = binary_cross_entropy if self.many else cross_entropy
-        return kind(self._weights() if self.section.class_weights == "balanced" else None)
+        balanced = self.section.class_weights == "balanced"
+        # On the device from the first: a captured step copies nothing from the host.
+        return kind(self._weights().to(self.headed.device) if balanced else None)
 
     def _weights(self) -> torch.Tensor:
         """A class's rows count together as much as another's; where a row has several classes, as much as the

@@ -13,10 +13,11 @@ from torch.nn import functional
 from transformers import Trainer
 
 from ...models.adapters import save_weights
+from ..head_batches import IGNORED, HeadBatch
+from ..head_steps import HeadSteps
 from ..run_loop import RunLoop
 
 ADAPTER = "adapter_model.safetensors"
-IGNORED = -100
 
 
 class HeadTrainer(RunLoop, Trainer):
@@ -71,6 +72,34 @@ def binary_cross_entropy(weights: torch.Tensor | None = None) -> Loss:
 
 def _count(labels: torch.Tensor, given: Any) -> Any:
     return labels.ne(IGNORED).sum().clamp_min(1) if given is None else given
+
+
+class ClassifierTrainer(HeadTrainer, HeadSteps):
+    """Over texts, packed where the encoder is on the fast path."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.choose_steps(self.processing_class)
+
+    def pack(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Texts packed; the labels stay, for transformers counts them."""
+        assert self.packing is not None
+        packed = self.packing.pack(batch, batch["labels"])
+        return batch if packed is None else {"texts": packed, "labels": batch["labels"]}
+
+    def head_loss(self, model: Any, batch: HeadBatch, divisor: torch.Tensor) -> torch.Tensor:
+        """The method's, of the model's own head."""
+        loss: Loss = self.compute_loss_func  # type: ignore[assignment]
+        return loss(model(head_texts=batch.texts), batch.labels, num_items_in_batch=divisor)
+
+    def divisor(self, items: Any) -> Any:
+        """Labels of the step."""
+        return items
+
+    def count_tokens(self, inputs: dict[str, Any]) -> int:
+        """Tokens of a micro-batch, padding excluded."""
+        batch = inputs.get("texts")
+        return batch.tokens if isinstance(batch, HeadBatch) else super().count_tokens(inputs)
 
 
 def save_headed(model: Any, tokenizer: Any, config: Any, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,13 +16,12 @@ from whet.kernels.contrastive import contrastive_loss
 from whet.kernels.segment_pool import segment_pool
 
 from ...models.fast_path.encoders import embedder_program_of
-from .graphed import GraphedStep
+from ..graphed import GraphedStep
+from ..packed_texts import multiple_on
 from .token_texts import TextBatch
 
 POOLINGS = {"mean": "mean", "cls": "first", "lasttoken": "last"}
 SYMMETRIC = {"query_to_doc", "doc_to_query"}
-TOKENS = 256
-"""Packed rows of a graph are filled up to a multiple of this."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,12 @@ class FastEmbedding:
         self.contrast = fused_contrast(loss)
         if self.contrast is not None:  # takes cosines itself
             self.rest = [part for part in self.rest if not isinstance(part, Normalize)]
-        self.graphed = GraphedStep(self.forward_backward, self.program.buffers)
+        self.graphed: GraphedStep[TextBatch] = GraphedStep(self.forward_backward, self.program.buffers)
 
     @property
     def multiple(self) -> int:
         """What batches are filled up to."""
-        return TOKENS if self.device.type == "cuda" else 1
+        return multiple_on(self.device)
 
     def embeddings(self, batch: TextBatch) -> torch.Tensor:
         """(texts, E) of a batch on the device, in the order of its documents; differentiable."""
@@ -124,8 +123,7 @@ class FastEmbedding:
 
     def on_device(self, batch: TextBatch) -> TextBatch:
         """The batch where the model is."""
-        packed = batch.packed.pin() if self.device.type == "cuda" else batch.packed
-        return replace(batch, packed=packed.to(self.device))
+        return (batch.pinned() if self.device.type == "cuda" else batch).on(self.device)
 
     def _launches_alone(self) -> bool:
         """Whether a step is nothing but launches, which a CUDA graph can replay."""

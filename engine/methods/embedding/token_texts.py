@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 from ...models.fast_path import PackedTokens
-from ...models.fast_path.encoders import pack_documents
+from ..graphed import Shape, StaticBatch
+from ..packed_texts import pack_texts
 
 AT_ONCE = 2048
 """Texts tokenised in a call."""
@@ -34,7 +35,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class TextBatch:
+class TextBatch(StaticBatch):
     """The texts of a batch, column by column, as one packed row on the CPU.
 
     Args:
@@ -53,6 +54,20 @@ class TextBatch:
     def texts(self) -> int:
         """Documents that are no filling."""
         return self.rows * self.columns
+
+    @property
+    def shape(self) -> Shape:
+        packed = self.packed
+        return len(packed.input_ids_T), len(packed.offsets), (packed.longest, self.rows, self.columns)
+
+    def tensors(self) -> list[torch.Tensor]:
+        return self.packed.tensors()
+
+    def pinned(self) -> TextBatch:
+        return replace(self, packed=self.packed.pin())
+
+    def on(self, device: torch.device) -> TextBatch:
+        return replace(self, packed=self.packed.to(device))
 
 
 class NotPlainTextError(Exception):
@@ -88,14 +103,11 @@ class TokenTexts:
         ]
 
     def batch(self, rows: Sequence[int], multiple: int, filler: int) -> TextBatch:
-        """Some rows, packed; see :func:`pack_documents`."""
+        """Some rows, packed; see :func:`.packed_texts.pack_texts`."""
         numbers = np.asarray(rows)
         parts = [column.take(numbers) for column in self.columns]
         ids_T, lengths_N = (np.concatenate(each) for each in zip(*parts, strict=True))
-        # Filling takes documents of its own, whose number differs from batch to batch: leave room for them.
-        room = 0 if multiple == 1 else len(lengths_N) + 1 + multiple // int(lengths_N.max())
-        documents = -(-room // DOCUMENTS) * DOCUMENTS
-        packed = pack_documents(ids_T, lengths_N, multiple=multiple, documents=documents, filler=filler)
+        packed = pack_texts(ids_T, lengths_N, multiple, filler)
         return TextBatch(packed, len(numbers), len(self.columns), len(ids_T))
 
 
@@ -126,10 +138,6 @@ class TextNumbers:
     def remove_columns(self, names: Sequence[str]) -> TextNumbers:
         """Itself: labels are not among its columns."""
         return self
-
-
-DOCUMENTS = 64
-"""Numbers of offsets are multiples of this, so that few shapes occur."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ...runs.events import FindingEvent, PhaseEvent
 from .. import training
 from ..arguments import shared_arguments
 from ..earlier import earlier_events
+from ..head_steps import with_steps
 from ..optimizers import usable_optimizer
 from ..resuming import cursor_of, look_at_checkpoint
 from ..sft.arguments import checkpointing
@@ -51,12 +52,13 @@ class RerankerTraining(training.Training):
         context.emit(PhaseEvent(phase="load", detail=self.recipe.model.name))
         path, trusted = locate_base(context)
         self.model = load_reranker(self.plan, path, trusted)
-        self.say_fused(apply_fast_encoder(self.model[0].model, DTYPES[self.resolved.compute_dtype]))
+        fused = apply_fast_encoder(self.model[0].model, DTYPES[self.resolved.compute_dtype])
         if len(self.model) == 1 and not sets_apart(self.model):  # else a template writes the pair
             said = "this tokenizer sets nothing between query and document: end the queries with a line break"
             context.emit(PhaseEvent(phase="load", detail=said))
         context.leave_if_asked()
         self.trainer = self._trainer()
+        self.say_fused(with_steps(fused, self.trainer))
         self.report(evaluates=self.data.eval is not None)
 
     def _trainer(self) -> RerankerTrainer:

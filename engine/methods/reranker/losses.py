@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,13 +26,35 @@ class TripletCrossEntropy(torch.nn.Module):
         self, inputs: list[list[str]], labels: Any, prompt: str | None = None, task: str | None = None
     ) -> torch.Tensor:
         """The mean over all pairs, in nats; ``inputs`` are a column of queries, then columns of documents."""
-        queries, *documents = inputs
-        pairs = [pair for column in documents for pair in zip(queries, column, strict=True)]
+        pairs = pairs_of(inputs)
         features = batch_to_device(self.model.preprocess(pairs, prompt=prompt, task=task), self.model.device)
         scores = self.model(features)["scores"].view(-1).float()
-        fits = torch.zeros_like(scores)
-        fits[: len(queries)] = 1.0
+        fits = fitting(len(inputs[0]), len(pairs)).to(scores.device)
         return functional.binary_cross_entropy_with_logits(scores, fits)
+
+
+def pairs_of(columns: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    """Each query, of the first column, with its document of each other column; column by column."""
+    queries, *documents = columns
+    return [pair for column in documents for pair in zip(queries, column, strict=True)]
+
+
+def fitting(queries: int, pairs: int) -> torch.Tensor:
+    """What the scores of a query's pairs are to become: 1 for those of the first column of documents."""
+    return (torch.arange(pairs) < queries).float()
+
+
+Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def of_scores(loss: Any) -> Measure | None:
+    """(scores, what they are to become) -> what ``loss`` is of them; None where it takes more than that."""
+    measures: dict[type, Measure] = {
+        st.BinaryCrossEntropyLoss: functional.binary_cross_entropy_with_logits,
+        TripletCrossEntropy: functional.binary_cross_entropy_with_logits,
+        st.MSELoss: functional.mse_loss,
+    }
+    return measures.get(type(loss))
 
 
 def build_loss(model: CrossEncoder, section: RerankerSection, layout: str) -> Any:

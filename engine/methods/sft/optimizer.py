@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import Trainer
 
 from ...models.fast_path import causal_model
@@ -11,9 +13,15 @@ FLAT_OPTIMIZERS = {"adamw_torch": 32, "adamw_torch_fused": 32, "adamw_bnb_8bit":
 """transformers' names of the optimizers that the flat AdamW stands in for, and the bits of their moments."""
 
 
-def flat_optimizer(trainer: Trainer, bits: int) -> FlatAdamW:
+def flat_optimizer(trainer: Trainer, bits: int, transformer: Any = None) -> FlatAdamW:
     """As transformers builds its own: what decays and what does not in two groups, and an input embedding
-    that trains with fp32 moments even beside 8-bit ones."""
+    that trains with fp32 moments even beside 8-bit ones.
+
+    Args:
+        trainer: whose model trains.
+        bits: of the moments.
+        transformer: transformers' model inside the trainer's, where that is no such model itself.
+    """
     args, model = trainer.args, trainer.model
     assert model is not None
     decayed = set(trainer.get_decay_parameter_names(model))
@@ -28,5 +36,5 @@ def flat_optimizer(trainer: Trainer, bits: int) -> FlatAdamW:
         betas=(args.adam_beta1, args.adam_beta2),
         eps=args.adam_epsilon,
         bits=bits,
-        fp32_moments=list(causal_model(model).get_input_embeddings().parameters()),
+        fp32_moments=list(causal_model(transformer or model).get_input_embeddings().parameters()),
     )

@@ -14,7 +14,7 @@ from ...runs.context import RunContext
 from .. import training
 from ..classification.job import HeadTraining
 from ..classification.metrics import f1
-from ..classification.trainer import HeadTrainer, Loss, cross_entropy
+from ..classification.trainer import ClassifierTrainer, Loss, cross_entropy
 from .alignment import IGNORED, aligned, joined
 from .entities import entity_scores, marks_entities
 
@@ -30,7 +30,7 @@ class TokenClassificationTraining(HeadTraining):
     auto = AutoModelForTokenClassification
     task = "TOKEN_CLS"
 
-    def _trainer(self) -> HeadTrainer:
+    def _trainer(self) -> ClassifierTrainer:
         if not self.headed.tokenizer.is_fast:
             raise WhetError(
                 "token_classification.tokenizer",

@@ -30,6 +30,10 @@ class PackedTokens:
     longest: int
     documents: int
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All of them."""
+        return [self.input_ids_T, self.positions_T, self.offsets]
+
     def pin(self) -> PackedTokens:
         """In pinned memory, from which copies to a GPU need not wait."""
         names = ("input_ids_T", "positions_T", "offsets")

@@ -106,6 +106,13 @@ class Projection:
             factors.append(Factor(a, b, module.scaling[name], dropout.p if drops else 0.0))
         return self.stack.put(factors)
 
+    @property
+    def has_dropout(self) -> bool:
+        """Whether an adapter that was read drops elements while it trains."""
+        named = zip(self.modules, self.adapters, strict=True)
+        drops: list[Any] = [module.lora_dropout[name] for module, name in named if name is not None]
+        return any(isinstance(drop, nn.Dropout) and drop.p > 0 for drop in drops)
+
     def knows(self, adapter: str) -> bool:
         """Whether another adapter can take the place of the one that was read."""
         for module, name, rank in zip(self.modules, self.adapters, self.stack.ranks, strict=True):

@@ -8,32 +8,57 @@ kind is captured once and replayed over static copies of the batch. Gradients ac
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any, Generic, Self, TypeVar
 
 import torch
-
-from .token_texts import TextBatch
 
 SHAPES = 64
 """Most graphs kept; later shapes stay eager."""
 
-Kind = tuple[int, int, int]
-"""Bound on lengths, rows and columns: what kernels are compiled for."""
+Kind = tuple[int, ...]
+"""What kernels are compiled for: a bound on lengths, and numbers of texts."""
 Shape = tuple[int, int, Kind]
+"""Tokens, offsets, kind."""
+
+
+class StaticBatch(ABC):
+    """A batch whose tensors can be copied into those of another one of its shape."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> Shape:
+        """What a graph is captured for."""
+
+    @abstractmethod
+    def tensors(self) -> list[torch.Tensor]:
+        """All that differs between batches of one shape, always in the same order."""
+
+    @abstractmethod
+    def pinned(self) -> Self:
+        """In pinned memory, from which copies to a GPU need not wait."""
+
+    @abstractmethod
+    def on(self, device: torch.device) -> Self:
+        """On another device, without waiting for the copy."""
+
+
+Batch = TypeVar("Batch", bound=StaticBatch)
 
 
 @dataclass
 class _Captured:
     graph: torch.cuda.CUDAGraph
-    batch: TextBatch
+    batch: Any
     scale: torch.Tensor
     loss: torch.Tensor
     held: list[torch.Tensor]
     """What the graph has the addresses of, beside weights and its own memory."""
 
 
-class GraphedStep:
+class GraphedStep(Generic[Batch]):
     """Runs batches, captured shape by shape.
 
     Args:
@@ -43,7 +68,7 @@ class GraphedStep:
 
     def __init__(
         self,
-        run: Callable[[TextBatch, torch.Tensor], torch.Tensor],
+        run: Callable[[Batch, torch.Tensor], torch.Tensor],
         shared: Callable[[], list[torch.Tensor]],
     ) -> None:
         self.run, self.shared = run, shared
@@ -52,27 +77,28 @@ class GraphedStep:
         self.stopped: str | None = None
         """Why nothing is captured any more."""
 
-    def __call__(self, batch: TextBatch, scale: float, device: torch.device) -> torch.Tensor:
-        """The scaled loss of a batch that lies on the CPU."""
-        shape, host = _shape(batch), replace(batch, packed=batch.packed.pin())
+    def __call__(self, batch: Batch, scale: float | torch.Tensor, device: torch.device) -> torch.Tensor:
+        """The scaled loss of a batch that lies on the CPU; ``scale`` may lie on the device."""
+        shape, host = batch.shape, batch.pinned()
         captured = self.graphs.get(shape)
         if captured is None:
-            there = replace(host, packed=host.packed.to(device))
-            factor = torch.tensor(scale, device=device)
+            there = host.on(device)
+            # A tensor of its own: replays write into it.
+            factor = torch.empty((), device=device)
+            _set(factor, scale)
             known = shape[2] in self.seen and self.stopped is None and len(self.graphs) < SHAPES
             captured = self._capture(there, factor) if known else None
             self.seen.add(shape[2])
             if captured is None:
                 return self.run(there, factor)
             self.graphs[shape] = captured
-        for name in ("input_ids_T", "positions_T", "offsets"):
-            target = getattr(captured.batch.packed, name)
-            target.copy_(getattr(host.packed, name), non_blocking=True)
-        captured.scale.fill_(scale)
+        for target, source in zip(captured.batch.tensors(), host.tensors(), strict=True):
+            target.copy_(source, non_blocking=True)
+        _set(captured.scale, scale)
         captured.graph.replay()
         return captured.loss.clone()
 
-    def _capture(self, batch: TextBatch, scale: torch.Tensor) -> _Captured | None:
+    def _capture(self, batch: Batch, scale: torch.Tensor) -> _Captured | None:
         # The eager pass left its activations in the allocator's cache; the graph wants them for its own.
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
@@ -89,7 +115,9 @@ class GraphedStep:
         return _Captured(graph, batch, scale, loss, self.shared())
 
 
-def _shape(batch: TextBatch) -> Shape:
-    packed = batch.packed
-    kind = packed.longest, batch.rows, batch.columns
-    return len(packed.input_ids_T), len(packed.offsets), kind
+def _set(target: torch.Tensor, value: float | torch.Tensor) -> None:
+    """Without waiting for the device."""
+    if isinstance(value, torch.Tensor):
+        target.copy_(value, non_blocking=True)
+    else:
+        target.fill_(value)
