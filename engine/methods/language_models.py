@@ -1,4 +1,4 @@
-"""What runs that train a language model on rows of tokens look at first, and write last."""
+"""Runs that train a language model on rows of tokens: loading, a first look, samples, and what is written."""
 
 from __future__ import annotations
 
@@ -7,12 +7,56 @@ from pathlib import Path
 from ..checks.live import Watch, Watched
 from ..checks.loaded import look_at_loaded
 from ..models.adapters import save_weights
+from ..models.fast_path import FastPathReport
 from ..models.loading import ModelHandle, stored_dtype
 from ..plan import DataFacts
+from ..runs.events import PhaseEvent
 from .earlier import earlier_events
 from .resuming import look_at_checkpoint
+from .sampling import sample_events
 from .sft.first_look import loaded_facts
+from .sft.loading import load_trainee, locate_base, planned_tokens
 from .training import Training
+from .watching import Watching
+
+
+class AnswerTraining(Training):
+    """One attempt at training a language model on answers that are compared or drawn.
+
+    A method's constructor calls :meth:`load`, then builds ``trainer`` and calls ``report``.
+    """
+
+    handle: ModelHandle
+    fused: FastPathReport
+    more_ends: bool
+    data: DataFacts
+    watcher: type[Watching] = Watching
+    """Of the live checks."""
+
+    def load(self) -> None:
+        """The model with its adapter, and the tokens that were planned; leaves where that is asked for."""
+        context = self.context
+        context.emit(PhaseEvent(phase="load", detail=self.recipe.model.name))
+        path, trusted = locate_base(context)
+        trainee = load_trainee(self.plan, path, trusted)
+        self.handle, self.fused, self.more_ends = trainee.handle, trainee.report, trainee.more_ends
+        context.leave_if_asked()
+        self.data = planned_tokens(context, self.handle.path)
+        context.leave_if_asked()
+
+    def look(self, checkpoint: Path | None) -> None:
+        """What the checks see in the loaded model and the checkpoint; the live ones take over."""
+        watch = look_at_language_model(self, self.handle, self.data, checkpoint)
+        self.watching = self.watcher(self.context.emit, watch, self.recipe, self.reporter, self.trainer)
+        self.trainer.add_callback(self.watching)
+
+    def sample(self, step: int) -> None:
+        """Answer the recipe's prompts."""
+        sample_events(self.context, self.handle, step, chat=self.data.report.template is not None)
+
+    def write(self, folder: Path) -> None:
+        """The weights and the tokenizer with the template in force."""
+        write_language_model(self, self.handle, self.data, self.more_ends, folder)
 
 
 def look_at_language_model(

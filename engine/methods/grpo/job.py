@@ -14,19 +14,17 @@ from datasets import Dataset
 from ...errors import WhetError
 from ...findings import Finding
 from ...models.fast_path import program_of
-from ...models.loading import ModelHandle
 from ...recipe import GRPOSection
 from ...rewards.runner import Rewards
 from ...runs.context import RunContext
-from ...runs.events import FindingEvent, PhaseEvent, SampleEvent
+from ...runs.events import FindingEvent, SampleEvent
 from .. import training
 from ..arguments import shared_arguments
-from ..language_models import look_at_language_model, write_language_model
+from ..language_models import AnswerTraining
 from ..optimizers import usable_optimizer
 from ..resuming import cursor_of
-from ..sampling import sample_events, stop_ids
+from ..sampling import stop_ids
 from ..sft.arguments import checkpointing
-from ..sft.loading import load_trainee, locate_base, planned_tokens
 from .options import trainer_of
 from .rollouts import Answer, Rollouts
 from .trainers import GroupTrainer
@@ -41,10 +39,11 @@ def run_grpo(context: RunContext) -> None:
     training.run_method(context, GRPOTraining)
 
 
-class GRPOTraining(training.Training):
+class GRPOTraining(AnswerTraining):
     """The objects of one attempt."""
 
     trainer: GroupTrainer
+    watcher = RewardWatching
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
@@ -52,10 +51,7 @@ class GRPOTraining(training.Training):
         self.section = self.recipe.method
         self._refuse()
         self.rewards = Rewards(self.section.rewards, self.plan.folder, on_error=self.section.reward_errors)
-        self.handle = self._load()
-        context.leave_if_asked()
-        self.data = planned_tokens(context, self.handle.path)
-        context.leave_if_asked()
+        self.load()
         self.trainer = self._trainer()
         self.report(evaluates=self.data.eval is not None)
 
@@ -68,13 +64,6 @@ class GRPOTraining(training.Training):
                 "weights themselves.",
                 "Set model.head_precision=16bit.",
             )
-
-    def _load(self) -> ModelHandle:
-        self.context.emit(PhaseEvent(phase="load", detail=self.recipe.model.name))
-        path, trusted = locate_base(self.context)
-        trainee = load_trainee(self.plan, path, trusted)
-        self.more_ends, self.fused = trainee.more_ends, trainee.report
-        return trainee.handle
 
     def _trainer(self) -> GroupTrainer:
         context, recipe, handle, section = self.context, self.recipe, self.handle, self.section
@@ -118,16 +107,6 @@ class GRPOTraining(training.Training):
         """The rewards' process."""
         return self.trainer.rollouts.running()
 
-    def look(self, checkpoint: Path | None) -> None:
-        """What the checks see in the loaded model and the checkpoint; the live ones take over."""
-        watch = look_at_language_model(self, self.handle, self.data, checkpoint)
-        self.watching = RewardWatching(self.context.emit, watch, self.recipe, self.reporter, self.trainer)
-        self.trainer.add_callback(self.watching)
-
-    def sample(self, step: int) -> None:
-        """Answer the recipe's prompts."""
-        sample_events(self.context, self.handle, step, chat=self.data.report.template is not None)
-
     def shown(self, metrics: dict[str, float]) -> dict[str, float]:
         """Rewards of the held-out prompts' answers, and how these end."""
         names = ("reward", "length", "finished", *(f"rewards/{name}" for name in self.trainer.rollouts.names))
@@ -152,10 +131,6 @@ class GRPOTraining(training.Training):
                     rewards={"reward": answer.total, **rewards},
                 )
             )
-
-    def write(self, folder: Path) -> None:
-        """The weights and the tokenizer with the template in force."""
-        write_language_model(self, self.handle, self.data, self.more_ends, folder)
 
 
 def best_and_worst(answers: Sequence[Answer], most: int) -> list[Answer]:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 from ...errors import WhetError
 from ...models.fast_path import program_of
-from ...models.loading import ModelHandle
 from ...recipe import PreferenceSection
 from ...runs.context import RunContext
-from ...runs.events import FindingEvent, PhaseEvent
+from ...runs.events import FindingEvent
 from .. import training
 from ..arguments import shared_arguments
-from ..language_models import look_at_language_model, write_language_model
+from ..language_models import AnswerTraining
 from ..optimizers import usable_optimizer
 from ..resuming import cursor_of
-from ..sampling import sample_events
 from ..sft.arguments import checkpointing
-from ..sft.loading import load_trainee, locate_base, planned_tokens
 from ..sft.scheduled import follow_schedule
-from ..watching import Watching
 from .losses import trainer_of
 from .trainers import LikelihoodTrainer, RatedCollator, compared_collator, open_answers
 
@@ -34,7 +29,7 @@ def run_preference(context: RunContext) -> None:
     training.run_method(context, PreferenceTraining)
 
 
-class PreferenceTraining(training.Training):
+class PreferenceTraining(AnswerTraining):
     """The objects of one attempt."""
 
     def __init__(self, context: RunContext) -> None:
@@ -43,20 +38,10 @@ class PreferenceTraining(training.Training):
         self.section = self.recipe.method
         self.layout = self.plan.data.report.format.name
         self.loss = self.section.loss_of(self.layout)
-        self.handle = self._load()
-        context.leave_if_asked()
-        self.data = planned_tokens(context, self.handle.path)
-        context.leave_if_asked()
+        self.load()
+        self.handle.model.config.use_cache = False
         self.trainer = self._trainer()
         self.report(evaluates=self.data.eval is not None)
-
-    def _load(self) -> ModelHandle:
-        self.context.emit(PhaseEvent(phase="load", detail=self.recipe.model.name))
-        path, trusted = locate_base(self.context)
-        trainee = load_trainee(self.plan, path, trusted)
-        self.more_ends, self.fused = trainee.more_ends, trainee.report
-        trainee.handle.model.config.use_cache = False
-        return trainee.handle
 
     def _trainer(self) -> LikelihoodTrainer:
         context, recipe, handle = self.context, self.recipe, self.handle
@@ -111,20 +96,6 @@ class PreferenceTraining(training.Training):
                 "Set model.head_precision=16bit.",
             )
 
-    def look(self, checkpoint: Path | None) -> None:
-        """What the checks see in the loaded model and the checkpoint; the live ones take over."""
-        watch = look_at_language_model(self, self.handle, self.data, checkpoint)
-        self.watching = Watching(self.context.emit, watch, self.recipe, self.reporter, self.trainer)
-        self.trainer.add_callback(self.watching)
-
-    def sample(self, step: int) -> None:
-        """Answer the recipe's prompts."""
-        sample_events(self.context, self.handle, step, chat=self.data.report.template is not None)
-
     def shown(self, metrics: dict[str, float]) -> dict[str, float]:
         """Rewards of the held-out answers."""
         return {name: metrics[f"eval_{name}"] for name in SHOWN if f"eval_{name}" in metrics}
-
-    def write(self, folder: Path) -> None:
-        """The weights and the tokenizer with the template in force."""
-        write_language_model(self, self.handle, self.data, self.more_ends, folder)
