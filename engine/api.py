@@ -93,7 +93,7 @@ from .runs.events import (
     StepEvent,
 )
 from .runs.log import LogPage
-from .runs.store import RunState, RunSummary, Status
+from .runs.state import RunState, RunSummary, Status
 from .settings import Settings, settings
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from .runs.events import (
     last_attempt,
     read_events,
 )
-from .runs.store import RunDir, RunState, RunSummary, Status
+from .runs.state import RunState, RunSummary, Status
+from .runs.store import RunDir
 
 
 class RunView(BaseModel):

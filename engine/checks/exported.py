@@ -20,7 +20,7 @@ from .registry import Check, check, worst_first
 if TYPE_CHECKING:
     from ..export.merge_report import MergeReport
     from ..export.modelfile_check import ModelfileFacts
-    from ..runs.store import RunError
+    from ..runs.state import RunError
 
 DISK_FULL = ("export.disk_full", "run.disk_full")
 TOOL_MISSING = ("gguf.unsupported", "gguf.llama_cpp_missing", "gguf.needs_importance_matrix")

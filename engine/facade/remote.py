@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 from ..remote.address import RemoteRun, is_remote, parse_address
-from ..runs.store import RunSummary
+from ..runs.state import RunSummary
 
 if TYPE_CHECKING:
     from ..remote.following import Said

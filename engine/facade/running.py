@@ -11,7 +11,8 @@ from ..runs.control import StopRequest
 from ..runs.events import Event, read_events
 from ..runs.keys import start_once
 from ..runs.log import LogPage, read_log
-from ..runs.store import RunDir, RunStore, RunSummary, new_id
+from ..runs.state import RunSummary
+from ..runs.store import RunDir, RunStore, new_id
 
 if TYPE_CHECKING:
     from ..plan import Plan

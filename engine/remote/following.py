@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from ..errors import WhetError
 from ..printable import printable
 from ..runs.events import EVENT_VERSION, Event
-from ..runs.store import RunSummary, Status
+from ..runs.state import RunSummary, Status
 from .address import RemoteRun
 from .ssh import Session, refuse_without_whet, session, unreachable
 

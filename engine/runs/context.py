@@ -11,7 +11,8 @@ from ..errors import WhetError
 from ..parallel.topology import Topology, here
 from .control import StopRequest
 from .events import CheckpointEvent, DoneEvent, ErrorEvent, EvalEvent, Event, EventLog, PhaseEvent, StepEvent
-from .store import RunDir, RunError
+from .state import RunError
+from .store import RunDir
 
 if TYPE_CHECKING:
     from ..plan import Plan

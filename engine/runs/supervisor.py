@@ -16,7 +16,8 @@ from .control import StopRequest
 from .events import Event, read_events
 from .failures import readable_disk_errors
 from .files import private_file
-from .store import RunDir, Status
+from .state import Status
+from .store import RunDir
 
 WORKER = ("-m", "whet.engine.runs.worker")
 POLL_SECONDS = 0.1

@@ -13,7 +13,7 @@ from whet.engine.export.gguf.native import REBUILD
 from whet.engine.export.merge_proof import judge_merge
 from whet.engine.export.verdict import Proof, Verdict
 from whet.engine.recipe import ExportSection
-from whet.engine.runs.store import RunError
+from whet.engine.runs.state import RunError
 
 MEASURED: dict[str, Any] = {
     "mean": 2e-5, "max": 1e-4, "same_top": 1.0, "moved": 0.01, "rounding": [2e-5, 1e-4], "positions": 256,

@@ -18,7 +18,8 @@ from whet.engine.runs import supervisor, worker
 from whet.engine.runs.context import RunContext
 from whet.engine.runs.events import DoneEvent, ErrorEvent, EventLog, PhaseEvent, StepEvent, read_events
 from whet.engine.runs.failures import describe_failure
-from whet.engine.runs.store import RunDir, Status
+from whet.engine.runs.state import Status
+from whet.engine.runs.store import RunDir
 
 Launch = Callable[..., RunDir]
 

@@ -24,7 +24,8 @@ from whet.engine.runs.events import (
     PhaseEvent,
 )
 from whet.engine.runs.locks import is_held
-from whet.engine.runs.store import RunDir, RunState
+from whet.engine.runs.state import RunState
+from whet.engine.runs.store import RunDir
 
 RUN = "fuzzed-20260101-000000-abcd"
 NAMES = ("events.jsonl", "events.jsonl", "state.json", "plan.json", "recipe.yaml", "job.json", "worker.log")
