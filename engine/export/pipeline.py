@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checks.exported import ExportFacts, run_export_checks
-from ..disk import export_bytes
 from ..errors import WhetError
-from ..models.facts import read_model_facts
 from ..models.sentence_folder import is_embedding_model
 from ..recipe import ExportSection
 from ..runs.context import Stopped
@@ -24,19 +22,20 @@ from ..runs.events import Event, ExportEvent, FindingEvent, PhaseEvent
 from ..runs.failures import describe_failure
 from .artifacts import list_artifacts
 from .embedding_notes import embedding_notes
-from .files import require_space, scratch_folder, sweep
+from .files import scratch_folder, sweep
 from .gguf.types import GGUFType, check_types
-from .importance_rows import Rows, check_importance, is_matrix, rows_of
+from .importance_rows import Rows, is_matrix, rows_of
 from .merge_proof import prove_merge
 from .merge_report import MergeReport
 from .model_card import CardFacts, write_card
 from .modelfile_check import ModelfileFacts, write_checked_modelfile
-from .other_models import no_gguf_of, no_gguf_of_seeing, other_class, sees
+from .other_models import other_class, sees
+from .refusing import is_adapter, refuse_early
 from .smoke import HeldOut, prove, reference_of
 from .targets.memory import block_bytes
 from .targets.stage import Made, make_adapter_gguf, make_few_bits
 from .targets.table import TARGETS
-from .task_heads import head_task, no_gguf
+from .task_heads import head_task
 from .verdict import RANK, Status, Verdict, verdict_path
 
 Emit = Callable[[Event], None]
@@ -130,7 +129,8 @@ class _Export:
         sweep(self.out_dir)
         of_merged = bool(kinds) or asked.merged or asked.merged_4bit or asked.fp8
         if of_merged or asked.adapter_gguf:
-            self._check(kinds)
+            has_rows = self.own_rows is not None
+            refuse_early(asked, self.trained_dir, self.base_dir, self.out_dir, own_rows=has_rows)
             with scratch_folder(self.out_dir) as scratch:
                 if asked.adapter_gguf:
                     self._adapter_gguf(scratch)
@@ -166,37 +166,6 @@ class _Export:
             self.emit(PhaseEvent(phase="smoke", detail=made.path.name))
             self._proven(made.prove(), made.path)
 
-    def _check(self, kinds: list[GGUFType]) -> None:
-        """What can be known before the first byte is written.
-
-        Raises WhetError ``gguf.needs_importance_matrix``, ``gguf.not_importance``, ``data.*``,
-        ``export.no_base``, ``export.disk_full``.
-        """
-        check_importance(kinds, self.section.imatrix, self.own_rows is not None)
-        asked = self.section
-        beyond = kinds or asked.adapter_gguf or asked.merged_4bit or asked.fp8
-        if beyond and head_task(self.trained_dir) is not None:
-            raise no_gguf()
-        if beyond and (name := other_class(self.trained_dir)) is not None:
-            raise no_gguf_of(name)
-        if beyond and sees(self.trained_dir):
-            raise no_gguf_of_seeing()
-        merges = (self.trained_dir / "adapter_config.json").is_file()
-        if merges and self.base_dir is None:
-            raise WhetError(
-                "export.no_base",
-                f"{self.trained_dir} is an adapter, and its base model was not named.",
-                "Name the 16-bit model it was trained on.",
-            )
-        if self.section.adapter_gguf and not merges:
-            raise WhetError(
-                "export.adapter_gguf",
-                f"{self.trained_dir} is a whole model: there is no adapter to write.",
-                "Export a GGUF of the model: `whet export RUN --gguf q8_0`.",
-            )
-        whole = read_model_facts(self.base_dir if merges and self.base_dir else self.trained_dir)
-        require_space(self.out_dir, sum(export_bytes(self.section, whole, merges=merges).values()))
-
     def tell(self, failure: WhetError | None = None) -> None:
         """What a person should know of these files: findings, whose titles go into the card."""
         seen = ExportFacts(
@@ -216,7 +185,7 @@ class _Export:
     @contextmanager
     def _model(self, scratch: Path) -> Iterator[Path]:
         """The merged 16-bit model: kept when asked for, else in ``scratch`` while the context lasts."""
-        if not (self.trained_dir / "adapter_config.json").is_file():
+        if not is_adapter(self.trained_dir):
             yield self.trained_dir
             return
         assert self.base_dir is not None
