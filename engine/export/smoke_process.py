@@ -12,11 +12,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..data.chat_templates.renderer import Renderer
 from ..errors import WhetError
 from .gguf.native import LlamaLog, Progress, import_llama_cpp, serve, told
 from .smoke_metadata import read_metadata
@@ -25,6 +27,8 @@ from .smoke_weights import compare_weights
 TYPICAL = 0.98
 """Share of positions whose mean counts for mixtures of experts: where two experts nearly tie, rounding sends
 a token to the other one, and that position differs by far more than by rounding."""
+UNASKED = dict.fromkeys(("functions", "function_call", "tool_choice"))
+"""What llama-cpp-python's chat completion gives a template beside messages and tools, here nothing."""
 BATCH_BYTES = 64 << 20
 """Most bytes of logits in one llama.cpp batch."""
 
@@ -127,25 +131,26 @@ class Measurement:
         return {"source": source, "cases": [self._case(case) for case in self.reference["cases"]]}
 
     def _case(self, case: dict[str, Any]) -> dict[str, Any]:
-        from jinja2 import TemplateError
-
         try:
             text = self.render(case["messages"], case["add_generation_prompt"], **case["kwargs"])
-        except (TemplateError, ValueError) as error:  # its raise_exception raises ValueError
-            return {"error": str(error)}
+        except WhetError as error:
+            return {"error": error.message}
         return {"text": text, "ids": self.tokenize(text)}
 
-    def render(self, messages: list[Any], add_generation_prompt: bool, **kwargs: Any) -> str:
-        """The prompt as llama-cpp-python's chat completion makes it from the file's own template."""
-        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
-        formatter = Jinja2ChatFormatter(
-            template=self.llama.metadata["tokenizer.chat_template"],
+    @cached_property
+    def renderer(self) -> Renderer:
+        """Of the file's own template, which may be anybody's: in the sandbox and the bounds that others have.
+        Raises WhetError ``template.syntax``."""
+        return Renderer(
+            self.llama.metadata["tokenizer.chat_template"],
             bos_token=self._token_text(self.llama.token_bos()),
             eos_token=self._token_text(self.llama.token_eos()),
-            add_generation_prompt=add_generation_prompt,
         )
-        return str(formatter(messages=messages, **kwargs).prompt)
+
+    def render(self, messages: list[Any], add_generation_prompt: bool, **kwargs: Any) -> str:
+        """The prompt as llama-cpp-python's chat completion makes it from the file's own template. Raises
+        WhetError ``template.*``."""
+        return self.renderer.render_as_given(messages, add_generation_prompt, None, UNASKED | kwargs)
 
     def _token_text(self, token: int) -> str:
         import llama_cpp

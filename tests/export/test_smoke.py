@@ -7,6 +7,7 @@ are sharp.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,12 +19,16 @@ import pytest
 from support.gguf_faults import DROP, rewrite
 from support.tiny_models import build_tiny_model
 
+from whet.engine.data.chat_templates import TEMPLATES, find
+from whet.engine.data.chat_templates.renderer import Renderer
 from whet.engine.errors import WhetError
 from whet.engine.export import smoke
 from whet.engine.export.gguf.convert import convert
 from whet.engine.export.gguf.quantize import quantize
 from whet.engine.export.smoke import Baseline, prove, reference_of, smoke_test, type_of
+from whet.engine.export.smoke_cases import cases_for
 from whet.engine.export.smoke_judge import gate_for
+from whet.engine.export.smoke_process import UNASKED
 from whet.engine.export.verdict import Proof, Verdict, load_verdict
 
 TALKS = [
@@ -174,6 +179,37 @@ def test_a_file_that_adds_bos_where_training_did_not(tmp_path: Path) -> None:
     with reference_of(model) as measured:
         assert proof(prove(healthy, measured), "bos").status == "pass"
         assert proof(prove(broken, measured), "bos").status == "fail"
+
+
+def test_a_template_of_no_end_is_refused_and_not_waited_for(
+    healthy: Path, baseline: Baseline, tmp_path: Path
+) -> None:
+    """Whoever made the file wrote it, and 20 million characters are still few enough to be made without."""
+    changes = {"tokenizer.chat_template": "{{ 'a' * 20000000 }}"}
+    verdict = prove(rewrite(healthy, tmp_path / "costly.gguf", changes), baseline)
+    found = proof(verdict, "template")
+    assert found.status == "fail" and len(found.evidence["differing"]) == len(found.evidence["cases"])
+    assert "not rendered to its end" in found.evidence["example"]["llama.cpp"]["error"]
+    crash = proof(verdict, "llama.cpp")
+    assert crash.evidence["code"] == "template.costly" and crash.evidence["step"] == "answers"
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_file_s_template_is_rendered_as_llama_cpp_python_does(name: str) -> None:
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+    source = find(name).source
+    ours = Renderer(source, "<s>", "</s>")
+    for case in cases_for(source):
+        messages, prompt, kwargs = case["messages"], case["add_generation_prompt"], case["kwargs"]
+        theirs = Jinja2ChatFormatter(source, "</s>", "<s>", prompt)
+        try:
+            wanted = theirs(messages=messages, **kwargs).prompt
+        except ValueError as refused:
+            with pytest.raises(WhetError, match=re.escape(str(refused))):
+                ours.render_as_given(messages, prompt, None, UNASKED | kwargs)
+            continue
+        assert ours.render_as_given(messages, prompt, None, UNASKED | kwargs) == wanted
 
 
 def test_a_permuted_tensor_fails_and_spoils_what_is_made_from_it(

@@ -103,25 +103,26 @@ class Renderer:
         moved = map(in_field, messages) if self.reads_fields_alone else messages
         given = [_with_reasoning(message) for message in moved]
         if not any(message.get("tool_calls") for message in given):
-            return self._render(given, add_generation_prompt, tools, variables)
+            return self.render_as_given(given, add_generation_prompt, tools, variables)
         try:
-            text = self._render(given, add_generation_prompt, tools, variables)
+            text = self.render_as_given(given, add_generation_prompt, tools, variables)
         except WhetError as error:
             try:
-                return self._render(with_json(given), add_generation_prompt, tools, variables)
+                return self.render_as_given(with_json(given), add_generation_prompt, tools, variables)
             except WhetError:
                 raise error from error.__cause__
         if any(repr(arguments) in text for arguments in argument_objects(given)):
-            return self._render(with_json(given), add_generation_prompt, tools, variables)
+            return self.render_as_given(with_json(given), add_generation_prompt, tools, variables)
         return text
 
-    def _render(
+    def render_as_given(
         self,
         messages: Sequence[Message],
         add_generation_prompt: bool,
         tools: Sequence[Any] | None,
         variables: Mapping[str, Any],
     ) -> str:
+        """As :meth:`render`, of messages as they are: nothing is filled in or moved, and nothing tried anew."""
         if self._refused is not None:
             raise self._refused
         self._environment.meter.begin()
