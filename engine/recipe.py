@@ -233,6 +233,7 @@ class TrainingSection(Section):
     max_memory_gib: float | None = Field(
         None,
         gt=0,
+        le=1e6,
         description="Plan for at most so much GPU memory (RAM where there is no GPU); by default for all.",
     )
     seed: int = Field(3407, ge=0)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from ..data.chat_templates.of_tokenizer import rendered
 from ..data.chat_templates.renderer import Renderer
 from ..errors import WhetError
+from ..models.capped_attention import attention_of
 from .session import ChatTarget
 
 
@@ -36,6 +37,7 @@ class TransformersVoice:
 
         cuda = torch.cuda.is_available()
         dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
+        assert target.model is not None
         source = target.adapter or target.model
         self.tokenizer: Any = AutoTokenizer.from_pretrained(
             str(source), local_files_only=True, trust_remote_code=False
@@ -47,6 +49,7 @@ class TransformersVoice:
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
+            **attention_of(target.model),
         )
         if target.adapter is not None:
             from peft import PeftModel

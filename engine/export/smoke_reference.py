@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..data.tokenizer_files import TokenizerFiles
+from ..models.capped_attention import attention_of
 from ..models.own_files import LOCAL, WEIGHTS
 from .gguf.known_differences import KnownDifferences
 from .gguf.native import Progress, serve, told
@@ -58,7 +59,9 @@ class Reference:
         weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
         self.device, dtype = place(weights * 2)
         self.dtype = str(dtype).removeprefix("torch.")
-        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, **WEIGHTS)
+        model = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=dtype, **WEIGHTS, **attention_of(model_dir)
+        )
         self.model: Any = model.to(self.device).eval()  # type: ignore[arg-type]
         template = self.tokenizer.chat_template
         self.template: str | None = (

@@ -92,6 +92,8 @@ class ModelFacts(BaseModel):
 MOST = {"layers": 10_000, "heads": 100_000, "kv_heads": 100_000}
 MOST_WIDE = 2**31 - 1
 """Beyond any model, and before loops over them take long."""
+DEEPEST = 60
+"""Levels of a file's values. Facts are written into plans, whose library writes 255 levels and no more."""
 INNER = {
     name: {
         "vocab_size": 32000,
@@ -315,7 +317,26 @@ def _json(path: Path) -> dict[str, Any]:
         raise WhetError("model.config", f"{path} is not JSON: {error}", "Download the file again.") from error
     if not isinstance(value, dict):
         raise WhetError("model.config", f"{path} holds a {type(value).__name__}.", "Download the file again.")
+    if _levels(value) > DEEPEST:
+        raise WhetError(
+            "model.config",
+            f"{path} nests values more than {DEEPEST} levels deep; a model's own have about five.",
+            "Download the file again.",
+        )
     return value
+
+
+def _levels(value: Any) -> int:
+    """Levels of lists and mappings, counted no further than one too many."""
+    level, levels = [value], 0
+    while level and levels <= DEEPEST:
+        inner = [
+            list(one.values()) if isinstance(one, dict) else one
+            for one in level
+            if isinstance(one, (dict, list))
+        ]
+        level, levels = [one for values in inner for one in values], levels + 1
+    return levels
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

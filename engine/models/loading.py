@@ -22,6 +22,7 @@ from transformers import (
 
 from ..errors import WhetError
 from ..parallel.process_group import own_device
+from .capped_attention import attention_of
 from .families import Family, family_of
 from .own_code import refused_code
 from .own_files import refuse_files_elsewhere
@@ -137,6 +138,7 @@ def load_model(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             **placed,
+            **attention_of(Path(path)),
         )
     except (OSError, ValueError, KeyError) as error:
         raise refused_code(path, error) or WhetError(

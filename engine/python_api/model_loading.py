@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from ..errors import WhetError
 from ..methods.classification.loading import UNROUNDED, head_modules
+from ..models.capped_attention import attention_of
 from ..models.loading import DTYPES, Precision, load_tokenizer
 from ..models.own_code import refused_code
 from ..models.quantization import quantization_config, set_compute_dtype
@@ -76,6 +77,7 @@ def load_any(folder: Path, auto_model: Any, config: Any, settings: Precision, tr
             use_safetensors=True,
             trust_remote_code=trusted,
             **options,
+            **attention_of(Path(folder)),
         )
         processor = _processor(folder, trusted)
     except (OSError, ValueError, KeyError) as error:

@@ -37,6 +37,7 @@ QUICK = (
     "tests/test_plan.py",
     "tests/methods/test_sft_job.py",
     "tests/methods/test_fast_training.py",  # the fast path beside the plain one
+    "tests/models/test_capped_attention.py",  # Gemma 2 computes as it should in every version
     "tests/methods/test_preference_job.py",
     "tests/methods/test_embedding_job.py",
     "tests/export/test_pipeline.py",  # merge, GGUF, proof

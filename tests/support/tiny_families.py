@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from whet.engine.models.capped_attention import CAP
+
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
@@ -164,9 +166,11 @@ def build(name: str, dtype: torch.dtype | None = None, seed: int = 0) -> PreTrai
     from transformers import AutoModel, AutoModelForCausalLM
 
     auto = AutoModelForCausalLM if name in DECODER_CONFIGS else AutoModel
+    capped = FAMILY_CONFIGS[name]().to_dict().get(CAP)
+    options = {"attn_implementation": "eager"} if capped else {}  # see whet.engine.models.capped_attention
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = auto.from_config(FAMILY_CONFIGS[name](), dtype=torch.float32)
+        model: PreTrainedModel = auto.from_config(FAMILY_CONFIGS[name](), dtype=torch.float32, **options)
         with torch.no_grad():
             for param in model.parameters():
                 if param.ndim == 1:
@@ -174,6 +178,6 @@ def build(name: str, dtype: torch.dtype | None = None, seed: int = 0) -> PreTrai
     if dtype not in (None, torch.float32):
         drawn = model.state_dict()
         # not model.to(dtype), which would round the rotary frequencies too; loading a checkpoint does not
-        model = auto.from_config(FAMILY_CONFIGS[name](), dtype=dtype)
+        model = auto.from_config(FAMILY_CONFIGS[name](), dtype=dtype, **options)
         model.load_state_dict(drawn)
     return model.eval()

@@ -21,6 +21,7 @@ from transformers import AutoModel
 
 from ...errors import WhetError
 from ...hardware import host_memory
+from ...models.capped_attention import attention_of
 from ...models.own_files import WEIGHTS
 from .architectures import find_architecture
 from .importance import Importance
@@ -39,7 +40,9 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     model_dir, source = Path(request["model_dir"]), Path(request["source"])
     device, dtype = _place(sum(file.stat().st_size for file in model_dir.glob("*.safetensors")))
     try:
-        model = AutoModel.from_pretrained(model_dir, dtype=dtype, **WEIGHTS, **_expert_settings(model_dir))
+        model = AutoModel.from_pretrained(
+            model_dir, dtype=dtype, **WEIGHTS, **attention_of(model_dir), **_expert_settings(model_dir)
+        )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise _failed(f"transformers cannot load {model_dir}: {error}") from error
     model = model.to(device).eval()

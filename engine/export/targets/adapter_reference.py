@@ -16,6 +16,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from ...models.capped_attention import attention_of
 from ...models.own_files import WEIGHTS
 from ..distributions import log_probabilities, pick_sequences
 from ..gguf.native import Progress, serve
@@ -29,7 +30,7 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     weights = sum(file.stat().st_size for file in base.glob("*.safetensors"))
     device, dtype = place(2 * weights, request["share"])
     sequences = pick_sequences(request, base)
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **WEIGHTS)
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **WEIGHTS, **attention_of(base))
     tuned: Any = PeftModel.from_pretrained(model, request["adapter"]).eval().to(device)
     np.save(work / "trained.npy", log_probabilities(tuned, sequences).numpy())
     progress(1, 2)

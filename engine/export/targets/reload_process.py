@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, CompressedTensorsConfig
 from transformers.utils import logging as transformers_logging
 
+from ...models.capped_attention import attention_of
 from ...models.own_files import LOCAL, WEIGHTS
 from ..distributions import divergence, log_probabilities, pick_sequences
 from ..gguf.native import Progress, serve
@@ -62,7 +63,9 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 
 def _load(folder: Path, **options: Any) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, **{"dtype": "auto", **WEIGHTS, **options}).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        folder, **{"dtype": "auto", **WEIGHTS, **attention_of(folder), **options}
+    ).eval()
 
 
 def _plain(folder: Path, **options: Any) -> Any:
