@@ -15,7 +15,8 @@ from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
 from whet.kernels.backend import forced, interpreting
-from whet.kernels.grouped_gemm import grouped_linear, grouped_outer, matmul_tile, stacked_factors
+from whet.kernels.grouped_gemm import grouped_linear, grouped_outer, stacked_factors
+from whet.kernels.grouped_gemm_tiles import matmul_tile
 from whet.kernels.moe import ExpertLinear, moe_mlp
 from whet.kernels.moe_routing import route
 from whet.kernels.spec import relative_error

@@ -13,7 +13,8 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb as rotary
 
 from whet.kernels.backend import forced, interpreting
-from whet.kernels.rope import rope, rope_backward, rope_forward, rotary_tables
+from whet.kernels.rope import rope, rope_backward, rope_forward
+from whet.kernels.rope_cases import rotary_tables
 from whet.kernels.spec import relative_error
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not interpreting() else "cpu")

@@ -1,0 +1,73 @@
+"""Tiles of a mixture's grouped products, and what is compiled ahead of time with them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+
+from .grouped_gemm_triton import grouped_matmul_kernel, grouped_outer_kernel, schedule_kernel
+from .spec import Compilation
+
+
+class Tile(NamedTuple):
+    """Rows and columns of a tile, depth of a step, warps, steps in flight."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+
+def matmul_tile(rows: int, experts: int, columns: int, dtype: torch.dtype, capability: int) -> Tile:
+    """The tile for ``rows`` rows in ``experts`` groups; its buffers fit into 96 KiB, 64 KiB before sm_80."""
+    mean = max(1, rows // experts)
+    height = 128 if mean >= 96 else 64 if mean >= 48 else 16
+    width = min(triton.next_power_of_2(max(columns, 16)), 256 if columns % 256 == 0 else 128)
+    if dtype == torch.float32 or capability < 80:  # without tensor cores; deeper steps spill registers
+        return Tile(min(height, 64), min(width, 64), 16, 4, 2)
+    if height == 128 and width == 256:
+        return Tile(128, 256, 32, 8, 4)
+    return Tile(height, min(width, 128), 64, 8 if height * width >= 128 * 128 else 4, 3)
+
+
+def outer_tile(m: int, n: int, dtype: torch.dtype, capability: int) -> Tile:
+    """The tile of an (m, n) product over rows; ``depth`` are the rows of a step."""
+    side = 64 if dtype == torch.float32 or capability < 80 else 128
+    height, width = (min(side, triton.next_power_of_2(max(size, 16))) for size in (m, n))
+    return Tile(height, width, 32 if side == 64 else 64, 8 if height * width >= 128 * 128 else 4, 2)
+
+
+def compilations() -> tuple[Compilation, ...]:
+    """The kernels in the shapes of usual models, for GPUs with and without tensor cores."""
+    pointers = dict.fromkeys("xwhby", "*T") | dict.fromkeys(
+        ("gather", "offsets", "tile_expert", "tile_row"), "*i32"
+    )
+    sizes = dict.fromkeys(("N", "K", "R", "x_row", "h_row", "y_row"), "i32") | {"scale": "fp32"}
+    flags = {"EVEN_K": True, "GATHER": True, "LORA": True, "CAST": False, "TILE_R": 16}
+    found = []
+    for capability, columns in ((75, 1536), (80, 1536), (80, 1408), (80, 16)):
+        for transposed in (False, True):
+            tile = matmul_tile(65536, 128, columns, torch.float16, capability)
+            constants = {"TILE_M": tile.rows, "TILE_N": tile.columns, "TILE_K": tile.depth, **flags}
+            constants["TRANSPOSED"] = transposed
+            signature = pointers | sizes | dict.fromkeys(constants, "constexpr")
+            found.append(
+                Compilation(grouped_matmul_kernel, signature, constants, tile.warps, tile.stages, capability)
+            )
+    pointers = {"a": "*T", "b": "*T", "out": "*fp32", "gather": "*i32", "offsets": "*i32"}
+    sizes = dict.fromkeys(("M", "N", "a_row", "b_row"), "i32")
+    for m, n, capability in ((16, 2048, 75), (16, 2048, 80), (1536, 16, 80), (1536, 2048, 80)):
+        tile = outer_tile(m, n, torch.float16, capability)
+        constants = {"TILE_M": tile.rows, "TILE_N": tile.columns, "TILE_S": tile.depth}
+        constants |= {"GATHER": True, "CAST": False}
+        signature = pointers | sizes | dict.fromkeys(constants, "constexpr")
+        found.append(
+            Compilation(grouped_outer_kernel, signature, constants, tile.warps, tile.stages, capability)
+        )
+    signature = dict.fromkeys(("offsets", "tile_expert", "tile_row"), "*i32")
+    signature |= {"experts": "i32", "tiles": "i32"} | dict.fromkeys(("TILE", "EXPERTS", "BLOCK"), "constexpr")
+    found.append(Compilation(schedule_kernel, signature, {"TILE": 128, "EXPERTS": 128, "BLOCK": 128}, 1))
+    return tuple(found)
