@@ -149,13 +149,16 @@ class Schedule(TrainerCallback):
     ) -> None:
         self.requests, self.save_every, self.eval_every = requests, save_every, eval_every
         self.save, self.agree = save, agree
-        self._asked: float | None = None
+        self._looked = -math.inf  # when nobody had asked yet
         self._unsaved: RandomState | None = None  # as the last step left it, while no checkpoint has it
 
     def owes_evaluation(self, state: TrainerState) -> bool:
         """Whether the step is to be evaluated and was not: a request to stop came in between."""
         due = self._evaluates(state.global_step, state.max_steps)
         return due and state.global_step not in [one.step for one in history(state)]
+
+    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self._overdue(STEP_PATIENCE)
 
     def on_substep_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         self._leave(STEP_PATIENCE)
@@ -193,12 +196,12 @@ class Schedule(TrainerCallback):
         raise Stopped
 
     def _overdue(self, patience: float) -> bool:
-        """A request to stop has waited for so many seconds."""
-        if self.requests.stop_requested() is None:
-            return False
+        """A request to stop may have waited for so many seconds: since the last look that saw none."""
         now = time.monotonic()
-        self._asked = self._asked or now
-        return now - self._asked >= patience
+        if self.requests.stop_requested() is None:
+            self._looked = now
+            return False
+        return now - self._looked >= patience
 
     def _stop_now(self) -> None:
         if self.requests.stop_requested() == "now":

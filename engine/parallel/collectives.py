@@ -33,6 +33,15 @@ def sum_counts(*counts: int) -> tuple[int, ...]:
     return tuple(total.tolist())
 
 
+def most(count: int) -> int:
+    """The largest of the processes' whole numbers."""
+    if world_size() == 1:
+        return count
+    largest = torch.tensor(count, dtype=torch.int64)
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+    return int(largest)
+
+
 def sum_numbers(*numbers: float) -> tuple[float, ...]:
     """Numbers, each summed over the processes in fp64; the same bits everywhere."""
     if world_size() == 1:

@@ -12,6 +12,7 @@ from support.tiny_models import build_tiny_model
 from support.tiny_runs import create_run, events_of, next_attempt, tiny_recipe, write_chat_rows
 
 from whet.engine.methods import callbacks
+from whet.engine.methods.sft.fast_step import FastStep
 from whet.engine.methods.sft.job import train
 from whet.engine.recipe import Recipe
 from whet.engine.runs.context import RunContext, Stopped
@@ -111,6 +112,21 @@ def test_long_step_is_left_as_the_one_before_it_was(recipe: Recipe, monkeypatch:
     monkeypatch.setattr("whet.engine.methods.sft.trainer.plain_reason", partial(_said, "a loss of its own"))
     run = stopped_and_resumed(recipe, "step 4", 2, ["step-000003", "step-000004"])
     assert [event.step for event in events_of(run) if isinstance(event, StepEvent)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_long_step_on_the_fast_path_is_left_between_its_micro_batches(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two looks end step 4, two see the first rows of step 5 wait for the others; its four rows go through
+    one by one."""
+    monkeypatch.setattr(callbacks, "STEP_PATIENCE", 0.0)
+    monkeypatch.setattr("whet.engine.methods.sft.job.follow", _one_row_at_a_time)
+    run = stopped_and_resumed(recipe, "step 4", 5, ["step-000003", "step-000004"])
+    assert [event.step for event in events_of(run) if isinstance(event, StepEvent)] == [1, 2, 3, 4, 5, 6]
+
+
+def _one_row_at_a_time(fast: FastStep, _schedule: Any) -> None:
+    fast.budget = 1
 
 
 def _said(reason: str, *_: Any) -> str:

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from typing import Any, cast
 
@@ -18,11 +18,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from whet.engine.methods.memory_errors import out_of_memory_said
+from whet.engine.methods.sft.leaving import interruptible
 from whet.engine.methods.watching import without_gradient
 from whet.engine.parallel import collectives
 from whet.engine.parallel.process_group import WAITING_SECONDS, joined
 from whet.engine.parallel.topology import LOOPBACK, Topology
-from whet.engine.runs.context import RunContext
+from whet.engine.runs.context import RunContext, Stopped
 
 
 @pytest.mark.parametrize(("seconds", "limit"), [(None, WAITING_SECONDS), (7.0, 7.0)])
@@ -66,6 +67,29 @@ def test_a_weight_of_one_row_has_a_gradient_though_one_share_is_empty() -> None:
         return without_gradient(model)
 
     assert in_two(look) == [([], 1)] * 2
+
+
+def test_a_process_with_fewer_micro_batches_agrees_on_leaving_with_the_others() -> None:
+    """Of three and one, left before the third; of as many again that nobody leaves."""
+
+    def step(rank: int, leaves_at: int) -> list[str]:
+        asked: list[str] = []
+
+        def between() -> None:
+            asked.append("asked")
+            (leaves,) = collectives.agreed(int(rank == 0 and asked.count("asked") == leaves_at))
+            if leaves:
+                raise Stopped
+
+        with suppress(Stopped):
+            for batch in interruptible(["a", "b", "c"][: 1 if rank else 3], between, torch.device("cpu")):
+                asked.append(batch)
+        return asked
+
+    first, other = in_two(lambda rank: (step(rank, 2), step(rank, 9)))
+    assert first == (["a", "asked", "b", "asked"], ["a", "asked", "b", "asked", "c"])
+    assert other == (["a", "asked", "asked"], ["a", "asked", "asked"])
+    assert list(interruptible([], pytest.fail, torch.device("cpu"))) == []
 
 
 def in_two(work: Callable[[int], Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from ...models.fast_path import DecoderProgram
 from .embedding_noise import EmbeddingNoise
 from .graphs import TOKENS, GraphedLoss, launch_bound
+from .leaving import interruptible
 from .packed_steps import TOKEN_MULTIPLE, MicroBatch, TokenRow, micro_batches
 
 
@@ -56,20 +57,28 @@ class FastStep:
         """The rows of a step as packed micro-batches, on the CPU."""
         return micro_batches(rows, self.budget, self.filler)
 
-    def train(self, rows: Sequence[TokenRow], normaliser: int, scaler: Any = None) -> StepSums:
+    def train(
+        self,
+        rows: Sequence[TokenRow],
+        normaliser: int,
+        scaler: Any = None,
+        between: Callable[[], None] = lambda: None,
+    ) -> StepSums:
         """Forward and backward of a whole step; gradients are of the summed loss over ``normaliser``.
 
         Args:
             rows: of the optimizer step.
             normaliser: supervised tokens of the step, over all processes.
             scaler: fp16's gradient scaler.
+            between: called between micro-batches, see :func:`.leaving.interruptible`.
         """
         total, scale = self._nothing(), 1.0 / max(normaliser, 1)
         tokens = sum(len(row.input_ids) for row in rows)
         # Noise needs each batch's own lengths; a graph would replay those it was captured with.
         eager = self.device.type != "cuda" or scaler is not None or self.noise is not None
         eager = eager or launch_bound(self.program, min(tokens, self.budget)) is not None
-        for batch in micro_batches(rows, self.budget, self.filler, TOKEN_MULTIPLE if eager else TOKENS):
+        batches = micro_batches(rows, self.budget, self.filler, TOKEN_MULTIPLE if eager else TOKENS)
+        for batch in interruptible(batches, between, self.device):
             if eager:
                 factor = torch.tensor(scale) if scaler is None else scaler.scale(torch.tensor(scale))
                 loss, correct = self.forward_backward(batch.to(self.device), factor.to(self.device))

@@ -42,6 +42,10 @@ class RunTrainer(WeightShares, DeepSpeedRun, RunCheckpoints, SupervisedTrainer):
         """Say it."""
         self.emit(FindingEvent(finding=finding))
 
+    def between_micro_batches(self) -> None:
+        """The run's callbacks look for a request to stop, as they do between the plain path's."""
+        self.control = self.callback_handler.on_substep_end(self.args, self.state, self.control)
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Held-out rows are padded, never packed, whatever collates the training rows."""
         rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
