@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from ..errors import WhetError
 from ..runs.events import Event, ExportEvent, PhaseEvent
-from .upload_errors import may_pass, public_repository, refusal, retry_after, troubles
+from .upload_errors import may_pass, public_repository, refusal, retry_after, troubles, with_xet
 from .upload_watchdog import STALL_SECONDS, watchdog
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def upload(
             "Set HF_TOKEN to one with write access, or run `hf auth login`.",
         )
     with _quiet(), watchdog(patience):
-        return _Upload(HfApi(library_name="whet"), repo_id, message, tell, wait).run(items, private)
+        return _Upload(HfApi(library_name="whet"), repo_id, message, tell, wait, patience).run(items, private)
 
 
 @dataclass
@@ -100,6 +100,7 @@ class _Upload:
     message: str
     tell: Tell
     wait: Callable[[float], None]
+    patience: float
     done: int = 0
     total: int = 0
 
@@ -157,9 +158,11 @@ class _Upload:
         """``call``'s result; troubles that may pass are waited out a few times. Each call may be repeated:
         what a lost answer had done already is found done."""
         for pause in (*PAUSES, None):
+            began = time.monotonic()
             try:
                 return call()
-            except troubles() as error:
+            except troubles() as raised:
+                error = with_xet(raised, time.monotonic() - began, self.patience)
                 if pause is None or not may_pass(error):
                     # Not `from error`: the addresses it names are signed, and a traceback would show them.
                     raise refusal(self.repo_id, error) from None

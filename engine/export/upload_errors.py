@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import WhetError
 from ..redaction import Redactor
-from .upload_watchdog import Stalled
+from .upload_watchdog import Stalled, XetStalled
 
 QUERY = re.compile(r"(\w+://[^\s'\"?]+)\?[^\s'\"]*")
 FULL = re.compile(r"(?i)storage limit|quota|insufficient storage|out of storage|exceeds? .*\blimit")
@@ -20,6 +20,7 @@ PASSING = (408, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 600.0
 """Seconds; a hub that names a longer one is told of instead of waited for."""
 LONGEST_WORDS = 300
+WITHOUT_XET = " HF_HUB_DISABLE_XET=1 sends without Xet, so that five minutes of silence end it."
 AGAIN = "What arrived stays there: push again, and it goes on from there."
 
 
@@ -32,6 +33,20 @@ def troubles() -> tuple[type[Exception], ...]:
     # says by PermissionError that a token may not write.
     own = (RuntimeError, ValueError, PermissionError)
     return HFValidationError, HTTPError, ConnectionError, TimeoutError, *own
+
+
+def with_xet(error: Exception, seconds: float, patience: float) -> Exception:
+    """What the client raised, or :class:`XetStalled` where Xet itself gave up waiting.
+
+    Args:
+        seconds: until it was raised; a network that is away fails at once, and may soon be back.
+        patience: of the watchdog.
+    """
+    cause = _root(error)
+    # Whatever else fails on the network has a class of its own; Xet's errors are Python's bare one.
+    if type(cause) is ConnectionError and _status(cause) is None and seconds >= patience:
+        return XetStalled(f"its storage did not answer for {seconds:.0f} s")
+    return error
 
 
 def may_pass(error: Exception) -> bool:
@@ -68,10 +83,11 @@ def refusal(repo_id: str, error: Exception) -> WhetError:
     cause = _root(error)
     words = _words(cause)
     if isinstance(cause, Stalled):
+        plain = WITHOUT_XET if isinstance(cause, XetStalled) else ""
         return WhetError(
             "hub.stalled",
             f"The hub stopped answering while {repo_id} was uploaded: {words}",
-            f"Check the network, or try later. {AGAIN}",
+            f"Check the network, or try later. {AGAIN}{plain}",
         )
     status = _status(cause)
     if status in (402, 413, 507) or FULL.search(words):

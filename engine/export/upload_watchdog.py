@@ -2,7 +2,10 @@
 
 The hub's client sets no limits and tries five times over what times out; a hub that takes a file and never
 answers would hold it for ever. Here each request gets a limit on every wait for the network, and a wait that
-runs into it raises what the client does not try over. Xet's transfers have limits of their own.
+runs into it raises what the client does not try over.
+
+Xet's transfers tell their progress to the client's bars alone, and have limits of their own: a request waits
+five minutes and is tried over, an hour in all (hf-xet 1.8). What they give up on then is not begun anew.
 """
 
 from __future__ import annotations
@@ -19,6 +22,10 @@ STALLS = ("ReadTimeout", "WriteTimeout")
 
 class Stalled(TimeoutError):
     """No byte came or went for the watchdog's patience."""
+
+
+class XetStalled(Stalled):
+    """Xet gave up by itself, after longer than the watchdog's patience."""
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import get_session
+from huggingface_hub.utils._xet import abort_xet_session
 from support.hub_standin import SIGNATURE, TOKEN, Fault, Repository, StandIn, in_place_of_the_hub
 
 from whet.engine.errors import WhetError
@@ -250,6 +251,32 @@ def test_what_xet_is_refused_is_told_too(
     with pytest.raises(WhetError) as error:
         upload("me/model", items_of(export(tmp_path / "e")), private=True, message="Up", wait=ours.append)
     assert (error.value.code, ours) == (code, []) and TOKEN not in error.value.message
+
+
+@pytest.fixture
+def xet(hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """Uploads go by Xet, to a storage that takes what is sent and says nothing; Xet gives up soon."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    settings = {"CLIENT_READ_TIMEOUT": "200ms", "CLIENT_RETRY_MAX_ATTEMPTS": "0", "CACHE": str(tmp_path)}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"HF_XET_{name}", value)
+    hub.faults = [Fault("/v1/", None, times=99, stalls=True)]
+    abort_xet_session()  # the next one reads the settings
+    yield hub
+    abort_xet_session()
+
+
+@pytest.mark.parametrize(("patience", "code", "tries"), [(0.1, "hub.stalled", 1), (300.0, "hub.offline", 4)])
+def test_what_xet_gave_up_on_is_not_begun_again(
+    xet: StandIn, tmp_path: Path, patience: float, code: str, tries: int
+) -> None:
+    """After longer than the watchdog's patience; a storage that is away at once may soon be back."""
+    items, ours = items_of(export(tmp_path / "e")), list[float]()
+    with pytest.raises(WhetError) as error:
+        upload("me/model", items, private=True, message="Up", wait=ours.append, patience=patience)
+    assert error.value.code == code and len(ours) == tries - 1
+    assert ("HF_HUB_DISABLE_XET=1" in error.value.hint) == (code == "hub.stalled")
+    assert "goes on from there" in error.value.hint
 
 
 def test_a_full_storage_is_told_by_name(hub: StandIn, tmp_path: Path) -> None:

@@ -328,6 +328,11 @@ def _verify(hub: StandIn, match: re.Match[str], _: dict[str, str], body: bytes) 
     return (200 if right else 404), {}, {}
 
 
+def _xet_token(hub: StandIn, _: str, __: bytes) -> Answer:
+    """Xet's storage is this hub, which knows no more of it than its faults."""
+    return 200, {"accessToken": TOKEN, "exp": 4102444800, "casUrl": hub.url}, {}
+
+
 def _commit(hub: StandIn, repo: str, body: bytes) -> Answer:
     found = hub.repositories[repo]
     lines = [json.loads(line) for line in body.splitlines()]
@@ -388,4 +393,5 @@ OF_A_REPOSITORY: dict[str, Callable[[StandIn, str, bytes], Answer]] = {
     rf"POST /api/models/{REPO}/preupload/main": _preupload,
     rf"POST /{REPO}\.git/info/lfs/objects/batch": _batch,
     rf"POST /api/models/{REPO}/commit/main": _commit,
+    rf"GET /api/models/{REPO}/xet-write-token/main": _xet_token,
 }
