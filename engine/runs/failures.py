@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import WhetError
+from .damaged_files import damaged_file
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Writers in Rust and C++ (safetensors, Arrow) keep the errno only in their text.
@@ -96,13 +97,8 @@ def _describe(error: BaseException, directory: Path, log: str) -> WhetError:
             f"Put it back, or plan again with the data's new place. {KEPT}",
         )
     for link in chain:
-        if _is_damaged_file(link):
-            return WhetError(
-                "run.file_damaged",
-                f"A file that was read is damaged: {_headline(link)}",
-                f"{directory / log} says which one. Put it back from a copy; what is deleted from the hub's "
-                f"cache is fetched again. {KEPT} Then `whet resume {directory.name}` goes on.",
-            )
+        if (damage := _damage(link, directory, log)) is not None:
+            return damage
     for number, (code, fact, hint) in DISK_ERRORS.items():
         if any(_is_of_disk(link, number) for link in chain):
             words = f"{hint} {KEPT} Then `whet resume {directory.name}` goes on."
@@ -146,10 +142,20 @@ def _is_disk_full(error: BaseException) -> bool:
     return not isinstance(error, WhetError) and any(text in str(error) for text in DISK_FULL_TEXTS)
 
 
-def _is_damaged_file(error: BaseException) -> bool:
-    if type(error).__name__ == "SafetensorError":  # by name: this module is light
-        return "deserializ" in str(error)
-    return isinstance(error, json.JSONDecodeError)
+def _damage(error: BaseException, directory: Path, log: str) -> WhetError | None:
+    """Where an error comes of weights, or of JSON, that a file of the run no longer holds."""
+    mend = (
+        f"Put it back from a copy; what is deleted from the hub's cache is fetched again. {KEPT} Then "
+        f"`whet resume {directory.name}` goes on."
+    )
+    if type(error).__name__ == "SafetensorError" and "deserializ" in str(error):  # by name: this is light
+        fact = f"A file that was read is damaged: {_headline(error)}"
+        return WhetError("run.file_damaged", fact, f"{directory / log} says which one. {mend}")
+    if isinstance(error, json.JSONDecodeError):
+        path = damaged_file(error, directory)
+        if path is not None:
+            return WhetError("run.file_damaged", f"{path} is damaged: {_headline(error)}", mend)
+    return None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

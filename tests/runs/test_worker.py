@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_runs import SOURCE, until
+from support.fake_runs import SOURCE, make_recipe, until
 
+from whet.engine.plan import make_plan
 from whet.engine.runs import supervisor, worker
 from whet.engine.runs.context import RunContext
 from whet.engine.runs.events import DoneEvent, ErrorEvent, EventLog, PhaseEvent, StepEvent, read_events
 from whet.engine.runs.failures import describe_failure
 from whet.engine.runs.state import Status
-from whet.engine.runs.store import RunDir
+from whet.engine.runs.store import RunDir, RunStore
 
 Launch = Callable[..., RunDir]
 
@@ -95,7 +97,7 @@ def test_exception_ends_in_a_clean_error_and_a_traceback_in_the_log_only(launch:
         ("FileNotFoundError(errno.ENOENT, 'No such file', '/data/caf\\udce9.jsonl')", "run.file_missing"),
         ("MemoryError()", "run.out_of_memory"),
         ("RuntimeError('unable to mmap 5 bytes: Cannot allocate memory (12)')", "run.out_of_memory"),
-        ("json.JSONDecodeError('Invalid control character', 'x', 0)", "run.file_damaged"),
+        ("json.JSONDecodeError('Invalid control character', 'x', 0)", "run.crashed"),
         ("OSError(errno.EFBIG, 'File too large')", "run.file_too_large"),
         ("RuntimeError('I/O error: Input/output error (os error 5)')", "run.disk_error"),
         ("OSError(errno.EROFS, 'Read-only file system')", "run.disk_error"),
@@ -119,6 +121,28 @@ def test_cause_behind_a_library_s_own_error_is_found(tmp_path: Path) -> None:
     except RuntimeError as error:
         assert describe_failure(error, tmp_path).code == "run.disk_full"
     assert describe_failure(RuntimeError("writer failed"), tmp_path).code == "run.crashed"
+
+
+@pytest.mark.parametrize("text", ["", '{"step": 1', "\x00\x00"])
+def test_json_that_a_file_of_the_run_no_longer_holds_names_the_file(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "checkpoints" / "step-000002" / "cursor.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(json.JSONDecodeError) as caught:
+        json.loads(file.read_text())
+    error = describe_failure(caught.value, tmp_path)
+    assert error.code == "run.file_damaged" and str(file) in error.message
+    file.unlink()
+    assert describe_failure(caught.value, tmp_path).code == "run.crashed"
+
+
+def test_json_of_the_planned_model_is_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))
+    run = RunStore().create(make_plan(make_recipe()), "test")
+    config = run.load_plan().model.path / "config.json"
+    error = json.JSONDecodeError("Expecting value", config.read_text(), 0)
+    assert str(config) in describe_failure(error, run.path).message
 
 
 def test_sigkill_is_interrupted_and_frees_the_lock(launch: Launch) -> None:

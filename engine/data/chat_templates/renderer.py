@@ -122,7 +122,7 @@ class Renderer:
         tools: Sequence[Any] | None,
         variables: Mapping[str, Any],
     ) -> str:
-        """As :meth:`render`, of messages as they are: nothing is filled in or moved, and nothing tried anew."""
+        """As :meth:`render`, of messages as they are: nothing is filled in, moved or tried anew."""
         if self._refused is not None:
             raise self._refused
         self._environment.meter.begin()
