@@ -9,7 +9,9 @@ from .errors import WhetError
 from .export.gguf.types import check_types
 from .export.targets.memory import DEFAULT_SHARE, check_share
 from .export.targets.table import TARGETS
+from .hardware import inspect_machine
 from .methods.kinds import LANGUAGE_MODELS
+from .parallel.evaluation import refuse_too_large
 from .recipe import ExportSection
 from .runs.jobs import EvaluateJob, ExportJob, Job, SmokeJob
 from .runs.keys import start_once
@@ -43,9 +45,11 @@ def start_evaluation(
     started_by: str,
     key: str | None,
 ) -> str:
-    """Raises WhetError ``export.untrained``, ``eval.no_rows``, ``eval.max_rows``, ``eval.prompts``."""
+    """Raises WhetError ``export.untrained``, ``eval.no_rows``, ``eval.max_rows``, ``eval.prompts``,
+    ``eval.too_large``."""
     trained_weights(parent)
-    kind = parent.load_plan().recipe.method.kind
+    plan = parent.load_plan()
+    kind = plan.recipe.method.kind
     if prompts and kind not in (*LANGUAGE_MODELS, "vision"):
         raise WhetError(
             "eval.prompts",
@@ -54,12 +58,13 @@ def start_evaluation(
         )
     if max_rows is not None and max_rows < 1:
         raise WhetError("eval.max_rows", f"max_rows={max_rows} leaves no row.", "Give 1 or more.")
-    if data is None and parent.load_plan().data.eval is None:
+    if data is None and plan.data.eval is None:
         raise WhetError(
             "eval.no_rows",
             f"Run {parent.id} held no rows out.",
             f"Name rows it was not trained on: whet eval {parent.id} --data FILE",
         )
+    refuse_too_large(parent.id, plan, inspect_machine())
     job = EvaluateJob(parent=parent.id, data=absolute_source(data), max_rows=max_rows, prompts=list(prompts))
     return start_job(job, started_by, key)
 
