@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ..models.fast_path.encoders import HeadTexts, Reads
 from .graphed import Shape, StaticBatch
-from .packed_texts import pack_texts
+from .packed_texts import coarser, pack_texts
 
 IGNORED = -100
 """Label of what counts for nothing."""
@@ -53,7 +53,7 @@ class Packing:
 
     Args:
         reads: what the head looks at.
-        multiple: tokens are filled up to a multiple of this.
+        multiple: tokens are filled up to a multiple of this, of large batches to a coarser one.
         filler: token id.
     """
 
@@ -73,7 +73,7 @@ class Packing:
         if not lengths_N.min():
             return None
         ids_T = padded["input_ids"][mask_BT].numpy()
-        packed = pack_texts(ids_T, lengths_N, self.multiple, self.filler)
+        packed = pack_texts(ids_T, lengths_N, coarser(self.multiple, len(ids_T)), self.filler)
         behind = (0, len(packed.input_ids_T) - len(ids_T))
         types_T = None
         if "token_type_ids" in padded:

@@ -105,6 +105,7 @@ class HeadSteps(FlatSteps, PackedHeadSteps):
             tokenizer: of the texts.
             refusal: why the method's loss does not take packed batches.
         """
+        self.packing = None
         program, reads = encoder_program_of(self.transformer), head_reads(self.transformer)
         self.plain_reason = self._refusal(program, tokenizer) or refusal
         if program is None or self.plain_reason is not None:
@@ -114,6 +115,8 @@ class HeadSteps(FlatSteps, PackedHeadSteps):
             return
         device = self.args.device
         self._ahead = BatchesAhead()
+        # The labels that transformers counts are fetched while the GPU is busy, and need not wait for it.
+        self.accelerator.dataloader_config.non_blocking = self.args.dataloader_pin_memory
         self.program = program
         self.packing = Packing(reads, multiple_on(device), int(self.transformer.config.pad_token_id or 0))
         self.graphed = GraphedStep(self._forward_backward, program.buffers)

@@ -19,6 +19,14 @@ def multiple_on(device: torch.device) -> int:
     return TOKENS if device.type == "cuda" else 1
 
 
+def coarser(multiple: int, tokens: int) -> int:
+    """A power of two that grows with a batch: sums of many lengths differ widely, and each number of tokens
+    would be a graph of its own. About a sixteenth is filling at most."""
+    if multiple == 1 or tokens < 16 * multiple:
+        return multiple
+    return int(1 << ((tokens // 16).bit_length() - 1))
+
+
 def pack_texts(ids_T: np.ndarray, lengths_N: np.ndarray, multiple: int, filler: int) -> PackedTokens:
     """Texts as one packed row; see :func:`pack_documents`.
 

@@ -1,10 +1,11 @@
-"""Embedding models on a GPU: the encoder's gradients, and steps as CUDA graphs against eager ones.
+"""Encoders on a GPU: their gradients, and steps of embeddings and heads as CUDA graphs against eager ones.
 
 Run by hand: `PYTHONPATH=src:tests python -P -m pytest -q -m gpu tests/gpu/test_gpu_encoders.py`.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from support.fast_encoders import adapted, padded_rows, pairs, weighed
+from support.head_runs import CASES, recipe
+from support.live_runs import attempt
 from support.tiny_embedders import build_embedder, save_transformer
+from support.tiny_runs import create_run, events_of
 
 from whet.engine import FastSentenceTransformer, SentenceTransformerTrainer
 from whet.engine.models.fast_path.encoders import apply_fast_encoder
+from whet.engine.runs.events import StepEvent
 
 pytestmark = pytest.mark.gpu
 
@@ -69,3 +74,55 @@ def test_graphs_change_nothing(tmp_path: Path, config: dict[str, float]) -> None
     graphed, eager = (steps(folder, tmp_path / "out", graphs, **config) for graphs in (True, False))
     assert graphed[2] > 0 and eager[2] == 0
     assert graphed[0] == eager[0] and torch.equal(graphed[1], eager[1])
+
+
+DROPPING = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+
+
+def head_steps(case: str, model: Path, folder: Path, graphs: bool) -> Any:
+    """Losses of a run, trained weights, and how many graphs there were."""
+    kind, made = CASES[case][0], []
+
+    def method(context: Any) -> Any:
+        made.append(kind(context))
+        trainer = made[-1].trainer
+        assert trainer.packing is not None and trainer.graph_reason is None, trainer.plain_reason
+        if not graphs:
+            trainer.graphed.stopped = "the test"
+        return made[-1]
+
+    run = create_run(recipe(case, model, folder, training={"max_steps": 16, "save_every": 16}))
+    assert attempt(run, method=method) == "finished"
+    trainer = made[0].trainer
+    assert graphs is (trainer.graphed.stopped is None), trainer.graphed.stopped
+    weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad])
+    losses = [event.loss for event in events_of(run) if isinstance(event, StepEvent)]
+    return losses, weights, len(trainer.graphed.graphs)
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "config"),
+    [
+        ("bert", "classes", {}),
+        ("bert", "classes", DROPPING),
+        ("bert", "pairs", {}),
+        ("bert", "label sets", {}),
+        ("modernbert", "classes", {"classifier_pooling": "mean", "classifier_dropout": 0.1}),
+        ("bert", "tags", DROPPING),
+        ("modernbert", "tags", {}),
+        ("xlm-r", "triplets", {}),
+        ("bert", "scores", DROPPING),
+        ("roberta", "distances", {}),
+    ],
+)
+def test_graphs_change_no_step_of_a_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, case: str, config: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))
+    model = save_transformer(tmp_path / name, name)
+    written = json.loads((model / "config.json").read_text(encoding="utf-8")) | config
+    (model / "config.json").write_text(json.dumps(written), encoding="utf-8")
+    graphed, eager = (head_steps(case, model, tmp_path, graphs) for graphs in (True, False))
+    assert graphed[2] > 0 and eager[2] == 0
+    assert len(graphed[0]) == 16 and graphed[0] == eager[0]
+    assert torch.equal(graphed[1], eager[1])
