@@ -56,6 +56,7 @@ def run_method(context: RunContext, method: Callable[[RunContext], Training]) ->
     train(context, method)
     if not here().is_main:
         return
+    context.trained()
     context.leave_if_asked()
     measure_once(context)
     context.leave_if_asked()

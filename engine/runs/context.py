@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,6 +43,7 @@ class RunContext:
         # A later attempt that has only the export left still knows what the training measured.
         self.summary: dict[str, Any] = dict(directory.read_state().summary)
         self.lost: WhetError | None = None  # how another rank died: nothing can go on
+        self.on_trained: Callable[[], None] = lambda: None  # whoever has something to let go of then
         self.signals = 0  # SIGTERM and SIGINT so far: each counts as one request to stop
         self._events = events
         self._lock = threading.Lock()
@@ -102,6 +104,10 @@ class RunContext:
     def take_checkpoint_request(self) -> bool:
         """Whether someone asked for a checkpoint since the last call."""
         return self.dir.control.take_checkpoint_request()
+
+    def trained(self) -> None:
+        """Said by rank 0's job where the part that all ranks share is over: it goes on alone, on one GPU."""
+        self.on_trained()
 
     def close(
         self, status: Literal["finished", "stopped", "failed"], error: WhetError | None = None

@@ -75,15 +75,27 @@ def take_gpus(context: RunContext, candidates: Sequence[str], count: int = 1) ->
             for lock in taken.values():
                 lock.write_holder(context.dir.id)
             if taken:
-                _held.extend(taken.values())
+                _held.update(taken)
                 _show_only(list(taken))
                 return list(taken)
         said = _say_waiting(context, candidates, ahead, said)
         time.sleep(POLL_SECONDS)
 
 
-_held: list[locks.Lock] = []
-"""For the life of this process."""
+def keep_first_gpu() -> None:
+    """Let go of all but rank 0's GPU, which is then the only one that processes started from here see.
+
+    Only for when no other rank lives: its memory would still be on what it held.
+    """
+    names = list(_held)
+    if len(names) > 1:
+        _show_only(names[:1])
+    for name in names[1:]:
+        _held.pop(name).release()
+
+
+_held: dict[str, locks.Lock] = {}
+"""For the life of this process, by GPU, rank by rank."""
 
 
 def _take(candidates: Sequence[str], count: int) -> dict[str, locks.Lock]:

@@ -39,7 +39,7 @@ CAUSE_SECONDS = 5.0
 
 
 @contextmanager
-def started_peers(context: RunContext, ranks: int, command: Sequence[str] = RANK) -> Iterator[None]:
+def started_peers(context: RunContext, ranks: int, command: Sequence[str] = RANK) -> Iterator[Peers]:
     """The other ranks while the body, rank 0's job, runs; when it is left they are gone.
 
     Ranks that somebody else started (RANK is set) are only listened to. A rank that dies in the meantime sets
@@ -59,7 +59,7 @@ def started_peers(context: RunContext, ranks: int, command: Sequence[str] = RANK
         peers.start(command)
     patience = 0.0
     try:
-        yield
+        yield peers
         patience = END_SECONDS
     except Stopped:
         if context.lost is not None:
@@ -120,6 +120,11 @@ class Peers:
         for process in self._processes:
             process.kill()
         self._join(KILL_SECONDS)
+
+    def gone(self, patience: float) -> bool:
+        """Whether all processes that this one started end by themselves within so many seconds."""
+        self._join(patience)
+        return all(process.returncode is not None for process in self._processes)
 
     def cause_of(self, error: BaseException) -> WhetError | None:
         """The error of another rank that explains rank 0's, or None when that stands for itself."""

@@ -26,7 +26,7 @@ from .context import RunContext, Stopped
 from .events import EventLog, FindingEvent
 from .failures import describe_failure
 from .files import private_file
-from .gpu_queue import planned_gpus, planned_ranks, take_gpus
+from .gpu_queue import keep_first_gpu, planned_gpus, planned_ranks, take_gpus
 from .peers import RANK, started_peers
 from .rank_report import RankError
 from .store import RunDir
@@ -43,6 +43,8 @@ GRACE_SECONDS = 5.0
 SAME_REQUEST_SECONDS = 3.0
 """SIGTERMs so close together are one request: where a machine is taken away, its scheduler signals every
 process of the job, and torchrun or a script passes on the one that it got."""
+LEAVE_SECONDS = 10.0
+"""How long rank 0 waits, once all is trained, for the others to leave their GPUs to other runs."""
 RESERVE_BYTES = 64 << 10
 """Size of RunDir.reserve."""
 
@@ -127,7 +129,8 @@ def run_worker(
             gpus = []
             as_planned(context.topology, ranks)
         context.update(status="running", waiting_for=[], behind=[], gpu=gpus[0] if gpus else None)
-        with started_peers(context, ranks, peer):
+        with started_peers(context, ranks, peer) as peers:
+            context.on_trained = lambda: keep_first_gpu() if peers.gone(LEAVE_SECONDS) else None
             job(context)
         context.update(summary=context.summary)
     except Stopped:

@@ -50,11 +50,11 @@ def launch(create: Callable[[], RunDir], tmp_path: Path) -> Iterator[Launch]:
     """Launch a job in several ranks; whatever still lives at the test's end is killed."""
     started: list[int] = []
 
-    def start(body: str, run: RunDir | None = None, ranks: int = 2) -> RunDir:
+    def start(body: str, run: RunDir | None = None, ranks: int = 2, gpus: tuple[str, ...] = ()) -> RunDir:
         run = run or create()
         for old in run.path.glob("pid-*"):
             old.unlink()
-        script = write_job(tmp_path, PRELUDE + textwrap.dedent(body), ranks=ranks)
+        script = write_job(tmp_path, PRELUDE + textwrap.dedent(body), gpus, ranks)
         started.append(supervisor.resume(run, worker=script))
         return run
 
@@ -245,6 +245,31 @@ def test_what_all_ranks_came_to_is_told_as_rank_0_s(launch: Launch) -> None:
     """)
     assert ended(run) == "failed"
     assert error_of(run).message == "The loss is nan at step 3."
+
+
+@pytest.mark.parametrize("leaves", [True, False], ids=["left", "still there"])
+def test_gpus_of_ranks_that_left_are_free_for_others(launch: Launch, leaves: bool) -> None:
+    """Training is over, and the export goes on in rank 0, on its GPU alone; one that stays keeps its own."""
+    run = launch(
+        f"""
+        from whet.engine.runs import gpu_queue, locks
+        worker.LEAVE_SECONDS = 20.0 if {leaves} else 0.1
+        if rank == 0:
+            context.trained()
+            names = ["GPU-a", "GPU-b", "GPU-c"]
+            context.summary["held"] = [name for name in names if locks.is_held(locks.gpu_lock(name))]
+            context.summary["seen"] = os.environ["CUDA_VISIBLE_DEVICES"]
+            (context.dir.path / "exported").touch()
+        elif rank == 2 and not {leaves}:
+            while not (context.dir.path / "exported").exists():
+                time.sleep(0.01)
+        """,
+        ranks=3,
+        gpus=("GPU-a", "GPU-b", "GPU-c"),
+    )
+    assert ended(run) == "finished", run.log_tail()
+    held = ["GPU-a"] if leaves else ["GPU-a", "GPU-b", "GPU-c"]
+    assert run.read_state().summary == {"held": held, "seen": ",".join(held)}
 
 
 def test_killed_rank_0_takes_its_ranks_along(launch: Launch) -> None:
