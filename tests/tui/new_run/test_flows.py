@@ -1,170 +1,24 @@
-"""New run in the app: from data to a started run with Enter alone, edits, fixes, drafts; and how it looks."""
+"""New run from the demo to a started run with Enter alone, edits, fixes, drafts; and how it looks."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.plan_inputs import machine, write_chats
+from support.new_run_screens import OWN, App, flow, press, settle
 from support.screens import SIZES, same_as_committed, shown
 from textual.pilot import Pilot
 from textual.widgets import Input
 
 from whet.engine import api
-from whet.engine.goals import proposing
-from whet.engine.models import listing
-from whet.engine.plan import make_plan
-from whet.engine.surroundings import Surroundings
 from whet.tui import drafts
-from whet.tui.app import WhetApp
 from whet.tui.screens.cards import ErrorCard, Question
-from whet.tui.screens.new_run import NewRunScreen, asking, data_step, screen
+from whet.tui.screens.new_run import NewRunScreen, screen
 from whet.tui.screens.new_run.advice import STEPS
 from whet.tui.screens.new_run.data_step import RowCard
 from whet.tui.widgets.choice_card import ChoiceCard
-from whet.tui.widgets.finding_card import FindingCard, StepList
-
-OWN = """model:
-  name: demo
-data:
-  train: {data}   # rows
-adapter:
-  rank: 16
-"""
-
-FEW, LONG = (80, 24), 200
-
-
-class App(WhetApp):
-    """Notes what else it is asked to open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.opened: list[tuple[str, tuple[object, ...]]] = []
-
-    def open(self, name: str, *arguments: object) -> None:
-        if name == "new":
-            super().open(name, *arguments)
-        else:
-            self.opened.append((name, arguments))
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A machine that is the same everywhere, a home of its own, a folder with two files."""
-    folder = tmp_path / "a-folder-for-the-tests-of-new-run" / "chats-and-more"
-    folder.mkdir(parents=True)
-    write_chats(folder / "chats.jsonl", 200)
-    (folder / "notes.txt").write_text("A line to learn.\n" * 40)
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setenv("WHET_OFFLINE", "1")
-    on = machine()
-    monkeypatch.setattr(
-        api,
-        "plan",
-        lambda recipe, overrides=(), progress=None: make_plan(
-            recipe, progress=progress, machine=on, surroundings=Surroundings()
-        ),
-    )
-    monkeypatch.setattr(
-        api,
-        "propose",
-        lambda goal, progress=None: proposing.propose(
-            goal, progress, machine=on, surroundings=Surroundings()
-        ),
-    )
-    monkeypatch.setattr(api, "models", lambda folders=(): listing.list_models(machine=on))
-    for module, name in ((asking, "DEBOUNCE_SECONDS"), (data_step, "PREVIEW_SECONDS")):
-        monkeypatch.setattr(module, name, 0.001)
-    return folder
-
-
-async def settle(pilot: Pilot[Any]) -> NewRunScreen:
-    """Wait until nothing is planned or read any more."""
-    app = pilot.app
-    for _ in range(200):
-        await pilot.pause()
-        await app.workers.wait_for_complete()
-        await pilot.pause()
-        new = next(one for one in app.screen_stack if isinstance(one, NewRunScreen))
-        if not new.situation.busy or new.situation.problem is not None:
-            return new
-        await asyncio.sleep(0)
-    raise AssertionError("it plans for ever")
-
-
-async def press(pilot: Pilot[Any], *keys: str) -> NewRunScreen:
-    """Each key, with what follows from it; the cursor's keys are pressed in one go."""
-    for key in keys:
-        await pilot.press(key)
-        if key not in ("down", "j"):
-            await settle(pilot)
-    return await settle(pilot)
-
-
-def flow(steps: Callable[[App, Pilot[Any]], Any], source: object = None, size: tuple[int, int] = FEW) -> None:
-    """Run ``steps`` in an app that shows New run."""
-
-    async def body() -> None:
-        app = App()
-        async with app.run_test(size=size) as pilot:
-            app.open("new", source)
-            await pilot.pause()
-            await settle(pilot)
-            await steps(app, pilot)
-
-    asyncio.run(body())
-
-
-# --- rows that are no chats
-
-
-def write_pairs(folder: Path) -> Path:
-    path = folder / "notes.jsonl"
-    rows = [{"text": f"note {n} on tuning", "label": ("rate", "rank")[n % 2]} for n in range(160)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def test_rows_with_classes_are_sorted_or_embedded_as_one_chooses(here: Path) -> None:
-    data = write_pairs(here)
-
-    async def steps(app: App, pilot: Pilot[Any]) -> None:
-        new = await settle(pilot)
-        recipe = new.situation.draft.recipe
-        assert recipe is not None and recipe.method.kind == "classification"
-        said = shown(app)
-        assert "● classification" in said and "  embedding" in said and "classes" in said
-        await press(pilot, "2")
-        assert "ModernBERT-base" in shown(app)
-        await press(pilot, "3")
-        said = shown(app)
-        assert "note" in said and "No chat template writes these rows" in said
-        await press(pilot, "t")
-        assert any("No template writes" in one.message for one in app._notifications)
-        await press(pilot, "4")
-        assert "the larger of the two usual ranks" in shown(app)
-        await press(pilot, "6")
-        assert "method" in shown(app) and "classification" in shown(app)
-        await press(pilot, "1")
-        listed = new.query_one("#data-list", StepList)
-        listed.highlighted = listed.get_option_index("method-embedding")
-        await press(pilot, "enter")
-        recipe = new.situation.draft.recipe
-        assert recipe is not None and recipe.method.kind == "embedding"
-        assert new.situation.problem is None and "● embedding" in shown(app)
-
-    flow(steps, {"data": str(data)}, size=(120, 40))
-
-
-# --- flows
+from whet.tui.widgets.finding_card import FindingCard
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 50)])
@@ -198,51 +52,6 @@ def test_enter_alone_leads_from_the_demo_to_a_started_run(
         assert app.kept.data == ["demo"] and app.kept.models == ["demo"]
 
     flow(steps, size=size)
-
-
-def test_a_file_is_found_previewed_and_chosen(here: Path) -> None:
-    async def steps(app: App, pilot: Pilot[Any]) -> None:
-        await press(pilot, "j", "j", "j")
-        assert "What is 0 plus 1?" in shown(app), "rows of the file under the cursor"
-        new = await press(pilot, "enter")
-        assert new.situation.draft.data == str(here / "chats.jsonl")
-        assert "186 usable, 0 bad" in shown(app)
-        assert app.kept.folder == str(here)
-
-    flow(steps)
-
-
-def test_a_path_can_be_typed_and_a_wrong_one_says_what_is_near(here: Path) -> None:
-    async def steps(app: App, pilot: Pilot[Any]) -> None:
-        await pilot.press("i")
-        await pilot.pause()
-        await pilot.press(*"chat.jsonl", "enter")
-        new = await settle(pilot)
-        assert new.situation.problem is not None and "chats.jsonl" in new.situation.problem.hint
-        assert "Did you mean" in shown(app)
-        await pilot.press("i")
-        await pilot.pause()
-        await pilot.press(*"chats.jsonl", "enter")
-        new = await settle(pilot)
-        assert new.situation.problem is None and new.situation.plan is not None
-
-    flow(steps)
-
-
-@pytest.mark.parametrize(("keys", "read"), [(["enter"], "alpaca"), (["end", "enter"], "text")])
-def test_unknown_columns_are_asked_for(here: Path, keys: list[str], read: str) -> None:
-    rows = "".join(f"What is {number}?,It is {2 * number}.\n" for number in range(150))
-    (here / "faq.csv").write_text("frage,antwort_text\n" + rows)
-
-    async def steps(app: App, pilot: Pilot[Any]) -> None:
-        assert "which columns" in shown(app)
-        await press(pilot, "enter", "enter")
-        assert "Which column holds the answer?" in shown(app) and "It is" in shown(app)
-        new = await press(pilot, *keys)
-        assert new.situation.plan is not None and new.situation.problem is None
-        assert new.situation.plan.data.report.format.format == read
-
-    flow(steps, {"data": str(here / "faq.csv")})
 
 
 def test_one_key_makes_the_finding_vanish_and_undo_brings_it_back(here: Path) -> None:
@@ -310,7 +119,7 @@ def test_choices_open_a_card_and_all_settings_a_longer_list() -> None:
         step = new.query_one("#settings", screen.SettingsStep)
         few = len(step.shown_fields)
         await press(pilot, "v")
-        assert len(step.shown_fields) > few + LONG // 10
+        assert len(step.shown_fields) > few + 20
 
     flow(steps, OWN.format(data="demo"))
 
@@ -468,9 +277,6 @@ def test_mouse_alone_reaches_every_step() -> None:
             assert new.step == step
 
     flow(steps, {"data": "demo"})
-
-
-# --- looks
 
 
 @pytest.mark.parametrize("size", SIZES)
