@@ -10,9 +10,11 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers import Trainer
 
 from ..errors import WhetError
+from ..findings import Finding
 from ..parallel.collectives import wait_for_all
 from ..parallel.process_group import rank, world_size
 from .resuming import deepspeed_ranks
+from .sft.culprit import way_out
 
 KNOWN = frozenset(
     {
@@ -71,6 +73,31 @@ class DeepSpeedRun(Trainer):
             self._refuse_others(Path(resume_from_checkpoint))
             refuse_code(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _not_finite(self: Any, what: str, value: float) -> WhetError:
+        """As the base class; but DeepSpeed steps within the backward pass, before a loss or norm can be
+        looked at. So the weights are not searched for where it began: it may be this step that broke them."""
+        if not self.is_deepspeed_enabled:
+            return super()._not_finite(what, value)  # type: ignore[misc]
+        step, fix = self.state.global_step + 1, way_out(self)
+        finding = Finding(
+            id="T01",
+            severity="error",
+            title=f"The {what} of step {step} is {value}.",
+            evidence={
+                "step": step,
+                what.replace(" ", "_"): str(value),
+                "learning_rate": self.args.learning_rate,
+            },
+            fix=fix,
+        )
+        self.found(finding)
+        return WhetError(
+            "train.not_finite",
+            f"{finding.title} DeepSpeed had taken the step by then, so the weights in memory may be broken; "
+            "they are not saved, and finished checkpoints are untouched.",
+            f"{fix.text} The data of this step may also hold a broken row.",
+        )
 
     def _refuse_others(self, checkpoint: Path) -> None:
         wrote, here = deepspeed_ranks(checkpoint), world_size() if self.is_deepspeed_enabled else 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from support.tiny_runs import tiny_recipe, write_chat_rows
 from whet.engine.errors import WhetError
 from whet.engine.methods.deepspeed_run import DeepSpeedRun, refuse_code
 from whet.engine.methods.resuming import deepspeed_ranks
+from whet.engine.methods.sft.run_trainer import RunTrainer
 from whet.engine.parallel.deepspeed import deepspeed_config, filled
 from whet.engine.plan import Plan, make_plan
 
@@ -124,6 +127,22 @@ def test_states_in_shares_are_refused_by_another_number_of_processes(tmp_path: P
     trainer.is_deepspeed_enabled = False
     with pytest.raises(WhetError, match=r"2 processes of DeepSpeed.* without DeepSpeed"):
         trainer.train(str(folder))
+
+
+def test_numbers_that_are_not_finite_are_seen_after_deepspeeds_step() -> None:
+    """accelerate lets it step at the end of the backward pass: what the weights were is not said of them."""
+    trainer = RunTrainer.__new__(RunTrainer)
+    said: list[Any] = []
+    trainer.is_deepspeed_enabled, trainer.emit = True, said.append
+    trainer.state = SimpleNamespace(global_step=0)  # type: ignore[assignment]
+    trainer.accelerator = SimpleNamespace(scaler=None)
+    trainer.args = SimpleNamespace(learning_rate=2e-2, max_grad_norm=1.0)  # type: ignore[assignment]
+    error = trainer._not_finite("loss", math.nan)
+    assert error.code == "train.not_finite" and "not changed" not in error.message
+    assert "may be broken" in error.message and "checkpoints are untouched" in error.message
+    (finding,) = [event.finding for event in said]
+    assert finding.id == "T01" and finding.fix.patch == {"training.learning_rate": 2e-4}
+    assert "module" not in finding.evidence  # of weights that the step may have broken
 
 
 class Surprise:

@@ -51,11 +51,12 @@ def not_finite(trainer: SupervisedTrainer, what: str, value: float, batches: Seq
             "broken_weights": broken,
             "learning_rate": trainer.args.learning_rate,
         },
-        fix=_fix(trainer, broken),
+        fix=way_out(trainer, broken),
     )
 
 
-def _fix(trainer: SupervisedTrainer, broken: Sequence[str]) -> Fix:
+def way_out(trainer: SupervisedTrainer, broken: Sequence[str] = ()) -> Fix:
+    """What to change; ``broken`` names weights that were not finite before the step."""
     if broken and trainer.state.global_step == 0:
         return Fix(
             text=f"{broken[0]} holds numbers that are not finite, before any step: training.learning_rate is "
