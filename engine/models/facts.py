@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import WhetError
 from . import decoder_layout, encoder_layout, layout, whisper_layout
 from .families import Family, family_of
 from .layout import LinearModule, Parameters
 from .locate import missing_weights, resolve_model
+from .stated import Stated
 
 __all__ = ["LinearModule", "ModelFacts", "Parameters", "match_targets", "read_model_facts", "resolve_model"]
 
@@ -116,27 +117,29 @@ def read_model_facts(path: Path, name: str | None = None) -> ModelFacts:
     """
     try:
         return _read(path, name)
-    # Whatever a foreign file says instead of a number or a name shows itself where that is used.
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+    except ValidationError as error:  # of ids and positions, which pass through as they are
         raise WhetError(
             "model.config",
-            f"The JSON files of {path} say what no model's do: {type(error).__name__}: {error}",
+            f"The JSON files of {path} say what no model's do: {error}",
             "Compare its config.json with that of a model of the same kind, or download it again.",
         ) from error
 
 
 def _read(path: Path, name: str | None) -> ModelFacts:
-    whole = _json(path / "config.json")
+    file = path / "config.json"
+    read = _json(file)
+    whole, inner = Stated(read, file), text_config(read)
     family = family_of(whole.get("model_type", ""))
-    config = text_config(whole)
     if not family.model_types:
-        family = family_of(config.get("model_type", ""))
+        family = family_of(Stated(inner, file).get("model_type", ""))
     sees = bool(whole.get("vision_config"))
-    config = {**family.defaults, **(INNER.get(family.name, {}) if sees else {}), **config}
+    values = {**family.defaults, **(INNER.get(family.name, {}) if sees else {}), **inner}
     books = None
     if family.name == "csm":  # vocab_size there is a codebook's, and what is tied are the codebooks
-        books = int(config["num_codebooks"]), int(config["vocab_size"])
-        config |= {"vocab_size": config["text_vocab_size"], "tie_word_embeddings": False}
+        config = Stated(values, file)
+        books = config["num_codebooks"], config["vocab_size"]
+        values |= {"vocab_size": config["text_vocab_size"], "tie_word_embeddings": False}
+    config = Stated(values, file)
     generation = _optional_json(path / "generation_config.json")
     tokenizer = _optional_json(path / "tokenizer_config.json")
     sizes = _sizes(config, path)
@@ -144,7 +147,9 @@ def _read(path: Path, name: str | None) -> ModelFacts:
     tensors = layout.read_headers(files)
     missing = missing_weights(path)
     # Composite configurations say it twice, and not always the same.
-    tied = _tied({} if sees and tensors and not missing else config, tensors, complete=not missing)
+    tied = _tied(
+        Stated({}, file) if sees and tensors and not missing else config, tensors, complete=not missing
+    )
     embedding = layout.embedding_rows(tensors) or sizes["vocab_size"]
     quantization = config.get("quantization_config")
     if (sees or not family.exact) and tensors and not missing and quantization is None:
@@ -190,9 +195,7 @@ def _read(path: Path, name: str | None) -> ModelFacts:
     )
 
 
-def _count(
-    family: Family, config: dict[str, Any], sizes: dict[str, int], rows: int, tied: bool
-) -> Parameters:
+def _count(family: Family, config: Stated, sizes: dict[str, int], rows: int, tied: bool) -> Parameters:
     """By the family's layout; a family that leaves parts out is counted without them, and that is a guess."""
     if family.name == "whisper":
         return whisper_layout.from_config(config, rows)
@@ -212,7 +215,7 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
     return {**shared, **inner}
 
 
-def _sizes(config: dict[str, Any], path: Path) -> dict[str, int]:
+def _sizes(config: Stated, path: Path) -> dict[str, int]:
     """The sizes every decoder states, under GPT-2's and Whisper's names too."""
 
     def need(*keys: str) -> int:
@@ -247,20 +250,20 @@ def _sizes(config: dict[str, Any], path: Path) -> dict[str, int]:
     return sizes
 
 
-def _head_dim(config: dict[str, Any], family: Family, hidden: int, heads: int) -> int:
+def _head_dim(config: Stated, family: Family, hidden: int, heads: int) -> int:
     """Width of a query head; where attention is latent, ``head_dim`` in the file is the rotated part only."""
     if family.attention == "latent":
         return int(config["qk_nope_head_dim"] + config["qk_rope_head_dim"])
-    return int(config.get("head_dim") or hidden // heads)
+    return int(config.get("head_dim") or hidden // max(heads, 1))
 
 
-def _tied(config: dict[str, Any], tensors: dict[str, tuple[int, ...]], *, complete: bool) -> bool:
+def _tied(config: Stated, tensors: dict[str, tuple[int, ...]], *, complete: bool) -> bool:
     if "tie_word_embeddings" in config or not (tensors and complete):
         return bool(config.get("tie_word_embeddings", False))
     return not any(name.endswith("lm_head.weight") for name in tensors)
 
 
-def _rope(config: dict[str, Any]) -> dict[str, Any]:
+def _rope(config: Stated) -> dict[str, Any]:
     """Rotary settings; transformers 5 writes `rope_parameters`, earlier files two separate keys."""
     if isinstance(config.get("rope_parameters"), dict):
         return dict(config["rope_parameters"])

@@ -58,6 +58,43 @@ def test_configuration(changes: dict[str, Any], tmp_path: Path) -> None:
     assert caught.value.code == "model.config"
 
 
+def test_an_error_of_ours_is_not_called_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("ours")
+
+    (tmp_path / "config.json").write_text(json.dumps(SIZES))
+    read_model_facts(tmp_path)
+    monkeypatch.setattr("whet.engine.models.decoder_layout.from_config", broken)
+    with pytest.raises(KeyError, match="ours"):
+        read_model_facts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_key_value_heads": "4"}, "num_key_value_heads=4, which is not a whole number"),
+        ({"head_dim": True}, "head_dim=True"),
+        ({"model_type": "mixtral", "num_local_experts": 4}, "no intermediate_size"),
+        ({"model_type": "mixtral", "num_local_experts": 4, "mlp_only_layers": "0"}, "mlp_only_layers=0"),
+        ({"bos_token_id": "<s>"}, "bos_id"),
+    ],
+)
+def test_what_is_wrong_of_a_configuration_is_named(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SIZES | changes))
+    with pytest.raises(WhetError, match=said) as caught:
+        read_model_facts(tmp_path)
+    assert caught.value.code == "model.config"
+
+
+def test_what_nobody_reads_may_be_anything(tmp_path: Path) -> None:
+    """A model whose layers' experts differ in width is no family of ours, and is counted by its weights."""
+    odd = {"model_type": "nosuch", "moe_intermediate_size": [8, 9], "num_experts": "many"}
+    (tmp_path / "config.json").write_text(json.dumps(SIZES | odd))
+    assert read_model_facts(tmp_path).family == "unknown"
+
+
 @pytest.mark.parametrize("text", ["[" * 5000, '{"hidden_size": ' + "9" * 5000 + "}", "\xff\xfe"])
 def test_configuration_that_is_no_json(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
