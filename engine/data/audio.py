@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import WhetError
 from .named_files import content_of, named_path, path_below
-from .rows import RowError, preview_of
+from .rows import RowError, preview_of, repr_of
 from .wav import read_wav
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _array(held: Mapping[str, Any]) -> tuple[np.ndarray, int]:
 
     rate = held.get("sampling_rate")
     if not isinstance(rate, int) or rate < 1:
-        raise RowError(f"the audio's sampling_rate is {rate!r}, expected samples a second")
+        raise RowError(f"the audio's sampling_rate is {repr_of(rate)}, expected samples a second")
     try:
         samples = np.asarray(held["array"], dtype=np.float32)
     except (TypeError, ValueError) as error:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .chat_templates.thinking import FIELDS as THINKING
-from .rows import RowError
+from .rows import RowError, repr_of
 from .tool_calls import canonical_calls
 
 Message = dict[str, Any]
@@ -91,7 +91,7 @@ def _canonical(turn: object, place: str) -> Message:
     spelled = turn[role_field]
     role = ROLES.get(spelled.strip().lower()) if isinstance(spelled, str) else None
     if role is None:
-        raise RowError(f"{place} has the unknown role {spelled!r} (known: {', '.join(ROLES)})")
+        raise RowError(f"{place} has the unknown role {repr_of(spelled)} (known: {', '.join(ROLES)})")
     kept = {field: turn[field] for field in KEPT_FIELDS if turn.get(field) is not None}
     content_field = next((field for field in CONTENT_FIELDS if field in turn), None)
     content = turn[content_field] if content_field else None
@@ -147,7 +147,7 @@ def _part(part: object, place: str) -> str:
     if isinstance(part, Mapping) and part.get("type", "text") == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
     kind = part.get("type", "object") if isinstance(part, Mapping) else type(part).__name__
-    raise RowError(f"{place} has a part of kind {kind!r}; only text parts can be used")
+    raise RowError(f"{place} has a part of kind {repr_of(kind)}; only text parts can be used")
 
 
 def _check_characters(content: str, place: str) -> None:

@@ -45,3 +45,9 @@ def preview_of(value: object) -> str:
     text = " ".join(text[: 4 * PREVIEW].split())
     text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
     return text if len(text) <= PREVIEW else text[: PREVIEW - 1] + "…"
+
+
+def repr_of(value: object) -> str:
+    """As Python writes it, no longer than a preview: an error names it, and a row may hold anything."""
+    text = repr(value)
+    return text if len(text) <= PREVIEW else text[: PREVIEW - 1] + "…"

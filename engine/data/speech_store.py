@@ -22,7 +22,7 @@ from .building import sources_of
 from .formats import renamed
 from .named_files import is_file, named_path
 from .row_flags import Odd
-from .rows import RawRow, RowError
+from .rows import RawRow, RowError, repr_of
 from .sources import Role, iter_rows, source_files
 from .speech import LANGUAGES, SOUNDS
 from .split_writer import SplitWriter
@@ -102,7 +102,9 @@ class SpeechBuilder(TableBuilder):
         named = next((str(value[name]) for name in LANGUAGES if value.get(name)), None)
         known = self.transcripts.languages
         if named is not None and known and named not in known:
-            raise RowError(f"the language is {named!r}, expected one of {', '.join(sorted(known)[:120])}")
+            raise RowError(
+                f"the language is {repr_of(named)}, expected one of {', '.join(sorted(known)[:120])}"
+            )
         return named
 
     def key_of(self, value: dict[str, Any]) -> int:

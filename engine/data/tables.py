@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .messages import Message, canonical_messages, content_text
-from .rows import RowError
+from .rows import RowError, repr_of
 
 Kind = Literal["text", "number", "label", "labels", "words", "turns", "truth", "audio", "codes", "free"]
 
@@ -95,7 +95,7 @@ def number_of(value: Mapping[str, Any], name: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise RowError(f"field {name!r} is {held!r}, expected a finite number")
+        raise RowError(f"field {name!r} is {repr_of(held)}, expected a finite number")
     return number
 
 
@@ -112,7 +112,7 @@ def truth_of(value: Mapping[str, Any], name: str) -> str:
         return "true"
     if said in ("false", "0", "0.0"):
         return "false"
-    raise RowError(f"field {name!r} is {held!r}, expected true or false")
+    raise RowError(f"field {name!r} is {repr_of(held)}, expected true or false")
 
 
 def free_of(value: Mapping[str, Any], name: str) -> Any:
@@ -139,14 +139,14 @@ def words_of(value: Mapping[str, Any], name: str) -> list[str]:
         raise RowError(f"field {name!r} is an empty list")
     for word in words:
         if not isinstance(word, str) or not word.strip():
-            raise RowError(f"field {name!r} holds {word!r}, expected words")
+            raise RowError(f"field {name!r} holds {repr_of(word)}, expected words")
     return [word.strip() for word in words]
 
 
 def _list(value: Mapping[str, Any], name: str) -> list[Any]:
     held = _present(value, name)
     if not isinstance(held, list):
-        raise RowError(f"field {name!r} is {held!r}, expected a list")
+        raise RowError(f"field {name!r} is {repr_of(held)}, expected a list")
     return held
 
 
@@ -154,7 +154,7 @@ def _label(held: Any, name: str) -> str:
     if isinstance(held, float) and held.is_integer():
         held = int(held)
     if not isinstance(held, str | int) or (isinstance(held, str) and not held.strip()):
-        raise RowError(f"field {name!r} is {held!r}, expected the name or number of a class")
+        raise RowError(f"field {name!r} is {repr_of(held)}, expected the name or number of a class")
     return str(held).strip()
 
 

@@ -125,6 +125,7 @@ def test_a_reply_that_only_calls_tools() -> None:
             "message 3 has the unknown",
         ),
         ({"messages": [{"role": 3, "content": "x"}]}, "messages", "unknown role 3"),
+        ({"messages": [{"role": ["x" * 999], "content": "x"}]}, "messages", "xxx… (known: system"),
         ({"messages": [{"role": "user"}]}, "messages", "message 1 (user) has no content"),
         ({"messages": [{"role": "user", "content": None}]}, "messages", "has null content"),
         ({"messages": [{"role": "user", "content": {"a": 1}}]}, "messages", "content is dict"),
