@@ -1,4 +1,4 @@
-"""What a config.json states, each value that is read of its kind: a foreign file is refused by the name of the
+"""What a config.json states, each value that is read of its kind: a foreign file is refused by the name of a
 key, so that an error further on is one of ours."""
 
 from __future__ import annotations
