@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from whet.engine.adapted import with_family_targets
 from whet.engine.data.formats import FIELDS, FormatGuess
 from whet.engine.data.layouts import READS
 from whet.engine.fitting import fit
@@ -26,7 +27,7 @@ from whet.engine.models.known import known_facts, known_model
 from whet.engine.models.needs import equal_rows
 from whet.engine.recipe import METHODS, Recipe
 from whet.engine.recipe_files import load_recipe, patched, shipped
-from whet.engine.resolve import resolve, with_family_targets
+from whet.engine.resolve import resolve
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .adapted import with_family_targets
 from .alternatives import Alternative, find_alternatives
 from .checks import PlanFacts, run_checks
 from .data.inspection import DataReport
@@ -34,14 +35,7 @@ from .parallel.fitting import Sharing
 from .rates import known_rate, predicted_rate
 from .recipe import Recipe
 from .recipe_files import patched
-from .resolve import (
-    RECIPE_KEYS,
-    Resolved,
-    recipe_origins,
-    resolve,
-    resolved_length,
-    with_family_targets,
-)
+from .resolve import RECIPE_KEYS, Resolved, recipe_origins, resolve, resolved_length
 from .runs.manifest import SUMS, changed_files
 from .scheduler import Room, longest_sequence
 from .surroundings import Surroundings, inspect_surroundings

@@ -9,15 +9,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .adapted import saved_module_parameters, trainable_parameters
 from .data.inspection import DataReport
 from .hardware import Machine, supports_bf16, supports_fp8
 from .methods.kinds import NEXT_TOKEN
 from .methods.vision.layers import seeing_parameters
-from .models.facts import LinearModule, ModelFacts, match_targets
-from .models.families import Unsupported, family_of
+from .models.facts import ModelFacts
 from .parallel.strategy import Strategy
-from .recipe import ENDS as WHOLE
-from .recipe import AdapterSection, Optimizer, Recipe, TrainingSection
+from .recipe import Optimizer, Recipe, TrainingSection
 from .schedule import Schedule
 
 DType = Literal["bf16", "fp16", "fp32"]
@@ -165,14 +164,6 @@ def resolve(
     max_length = resolved_length(recipe, facts)
     if max_length < recipe.model.max_length:
         planned("model.max_length", f"the model has {max_length} positions")
-    packing = recipe.method.packing
-    longest = max_length if packing else min(max_length, max(report.train.length.max, 1))
-    answers = 0
-    if recipe.method.kind == "grpo":
-        longest = recipe.method.longest(report.train.length.max, max_length)
-        answers = training.batch_size * recipe.method.micro_batches_a_generation(
-            training.gradient_accumulation
-        )
     if training.threads is None:
         planned("training.threads", f"{machine.cpu_count} usable cores")
     if recipe.data.template is None:
@@ -192,23 +183,48 @@ def resolve(
         template=report.template,
         batch_size=training.batch_size,
         gradient_accumulation=training.gradient_accumulation,
-        packing=packing,
+        packing=recipe.method.packing,
         sequences=sequences,
-        longest=longest,
-        texts_per_row=report.texts_per_row
-        + (0 if recipe.method.kind == "sft" else recipe.method.more_inputs(report.format.name)),
-        answers=answers,
+        longest=_longest(recipe, report, max_length),
+        texts_per_row=_texts_per_row(recipe, report),
+        answers=_answers(recipe),
         second_copy=_second_copy(recipe, report),
         **steps,
         gradient_checkpointing=training.gradient_checkpointing == "on",
         threads=training.threads or machine.cpu_count,
-        trainable_parameters=seeing_parameters(facts, recipe)
-        + (0 if recipe.adapter.kind == "none" else saved_module_parameters(facts, recipe.adapter))
-        if recipe.method.kind == "vision"
-        else trainable_parameters(facts, recipe.adapter),
+        trainable_parameters=_trainable(recipe, facts),
         encoder_trains=recipe.method.kind == "vision" and recipe.method.finetune_vision_layers,
     )
     return resolved, why
+
+
+def _longest(recipe: Recipe, report: DataReport, max_length: int) -> int:
+    """Tokens of the longest sequence that a step can meet."""
+    if recipe.method.kind == "grpo":
+        return recipe.method.longest(report.train.length.max, max_length)
+    return max_length if recipe.method.packing else min(max_length, max(report.train.length.max, 1))
+
+
+def _texts_per_row(recipe: Recipe, report: DataReport) -> int:
+    """Those of the format, and what a loss lets the model read beside them."""
+    more = 0 if recipe.method.kind == "sft" else recipe.method.more_inputs(report.format.name)
+    return report.texts_per_row + more
+
+
+def _answers(recipe: Recipe) -> int:
+    """Written at once, where the model answers while it learns."""
+    if recipe.method.kind != "grpo":
+        return 0
+    training = recipe.training
+    return training.batch_size * recipe.method.micro_batches_a_generation(training.gradient_accumulation)
+
+
+def _trainable(recipe: Recipe, facts: ModelFacts) -> int:
+    """Parameters that get a gradient; of a model that sees, those of the chosen parts."""
+    if recipe.method.kind != "vision":
+        return trainable_parameters(facts, recipe.adapter)
+    whole = 0 if recipe.adapter.kind == "none" else saved_module_parameters(facts, recipe.adapter)
+    return seeing_parameters(facts, recipe) + whole
 
 
 def _second_copy(recipe: Recipe, report: DataReport) -> bool:
@@ -334,77 +350,3 @@ def _steps(
         "save_every": min(save_every, total),
         "eval_every": eval_every,
     }
-
-
-def with_family_targets(recipe: Recipe, facts: ModelFacts) -> tuple[Recipe, str]:
-    """The adapter on the layers that this family has, where the recipe names none, and the reason for it.
-
-    The recipe's default names the layers of decoders; those of encoders and of Whisper are called otherwise.
-    """
-    adapter, family = recipe.adapter, family_of(facts.model_type)
-    decodes = not isinstance(family.capabilities.get("sft"), Unsupported)
-    if adapter.kind == "none" or "target_modules" in adapter.model_fields_set or decodes:
-        return recipe, ""
-    targets = list(family.target_modules)
-    changed = adapter.model_copy(update={"target_modules": targets})
-    return recipe.model_copy(update={"adapter": changed}), f"the linear layers of {family.name}"
-
-
-def trainable_parameters(facts: ModelFacts, adapter: AdapterSection) -> int:
-    """Parameters that get a gradient: the adapter's, or all.
-
-    LoRA adds ``rank * (inputs + outputs)`` a matched layer (arXiv:2106.09685), DoRA also one magnitude an
-    output (arXiv:2402.09353); biases and whole modules are counted as PEFT trains them.
-    """
-    if adapter.kind == "none":
-        return facts.parameters.total
-    matched = adapted_layers(facts, adapter)
-    total = sum(
-        # PEFT gives a parameter that fuses two of an expert's matrices twice the rank
-        module.count * adapter.rank * max(1, len(module.aliases)) * (module.inputs + module.outputs)
-        for module in matched
-    )
-    if adapter.kind == "dora":
-        total += sum(module.count * module.outputs for module in matched)
-    if adapter.bias != "none":
-        biased = facts.parameters.linear if adapter.bias == "all" else matched
-        total += sum(module.count * module.outputs for module in biased if module.bias)
-    return total + saved_module_parameters(facts, adapter)
-
-
-def adapter_parts(adapter: AdapterSection) -> tuple[list[str] | str, list[str]]:
-    """Targets of the adapter, and modules trained whole: head and embedding are always the latter.
-
-    The loss multiplies with the head's weight itself, so an adapter on it would be left out.
-    """
-    saved = list(dict.fromkeys([*adapter.modules_to_save, *adapter.whole_ends()]))
-    if isinstance(adapter.target_modules, str):
-        return adapter.target_modules, saved
-    return [name for name in adapter.target_modules if name not in WHOLE], saved
-
-
-def moved_to_whole(adapter: AdapterSection) -> list[str]:
-    """Head and embedding where they are among the targets: trained whole though an adapter was asked for."""
-    targets = adapter.target_modules
-    return [] if isinstance(targets, str) else [name for name in targets if name in WHOLE]
-
-
-def adapted_layers(facts: ModelFacts, adapter: AdapterSection) -> list[LinearModule]:
-    """The linear layers that get an adapter, each once."""
-    targets, _ = adapter_parts(adapter)
-    found = {module.pattern: module for group in match_targets(facts, targets).values() for module in group}
-    return list(found.values())
-
-
-def saved_module_parameters(facts: ModelFacts, adapter: AdapterSection) -> int:
-    """Parameters of ``modules_to_save``, which PEFT copies and trains whole."""
-    _, saved = adapter_parts(adapter)
-    if facts.tied and "embed_tokens" in saved and "lm_head" in saved:
-        saved.remove("lm_head")
-    total = 0
-    for name in saved:
-        if name == "embed_tokens" or (name == "lm_head" and facts.tied):
-            total += facts.parameters.embedding
-        else:
-            total += sum(module.parameters for module in match_targets(facts, [name])[name])
-    return total

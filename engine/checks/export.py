@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..adapted import adapted_layers
 from ..disk import FOLDERS
 from ..export.gguf.native import REBUILD
 from ..export.other_models import REASONS
 from ..export.targets.table import TARGETS
 from ..findings import Finding, Fix
 from ..methods.kinds import NEXT_TOKEN
-from ..resolve import adapted_layers
 from .registry import PlanFacts, check
 
 GIB = 2**30

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..adapted import adapter_parts, moved_to_whole
 from ..findings import Finding, Fix
 from ..hardware import supports_bf16
 from ..models.facts import match_targets
 from ..models.families import Unsupported
 from ..models.memory import evaluation_bytes_a_token
-from ..resolve import adapter_parts, moved_to_whole
 from .registry import PlanFacts, check
 
 GIB = 2**30

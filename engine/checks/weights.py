@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from shlex import quote
 
+from ..adapted import adapter_parts
 from ..data.inspection import DataReport
 from ..findings import Finding, Fix
 from ..models.facts import ModelFacts
 from ..models.weight_facts import WeightFacts
 from ..recipe import Recipe
-from ..resolve import adapter_parts
 from .registry import PlanFacts, check
 
 RESIZE = (

@@ -9,9 +9,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, set_seed
 
+from ..adapted import WHOLE, adapter_parts
 from ..errors import WhetError
 from ..recipe import AdapterSection
-from ..resolve import WHOLE, adapter_parts
 from .fp8 import Fp8Linear
 from .quantization import keep_bits_in_place
 from .reduced_ends import ReducedEmbedding, ReducedHead

@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Protocol
 
+from ..adapted import WHOLE, adapted_layers, adapter_parts, trainable_parameters
 from ..recipe import AdapterSection
-from ..resolve import WHOLE, adapted_layers, adapter_parts, trainable_parameters
 from .facts import ModelFacts, text_config
 from .families import FastSettings, Unsupported, family_of, fast_settings
 from .memory import BYTES, base_bytes, embedding_trains, head_trains, moment_bytes

@@ -11,11 +11,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..adapted import adapted_layers, trainable_parameters
 from ..data.inspection import DataReport
 from ..hardware import Machine
 from ..methods.kinds import NEXT_TOKEN
 from ..recipe import AdapterSection
-from ..resolve import Resolved, adapted_layers, trainable_parameters
+from ..resolve import Resolved
 from .encoder_memory import fast_encoder_bytes, on_fast_path
 from .facts import ModelFacts, match_targets
 from .families import family_of

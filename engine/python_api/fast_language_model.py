@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from ..adapted import moved_to_whole
 from ..models.adapters import add_adapter, hold_trained_in_fp32
 from ..models.loading import load_model
-from ..resolve import moved_to_whole
 from .answering import start_answering, stop_answering
 from .checkpointing import pause_checkpointing, resume_checkpointing
 from .fast import to_fast_path

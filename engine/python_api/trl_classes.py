@@ -12,12 +12,12 @@ from datasets import Dataset, IterableDataset
 from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments
 
+from ..adapted import WHOLE
 from ..errors import WhetError
 from ..findings import Finding
 from ..methods.sft.trainer import SupervisedTrainer
 from ..models.fast_path import program_of
 from ..models.locate import resolve_model
-from ..resolve import WHOLE
 from .checkpointing import CHECKPOINTING, is_checkpointing, recompute_by_program
 from .collators import collator_findings
 from .fast import to_fast_path

@@ -11,11 +11,11 @@ import torch
 from peft import PeftModel
 from support.tiny_models import build_tiny_model
 
+from whet.engine.adapted import adapter_parts, moved_to_whole
 from whet.engine.errors import WhetError
 from whet.engine.models.adapters import add_adapter, save_weights
 from whet.engine.models.loading import Precision, load_model
 from whet.engine.recipe import AdapterSection
-from whet.engine.resolve import adapter_parts, moved_to_whole
 
 PROMPT = torch.tensor([[5, 17, 99, 42, 8]])
 

@@ -10,12 +10,12 @@ import pytest
 from support.plan_inputs import adapter
 from support.tiny_models import build_tiny_model
 
+from whet.engine.adapted import trainable_parameters
 from whet.engine.errors import WhetError
 from whet.engine.models.facts import ModelFacts, match_targets, read_model_facts, resolve_model
 from whet.engine.models.families import FAMILIES, UNKNOWN, family_of
 from whet.engine.models.families.descriptor import LINEAR_NAMES
 from whet.engine.recipe import AdapterSection
-from whet.engine.resolve import trainable_parameters
 
 SMALL: dict[str, Any] = {
     "vocab_size": 500,

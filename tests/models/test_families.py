@@ -10,10 +10,11 @@ import pytest
 from support.plan_inputs import adapter, gpu, machine, recipe, report
 from support.tiny_families import DECODERS, ENCODERS, FAMILY_CONFIGS
 
+from whet.engine.adapted import trainable_parameters
 from whet.engine.models.facts import ModelFacts, match_targets, read_model_facts
 from whet.engine.models.families import FAMILIES, UNKNOWN, Unsupported, family_of
 from whet.engine.models.memory import estimate_memory
-from whet.engine.resolve import resolve, trainable_parameters
+from whet.engine.resolve import resolve
 
 MIXTURES = ("qwen3_moe", "mixtral", "deepseek_v2", "deepseek_v3")
 

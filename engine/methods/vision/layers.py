@@ -91,7 +91,7 @@ def chosen_layers(paths: Iterable[str], switches: Switches, names: Sequence[str]
 def seeing_parameters(facts: ModelFacts, recipe: Recipe) -> int:
     """Parameters that get a gradient: of the adapter, or of the parts that train whole.
 
-    As :func:`whet.engine.resolve.trainable_parameters` counts them; of a part that is frozen while the other
+    As :func:`whet.engine.adapted.trainable_parameters` counts them; of a part that is frozen while the other
     trains whole, the linear layers are counted.
     """
     method, adapter = recipe.method, recipe.adapter
