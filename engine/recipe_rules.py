@@ -5,6 +5,7 @@ Rules are for new runs: one that an older version started is shown, resumed and 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationInfo
@@ -30,7 +31,7 @@ MOST_VALUES = 100_000
 
 
 def refuse_unwritable(values: Any) -> None:
-    """Raise ValueError for whole numbers beyond 2^53, halves of surrogate pairs, and values without end (an
+    """Raise ValueError for finite numbers beyond 2^53, halves of surrogate pairs, and values without end (an
     anchor of YAML within itself)."""
     waiting, seen = [values], 0
     while waiting:
@@ -42,8 +43,9 @@ def refuse_unwritable(values: Any) -> None:
             waiting += [*one, *one.values()]
         elif isinstance(one, list):
             waiting += one
-        elif isinstance(one, int) and abs(one) > LARGEST:
-            raise ValueError(f"a number is beyond {LARGEST:,}: {one.bit_length()} bits.")
+        elif isinstance(one, (int, float)) and LARGEST < abs(one) < math.inf:
+            size = f"{one:g}" if isinstance(one, float) else f"{one.bit_length()} bits"
+            raise ValueError(f"a number is beyond {LARGEST:,}: {size}.")
         elif isinstance(one, str) and any("\ud800" <= letter <= "\udfff" for letter in one):
             raise ValueError(f"{ascii(one)[:60]} holds half of a surrogate pair.")
 

@@ -181,6 +181,7 @@ ENDLESS = "n0: &n0 [1, 2]\n" + "".join(f"n{n + 1}: &n{n + 1} [*n{n}, *n{n}, *n{n
         "training: {max_steps: " + "9" * 400 + "}",
         "training: {max_steps: " + "9" * 5000 + "}",
         "training: {learning_rate: .inf}",
+        "model: {name: demo}\ndata: {train: demo}\ntraining: {epochs: 1.0e+308}",
         "training: {learning_rate: .nan}",
         'data: {system: "\\ud800"}',
     ],
