@@ -130,20 +130,13 @@ def prove(
     keep: bool = True,
 ) -> Verdict:
     """Prove one file against a measured reference. Prove the f16 file first: the quantised ones are held
-    against it."""
-    if not gguf.is_file():
-        raise WhetError(
-            "smoke.no_gguf", f"There is no GGUF file at {gguf}.", "Export one with `whet export`."
-        )
+    against it.
+
+    Raises:
+        WhetError: ``smoke.no_gguf``, ``smoke.adapter``.
+    """
     started = time.monotonic()
-    number, role = _header(gguf, "general.file_type", "general.type")
-    if role == "adapter":
-        raise WhetError(
-            "smoke.adapter",
-            f"{gguf} is an adapter: llama.cpp lays it over a model, and it is none by itself.",
-            "It is proven where it is written: `whet export RUN --adapter-gguf`.",
-        )
-    saved, kind = baseline.work / "f16.npy", _type_name(number)
+    saved, kind = baseline.work / "f16.npy", _type_of_model(gguf)
     direct = kind in DIRECT
     against_f16 = not direct and saved.is_file()
     out = baseline.work / "measured.jsonl"
@@ -185,6 +178,22 @@ def prove(
     if keep:
         save_verdict(verdict, gguf)
     return verdict
+
+
+def _type_of_model(gguf: Path) -> str:
+    """Of a file that is there and holds a whole model; else raises WhetError."""
+    if not gguf.is_file():
+        raise WhetError(
+            "smoke.no_gguf", f"There is no GGUF file at {gguf}.", "Export one with `whet export`."
+        )
+    number, role = _header(gguf, "general.file_type", "general.type")
+    if role == "adapter":
+        raise WhetError(
+            "smoke.adapter",
+            f"{gguf} is an adapter: llama.cpp lays it over a model, and it is none by itself.",
+            "It is proven where it is written: `whet export RUN --adapter-gguf`.",
+        )
+    return _type_name(number)
 
 
 def _contents(rows: HeldOut) -> list[str]:
