@@ -79,7 +79,8 @@ class PackedHeadSteps(Trainer):
         else:
             there = batch.pinned() if device.type == "cuda" else batch
             loss = self._forward_backward(there.on(device), torch.as_tensor(divisor, device=device))
-        self._ahead.fetch()
+        if device.type == "cuda":  # which computes meanwhile
+            self._ahead.fetch()
         return loss
 
     def _forward_backward(self, batch: HeadBatch, divisor: torch.Tensor) -> torch.Tensor:

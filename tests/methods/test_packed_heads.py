@@ -191,6 +191,16 @@ def test_gradients_lie_in_flat_buffers(folders: dict[str, Path], tmp_path: Path)
     assert isinstance(trainer.flat, FlatAdamW) and not trainer.flat.others
 
 
+def test_dropout_of_an_adapter_is_known_after_an_evaluation(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Graphs ask: its seeds would stay what they were when a step was captured."""
+    for rate in (0.0, 0.1):
+        trainer = training("classes", folders["bert"], tmp_path, adapter={"dropout": rate}).trainer
+        trainer.evaluate()
+        projections = trainer.program.in_force.projections
+        assert not any(projection.stack.drops for projection in projections)
+        assert all(projection.has_dropout is (rate > 0) for projection in projections)
+
+
 def test_a_text_without_tokens_goes_transformers_way(folders: dict[str, Path], tmp_path: Path) -> None:
     trainer = training("classes", folders["bert"], tmp_path).trainer
     batch = trainer.data_collator(rows_of(trainer)[:3])

@@ -127,14 +127,14 @@ class FastEmbedding:
 
     def _launches_alone(self) -> bool:
         """Whether a step is nothing but launches, which a CUDA graph can replay."""
-        stacks = [projection.stack for projection in self.program.in_force.projections]
+        projections = self.program.in_force.projections
         # An adapter's own dropout draws its seeds on the host.
         return (
             self.device.type == "cuda"
             and self.contrast is not None
             and not any(isinstance(part, Dense) for part in self.rest)
             and self.program.report.complete
-            and not (self.encoder.training and any(stack.drops for stack in stacks))
+            and not (self.encoder.training and any(projection.has_dropout for projection in projections))
         )
 
 
