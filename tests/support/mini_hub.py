@@ -46,7 +46,8 @@ class MiniHub:
 @contextmanager
 def serve(hub: MiniHub) -> Iterator[MiniHub]:
     """Serve ``hub`` until the block ends; its address is then in ``hub.url``."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -59,83 +60,83 @@ def serve(hub: MiniHub) -> Iterator[MiniHub]:
         server.server_close()
 
 
-def _handler(hub: MiniHub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    """Answers of one hub; :func:`serve` says which."""
 
-        def do_HEAD(self) -> None:
-            self._answer(body=False)
+    hub: MiniHub
+    protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
-            self._answer(body=True)
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
 
-        def log_message(self, *_: object) -> None:
-            pass
+    def do_GET(self) -> None:
+        self._answer(body=True)
 
-        def _user(self) -> str | None:
-            said = self.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-            return hub.tokens.get(said) if said else None
+    def log_message(self, *_: object) -> None:
+        pass
 
-        def _answer(self, body: bool) -> None:
-            path = self.path.partition("?")[0]
-            if path == "/api/whoami-v2":
-                user = self._user()
-                self._say(200 if user else 401, json.dumps({"name": user}).encode(), body)
-            elif path == "/api/models":
-                words = parse_qs(self.path.partition("?")[2]).get("search", [""])[0]
-                listed = [one for one in hub.listed if words.lower() in str(one["id"]).lower()]
-                self._say(200, json.dumps(listed).encode(), body)
-            elif path.startswith(f"/api/models/{hub.name}/tree/"):
-                tree = [
-                    {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                    for name, data in hub.files.items()
-                ]
-                self._say(200, json.dumps(tree).encode(), body)
-            elif re.match(rf"/api/models/{hub.name}(/|$)", path):
-                siblings = [{"rfilename": name} for name in hub.files]
-                found = {"id": hub.name, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
-                self._say(200, json.dumps(found).encode(), body)
-            elif match := re.fullmatch(rf"/{hub.name}/resolve/[^/]+/(.+)", path):
-                self._file(match[1], body)
-            else:
-                # As the hub does: who does not say who they are learns nothing.
-                self._say(404 if self._user() else 401, b"{}", body, {"X-Error-Code": "RepoNotFound"})
+    def _user(self) -> str | None:
+        said = self.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        return self.hub.tokens.get(said) if said else None
 
-        def _file(self, name: str, body: bool) -> None:
-            if hub.gated is not None and self._user() not in hub.gated:
-                words = "Access to this model is restricted."
-                headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": words}
-                self._say(403 if self._user() else 401, words.encode(), body, headers)
-                return
-            data = hub.files[name]
-            headers = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
-            if not body:
-                self._say(200, data, False, headers)
-                return
-            hub.sent.append(name)
-            self.send_response(200)
-            for key, value in (headers | {"Content-Length": str(len(data))}).items():
-                self.send_header(key, value)
-            self.end_headers()
-            if name in hub.stalls:
-                if hub.stalls_once:
-                    hub.stalls.discard(name)
-                self.wfile.write(data[: len(data) // 2])
-                self.wfile.flush()
-                hub.closing.wait()  # as a dead connection: neither bytes nor an end
-                return
-            tenth = -(-len(data) // 10)
-            for start in range(0, len(data), tenth):
-                self.wfile.write(data[start : start + tenth])
-                self.wfile.flush()
-                hub.closing.wait(hub.drip)
+    def _answer(self, body: bool) -> None:
+        path = self.path.partition("?")[0]
+        if path == "/api/whoami-v2":
+            user = self._user()
+            self._say(200 if user else 401, json.dumps({"name": user}).encode(), body)
+        elif path == "/api/models":
+            words = parse_qs(self.path.partition("?")[2]).get("search", [""])[0]
+            listed = [one for one in self.hub.listed if words.lower() in str(one["id"]).lower()]
+            self._say(200, json.dumps(listed).encode(), body)
+        elif path.startswith(f"/api/models/{self.hub.name}/tree/"):
+            tree = [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for name, data in self.hub.files.items()
+            ]
+            self._say(200, json.dumps(tree).encode(), body)
+        elif re.match(rf"/api/models/{self.hub.name}(/|$)", path):
+            siblings = [{"rfilename": name} for name in self.hub.files]
+            found = {"id": self.hub.name, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
+            self._say(200, json.dumps(found).encode(), body)
+        elif match := re.fullmatch(rf"/{self.hub.name}/resolve/[^/]+/(.+)", path):
+            self._file(match[1], body)
+        else:
+            # As the hub does: who does not say who they are learns nothing.
+            self._say(404 if self._user() else 401, b"{}", body, {"X-Error-Code": "RepoNotFound"})
 
-        def _say(self, code: int, data: bytes, body: bool, headers: dict[str, str] | None = None) -> None:
-            self.send_response(code)
-            for key, value in ((headers or {}) | {"Content-Length": str(len(data))}).items():
-                self.send_header(key, value)
-            self.end_headers()
-            if body:
-                self.wfile.write(data)
+    def _file(self, name: str, body: bool) -> None:
+        if self.hub.gated is not None and self._user() not in self.hub.gated:
+            words = "Access to this model is restricted."
+            headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": words}
+            self._say(403 if self._user() else 401, words.encode(), body, headers)
+            return
+        data = self.hub.files[name]
+        headers = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        if not body:
+            self._say(200, data, False, headers)
+            return
+        self.hub.sent.append(name)
+        self._begin(200, len(data), headers)
+        if name in self.hub.stalls:
+            if self.hub.stalls_once:
+                self.hub.stalls.discard(name)
+            self.wfile.write(data[: len(data) // 2])
+            self.wfile.flush()
+            self.hub.closing.wait()  # as a dead connection: neither bytes nor an end
+            return
+        tenth = -(-len(data) // 10)
+        for start in range(0, len(data), tenth):
+            self.wfile.write(data[start : start + tenth])
+            self.wfile.flush()
+            self.hub.closing.wait(self.hub.drip)
 
-    return Handler
+    def _say(self, code: int, data: bytes, body: bool, headers: dict[str, str] | None = None) -> None:
+        self._begin(code, len(data), headers or {})
+        if body:
+            self.wfile.write(data)
+
+    def _begin(self, code: int, length: int, headers: dict[str, str]) -> None:
+        self.send_response(code)
+        for key, value in (headers | {"Content-Length": str(length)}).items():
+            self.send_header(key, value)
+        self.end_headers()
