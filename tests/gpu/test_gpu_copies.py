@@ -15,6 +15,7 @@ from support.tiny_runs import tiny_recipe, write_chat_rows
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.timeout(600),  # of all runs together, which the first test waits for
     pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs"),
 ]
 CLOSE = {"fp32": 1e-4, "bf16": 5e-3}
@@ -44,7 +45,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         if kind == "bf16":
             stopped = [{"ranks": 2, "stop": 2}, {"ranks": 1, "stop": 4}, {"ranks": 2}]
             wanted[f"{kind}, two, one, two"] = (recipe, stopped)
-    return drive(folder, wanted)
+    return drive(folder, wanted, seconds=540)
 
 
 @pytest.mark.parametrize(("kind", "how"), [("fp32", "two"), ("bf16", "two"), ("bf16", "two, one, two")])

@@ -15,6 +15,7 @@ from support.tiny_runs import tiny_recipe, write_chat_rows
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.timeout(600),  # of all runs together, which the first test waits for
     pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs"),
 ]
 SHARES = {"ranks": 2, "strategy": "fsdp"}
@@ -47,7 +48,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         if kind == "lora":
             stopped = [SHARES | {"stop": 2}, SHARES | {"stop": 4}, {"ranks": 1}]
             wanted[f"{kind}, two, two, one"] = (recipe, stopped)
-    return drive(folder, wanted)
+    return drive(folder, wanted, seconds=540)
 
 
 @pytest.mark.parametrize(

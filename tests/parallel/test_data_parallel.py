@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,3 +101,17 @@ def test_dropout_was_at_work_there(seen: dict[str, Any]) -> None:
 def test_samples_are_made_once(seen: dict[str, Any]) -> None:
     # One prompt, answered before the first step and at both evaluations.
     assert seen["dropping, two"]["samples"] == 3
+
+
+@pytest.mark.slow  # three processes that each import everything: `make slow`
+def test_ranks_that_import_by_themselves_see_what_forks_see(seen: dict[str, Any], tmp_path: Path) -> None:
+    """As the tests on GPUs start them."""
+    model, rows = build_tiny_model(tmp_path / "llama"), write_chat_rows(tmp_path / "rows.jsonl", 22)
+    sections: dict[str, Any] = {"adapter": {"dropout": 0.0}, "training": TRAINING}
+    recipe = tiny_recipe(model, rows, **sections).model_dump(mode="json")
+    found = drive(tmp_path, {"two, one": (recipe, [{"ranks": 2, "stop": 3}, *ONE])}, prepared=True)
+    steps = found["two, one"]["steps"]
+    forked = seen["fast, two then one"]["steps"]
+    assert [step[1] for step in steps] == pytest.approx([step[1] for step in forked], rel=1e-5)
+    said = (tmp_path / "ranks.log").read_text()
+    assert said.count("is ready for sft") == 3 and "two, one: exit codes [0]" in said

@@ -16,33 +16,57 @@ TESTS = DRIVER.parents[1]
 CLOSE = 1e-5
 
 
-def drive(folder: Path, runs: dict[str, tuple[dict[str, Any], list[Any]]]) -> dict[str, Any]:
-    """What each of ``runs``, a recipe and its attempts by name, saw; see :mod:`support.rank_driver`."""
-    done = subprocess.run(
-        [sys.executable, "-P", str(DRIVER)],
-        input=json.dumps(
-            {name: {"recipe": recipe, "attempts": tries} for name, (recipe, tries) in runs.items()}
-        ),
-        env={
-            **os.environ,
-            "WHET_HOME": str(folder / "home"),
-            "PYTHONPATH": ":".join(
-                [f"{TESTS.parent / 'src'}", f"{TESTS}", *filter(None, [os.environ.get("PYTHONPATH")])]
-            ),
-            "OMP_NUM_THREADS": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            # Packages ask at import whether there is a GPU; asking NVML leaves forks able to use it.
-            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-        },
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+def drive(
+    folder: Path,
+    runs: dict[str, tuple[dict[str, Any], list[Any]]],
+    *,
+    prepared: bool = False,
+    seconds: float = 240.0,
+) -> dict[str, Any]:
+    """What each of ``runs``, a recipe and its attempts by name, saw; see :mod:`support.rank_driver`.
+
+    Args:
+        folder: for whet's home, and the driver's ``ranks.log``.
+        runs: in their order.
+        prepared: as on GPUs, with ranks that import by themselves.
+        seconds: at most; what was said until then is in the failure.
+    """
+    log = folder / "ranks.log"
+    with open(log, "w", encoding="utf-8") as said:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", str(DRIVER), *["--prepared"][:prepared]],
+                input=json.dumps(
+                    {name: {"recipe": recipe, "attempts": tries} for name, (recipe, tries) in runs.items()}
+                ),
+                env=_environment(folder),
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"not done in {seconds:g} s\n{_end_of(log)}")
+    assert done.returncode == 0, _end_of(log)
     report: dict[str, Any] = json.loads(done.stdout)
     for name, run in report.items():
-        assert all(code == 0 for codes in run["codes"] for code in codes), f"{name}\n{done.stderr[-4000:]}"
+        assert all(code == 0 for codes in run["codes"] for code in codes), f"{name}\n{_end_of(log)}"
     return report
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    paths = [f"{TESTS.parent / 'src'}", f"{TESTS}", *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        "WHET_HOME": str(folder / "home"),
+        "PYTHONPATH": ":".join(paths),
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")[-6000:]
 
 
 def assert_alike(one: dict[str, Any], other: dict[str, Any]) -> None:
