@@ -53,8 +53,9 @@ def sharded(
     weights train, also a layer's whole gradient before it is scattered, in the compute type and in fp32.
     What is gathered arrives in one buffer on a stream of its own, from which it is copied. PyTorch's
     allocator keeps such a block for that stream, so it stands for the rest of the step as large as the
-    largest gather was: mostly that of the ends, which the next layer's then reuses. (Of an 8B model's ends
-    it is 1.96 GiB; two H200 held 2.04 GiB more than beside whole copies.)
+    largest gather was: mostly that of the ends, which the next layer's then reuses. It would be given back
+    before memory runs out, but each step would wait for that. (Of an 8B model's ends it is 1.96 GiB; two H200
+    held 2.04 GiB more than beside whole copies.)
     An earlier ``stage`` of DeepSpeed's ZeRO divides less and gathers nothing.
     """
     components = dict(memory.components)

@@ -138,6 +138,33 @@ def test_step_that_ends_in_time_is_not_left(recipe: Recipe, monkeypatch: pytest.
     stopped_and_resumed(recipe, "step 4", 2, ["step-000003", "step-000005"])
 
 
+@pytest.mark.parametrize(("between", "left"), [(12.0, 1), (4.0, 3)])
+def test_patience_begins_when_the_request_can_have_come(
+    monkeypatch: pytest.MonkeyPatch, between: float, left: int
+) -> None:
+    """During the first micro-batch; a step of long ones is not waited for a whole one more."""
+    now, asked = 0.0, False
+
+    class Asked:
+        def stop_requested(self) -> str | None:
+            return "checkpoint" if asked else None
+
+        def take_checkpoint_request(self) -> bool:
+            return False
+
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now)
+    schedule = callbacks.Schedule(Asked(), save_every=9, eval_every=None, save=pytest.fail)
+    arguments: Any = (None, None, None)
+    schedule.on_step_begin(*arguments)
+    asked = True
+    for _ in range(left - 1):
+        now += between
+        schedule.on_substep_end(*arguments)
+    now += between
+    with pytest.raises(Stopped):
+        schedule.on_substep_end(*arguments)
+
+
 def test_samples_are_left(recipe: Recipe) -> None:
     run = create_run(recipe)
     with pytest.raises(Stopped):

@@ -9,8 +9,8 @@ outlives the driver or ``LIMIT`` seconds; where one hangs, its stack is on stder
 
 On a CPU ranks are forks of this process, which pays for the imports once. No fork of a process that has asked
 CUDA for anything can use it, and bitsandbytes asks each GPU for its capability when it is imported; so on
-GPUs (or ``--prepared``) the ranks of all attempts are started at once, import side by side, and wait for their
-turn.
+GPUs (or ``--prepared``) the ranks of all attempts are started at once, import side by side, and wait for
+their turn.
 """
 
 from __future__ import annotations
