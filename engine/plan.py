@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from .methods.stored_rows import StoredRows
 from .models.facts import ModelFacts, read_model_facts, resolve_model
 from .models.memory import Memory
 from .models.weight_facts import weight_facts
-from .parallel.fitting import Sharing
+from .parallel.fitting import RankPlan, Sharing
 from .rates import known_rate, predicted_rate
 from .recipe import Recipe
 from .recipe_files import patched
@@ -146,66 +147,93 @@ def make_plan(
         finding.
     """
     path = resolve_model(recipe.model.name, recipe.model.revision)
-    facts = read_model_facts(path, recipe.model.name)
-    recipe, targets = with_family_targets(recipe, facts)
     machine, around = _place(recipe, machine, surroundings)
-    data, template, mapping = _prepared(recipe, facts, progress)
-    sequences = _sequences(recipe, facts, data)
-    resolved, reasons = resolve(recipe, facts, machine, data.report, sequences)
-    sharing = Sharing(recipe, resolved, facts, data.report, machine)
-    shared = sharing.planned(sharing.choice)
-    resolved, memory = shared.resolved, shared.memory
-    reasons |= shared.reasons
-    batches = _suited(recipe, resolved, facts, data)
-    if targets:
-        reasons["adapter.target_modules"] = f"planner: {targets}"
-    if template:
-        reasons["data.template"] = f"planner: the model has none, and {template} fits its vocabulary"
-    others = [] if memory.fits else find_alternatives(recipe, resolved, facts, machine, data.report, memory)
-    fitting_gpus = None if memory.fits else sharing.fewest()
+    made = _decide(recipe, read_model_facts(path, recipe.model.name), machine, progress)
+    recipe, facts, data, resolved = made.recipe, made.facts, made.data, made.shared.resolved
     disk = disk_bytes(recipe, resolved, facts)
-    missing = missing_markers(recipe, facts)
-    findings = run_checks(
-        PlanFacts(
-            recipe=recipe,
-            resolved=resolved,
-            model=facts,
-            machine=machine,
-            report=data.report,
-            memory=memory,
-            alternatives=tuple(others),
-            disk_bytes=disk,
-            fitting_template=template,
-            missing_markers=missing,
-            better_template=template_for(facts) if missing and not facts.has_chat_template else None,
-            bitsandbytes="bitsandbytes" in machine.versions,
-            **gguf_facts(recipe, facts, machine),
-            weights=weight_facts(facts, data.train),
-            tokenizer=TokenizerFiles.read(path),
-            mapping=mapping,
-            batches=batches,
-            ranks_problem=shared.problem,
-            fitting_gpus=fitting_gpus,
-            surroundings=around,
-        )
-    )
     return Plan(
         id=_plan_id(recipe, resolved, facts, data),
         recipe=recipe,
         resolved=resolved,
-        origins=recipe_origins(recipe, overrides) | reasons,
+        origins=recipe_origins(recipe, overrides) | made.reasons,
         model=facts,
         data=data,
-        memory=memory,
-        **_tokens_and_time(recipe, resolved, facts, data, fits=memory.fits),
-        exchange_seconds=shared.exchange_seconds,
-        fitting_gpus=fitting_gpus,
+        memory=made.shared.memory,
+        **_tokens_and_time(recipe, resolved, facts, data, fits=made.shared.memory.fits),
+        exchange_seconds=made.shared.exchange_seconds,
+        fitting_gpus=made.fitting_gpus,
         **_longest(recipe, resolved, facts, machine),
         disk_bytes=disk,
-        mapping=mapping,
-        findings=findings,
-        alternatives=others,
+        mapping=made.mapping,
+        findings=run_checks(_checked_facts(made, disk, around)),
+        alternatives=made.alternatives,
         versions=machine.versions,
+    )
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """What the planner made of a recipe, before anything is checked."""
+
+    recipe: Recipe
+    facts: ModelFacts
+    machine: Machine
+    data: DataFacts
+    template: str | None
+    mapping: Mapping | None
+    shared: RankPlan
+    batches: BatchFacts | None
+    alternatives: list[Alternative]
+    fitting_gpus: int | None
+    reasons: dict[str, str]
+
+
+def _decide(
+    recipe: Recipe, facts: ModelFacts, machine: Machine, progress: Callable[[int], None] | None
+) -> _Decided:
+    """Prepare the data, settle what the recipe left open, and find ways out where that does not fit."""
+    recipe, targets = with_family_targets(recipe, facts)
+    data, template, mapping = _prepared(recipe, facts, progress)
+    sequences = _sequences(recipe, facts, data)
+    alone, reasons = resolve(recipe, facts, machine, data.report, sequences)
+    sharing = Sharing(recipe, alone, facts, data.report, machine)
+    shared = sharing.planned(sharing.choice)
+    resolved, memory = shared.resolved, shared.memory
+    reasons |= shared.reasons
+    if targets:
+        reasons["adapter.target_modules"] = f"planner: {targets}"
+    if template:
+        reasons["data.template"] = f"planner: the model has none, and {template} fits its vocabulary"
+    batches = _suited(recipe, resolved, facts, data)
+    others = [] if memory.fits else find_alternatives(recipe, resolved, facts, machine, data.report, memory)
+    fewest = None if memory.fits else sharing.fewest()
+    return _Decided(recipe, facts, machine, data, template, mapping, shared, batches, others, fewest, reasons)
+
+
+def _checked_facts(made: _Decided, disk: dict[str, int], surroundings: Surroundings) -> PlanFacts:
+    recipe, facts, machine = made.recipe, made.facts, made.machine
+    missing = missing_markers(recipe, facts)
+    return PlanFacts(
+        recipe=recipe,
+        resolved=made.shared.resolved,
+        model=facts,
+        machine=machine,
+        report=made.data.report,
+        memory=made.shared.memory,
+        alternatives=tuple(made.alternatives),
+        disk_bytes=disk,
+        fitting_template=made.template,
+        missing_markers=missing,
+        better_template=template_for(facts) if missing and not facts.has_chat_template else None,
+        bitsandbytes="bitsandbytes" in machine.versions,
+        **gguf_facts(recipe, facts, machine),
+        weights=weight_facts(facts, made.data.train),
+        tokenizer=TokenizerFiles.read(facts.path),
+        mapping=made.mapping,
+        batches=made.batches,
+        ranks_problem=made.shared.problem,
+        fitting_gpus=made.fitting_gpus,
+        surroundings=surroundings,
     )
 
 
