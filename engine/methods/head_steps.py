@@ -39,7 +39,7 @@ class PackedHeadSteps(Trainer):
         """A collated batch with ``texts`` in place of what the encoder reads; itself where it cannot be."""
 
     @abstractmethod
-    def head_loss(self, model: Any, batch: HeadBatch, divisor: torch.Tensor) -> torch.Tensor:
+    def head_loss(self, batch: HeadBatch, divisor: torch.Tensor) -> torch.Tensor:
         """Of a batch on the device, its share of the step's loss; launches alone."""
 
     @abstractmethod
@@ -84,7 +84,7 @@ class PackedHeadSteps(Trainer):
         return loss
 
     def _forward_backward(self, batch: HeadBatch, divisor: torch.Tensor) -> torch.Tensor:
-        loss = self.head_loss(self.model_wrapped, batch, divisor)
+        loss = self.head_loss(batch, divisor)
         loss.backward()
         return loss.detach()
 

@@ -87,9 +87,10 @@ class ClassifierTrainer(HeadTrainer, HeadSteps):
         packed = self.packing.pack(batch, batch["labels"])
         return batch if packed is None else {"texts": packed, "labels": batch["labels"]}
 
-    def head_loss(self, model: Any, batch: HeadBatch, divisor: torch.Tensor) -> torch.Tensor:
+    def head_loss(self, batch: HeadBatch, divisor: torch.Tensor) -> torch.Tensor:
         """The method's, of the model's own head."""
         loss: Loss = self.compute_loss_func  # type: ignore[assignment]
+        model: Any = self.model
         return loss(model(head_texts=batch.texts), batch.labels, num_items_in_batch=divisor)
 
     def divisor(self, items: Any) -> Any:

@@ -44,7 +44,7 @@ class RerankerTrainer(RunLoop, HeadSteps, CrossEncoderTrainer):
         packed = self.packing.pack(self.model.preprocess(pairs, **told), aims)
         return batch if packed is None else {"texts": packed}
 
-    def head_loss(self, model: Any, batch: HeadBatch, divisor: torch.Tensor) -> torch.Tensor:
+    def head_loss(self, batch: HeadBatch, divisor: torch.Tensor) -> torch.Tensor:
         """The mean over all pairs, of the model's own head."""
         assert self.measure is not None
         with self.accelerator.autocast():
