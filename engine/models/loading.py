@@ -15,7 +15,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
@@ -114,53 +113,74 @@ def load_model(
             ``model.remote_code`` when that takes code of the model's own,
             ``model.ends`` when embedding or head cannot be held as asked.
     """
-    dtype = DTYPES[settings.compute_dtype]
-    held = DTYPES.get(settings.base_precision, dtype)
+    skipped = [*unrounded, "lm_head"] if unrounded else []
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
-        set_compute_dtype(config, dtype)
-        quantised = "quantization_config" in config.to_dict()
-        quantization = None if quantised else quantization_config(settings.base_precision, dtype)
-        placed: dict[str, Any] = {}
-        if quantised or quantization is not None or settings.device != "cpu":
-            placed["device_map"] = {"": own_device(settings.device)}
-        if quantization is not None:
-            placed["quantization_config"] = quantization
-            if unrounded and isinstance(quantization, BitsAndBytesConfig):
-                quantization.llm_int8_skip_modules = [*unrounded, "lm_head"]
-        loaded: Any = auto.from_pretrained(
-            path,
-            config=config,
-            dtype=held,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, with their names
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            **placed,
-            **attention_of(Path(path)),
+        options = weight_options(
+            path, config, settings, unrounded=skipped, trust_remote_code=trust_remote_code
         )
+        model, names = auto.from_pretrained(path, config=config, **options)
     except (OSError, ValueError, KeyError) as error:
         raise refused_code(path, error) or WhetError(
             "model.load",
             f"{path} could not be loaded by {auto.__name__}: {str(error).strip().splitlines()[0]}",
             "Check that the folder holds config.json and the complete safetensors weights.",
         ) from error
-    model: PreTrainedModel
-    model, names = loaded
     _refuse_misshapen(path, names["mismatched_keys"])
     reduce_ends(model, settings.embedding_precision, settings.head_precision)
-    handle = ModelHandle(
+    return ModelHandle(
         model=model,
         tokenizer=load_tokenizer(path, template=template, trust_remote_code=trust_remote_code),
         family=family_of(config.model_type),
         path=path,
         device=torch.device(settings.device),
-        dtype=dtype,
+        dtype=DTYPES[settings.compute_dtype],
         missing=tuple(sorted(names["missing_keys"])),
         unexpected=tuple(sorted(names["unexpected_keys"])),
     )
-    return handle
+
+
+def weight_options(
+    path: Path,
+    config: Any,
+    settings: LoadSettings,
+    *,
+    unrounded: Sequence[str] = (),
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """What transformers' ``from_pretrained`` is told of weights: their type, how they are rounded, and where
+    they go. No network, safetensors only; missing and misshapen ones come back by name.
+
+    Args:
+        path: the model's folder.
+        config: of the model; one that is already quantised computes in the settings' type from now on.
+        settings: device, compute type and how the base weights are held.
+        unrounded: all modules that bitsandbytes leaves in 16 bits; without any it chooses itself.
+        trust_remote_code: run Python code that came with the model.
+
+    Raises:
+        WhetError: ``model.quantization`` for a checkpoint that is quantised otherwise than whet trains on.
+    """
+    dtype = DTYPES[settings.compute_dtype]
+    set_compute_dtype(config, dtype)
+    options: dict[str, Any] = {
+        "dtype": DTYPES.get(settings.base_precision, dtype),
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # the caller refuses them, or replaces a head
+        "local_files_only": True,
+        "use_safetensors": True,
+        "trust_remote_code": trust_remote_code,
+        **attention_of(path),
+    }
+    quantised = "quantization_config" in config.to_dict()
+    quantization = None if quantised else quantization_config(settings.base_precision, dtype)
+    if quantization is not None:
+        options["quantization_config"] = quantization
+    if unrounded and isinstance(quantization, BitsAndBytesConfig):
+        quantization.llm_int8_skip_modules = list(unrounded)
+    if quantised or quantization is not None or settings.device != "cpu":
+        options["device_map"] = {"": own_device(settings.device)}
+    return options
 
 
 def _refuse_misshapen(path: Path, mismatched: Collection[Any]) -> None:

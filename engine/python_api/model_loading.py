@@ -10,10 +10,8 @@ from transformers import AutoConfig, AutoProcessor
 
 from ..errors import WhetError
 from ..methods.classification.loading import UNROUNDED, head_modules
-from ..models.capped_attention import attention_of
-from ..models.loading import DTYPES, Precision, load_tokenizer
+from ..models.loading import Precision, load_tokenizer, weight_options
 from ..models.own_code import refused_code
-from ..models.quantization import quantization_config, set_compute_dtype
 from .model_classes import class_for, head_of
 
 ENDS = ("proj_out", "embed_out", "codebooks_head", "codec_model")
@@ -57,28 +55,11 @@ def load_any(folder: Path, auto_model: Any, config: Any, settings: Precision, tr
     """
     if settings.base_precision == "fp8":
         raise no_fp8()
-    kind, dtype = class_for(auto_model, config, folder), DTYPES[settings.compute_dtype]
-    set_compute_dtype(config, dtype)
-    options: dict[str, Any] = {"dtype": DTYPES.get(settings.base_precision, dtype)}
-    stored = "quantization_config" in config.to_dict()
-    quantization: Any = None if stored else quantization_config(settings.base_precision, dtype)
-    if quantization is not None:
-        quantization.llm_int8_skip_modules = [*UNROUNDED, *ENDS]
-        options["quantization_config"] = quantization
-    if stored or quantization is not None or settings.device != "cpu":
-        options["device_map"] = {"": settings.device}
+    kind = class_for(auto_model, config, folder)
+    unrounded = [*UNROUNDED, *ENDS]
     try:
-        model, seen = kind.from_pretrained(
-            folder,
-            config=config,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # a head of other classes is replaced
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=trusted,
-            **options,
-            **attention_of(Path(folder)),
-        )
+        options = weight_options(folder, config, settings, unrounded=unrounded, trust_remote_code=trusted)
+        model, seen = kind.from_pretrained(folder, config=config, **options)
         processor = _processor(folder, trusted)
     except (OSError, ValueError, KeyError) as error:
         raise _not_loaded(folder, kind.__name__, error) from error
