@@ -96,7 +96,7 @@ def start_evaluation(
 
     On the rows the run held out, or those of ``data``, by the loss and the metrics of the run's method;
     language models answer ``prompts``, too, or a few of the rows' own. Raises WhetError ``export.untrained``,
-    ``eval.no_rows``, ``eval.max_rows``, ``eval.prompts``, ``run.key_reused``.
+    ``eval.no_rows``, ``eval.max_rows``, ``eval.prompts``, ``eval.too_large``, ``run.key_reused``.
     """
     from ..job_starts import start_evaluation
 
