@@ -108,3 +108,10 @@ def test_a_template_that_never_ends_is_no_rows_fault() -> None:
     with pytest.raises(WhetError) as caught:
         rows.encode_examples([Example(messages=TURNS)])
     assert caught.value.code == "template.costly"
+
+
+def test_what_a_template_says_of_a_conversation_is_passed_on_in_part() -> None:
+    with pytest.raises(WhetError) as caught:
+        Renderer("{{ raise_exception('no' * 9999) }}").render(TURNS)
+    assert caught.value.code == "template.render" and "nono" in caught.value.message
+    assert len(caught.value.message) < 500
