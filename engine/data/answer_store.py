@@ -19,8 +19,7 @@ from .formats import Example, FormatGuess, renamed
 from .inspection import DataReport
 from .masking import IGNORE
 from .row_flags import Odd
-from .rows import BadRow, RawRow, RowError, preview_of
-from .sources import Role
+from .rows import RawRow, RowError
 from .split_writer import SplitWriter
 from .table_store import TableBatch, TableBuilder, TableWriter
 from .tables import Layout, truth_of
@@ -118,51 +117,44 @@ class AnswerBuilder(TableBuilder):
             )
         )
 
-    def _work(self, role: Role, layout: Layout, rows: list[RawRow | BadRow]) -> TableBatch:
-        done = TableBatch(role, read=len(rows))
-        for row in rows:
-            if isinstance(row, BadRow):
-                done.bad.append(row)
-                continue
-            try:
-                value = renamed(row.value, self.section.columns)
-                examples = examples_of(value, layout.name, self.section.system)
-                label = {} if layout.classes is None else {layout.classes: truth_of(value, layout.classes)}
-                answered = answered_of(self.rows, examples)
-            except RowError as error:
-                done.bad.append(BadRow(row.file, row.line, error.reason, preview_of(row.value)))
-                continue
-            if not done.files or done.files[-1][1] != row.file:
-                done.files.append((len(done.lines), row.file))
-            done.lines.append(row.line)
-            done.hashes.append(hash_of("\x1f".join([*(one.content() for one in examples), *label.values()])))
-            done.languages.append("")
-            self._take_row(done, layout, answered, label)
-        return done
+    def value_of(self, row: RawRow, layout: Layout) -> dict[str, Any]:
+        """The row's tokens, its texts, and of rated rows their label."""
+        value = renamed(row.value, self.section.columns)
+        examples = examples_of(value, layout.name, self.section.system)
+        label = {} if layout.classes is None else {layout.classes: truth_of(value, layout.classes)}
+        texts = [*(one.content() for one in examples), *label.values()]
+        return {"answered": answered_of(self.rows, examples), "texts": texts, **label}
 
-    def _take_row(self, done: TableBatch, layout: Layout, row: Answered, label: dict[str, str]) -> None:
-        """Cut an answered row to the longest that is trained, and count it."""
-        most, start = self.recipe.model.max_length, len(row.prompt)
-        kept = [answer[: max(0, most - start)] for answer in row.answers]
-        longest = start + max(map(len, row.answers))
-        whole = all(kept)
-        flags = Odd(0)
-        if longest > most:
-            flags |= Odd.truncated_rows | (Odd.truncated_lost_end if whole else Odd.truncated_lost_all)
-        if not whole:
-            flags |= Odd.unsupervised_rows
-        supervised = sum(map(len, kept)) if whole else 0
-        value: dict[str, Any] = dict(zip(ANSWERS[layout.name], kept, strict=True))
-        done.values.append({"prompt_ids": row.prompt, **value, **label})
-        done.owners.append(len(done.lines) - 1)
-        done.lengths.append(longest)
-        done.sizes.append(supervised + start * len(kept) if whole else 0)
-        done.supervised.append(supervised)
-        done.flags.append(flags)
-        if whole:
-            for answer in kept:
-                done.ids.extend(row.prompt)
-                done.ids.extend(answer)
+    def key_of(self, value: dict[str, Any]) -> int:
+        """All of the row's texts."""
+        return hash_of("\x1f".join(value["texts"]))
+
+    def _count(self, done: TableBatch, layout: Layout) -> None:
+        """Cut each row to the longest that is trained; one that has no answer left is not stored."""
+        most = self.recipe.model.max_length
+        for number, value in enumerate(done.values):
+            row: Answered = value.pop("answered")
+            del value["texts"]
+            start = len(row.prompt)
+            kept = [answer[: max(0, most - start)] for answer in row.answers]
+            longest = start + max(map(len, row.answers))
+            whole = all(kept)
+            flags = Odd(0)
+            if longest > most:
+                flags |= Odd.truncated_rows | (Odd.truncated_lost_end if whole else Odd.truncated_lost_all)
+            if not whole:
+                flags |= Odd.unsupervised_rows
+            supervised = sum(map(len, kept)) if whole else 0
+            value |= {"prompt_ids": row.prompt, **dict(zip(ANSWERS[layout.name], kept, strict=True))}
+            done.owners.append(number)
+            done.lengths.append(longest)
+            done.sizes.append(supervised + start * len(kept) if whole else 0)
+            done.supervised.append(supervised)
+            done.flags.append(flags)
+            if whole:
+                for answer in kept:
+                    done.ids.extend(row.prompt)
+                    done.ids.extend(answer)
 
 
 def answered_of(tokenizer: RowTokenizer, examples: list[Example]) -> Answered:

@@ -20,8 +20,7 @@ from .formats import FormatGuess, renamed
 from .messages import Message
 from .prompts import PROMPT, prompt_of
 from .row_flags import Odd
-from .rows import BadRow, RawRow, RowError, preview_of
-from .sources import Role
+from .rows import RawRow, RowError
 from .table_store import TableBatch
 from .tables import Layout
 from .tokenization import RowTokenizer
@@ -89,44 +88,37 @@ class PromptBuilder(AnswerBuilder):
         assert self.layout is not None
         return PromptWriter(self.layout, self.out / name, drop, leaked)
 
-    def _work(self, role: Role, layout: Layout, rows: list[RawRow | BadRow]) -> TableBatch:
-        done = TableBatch(role, read=len(rows))
-        for row in rows:
-            if isinstance(row, BadRow):
-                done.bad.append(row)
-                continue
-            try:
-                value = renamed(row.value, self.section.columns)
-                prompt = prompt_of(value, self.section.system)
-                unjudged = unusable(_section(self.recipe).rewards, value)
-                if unjudged is not None:
-                    raise RowError(unjudged)
-                ids = prompt_ids(self.rows, prompt, tools_of(value))
-            except RowError as error:
-                done.bad.append(BadRow(row.file, row.line, error.reason, preview_of(row.value)))
-                continue
-            if not done.files or done.files[-1][1] != row.file:
-                done.files.append((len(done.lines), row.file))
-            done.lines.append(row.line)
-            done.languages.append("")
-            others = {name: held for name, held in value.items() if name != PROMPT}
-            self._take_prompt(done, prompt, others, ids)
-        return done
+    def value_of(self, row: RawRow, layout: Layout) -> dict[str, Any]:
+        """The prompt's tokens, uncut, and prompt and columns as they are stored."""
+        value = renamed(row.value, self.section.columns)
+        prompt = prompt_of(value, self.section.system)
+        unjudged = unusable(_section(self.recipe).rewards, value)
+        if unjudged is not None:
+            raise RowError(unjudged)
+        ids = prompt_ids(self.rows, prompt, tools_of(value))
+        others = {name: held for name, held in value.items() if name != PROMPT}
+        return {
+            "prompt_ids": ids,
+            PROMPT: json.dumps(prompt),
+            "columns": json.dumps(others, default=str),
+        }
 
-    def _take_prompt(
-        self, done: TableBatch, prompt: str | list[Message], others: dict[str, Any], ids: list[int]
-    ) -> None:
+    def key_of(self, value: dict[str, Any]) -> int:
+        """The prompt, and what its answers are scored by."""
+        return hash_of("\x1f".join([value[PROMPT], value["columns"]]))
+
+    def _count(self, done: TableBatch, layout: Layout) -> None:
+        """Cut each prompt to the longest that leaves room for an answer."""
         limit = _section(self.recipe).prompt_limit(self.recipe.model.max_length)
-        kept = ids[-limit:]
-        texts = {PROMPT: json.dumps(prompt), "columns": json.dumps(others, default=str)}
-        done.hashes.append(hash_of("\x1f".join(texts.values())))
-        done.values.append({"prompt_ids": kept, **texts})
-        done.owners.append(len(done.lines) - 1)
-        done.lengths.append(len(ids))
-        done.sizes.append(len(kept))
-        done.supervised.append(len(kept))
-        done.flags.append(Odd.truncated_rows if len(ids) > limit else Odd(0))
-        done.ids.extend(kept)
+        for number, value in enumerate(done.values):
+            length = len(value["prompt_ids"])
+            kept = value["prompt_ids"] = value["prompt_ids"][-limit:]
+            done.owners.append(number)
+            done.lengths.append(length)
+            done.sizes.append(len(kept))
+            done.supervised.append(len(kept))
+            done.flags.append(Odd.truncated_rows if length > limit else Odd(0))
+            done.ids.extend(kept)
 
 
 def prompt_ids(tokenizer: RowTokenizer, prompt: str | list[Message], tools: list[Any] | None) -> list[int]:
