@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import WhetError
 from ...models.sentence_folder import read_sentence_folder
+from ..loss_names import suited_loss
 from ..stored_rows import StoredRows
 
 if TYPE_CHECKING:
@@ -38,15 +39,7 @@ OF_LABELS = 4
 
 def loss_name(section: EmbeddingSection, layout: str) -> str:
     """The loss that a recipe asks for. Raises WhetError ``embedding.loss`` where the rows do not suit it."""
-    name = AUTO[layout] if section.loss == "auto" else section.loss
-    if layout not in READS[name]:
-        fitting = [loss for loss, layouts in READS.items() if layout in layouts]
-        raise WhetError(
-            "embedding.loss",
-            f"method.loss={name} learns from {' or '.join(READS[name])}, and these rows are {layout}.",
-            f"Set method.loss to auto or one of {', '.join(fitting)}.",
-        )
-    return name
+    return suited_loss("embedding", section.loss, layout, auto=AUTO, reads=READS)
 
 
 def refuse(section: EmbeddingSection, rows: StoredRows) -> None:

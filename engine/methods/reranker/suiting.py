@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import WhetError
 from ...models.families import family_of
+from ..loss_names import suited_loss
 from ..stored_rows import StoredRows
 from .asking import answer_ids, asks
 
@@ -24,15 +25,7 @@ READS = {
 
 def loss_name(section: RerankerSection, layout: str) -> str:
     """The loss that a recipe asks for. Raises WhetError ``reranker.loss`` where the rows do not suit it."""
-    name = AUTO[layout] if section.loss == "auto" else section.loss
-    if layout not in READS[name]:
-        fitting = [loss for loss, layouts in READS.items() if layout in layouts]
-        raise WhetError(
-            "reranker.loss",
-            f"method.loss={name} learns from {' or '.join(READS[name])}, and these rows are {layout}.",
-            f"Set method.loss to auto or one of {', '.join(fitting)}.",
-        )
-    return name
+    return suited_loss("reranker", section.loss, layout, auto=AUTO, reads=READS)
 
 
 def refuse(section: RerankerSection, rows: StoredRows) -> None:
