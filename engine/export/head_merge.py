@@ -24,7 +24,7 @@ from .merge_report import MergeReport
 from .merging import REPORT, check_place, copy_tokenizer, target_dtype
 from .probe_corpus import probe_texts
 from .task_heads import TASKS
-from .verdict import Proof, Verdict, fingerprint, save_verdict
+from .verdict import Proof, Verdict, conclude
 
 TEXTS = 16
 TOKENS = 128
@@ -70,15 +70,7 @@ def merge_head(base_dir: Path, adapter_dir: Path, out_dir: Path, task: str) -> t
         report.bytes = sum(file.stat().st_size for file in partial.glob("*.safetensors"))
         (partial / REPORT).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     proof = _compare(wanted, _outputs(auto.from_pretrained(out_dir, **options).eval(), tokenizer), target)
-    verdict = Verdict.of(
-        [proof],
-        out_dir,
-        file_type="merged",
-        seconds=round(time.monotonic() - started, 2),
-        fingerprint=fingerprint(out_dir),
-    )
-    save_verdict(verdict, out_dir)
-    return report, verdict
+    return report, conclude(proof, out_dir, "merged", started)
 
 
 def _outputs(model: Any, tokenizer: Any) -> list[torch.Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 from .gguf.native import Progress, patience_for, run_native
 from .probe_corpus import probe_texts
 from .targets.memory import DEFAULT_SHARE
-from .verdict import Proof, Verdict, fingerprint, save_verdict
+from .verdict import Proof, Verdict, conclude
 
 SLACK, MAX_SLACK = 4.0, 30.0
 """How many times what rounding alone costs (PEFT's own merge, brought to the same type) the merged weights
@@ -52,15 +52,7 @@ def prove_merge(
     started = time.monotonic()
     request = merge_request(base, adapter, merged, held_out) | {"share": share}
     measured = run_native("whet.engine.export.merge_process", request, progress, patience_for(base, merged))
-    verdict = Verdict.of(
-        [judge_merge(measured)],
-        merged,
-        file_type="merged",
-        seconds=round(time.monotonic() - started, 2),
-        fingerprint=fingerprint(merged),
-    )
-    save_verdict(verdict, merged)
-    return verdict
+    return conclude(judge_merge(measured), merged, "merged", started)
 
 
 def merge_request(

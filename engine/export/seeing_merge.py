@@ -30,7 +30,7 @@ from .distances import furthest
 from .files import new_folder
 from .merge_report import MergeReport
 from .merging import REPORT, check_place, copy_tokenizer, target_dtype
-from .verdict import Proof, Verdict, fingerprint, save_verdict
+from .verdict import Proof, Verdict, conclude
 
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 EXACT_PARAMETERS = 3_000_000_000
@@ -89,15 +89,7 @@ def merge_seeing(base_dir: Path, adapter_dir: Path, out_dir: Path) -> tuple[Merg
         out_dir, dtype=getattr(torch, _torch_name(held)), **WEIGHTS
     ).eval()
     proof = compare(wanted, list(_logits(seeing)), before, target)
-    verdict = Verdict.of(
-        [proof],
-        out_dir,
-        file_type="merged",
-        seconds=round(time.monotonic() - started, 2),
-        fingerprint=fingerprint(out_dir),
-    )
-    save_verdict(verdict, out_dir)
-    return report, verdict
+    return report, conclude(proof, out_dir, "merged", started)
 
 
 def _merge_layers(model: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -98,6 +99,19 @@ def save_verdict(verdict: Verdict, gguf: Path) -> Path:
     """Write it beside the file, with the sums of what was proven."""
     summed = verdict.model_copy(update={"crc32": _sums(gguf)})
     return write_text(verdict_path(gguf), summed.model_dump_json(indent=2) + "\n")
+
+
+def conclude(proof: Proof, path: Path, file_type: str, started: float) -> Verdict:
+    """The verdict that one proof decides, saved beside what it is about.
+
+    Args:
+        path: a file, or a folder of weights.
+        started: when the proof began, as ``time.monotonic`` says it.
+    """
+    seconds = round(time.monotonic() - started, 2)
+    verdict = Verdict.of([proof], path, file_type=file_type, seconds=seconds, fingerprint=fingerprint(path))
+    save_verdict(verdict, path)
+    return verdict
 
 
 def load_verdict(gguf: Path, *, whole: bool = False) -> Verdict | None:

@@ -14,7 +14,7 @@ from peft import PeftModel
 
 from ..models.own_files import WEIGHTS
 from .base_weights import BaseWeights
-from .verdict import Proof, Verdict, fingerprint, save_verdict
+from .verdict import Proof, Verdict, conclude
 
 Weights = dict[str, torch.Tensor]
 ROUNDING = {torch.float32: 1e-6, torch.float16: 2**-11, torch.bfloat16: 2**-8}
@@ -39,15 +39,7 @@ def prove_weights(base: Path, adapter: Path, merged: Path, name: str) -> Verdict
     wanted = trained.merge_and_unload().state_dict()
     found = kind.from_pretrained(merged, **options).state_dict()
     proof = _compare(before, wanted, found, BaseWeights(merged).dtype())
-    verdict = Verdict.of(
-        [proof],
-        merged,
-        file_type="merged",
-        seconds=round(time.monotonic() - started, 2),
-        fingerprint=fingerprint(merged),
-    )
-    save_verdict(verdict, merged)
-    return verdict
+    return conclude(proof, merged, "merged", started)
 
 
 def _digest(tensor: torch.Tensor) -> bytes:

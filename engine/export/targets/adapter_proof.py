@@ -12,7 +12,7 @@ from ...hardware import usable_cores
 from ..gguf.native import Progress, patience_for, run_native
 from ..probe_corpus import probe_texts
 from ..smoke import SCRATCH, SMALL_FILE
-from ..verdict import Proof, Verdict, fingerprint, save_verdict
+from ..verdict import Proof, Verdict, conclude
 from .memory import DEFAULT_SHARE
 
 GATE = 1e-4
@@ -62,15 +62,7 @@ def prove_adapter(
         threads = 1 if base_gguf.stat().st_size < SMALL_FILE else usable_cores()
         files = {"base": str(base_gguf), "adapter": str(adapter_gguf), "work": work, "threads": threads}
         measured = run_native(f"{package}.adapter_process", files, progress, patience_for(base_gguf))
-    verdict = Verdict.of(
-        [judge_adapter(measured | computed)],
-        adapter_gguf,
-        file_type="adapter",
-        seconds=round(time.monotonic() - started, 2),
-        fingerprint=fingerprint(adapter_gguf),
-    )
-    save_verdict(verdict, adapter_gguf)
-    return verdict
+    return conclude(judge_adapter(measured | computed), adapter_gguf, "adapter", started)
 
 
 def judge_adapter(measured: dict[str, Any]) -> Proof:

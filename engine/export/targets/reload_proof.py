@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..gguf.native import Progress, patience_for, run_native
 from ..probe_corpus import probe_texts
-from ..verdict import Proof, Verdict, fingerprint, save_verdict
+from ..verdict import Proof, Verdict, conclude
 from .memory import DEFAULT_SHARE
 
 Format = Literal["nf4", "fp8"]
@@ -53,15 +53,7 @@ def prove_reload(
     }
     process = "whet.engine.export.targets.reload_process"
     measured = run_native(process, request, progress, patience_for(model, model))
-    verdict = Verdict.of(
-        [judge_reload(measured, kind)],
-        written,
-        file_type=kind,
-        seconds=round(time.monotonic() - started, 2),
-        fingerprint=fingerprint(written),
-    )
-    save_verdict(verdict, written)
-    return verdict
+    return conclude(judge_reload(measured, kind), written, kind, started)
 
 
 def judge_reload(measured: dict[str, Any], kind: Format) -> Proof:
