@@ -14,7 +14,7 @@ from ..families import FastLayout, Unsupported, family_of
 from ..families.fast_layout import FastSettings, fast_settings
 from ..reduced_ends import ReducedHead
 from .attention_half import AttentionHalf, AttentionShape
-from .decoder import FastDecoder, fast_class
+from .decoder import FastDecoder
 from .experts import read_experts
 from .mlp_half import MlpHalf
 from .moe_half import MoeHalf
@@ -23,6 +23,7 @@ from .plain_halves import PlainAttentionHalf, PlainMlpHalf
 from .program import DecoderProgram, Layer
 from .projections import NotFusedError, Projection, Workspace, fp8_classes
 from .report import FastPathReport
+from .subclass import fast_subclass
 
 PLAIN_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -71,7 +72,7 @@ def apply_fast_path(model: Any, dtype: torch.dtype, *, fp8: Collection[str] | No
     norm = builder.norm(decoder.norm)
     program = DecoderProgram(decoder, head, settings, layers, norm, dtype, report, workspace, fp8)
     if not isinstance(decoder, FastDecoder):
-        decoder.__class__ = fast_class(type(decoder))
+        decoder.__class__ = fast_subclass(FastDecoder, type(decoder))
     decoder.program = program
     if before is not None:
         program.keep, program.chunk = before.keep, before.chunk

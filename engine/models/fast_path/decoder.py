@@ -6,7 +6,6 @@ everything saved stay what they were, and generation with a cache runs transform
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, MoeModelOutpu
 
 from .packed import pack_padded
 from .program import DecoderProgram
+from .subclass import computes_alike
 
 PLAIN_OUTPUTS = ("output_hidden_states", "output_attentions", "output_router_logits")
 """Arguments that ask for what only transformers' own decoder returns."""
@@ -45,7 +45,11 @@ class FastDecoder:
             or (attention_mask is not None and attention_mask.dim() != 2)
             or any(kwargs.get(name) for name in PLAIN_OUTPUTS)
         )
-        if plain or input_ids is None or not self._computes_alike(input_ids.device.type):
+        if (
+            plain
+            or input_ids is None
+            or not computes_alike(self.program, input_ids.device.type, "apply_fast_path")
+        ):
             return super().forward(  # type: ignore[misc]
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -62,31 +66,3 @@ class FastDecoder:
         flat = hidden_TD.new_zeros(rows * width, hidden_TD.shape[1]).index_copy(0, places, hidden_TD)
         output = MoeModelOutputWithPast if any(self.program.settings.sparse) else BaseModelOutputWithPast
         return output(last_hidden_state=flat.view(rows, width, -1))
-
-    def _computes_alike(self, device: str) -> bool:
-        """Whether the program is the model as it is now, in the type that is asked for."""
-        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) != self.program.dtype:
-            return False
-        if not self.program.is_current():
-            warnings.warn(
-                "The model's adapters or weights changed since it was put on the fast path: it runs plain "
-                "transformers, which is slower. Call apply_fast_path again to read it anew.",
-                stacklevel=2,
-            )
-            return False
-        return True
-
-
-def fast_class(plain: type) -> type:
-    """The fast subclass of a decoder's class, one for each.
-
-    It prints as the plain one: transformers looks up what a class can record (hidden states, attentions,
-    router logits) by that text.
-    """
-    if plain not in _CLASSES:
-        place = {"__module__": plain.__module__, "__qualname__": plain.__qualname__}
-        _CLASSES[plain] = type(f"Fast{plain.__name__}", (FastDecoder, plain), place)
-    return _CLASSES[plain]
-
-
-_CLASSES: dict[type, type] = {}

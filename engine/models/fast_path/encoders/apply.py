@@ -15,9 +15,10 @@ from ..apply import apply_fast_path, program_of
 from ..program import DecoderProgram
 from ..projections import NotFusedError, Projection, Workspace
 from ..report import FastPathReport
+from ..subclass import fast_subclass
 from .attention import EncoderAttention
 from .mlp import EncoderMlp
-from .module import FastEncoder, fast_encoder_class
+from .module import FastEncoder
 from .norms import LayerNorm
 from .program import Embeddings, EncoderProgram, Layer
 
@@ -54,7 +55,7 @@ def apply_fast_encoder(model: Any, dtype: torch.dtype) -> FastPathReport:
         report.total.clear()
         report.count("encoder", str(error))
         return report
-    encoder.__class__ = cast(Any, fast_encoder_class(type(encoder)))
+    encoder.__class__ = cast(Any, fast_subclass(FastEncoder, type(encoder)))
     encoder.program = program
     return report
 

@@ -5,13 +5,13 @@ The instance gets a subclass of its own class: modules, names, weights and what 
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPoolingAndCrossAttentions
 
 from ..packed import PackedTokens, pack_padded
+from ..subclass import computes_alike
 from .heads import HeadTexts
 from .program import EncoderProgram
 
@@ -52,7 +52,11 @@ class FastEncoder:
             or kwargs.get("return_dict") is False
             or (attention_mask is not None and attention_mask.dim() != 2)
         )
-        if plain or input_ids is None or not self._computes_alike(input_ids.device.type):
+        if (
+            plain
+            or input_ids is None
+            or not computes_alike(self.program, input_ids.device.type, "apply_fast_encoder")
+        ):
             return super().forward(  # type: ignore[misc]
                 input_ids=input_ids, attention_mask=attention_mask, **more
             )
@@ -77,27 +81,3 @@ class FastEncoder:
         return BaseModelOutputWithPoolingAndCrossAttentions(
             last_hidden_state=hidden_BTD, pooler_output=pooled
         )
-
-    def _computes_alike(self, device: str) -> bool:
-        """Whether the program is the model as it is now, in the type that is asked for."""
-        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) != self.program.dtype:
-            return False
-        if not self.program.is_current():
-            warnings.warn(
-                "The model's adapters or weights changed since it was put on the fast path: it runs plain "
-                "transformers, which is slower. Call apply_fast_encoder again to read it anew.",
-                stacklevel=2,
-            )
-            return False
-        return True
-
-
-def fast_encoder_class(plain: type) -> type:
-    """The fast subclass of an encoder's class, one for each; it prints as the plain one."""
-    if plain not in _CLASSES:
-        place = {"__module__": plain.__module__, "__qualname__": plain.__qualname__}
-        _CLASSES[plain] = type(f"Fast{plain.__name__}", (FastEncoder, plain), place)
-    return _CLASSES[plain]
-
-
-_CLASSES: dict[type, type] = {}
