@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from ..data.chat_templates.of_tokenizer import rendered
-from ..data.chat_templates.renderer import Renderer
 from ..errors import WhetError
 from ..models.capped_attention import attention_of
 from .session import ChatTarget
@@ -103,27 +102,19 @@ class GgufVoice:
     """A GGUF file under llama.cpp, through the template inside the file."""
 
     def __init__(self, target: ChatTarget) -> None:
-        from llama_cpp import Llama
+        from ..export.gguf.llama import Llama
 
-        self.llama: Any = Llama(str(target.gguf), n_ctx=0, verbose=False)
-        source = self.llama.metadata.get("tokenizer.chat_template")
-        bos, eos = map(self._text, (self.llama.token_bos(), self.llama.token_eos()))
-        self.renderer = None if source is None else Renderer(source, bos, eos)
-
-    def _text(self, token: int) -> str:
-        """As llama_cpp hands it to a template; nothing for -1, which is no token."""
-        return "" if token < 0 else str(self.llama.detokenize([token], special=True).decode(errors="replace"))
+        self.llama = Llama(str(target.gguf), n_ctx=0, verbose=False)
 
     def answer(self, request: dict[str, Any]) -> Iterator[tuple[str, bool]]:
-        if self.renderer is not None:
-            self.renderer.render(request["messages"], add_generation_prompt=True)  # llama_cpp has no bounds
         reason = None
-        for chunk in self.llama.create_chat_completion(
+        chunks: Any = self.llama.create_chat_completion(
             messages=request["messages"],
             max_tokens=request["max_new_tokens"],
             temperature=request["temperature"],
             stream=True,
-        ):
+        )
+        for chunk in chunks:
             choice = chunk["choices"][0]
             reason = choice["finish_reason"] or reason
             yield choice["delta"].get("content") or "", False

@@ -59,13 +59,13 @@ class EmbeddingMeasurement:
 
     def load(self) -> dict[str, Any]:
         """Everything in float32 but the weights, no flash attention, no GPU; pooling as the file says."""
-        import llama_cpp
+        from .gguf.llama import Llama
 
         log = LlamaLog()
         longest = max(len(row["ids"]) for row in self.reference["rows"]) + ROOM
         length = -(-longest // SEQUENCES) * SEQUENCES
         try:
-            self.llama = llama_cpp.Llama(
+            self.llama = Llama(
                 self.gguf,
                 n_ctx=length,
                 n_batch=length,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.chat_templates import TEMPLATES, find
-from ..data.chat_templates.renderer import strip_generation_tags
+from ..data.chat_templates.renderer import COSTLY, strip_generation_tags
 from ..errors import WhetError
 from ..models.sentence_folder import is_embedding_model
 from .embedding_judge import judge_embedding
@@ -66,7 +66,7 @@ def reference_of(
         work_dir: where the temporary folder goes (up to 400 MB for large vocabularies).
 
     Raises:
-        WhetError: ``smoke.reference`` when transformers cannot load or run the model.
+        WhetError: ``smoke.reference`` when transformers cannot load or run the model; ``template.costly``.
     """
     limits = limits or Limits()
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=work_dir) as folder:
@@ -81,6 +81,8 @@ def reference_of(
             side = "embedding" if is_embedding_model(model_dir) else "smoke"
             run_native(f"whet.engine.export.{side}_reference", request, patience=patience_for(model_dir))
         except WhetError as error:
+            if error.code == COSTLY:
+                raise
             raise WhetError(
                 "smoke.reference",
                 f"The trained model in {model_dir} could not be measured with transformers: {error.message}",

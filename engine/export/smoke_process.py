@@ -12,13 +12,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..data.chat_templates.renderer import Renderer
 from ..errors import WhetError
 from .gguf.native import LlamaLog, Progress, import_llama_cpp, serve, told
 from .smoke_metadata import read_metadata
@@ -27,8 +25,6 @@ from .smoke_weights import compare_weights
 TYPICAL = 0.98
 """Share of positions whose mean counts for mixtures of experts: where two experts nearly tie, rounding sends
 a token to the other one, and that position differs by far more than by rounding."""
-UNASKED = dict.fromkeys(("functions", "function_call", "tool_choice"))
-"""What llama-cpp-python's chat completion gives a template beside messages and tools, here nothing."""
 BATCH_BYTES = 64 << 20
 """Most bytes of logits in one llama.cpp batch."""
 
@@ -83,14 +79,14 @@ class Measurement:
     def load(self) -> dict[str, Any]:
         """Everything in float32 but the weights, no flash attention, no GPU: differences are then the
         file's."""
-        import llama_cpp
+        from .gguf.llama import Llama
 
         self.log = LlamaLog()
         columns = self.reference["vocabulary_size"]
         longest = max(len(ids) for ids in self._all_sequences())
         batch = max(8, min(512, BATCH_BYTES // (4 * columns)))
         try:
-            self.llama = llama_cpp.Llama(
+            self.llama = Llama(
                 self.request["gguf"],
                 n_ctx=longest + self.request["new_tokens"] + 8,
                 n_batch=batch,
@@ -125,38 +121,17 @@ class Measurement:
         ]
 
     def template(self) -> dict[str, Any]:
-        source = self.llama.metadata.get("tokenizer.chat_template")
+        source = self.llama.chat_template
         if source is None:
             return {"source": None, "cases": []}
         return {"source": source, "cases": [self._case(case) for case in self.reference["cases"]]}
 
     def _case(self, case: dict[str, Any]) -> dict[str, Any]:
         try:
-            text = self.render(case["messages"], case["add_generation_prompt"], **case["kwargs"])
+            text = self.llama.render(case["messages"], case["add_generation_prompt"], **case["kwargs"])
         except WhetError as error:
             return {"error": error.message}
         return {"text": text, "ids": self.tokenize(text)}
-
-    @cached_property
-    def renderer(self) -> Renderer:
-        """Of the file's own template, which may be anybody's: in the sandbox and the bounds that others have.
-        Raises WhetError ``template.syntax``."""
-        return Renderer(
-            self.llama.metadata["tokenizer.chat_template"],
-            bos_token=self._token_text(self.llama.token_bos()),
-            eos_token=self._token_text(self.llama.token_eos()),
-        )
-
-    def render(self, messages: list[Any], add_generation_prompt: bool, **kwargs: Any) -> str:
-        """The prompt as llama-cpp-python's chat completion makes it from the file's own template. Raises
-        WhetError ``template.*``."""
-        return self.renderer.render_as_given(messages, add_generation_prompt, None, UNASKED | kwargs)
-
-    def _token_text(self, token: int) -> str:
-        import llama_cpp
-
-        vocab = llama_cpp.llama_model_get_vocab(self.llama.model)
-        return llama_cpp.llama_vocab_get_text(vocab, token).decode() if token >= 0 else ""
 
     def _is_end(self, token: int) -> bool:
         import llama_cpp
@@ -217,8 +192,8 @@ class Measurement:
     def _prompt(self, messages: list[dict[str, str]] | None, ids: list[int], answer: int) -> list[int]:
         """As this file renders it. A wrong tokenizer may make more tokens of it than there is room for beside
         the answer; then its end counts."""
-        if messages is not None and "tokenizer.chat_template" in self.llama.metadata:
-            ids = self.tokenize(self.render(messages, True)) or ids
+        if messages is not None and self.llama.chat_template is not None:
+            ids = self.tokenize(self.llama.render(messages)) or ids
         return ids[-(self.llama.n_ctx() - answer) :]
 
     def greedy(self) -> list[dict[str, Any]]:

@@ -15,7 +15,10 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from ..data.chat_templates.of_tokenizer import rendered_as_given
+from ..data.chat_templates.renderer import REFUSED
 from ..data.tokenizer_files import TokenizerFiles
+from ..errors import WhetError
 from ..models.capped_attention import attention_of
 from ..models.own_files import LOCAL, WEIGHTS
 from .gguf.known_differences import KnownDifferences
@@ -87,11 +90,9 @@ class Reference:
         return list(self.tokenizer(text, add_special_tokens=special).input_ids)
 
     def render(self, messages: list[dict[str, str]], add_generation_prompt: bool, **kwargs: Any) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **kwargs
-            )
-        )
+        """As ``apply_chat_template`` does, in the bounds that all templates have. Raises WhetError
+        ``template.*``."""
+        return rendered_as_given(self.tokenizer, messages, add_generation_prompt, **kwargs)
 
     def tokenizer_facts(self, texts: list[str]) -> dict[str, Any]:
         generation = self.model.generation_config.eos_token_id
@@ -129,12 +130,12 @@ class Reference:
         ]
 
     def _case(self, case: dict[str, Any]) -> dict[str, Any]:
-        from jinja2 import TemplateError
-
         try:
             text = self.render(case["messages"], case["add_generation_prompt"], **case["kwargs"])
-        except TemplateError as error:
-            return {**case, "error": str(error)}
+        except WhetError as error:
+            if error.code != REFUSED:
+                raise
+            return {**case, "error": error.message}
         return {**case, "text": text, "ids": self.encode(text)}
 
     def _end_of_turn(self) -> list[int]:
@@ -172,12 +173,12 @@ class Reference:
         return made if made["prompt"] and made["answer"] else None
 
     def _rendered(self, messages: list[dict[str, str]]) -> dict[str, Any]:
-        from jinja2 import TemplateError
-
         try:
             whole = self.encode(self.render(messages, False))
             prompt = self.encode(self.render(messages[:-1], True))
-        except TemplateError:
+        except WhetError as error:
+            if error.code != REFUSED:
+                raise
             return {"rendered": None}  # counts as different from what training saw
         if whole[: len(prompt)] != prompt:
             return {"rendered": whole}

@@ -1,21 +1,26 @@
-"""The chat's transformers voice: streamed on the fast path, adapter on or off, as transformers answers."""
+"""The chat's voices: a model's, streamed on the fast path, adapter on or off, as transformers answers; and a
+file's, as llama-cpp-python does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import pytest
 import torch
+from llama_cpp import llama_chat_format
 from peft import LoraConfig, PeftModel, get_peft_model
+from support.gguf_faults import DROP, rewrite
 from support.tiny_models import build_tiny_model
 from transformers import AutoModelForCausalLM
 
 from whet.engine.chat.process import GgufVoice, TransformersVoice
 from whet.engine.chat.session import ChatSession, ChatTarget
-from whet.engine.data.chat_templates import bounds
+from whet.engine.data.chat_templates import bounds, find
 from whet.engine.errors import WhetError
+from whet.engine.export.gguf.convert import convert
+from whet.engine.export.gguf.llama import TEMPLATE
 from whet.engine.models.fast_path import program_of
 
 MESSAGES = [{"role": "user", "content": "What is a token?"}]
@@ -71,43 +76,72 @@ def test_a_session_that_takes_too_long_is_ended(target: ChatTarget) -> None:
     assert loading.value.code == answering.value.code == "chat.slow"
 
 
-def test_prompts_are_transformers_own_and_a_template_that_never_ends_is_refused(target: ChatTarget) -> None:
+def test_prompts_are_transformers_own_and_a_template_that_never_ends_is_refused(
+    target: ChatTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
     voice = TransformersVoice(target)
     own = voice.tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True)["input_ids"]
     assert voice._prompt(MESSAGES)["input_ids"].tolist() == [own]
     voice.tokenizer.chat_template = "{% for a in range(99999) %}" * 2 + "{% endfor %}" * 2
-    with pytest.raises(WhetError, match="more than 3 seconds"):
+    monkeypatch.setattr(bounds, "SECONDS", 0.2)
+    with pytest.raises(WhetError, match="not rendered to its end"):
         voice._prompt(MESSAGES)
 
 
-class Llama:
-    """As much of llama_cpp's as a chat uses, of a file without an end token."""
-
-    def __init__(self, path: str, **options: Any) -> None:
-        self.metadata = {"tokenizer.chat_template": path}
-
-    def token_bos(self) -> int:
-        return 1
-
-    def token_eos(self) -> int:
-        return -1
-
-    def detokenize(self, tokens: list[int], special: bool) -> bytes:
-        return b"<s>" if tokens == [1] and special else b""
-
-    def create_chat_completion(self, **request: Any) -> Iterator[dict[str, Any]]:
-        yield {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}
+@pytest.fixture(scope="module")
+def gguf(target: ChatTarget) -> Path:
+    """The tiny model as a file, with a shipped template."""
+    assert target.model is not None
+    whole = convert(target.model, target.model.parent / "whole.gguf", "f16")
+    return rewrite(whole, whole.with_name("chat.gguf"), {TEMPLATE: find("qwen-3").source})
 
 
-def test_a_gguf_files_template_has_its_tokens_and_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llama_cpp.Llama", Llama)
-    asked = {"messages": MESSAGES, "max_new_tokens": 1, "temperature": 0.0}
-    source = "{% if bos_token == '<s>' %}{{ bos_token + messages[0].content + eos_token }}{% endif %}"
-    voice = GgufVoice(ChatTarget(gguf=Path(source)))
-    assert voice.renderer is not None
-    assert voice.renderer.render(MESSAGES) == "<s>What is a token?"
-    assert list(voice.answer(asked)) == [("a", False), ("", True)]
-    monkeypatch.setattr(bounds, "SECONDS", 0.2)
-    endless = source.replace("{{", "{% for a in range(99999) %}" * 2 + "{% endfor %}" * 2 + "{{")
-    with pytest.raises(WhetError, match="not rendered to its end"):
-        list(GgufVoice(ChatTarget(gguf=Path(endless))).answer(asked))
+def asked(**changes: Any) -> dict[str, Any]:
+    return {"messages": MESSAGES, "max_new_tokens": 8, "temperature": 0.0, **changes}
+
+
+def test_a_gguf_file_answers_as_llama_cpp_python_makes_it(gguf: Path) -> None:
+    voice = GgufVoice(ChatTarget(gguf=gguf))
+    said = "".join(text for text, _ in voice.answer(asked()))
+    own = llama_cpp.Llama(str(gguf), n_ctx=0, verbose=False)
+    reply: Any = own.create_chat_completion(MESSAGES, max_tokens=8, temperature=0.0)  # type: ignore[arg-type]
+    assert said == reply["choices"][0]["message"]["content"] != ""
+    assert voice.llama._input_ids.tolist() == own._input_ids.tolist()
+    tools: Any = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    for llama in (voice.llama, own):
+        llama.create_chat_completion(MESSAGES, tools=tools, max_tokens=1)  # type: ignore[arg-type]
+    assert voice.llama._input_ids.tolist()[:-1] == own._input_ids.tolist()[:-1]
+    assert "look" in voice.llama.render(MESSAGES, tools=tools)
+
+
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [("{{ 'a' * 20000000 }}", "template.costly"), ("{% nothing %}", "template.syntax")],
+)
+def test_a_gguf_files_template_is_compiled_and_rendered_in_bounds(
+    source: str, code: str, gguf: Path, tmp_path: Path
+) -> None:
+    """Loading compiles none, this one and those that the file names beside it."""
+    named = {TEMPLATE: source, f"{TEMPLATE}.tool_use": "{% nothing %}"}
+    voice = GgufVoice(ChatTarget(gguf=rewrite(gguf, tmp_path / "chat.gguf", named)))
+    with pytest.raises(WhetError) as caught:
+        list(voice.answer(asked()))
+    assert caught.value.code == code
+
+
+def test_a_gguf_file_without_a_template_is_asked_in_llama_cpp_pythons_form(
+    gguf: Path, tmp_path: Path
+) -> None:
+    voice = GgufVoice(ChatTarget(gguf=rewrite(gguf, tmp_path / "chat.gguf", {TEMPLATE: DROP})))
+    assert list(voice.answer(asked()))[-1][0] == "" and voice.llama.chat_format == "llama-2"
+    prompt = voice.llama.detokenize(voice.llama._input_ids.tolist()).decode(errors="replace")
+    assert prompt.startswith("<s>[INST]What is a token?")
+
+
+def test_a_template_that_llama_cpp_python_knows_by_heart_is_rendered_too(gguf: Path, tmp_path: Path) -> None:
+    """Its own form of ChatML opens with an empty system turn, which the template does not write."""
+    known = {TEMPLATE: llama_chat_format.CHATML_CHAT_TEMPLATE}
+    voice = GgufVoice(ChatTarget(gguf=rewrite(gguf, tmp_path / "chat.gguf", known)))
+    list(voice.answer(asked()))
+    prompt = voice.llama.tokenize(voice.llama.render(MESSAGES).encode(), add_bos=False, special=True)
+    assert voice.llama._input_ids.tolist()[: len(prompt)] == prompt

@@ -36,8 +36,10 @@ import ctypes, os, signal, sys
 llama_log_callback = lambda function: function
 llama_log_set = lambda *arguments: None
 llama_model_quantize_default_params = type("Params", (ctypes.Structure,), {{}})
-def Llama(*arguments, **settings):
-    {end}
+llama_chat_format = None
+class Llama:
+    def __init__(self, *arguments, **settings):
+        {end}
 llama_model_quantize = Llama
 """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,13 +23,13 @@ from support.tiny_models import build_tiny_model
 from whet.engine.data.chat_templates import TEMPLATES, find
 from whet.engine.data.chat_templates.renderer import Renderer
 from whet.engine.errors import WhetError
-from whet.engine.export import smoke
+from whet.engine.export import smoke, smoke_reference
 from whet.engine.export.gguf.convert import convert
+from whet.engine.export.gguf.llama import UNASKED
 from whet.engine.export.gguf.quantize import quantize
 from whet.engine.export.smoke import Baseline, prove, reference_of, smoke_test, type_of
 from whet.engine.export.smoke_cases import cases_for
 from whet.engine.export.smoke_judge import gate_for
-from whet.engine.export.smoke_process import UNASKED
 from whet.engine.export.verdict import Proof, Verdict, load_verdict
 
 TALKS = [
@@ -192,6 +193,25 @@ def test_a_template_of_no_end_is_refused_and_not_waited_for(
     assert "not rendered to its end" in found.evidence["example"]["llama.cpp"]["error"]
     crash = proof(verdict, "llama.cpp")
     assert crash.evidence["code"] == "template.costly" and crash.evidence["step"] == "answers"
+
+
+@pytest.mark.parametrize("source", ["{{ 'a' * 20000000 }}", "{{ 'a' * (20000000 if messages|length > 1) }}"])
+def test_a_trained_folders_template_of_no_end_is_no_reference(
+    source: str,
+    trained: Path,
+    held_out: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second one renders some conversations: it is no refusal of the others. Measured in this process."""
+    monkeypatch.setattr(
+        smoke, "run_native", lambda module, request, **_: smoke_reference.main(request, lambda *_: None)
+    )
+    folder = shutil.copytree(trained, tmp_path / "costly")
+    (folder / "chat_template.jinja").write_text(source, encoding="utf-8")
+    with pytest.raises(WhetError, match="not rendered to its end") as caught, reference_of(folder, held_out):
+        pass
+    assert caught.value.code == "template.costly"
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

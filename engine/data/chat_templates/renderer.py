@@ -26,6 +26,10 @@ Span = tuple[int, int]
 
 COSTLY = "template.costly"
 """Code of the error of a template that no row is at fault for."""
+REFUSED = "template.render"
+"""Code of the error of a conversation that the template does not write."""
+MOST_SAID = 400
+"""Characters of a template's own error that are passed on."""
 
 GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -101,7 +105,7 @@ class Renderer:
                 goes beyond :mod:`.bounds`, and then at once each time.
         """
         moved = map(in_field, messages) if self.reads_fields_alone else messages
-        given = [_with_reasoning(message) for message in moved]
+        given = [with_reasoning(message) for message in moved]
         if not any(message.get("tool_calls") for message in given):
             return self.render_as_given(given, add_generation_prompt, tools, variables)
         try:
@@ -143,8 +147,8 @@ class Renderer:
         # A template is foreign code in a sandbox and raises what it likes: the message's fault, or its own.
         except Exception as error:
             raise WhetError(
-                "template.render",
-                f"{REFUSES}: {error}",
+                REFUSED,
+                f"{REFUSES}: {_said(error)}",
                 "Check the roles and contents of the row, or choose another template with data.template.",
             ) from error
 
@@ -286,7 +290,13 @@ def _unmark(marked: str) -> Rendered:
     return Rendered("".join(pieces), spans)
 
 
-def _with_reasoning(message: Message) -> dict[str, Any]:
+def _said(error: Exception) -> str:
+    """What an error says: the template's own words, as many as it likes."""
+    words = str(error)
+    return words if len(words) <= MOST_SAID else words[: MOST_SAID - 1] + "…"
+
+
+def with_reasoning(message: Message) -> dict[str, Any]:
     """Fill ``reasoning_content`` from its other usual names, as transformers does."""
     reasoning = next((message[name] for name in FIELDS if message.get(name) is not None), None)
     if reasoning is None:

@@ -23,10 +23,12 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 def _tokenize(path: str, texts: list[str], pre: str | None, log: LlamaLog) -> dict[str, Any]:
     import llama_cpp
 
+    from .llama import Llama
+
     overrides: dict[str, bool | int | float | str] | None = {"tokenizer.ggml.pre": pre} if pre else None
     log.lines.clear()
     try:
-        llama = llama_cpp.Llama(path, vocab_only=True, kv_overrides=overrides, verbose=True)
+        llama = Llama(path, vocab_only=True, kv_overrides=overrides, verbose=True)
     except ValueError as error:
         if pre is None:
             raise WhetError("gguf.unreadable", f"llama.cpp cannot load {path}: {log.reason()}") from error

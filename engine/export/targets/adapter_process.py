@@ -23,13 +23,13 @@ Array = np.ndarray[Any, Any]
 def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Answers with KL(PEFT || llama.cpp) and KL(PEFT || base alone), in nats over the same positions."""
     import_llama_cpp()
-    import llama_cpp
+    from ..gguf.llama import Llama
 
     work, log = Path(request["work"]), LlamaLog()
     sequences = json.loads((work / "sequences.json").read_text(encoding="utf-8"))
     trained_TV, base_TV = (np.load(work / f"{name}.npy", mmap_mode="r") for name in ("trained", "base"))
     try:
-        llama = llama_cpp.Llama(
+        llama = Llama(
             request["base"],
             lora_path=request["adapter"],
             n_ctx=max(map(len, sequences)) + 8,
