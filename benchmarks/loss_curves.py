@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "training"))
 
 import torch
+from measuring import versions
 from models import make
 from peft import LoraConfig, get_peft_model
 from rows import ALPHA, RANK, SEED, TARGETS
-from stacks import versions
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,

@@ -33,9 +33,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "training"))
 
+from measuring import versions
 from models import SHAPES, make
 from rows import PRECISIONS, Job, MissingError, Result
-from stacks import ENVIRONMENT, LOADERS, make_trainer, versions
+from stacks import ENVIRONMENT, LOADERS, make_trainer
 
 WARM, TIMED = 8, 4
 WATCHED, EAGER = WARM + TIMED, WARM + TIMED + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import os
 import statistics
@@ -12,8 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from measuring import after_loading, after_training, clock
 from models import text_pairs
-from rows import GIB, SEED, Job, MissingError, Prepared, Result
+from rows import SEED, Job, MissingError, Prepared, Result
 
 RANK, ALPHA = 32, 64
 TARGETS = ["key", "query", "value", "dense"]
@@ -126,16 +126,7 @@ def run(job: Job, started: float) -> Result:
         started: when the process was started, as :func:`time.time` says it.
     """
     model, _ = LOADERS[job.stack](job)
-    import torch
-    from stacks import clock, versions
-
-    result, cuda = Result(load=time.time() - started, versions=versions()), job.device == "cuda"
-    if cuda:
-        result.device = torch.cuda.get_device_name()
-        result.load_peak = torch.cuda.max_memory_allocated() / GIB
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    result = after_loading(job, started)
     marks: list[float] = []
     with tempfile.TemporaryDirectory() as output:
         began = time.time()
@@ -148,15 +139,11 @@ def run(job: Job, started: float) -> Result:
             trainer.add_callback(profiler(Path(os.environ[PROFILE]) / f"{job.model}.txt", job))
         trainer.train()
         marks = marks[: job.steps]
-    if cuda:
-        result.peak = torch.cuda.max_memory_allocated() / GIB
-        result.reserved = torch.cuda.max_memory_reserved() / GIB
+    after_training(job, result, trainer, marks, started)
     seconds = [after - before for before, after in pairwise(marks[job.warm - 1 :])]
     pairs = job.batch * job.accumulation
     result.step = statistics.median(seconds)
     result.rate, result.mean_rate = pairs / result.step, pairs * len(seconds) / sum(seconds)
-    result.eighth = marks[7] - started if len(marks) >= 8 else None
-    result.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return result
 
 

@@ -7,30 +7,24 @@ its own affair.
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import json
 import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, fields
-from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from measuring import after_loading, after_training, clock
 from models import token_rows
-from rows import ALPHA, GIB, RANK, SEED, TARGETS, Job, MissingError, Prepared, Result
+from rows import ALPHA, RANK, SEED, TARGETS, Job, MissingError, Prepared, Result
 
-PACKAGES = (
-    "torch", "triton", "transformers", "trl", "peft", "bitsandbytes", "liger-kernel", "unsloth",
-    "unsloth_zoo",
-)  # fmt: skip
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -181,20 +175,6 @@ def settings(job: Job, output: str) -> dict[str, Any]:
     return given
 
 
-def clock(marks: list[float]) -> Any:
-    """A callback that notes when each optimizer step has ended on the device."""
-    import torch
-    from transformers import TrainerCallback
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            marks.append(time.time())
-
-    return Clock()
-
-
 def run(job: Job, started: float) -> Result:
     """Load, train, measure.
 
@@ -202,16 +182,7 @@ def run(job: Job, started: float) -> Result:
         started: when the process was started, as :func:`time.time` says it.
     """
     model, tokenizer = LOADERS[job.stack](job)
-    import torch
-
-    result = Result(load=time.time() - started, versions=versions())
-    cuda = job.device == "cuda"
-    if cuda:
-        result.device = torch.cuda.get_device_name()
-        result.load_peak = torch.cuda.max_memory_allocated() / GIB
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    result = after_loading(job, started)
     marks: list[float] = []
     with tempfile.TemporaryDirectory() as output:
         trainer = make_trainer(job, model, tokenizer, [clock(marks)], output)
@@ -220,12 +191,8 @@ def run(job: Job, started: float) -> Result:
 
             plan(trainer, job, result)
         trainer.train()
-    if cuda:
-        result.peak = torch.cuda.max_memory_allocated() / GIB
-        result.reserved = torch.cuda.max_memory_reserved() / GIB
+    after_training(job, result, trainer, marks, started)
     _rates(job, marks, result)
-    result.eighth = marks[7] - started if len(marks) >= 8 else None
-    result.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return result
 
 
@@ -240,12 +207,6 @@ def _rates(job: Job, marks: list[float], result: Result) -> None:
     result.step = statistics.median(seconds)
     result.rate = statistics.median(count / each for count, each in zip(tokens, seconds, strict=True))
     result.mean_rate = sum(tokens) / sum(seconds)
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that matter and are installed."""
-    installed = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
-    return {name: installed[name] for name in PACKAGES if name in installed}
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "end_to_end.py"
-NAMES = ("models", "rows", "report", "stacks", "whet_stack", "encoder_stacks")
+NAMES = ("models", "rows", "report", "measuring", "stacks", "whet_stack", "encoder_stacks")
 
 
 @pytest.fixture(scope="module")
