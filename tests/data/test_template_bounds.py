@@ -29,6 +29,18 @@ COSTLY = {
     "a list twice": START + "{% set ns.l = [ns.l] * 2 %}{% endfor %}{{ ns.l|tojson }}",
     "an object of itself": START + "{% set ns.l = {'a': ns.l, 'b': ns.l} %}{% endfor %}{{ ns.l }}",
     "a dict of itself": START + "{% set ns.l = dict(a=ns.l, b=ns.l) %}{% endfor %}{{ ns.l }}",
+    "an object of many": START + "{% set ns.l = dict.fromkeys(range(999), ns.l) %}{% endfor %}{{ ns.l }}",
+    "a list filled up": START + "{% set ns.l = [1]|batch(900, ns.l)|list %}{% endfor %}{{ ns.l }}",
+    "a list filled up in turns": START
+    + "{% for b in [1]|batch(900, ns.l) %}{% set ns.l = b %}{% endfor %}{% endfor %}{{ ns.l }}",
+    "what is missing": START
+    + "{% set ns.l = ([{}] * 900)|map(attribute='a', default=ns.l)|list %}{% endfor %}{{ ns.l }}",
+    "long texts in a list": "{{ ['a' * 9999999] * 1000 }}",
+    "long texts in a list as JSON": "{{ (['a' * 9999999] * 1000)|tojson }}",
+    "long texts in a list put behind": "{{ ('a' ~ ['a' * 9999999] * 1000)|length }}",
+    "long texts in a list formatted": "{{ '%s' % [['a' * 9999999] * 1000] }}",
+    "long texts in a list formatted as text": "{{ '{!s}'.format(['a' * 9999999] * 1000) }}",
+    "lists added up": "{{ ([[1]] * 99999)|sum(start=[])|length }}",
     "a text many times": "{{ 'a' * 10**10 }}",
     "a power": "{{ 10**(10**10) }}",
     "a wide column": "{{ 'a'.ljust(10**10) }}",

@@ -81,10 +81,15 @@ class Meter(threading.local):
             yield part
 
     def size(self, value: Any) -> Any:
-        """``value``, unless it holds too many values, however deep."""
-        waiting, seen = [value], 0
+        """``value``, unless it holds too many values or characters, however deep."""
+        if not isinstance(value, dict | list | tuple):
+            return value
+        waiting, seen, written = [value], 0, 0
         while waiting:
             one = waiting.pop()
+            if isinstance(one, str):
+                written += len(one)
+                continue
             if isinstance(one, dict):
                 inner: Sized = one
                 waiting += [*one, *one.values()]
@@ -96,6 +101,8 @@ class Meter(threading.local):
             seen += len(inner) + 1
             if seen > ENTRIES:
                 raise Overrun(f"it builds a structure of more than {ENTRIES:,} values")
+        if written > LONGEST:
+            raise Overrun(f"it builds a structure of more than {LONGEST:,} characters")
         return value
 
     def operation(self, sign: str, left: Any, right: Any) -> None:
@@ -111,6 +118,7 @@ class Meter(threading.local):
 
     def formatted(self, text: str, values: Any) -> None:
         """Before ``text % values``."""
+        self.size(values)
         if WIDTH.search(text) or re.search(r"%[^a-zA-Z%]*\*", text):
             raise Overrun(f"it formats with the widths of {text[:60]!r}")
         parts = list(values.values()) if isinstance(values, dict) else values
@@ -139,8 +147,15 @@ class Meter(threading.local):
             inner = parts if isinstance(parts, list | tuple) else ()
             self.text(_long(parts) * (1 + _long(between)) + sum(map(_long, inner)))
 
+    def summed(self, value: Any, start: tuple[Any, ...]) -> None:
+        """Before ``value`` is added up, which copies lists as often as there are some."""
+        parts = value if isinstance(value, list | tuple) else ()
+        lists = [one for one in (*parts, *start) if isinstance(one, list | tuple)]
+        self.text(len(parts) * sum(map(len, lists)))
+
     def filtered(self, name: str, value: Any, arguments: tuple[Any, ...]) -> None:
-        """Before ``value|name(*arguments)``."""
+        """Before ``value|name(*arguments)``, which may write them out, or write them many times."""
+        self.size(arguments if name in COUNTING else (value, *arguments))
         numbers = [one for one in arguments if isinstance(one, Number)]
         if name == "replace" and len(arguments) > 1:
             self.replaced(str(value), str(arguments[0]), str(arguments[1]))
@@ -148,6 +163,8 @@ class Meter(threading.local):
             self.joined(arguments[0] if arguments else "", value)
         elif name == "format":
             self.formatted(str(value), arguments)
+        elif name == "sum":
+            self.summed(value, arguments)
         elif name == "indent":
             width = max(map(_width, arguments), default=4)
             self.text(_long(value) + (str(value).count("\n") + 1) * width)
@@ -159,6 +176,8 @@ class Meter(threading.local):
 
 WIDTHS = ("center", "batch", "slice", "round", "tojson")
 """Filters that do as much as a number says."""
+COUNTING = ("length", "count")
+"""Filters that look at no value; templates ask them of whole conversations, once a turn."""
 
 
 def _long(value: Any) -> int:

@@ -12,9 +12,8 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context, Macro
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
-from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from .bounds import WIDTH, Meter, Overrun
@@ -51,7 +50,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.concat = self.meter.join  # type: ignore[assignment]  # of the same signature
         # What a template's own code calls, see _Metered; these very objects, so that they are told at once.
         self.turn, self.built, self.joined = _turn, self.meter.size, self._joined
-        super().__init__(**settings)
+        super().__init__(finalize=self.meter.size, **settings)  # before a value is printed
         self.filters = {name: self._metered(name, filter) for name, filter in self.filters.items()}
         del self.globals["lipsum"]  # as many words as it is told to write
 
@@ -68,14 +67,13 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str | bytes):
             meter.method(owner, __obj.__name__, args)
-        elif __obj is dict or __obj is Namespace or isinstance(__obj, Macro):
+        if args or kwargs:
             meter.size([args, kwargs])
-        return super().call(__context, __obj, *args, **kwargs)
+        return meter.size(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         self.meter.operation(operator, left, right)
-        result = super().call_binop(context, operator, left, right)
-        return self.meter.size(result) if isinstance(result, list | tuple) else result
+        return self.meter.size(super().call_binop(context, operator, left, right))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return attr not in UNBOUNDED and super().is_safe_attribute(obj, attr, value)
@@ -93,7 +91,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return format
 
     def _joined(self, *parts: Any) -> str:
-        return self.meter.join([str(part) for part in parts])
+        return self.meter.join([str(self.meter.size(part)) for part in parts])
 
     def _metered(self, name: str, filter: Callable[..., Any]) -> Callable[..., Any]:
         """The filter; Jinja finds what it wants passed first in attributes, which :func:`wraps` keeps."""
@@ -106,7 +104,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             result = filter(*args, **kwargs)
             if isinstance(result, str):
                 self.meter.text(len(result))
-            return result
+            return self.meter.size(result)
 
         return metered
 
