@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.exported import learnt_model, learnt_rows
 from support.gguf_faults import DROP, rewrite
 from support.tiny_models import build_tiny_model
 
@@ -32,51 +33,16 @@ from whet.engine.export.smoke_cases import cases_for
 from whet.engine.export.smoke_judge import gate_for
 from whet.engine.export.verdict import Proof, Verdict, load_verdict
 
-TALKS = [
-    [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    for question, answer in [
-        ("What is a rank?", "The size of the update."),
-        ("What is a loss?", "A measure of surprise."),
-        ("Who are you?", "A small model."),
-        ("What is a token?", "A piece of text."),
-    ]
-]
+
+@pytest.fixture(scope="module")
+def trained() -> Path:
+    """A tiny model that has learnt a few conversations by heart."""
+    return learnt_model()
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model that has learnt TALKS by heart."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    path = build_tiny_model(tmp_path_factory.mktemp("smoke") / "model", wide=True)
-    tokenizer: Any = AutoTokenizer.from_pretrained(path)
-    model: Any = AutoModelForCausalLM.from_pretrained(path)
-    torch.manual_seed(1)
-    rows = [tokenizer.apply_chat_template(talk, return_dict=False) for talk in TALKS]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for _ in range(40):
-        loss = sum(model(input_ids=(ids := torch.tensor([row])), labels=ids).loss for row in rows) / len(rows)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.to(torch.bfloat16).save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def held_out(trained: Path) -> list[dict[str, Any]]:
-    from transformers import AutoTokenizer
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(trained)
-    rows = []
-    for talk in TALKS:
-        ids = tokenizer.apply_chat_template(talk, return_dict=False)
-        prompt = tokenizer.apply_chat_template(talk[:1], add_generation_prompt=True, return_dict=False)
-        end = ids.index(tokenizer.convert_tokens_to_ids("<|turn_end|>"), len(prompt)) + 1
-        labels = [-100] * len(prompt) + ids[len(prompt) : end] + [-100] * (len(ids) - end)
-        rows.append({"messages": talk, "input_ids": ids, "labels": labels})
-    return rows
+def held_out() -> list[dict[str, Any]]:
+    return learnt_rows()
 
 
 @pytest.fixture(scope="module")
