@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
+from ..data.chat_templates.of_tokenizer import rendered_as_given
+from ..data.chat_templates.renderer import REFUSED
 from ..errors import WhetError
 
 ASK, ANSWER, AGAIN, LAST, SYSTEM = (f"SENTINEL{n}TEXT" for n in range(5))
@@ -31,7 +31,7 @@ def template_parts(tokenizer: Any) -> TemplateParts:
 
     Raises:
         WhetError: `template.missing` without a chat template, `template.render` when it refuses a plain
-            user/assistant exchange or changes the text it is given.
+            user/assistant exchange or changes the text it is given, `template.costly`.
     """
     if not tokenizer.chat_template:
         raise WhetError(
@@ -72,21 +72,23 @@ def markers_of(tokenizer: Any) -> tuple[str, str]:
 def _system_opening(tokenizer: Any) -> str:
     """Text before a system message's content; empty for a template that knows none or moves it elsewhere."""
     try:
-        text = tokenizer.apply_chat_template(
-            [{"role": "system", "content": SYSTEM}, _user(ASK)], tokenize=False
-        )
-    except TemplateError:  # e.g. Gemma's own template refuses the role
-        return ""
+        text = rendered_as_given(tokenizer, [{"role": "system", "content": SYSTEM}, _user(ASK)])
+    except WhetError as error:
+        if error.code != REFUSED:
+            raise
+        return ""  # e.g. Gemma's own template refuses the role
     return text.partition(SYSTEM)[0] if SYSTEM in text else ""
 
 
 def _render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False)
-    except TemplateError as error:
+        return rendered_as_given(tokenizer, messages)
+    except WhetError as error:
+        if error.code != REFUSED:
+            raise
         raise WhetError(
-            "template.render",
-            f"The chat template refuses a plain user/assistant exchange: {error}.",
+            REFUSED,
+            f"The chat template refuses a plain user/assistant exchange: {error.__cause__}.",
             "Preview it with `whet template`, or set another with get_chat_template.",
         ) from error
 

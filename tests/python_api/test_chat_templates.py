@@ -74,6 +74,21 @@ def test_parts_are_learnt_from_any_template(tokenizer: Any) -> None:
         markers_of(tokenizer)
 
 
+@pytest.mark.parametrize("role", ["user", "system"])
+def test_parts_are_learnt_in_bounds(role: str, tokenizer: Any) -> None:
+    tokenizer.chat_template += "{{ 'a' * (20000000 if messages[0].role == '%s' else 0) }}" % role  # noqa: UP031
+    with pytest.raises(WhetError) as caught:
+        template_parts(tokenizer)
+    assert caught.value.code == "template.costly"
+
+
+def test_a_template_that_refuses_an_exchange_says_why(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{{ raise_exception('only monologues') }}"
+    with pytest.raises(WhetError, match=r"plain user/assistant exchange: only monologues\.") as caught:
+        template_parts(tokenizer)
+    assert caught.value.code == "template.render"
+
+
 def test_standardised_rows_keep_their_column() -> None:
     rows = standardize_sharegpt(Dataset.from_list([{"conversations": TURNS, "id": 7}]))
     assert rows[0] == {"conversations": CHAT, "id": 7}
