@@ -20,6 +20,7 @@ from whet.engine.runs import supervisor, worker
 from whet.engine.runs.context import RunContext
 from whet.engine.runs.events import DoneEvent, ErrorEvent, EventLog, PhaseEvent, StepEvent, read_events
 from whet.engine.runs.failures import describe_failure
+from whet.engine.runs.jobs import ExportJob
 from whet.engine.runs.state import Status
 from whet.engine.runs.store import RunDir, RunStore
 
@@ -137,12 +138,21 @@ def test_json_that_a_file_of_the_run_no_longer_holds_names_the_file(tmp_path: Pa
     assert describe_failure(caught.value, tmp_path).code == "run.crashed"
 
 
-def test_json_of_the_planned_model_is_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_of_the_planned_model_and_of_a_job_s_parent_is_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))
     run = RunStore().create(make_plan(make_recipe()), "test")
     config = run.load_plan().model.path / "config.json"
     error = json.JSONDecodeError("Expecting value", config.read_text(), 0)
     assert str(config) in describe_failure(error, run.path).message
+    adapter = run.path / "final" / "adapter_config.json"
+    adapter.parent.mkdir()
+    adapter.write_text("{")
+    (run.path / "away.json").symlink_to(run.path / "gone")
+    job = RunStore().create_job(ExportJob(parent=run.id, section=None), "test")
+    failure = describe_failure(json.JSONDecodeError("Expecting value", "{", 1), job.path)
+    assert failure.code == "run.file_damaged" and str(adapter) in failure.message
 
 
 def test_sigkill_is_interrupted_and_frees_the_lock(launch: Launch) -> None:
