@@ -163,12 +163,24 @@ def planned(recipe: Recipe, facts: ModelFacts) -> int:
 
 
 def newest() -> list[dict[str, Any]]:
-    """Of each device the results measured last, a GPU's first."""
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
-    for path in sorted(RESULTS.glob("methods-*.json")):
+    """Pages of results, a GPU's first, each with the methods that no later one has of the same device."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(RESULTS.glob("methods-*.json"), key=by_day):
         results = json.loads(path.read_text(encoding="utf-8"))
-        found[results["device"]] = path.stem, results
-    return [{"name": name, **results} for _, (name, results) in sorted(found.items(), reverse=True)]
+        earlier = found.setdefault(results["device"], [])
+        for page in earlier:
+            page["methods"] = {
+                kind: row for kind, row in page["methods"].items() if kind not in results["methods"]
+            }
+        earlier.append({"name": path.stem, **results})
+    return [
+        page for device in sorted(found, reverse=True) for page in reversed(found[device]) if page["methods"]
+    ]
+
+
+def by_day(page: Path) -> tuple[str, str]:
+    """The order of pages: by the day that ends their names."""
+    return page.stem[-len("2026-11-29") :], page.stem
 
 
 @dataclass(frozen=True)
@@ -185,7 +197,7 @@ def pages() -> dict[str, Beside]:
     """What end_to_end.py and preference.py measured: of each method the first table of its newest page that
     has whet and the plain library."""
     found: dict[str, Beside] = {}
-    for path in sorted(RESULTS.glob("*.md"), key=lambda one: (one.stem[-len("2026-11-29") :], one.stem)):
+    for path in sorted(RESULTS.glob("*.md"), key=by_day):
         for kind, beside in reversed(tables_of(path)):
             found[kind] = beside
     return found
@@ -217,7 +229,7 @@ def tables_of(path: Path) -> list[tuple[str, Beside]]:
 
 
 def speeds(kind: str, measured: list[dict[str, Any]]) -> str:
-    """Each device's ratio."""
+    """Each device's ratio, and the page that it stands on."""
     said = []
     if (one := pages().get(kind)) is not None:
         link = f"[{one.title or one.page}](../benchmarks/results/{one.page}.md)"
@@ -227,7 +239,8 @@ def speeds(kind: str, measured: list[dict[str, Any]]) -> str:
         if one is None or one["whet"]["error"] or one["plain"]["error"]:
             continue
         ratio = one["whet"]["rate"] / one["plain"]["rate"]
-        words = f"{ratio:.2f} × {one['plain']['library']} ({results['device']}: {one['model']}"
+        link = f"[{results['device']}: {one['model']}](../benchmarks/results/{results['name']}.md)"
+        words = f"{ratio:.2f} × {one['plain']['library']} ({link}"
         ours, theirs = one["whet"]["peak"], one["plain"]["peak"]
         if ours and theirs:
             words += f"; peak {ours / GIB:.1f} and {theirs / GIB:.1f} GiB"
@@ -236,7 +249,7 @@ def speeds(kind: str, measured: list[dict[str, Any]]) -> str:
 
 
 def fused(kind: str, measured: list[dict[str, Any]]) -> str:
-    """What the fast path itself reported in the newest measurement that has the method."""
+    """What the fast path itself reported in the newest measurement of the method, a GPU's first."""
     for results in measured:
         one = results["methods"].get(kind)
         if one is not None and one["whet"]["fused"]:

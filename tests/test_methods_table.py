@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,33 @@ def test_each_method_can_be_measured_beside_the_plain_library() -> None:
 def test_speed_is_the_ratio_that_was_measured_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(methods_table, "pages", dict)
     measured = results(reward=(side(30.0), side(20.0)), sft=(side(0.0, "it failed"), side(1.0)))
-    assert methods_table.speeds("reward", measured).startswith("1.50 × TRL (cpu: small; peak 1.0 and 1.0")
+    assert methods_table.speeds("reward", measured).startswith(
+        "1.50 × TRL ([cpu: small](../benchmarks/results/methods-cpu.md); peak 1.0 and 1.0"
+    )
     assert methods_table.speeds("sft", measured) == methods_table.speeds("grpo", measured) == "not measured"
     assert methods_table.fused("reward", measured) == "attention 4/4"
     assert methods_table.fused("grpo", measured) == "not measured"
+
+
+def test_each_method_s_newest_row_is_shown_with_its_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (told,) = results(reward=(side(30.0), side(20.0)), sft=(side(30.0), side(10.0)))
+    (later,) = results(reward=(side(40.0), side(20.0)))
+    pages = {"methods-cpu-2026-11-29": told, "methods-a-2026-12-01": later}
+    for name, held in pages.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({**held, "name": name}), encoding="utf-8")
+    monkeypatch.setattr(methods_table, "RESULTS", tmp_path)
+    measured = methods_table.newest()
+    assert methods_table.speeds("reward", measured).startswith("2.00 × TRL ([cpu: small](")
+    assert methods_table.speeds("reward", measured).count("×") == 1
+    assert "methods-a-2026-12-01.md" in methods_table.speeds("reward", measured)
+    assert "3.00 × TRL ([cpu: small](../benchmarks/results/methods-cpu-2026-11-29.md)" in (
+        methods_table.speeds("sft", measured)
+    )
+    assert all(name in methods_table.sources(measured)[-1] for name in pages)
+    (tmp_path / "methods-z-2026-12-02.json").write_text(json.dumps(told), encoding="utf-8")
+    assert [page["name"] for page in methods_table.newest()] == ["methods-cpu"]
 
 
 def test_pages_of_results_are_read_where_whet_stands_beside_the_plain_library(tmp_path: Path) -> None:
