@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from whet.kernels import contrastive
-from whet.kernels.backend import forced, interpreting
+from whet.kernels.backend import interpreting
 from whet.kernels.contrastive import contrastive_loss, reference
 from whet.kernels.l2_normalize import l2_normalize
 from whet.kernels.spec import relative_error
 
 ON_GPU = torch.cuda.is_available() and not interpreting()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
-
-
-@pytest.fixture(params=["reference", "triton"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    with forced(request.param):
-        yield request.param
 
 
 @pytest.fixture(autouse=True)

@@ -5,21 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from whet.kernels.backend import forced, interpreting
+from whet.kernels.backend import interpreting
 from whet.kernels.fp8 import fp8_matmul, quantize_rows, transpose_fp8
 from whet.kernels.spec import relative_error
 
 ON_GPU = torch.cuda.is_available() and not interpreting()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
-BACKENDS = ["reference", *(["triton"] if ON_GPU or interpreting() else [])]
 NAN = float("nan")
 INFINITY = float("inf")
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    with forced(request.param):
-        yield request.param
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,12 +14,6 @@ from whet.kernels.spec import relative_error
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not interpreting() else "cpu")
 TOKENS, WIDTH = 11, 37
-
-
-@pytest.fixture(params=["triton", "reference"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    with forced(request.param):
-        yield request.param
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:

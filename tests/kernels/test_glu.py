@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from transformers.activations import ACT2FN
@@ -16,12 +14,6 @@ from whet.kernels.spec import relative_error
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not interpreting() else "cpu")
 IN_TRANSFORMERS = {"swiglu": "silu", "geglu": "gelu", "geglu_tanh": "gelu_pytorch_tanh"}
 TOKENS, WIDTH = 5, 37
-
-
-@pytest.fixture(params=["triton", "reference"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    with forced(request.param):
-        yield request.param
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
-from whet.kernels.backend import forced, interpreting
+from whet.kernels.backend import interpreting
 from whet.kernels.glu import KINDS, glu_backward, glu_forward
 from whet.kernels.glu_low_rank import MOST_RANK, LowRank, glu_low_rank_backward, glu_low_rank_forward
 from whet.kernels.spec import relative_error
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not interpreting() else "cpu")
 TOKENS, WIDTH, RANK = 37, 75, 6
-
-
-@pytest.fixture(params=["triton", "reference"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    with forced(request.param):
-        yield request.param
 
 
 def drawn(*shape: int, seed: int) -> torch.Tensor:

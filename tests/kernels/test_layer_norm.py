@@ -5,20 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from whet.kernels.backend import forced, interpreting
+from whet.kernels.backend import interpreting
 from whet.kernels.layer_norm import layer_norm, layer_norm_backward, layer_norm_forward
 from whet.kernels.rows import resident_programs, row_tile
 
 ON_GPU = torch.cuda.is_available() and not interpreting()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
-BACKENDS = ["reference", *(["triton"] if ON_GPU or interpreting() else [])]
 EPS = 1e-5
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    with forced(request.param):
-        yield request.param
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from whet.kernels import nf4_format
-from whet.kernels.backend import forced, interpreting
+from whet.kernels.backend import interpreting
 from whet.kernels.int8 import dequantize_int8
 from whet.kernels.nf4 import Nf4Weight, dequantize_nf4, quantize_nf4
 from whet.kernels.nf4_fp8 import dequantize_nf4_fp8
@@ -18,14 +16,7 @@ bitsandbytes = pytest.importorskip("bitsandbytes.functional")
 
 ON_GPU = torch.cuda.is_available() and not interpreting()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
-BACKENDS = ["reference", *(["triton"] if ON_GPU or interpreting() else [])]
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    with forced(request.param):
-        yield request.param
 
 
 def weights(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -5,21 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from whet.kernels.backend import forced, interpreting
+from whet.kernels.backend import interpreting
 from whet.kernels.fp8 import quantize_rows
 from whet.kernels.rms_norm import rms_norm, rms_norm_backward, rms_norm_forward, rms_norm_quantized_forward
 from whet.kernels.rows import resident_programs, row_tile
 
 ON_GPU = torch.cuda.is_available() and not interpreting()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
-BACKENDS = ["reference", *(["triton"] if ON_GPU or interpreting() else [])]
 EPS = 1e-6
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    with forced(request.param):
-        yield request.param
 
 
 def _normal(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

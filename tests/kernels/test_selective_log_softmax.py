@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
-from whet.kernels.backend import forced, interpreting
+from whet.kernels.backend import interpreting
 from whet.kernels.linear_cross_entropy import linear_cross_entropy
 from whet.kernels.selective_log_softmax import (
     mean_logits,
@@ -20,12 +18,6 @@ from whet.kernels.vocabulary_head import LogitMap
 
 ON_GPU = torch.cuda.is_available() and not interpreting()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
-
-
-@pytest.fixture(params=["reference", "triton"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    with forced(request.param):
-        yield request.param
 
 
 @pytest.fixture(autouse=True)
