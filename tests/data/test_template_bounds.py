@@ -80,6 +80,8 @@ def test_what_costs_too_much_is_refused_soon_and_then_at_once(
         "{{ lipsum(n=10**9) }}",
         "{{ lipsum.__globals__ }}",
         "{{ 1 / 0 }}",
+        "{{ '\\ud800' }}",
+        "{{ 'a\ud800' + messages[0].role }}",
         "{% include 'other' %}",
     ],
 )

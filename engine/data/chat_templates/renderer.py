@@ -131,12 +131,14 @@ class Renderer:
             raise self._refused
         self._environment.meter.begin()
         try:
-            return self._template.render(
+            text = self._template.render(
                 messages=messages,
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,
                 **{**self._variables, **variables},
             )
+            text.encode()  # a half of a surrogate pair is no text that anything could tokenise
+            return text
         except Overrun as error:
             self._refused = WhetError(
                 COSTLY,
