@@ -76,15 +76,16 @@ def _parquet(rows: list[Any]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
+    def written(values: list[dict[Any, Any]]) -> bytes:
+        out = io.BytesIO()
+        parquet.write_table(pyarrow.Table.from_pylist(values), out)
+        return out.getvalue()
+
     plain = [row if isinstance(row, dict) else {"text": row} for row in rows]
     try:
-        table = pyarrow.Table.from_pylist(plain)
+        return written(plain)
     except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError, TypeError):
-        texts = [{ascii(key): ascii(value) for key, value in row.items()} for row in plain]
-        table = pyarrow.Table.from_pylist(texts)
-    out = io.BytesIO()
-    parquet.write_table(table, out)
-    return out.getvalue()
+        return written([{ascii(key): ascii(value) for key, value in row.items()} for row in plain])
 
 
 def make(rng: Random) -> Case:
