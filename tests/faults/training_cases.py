@@ -73,7 +73,7 @@ def run_of(recipe: Recipe, by_hand: Callable[[], None] | None = None) -> Looked:
 
 
 def rate_beyond_all(folder: Path) -> Looked:
-    training = {"learning_rate": 1e38, "warmup": 2, "max_grad_norm": 0, "max_steps": 5}
+    training = {"learning_rate": 1e15, "warmup": 2, "max_grad_norm": 0, "max_steps": 5}
     return run_of(chats(folder, training=training))
 
 

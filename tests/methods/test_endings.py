@@ -21,7 +21,7 @@ MISHAPS: dict[str, dict[str, Any]] = {
     "crash": {},
     "lost data": {},
     # The rate is reached after two harmless steps.
-    "not finite": {"learning_rate": 1e38, "warmup": 2, "max_grad_norm": 0, "save_every": 1},
+    "not finite": {"learning_rate": 1e15, "warmup": 2, "max_grad_norm": 0, "save_every": 1},
 }
 
 

@@ -281,7 +281,7 @@ def test_nan_names_the_step_and_keeps_the_checkpoints(model: Path, rows: Path) -
         model,
         rows,
         adapter={"dropout": 0.0},
-        training={"learning_rate": 1e38, "save_every": 1, "warmup": 2, "max_grad_norm": 0},
+        training={"learning_rate": 1e15, "save_every": 1, "warmup": 2, "max_grad_norm": 0},
     )
     run = create_run(recipe)
     with pytest.raises(WhetError) as caught:
