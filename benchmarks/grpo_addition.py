@@ -192,9 +192,7 @@ def main() -> None:
     parser.add_argument("--parts", default="right,control")
     parser.add_argument("--largest", type=int, default=99, help="number of a sum")
     parser.add_argument("--measured", type=int, default=300, help="sums that are held out, in either order")
-    parser.add_argument(
-        "--warm-steps", default="150", help="of seed 0, 1, ...; the last for all others"
-    )
+    parser.add_argument("--warm-steps", default="150", help="of seed 0, 1, ...; the last for all others")
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--every", type=int, default=50)
     parser.add_argument("--batch", type=int, default=1024)
