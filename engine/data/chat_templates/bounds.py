@@ -31,6 +31,7 @@ BITS = 1 << 14
 WIDTH = re.compile(r"\d{6,}")
 """In a format, of more characters than any column has."""
 Number = (int, float)
+STRUCTURES = (dict, list, tuple)
 
 
 class Overrun(jinja2.TemplateError):
@@ -82,7 +83,7 @@ class Meter(threading.local):
 
     def size(self, value: Any) -> Any:
         """``value``, unless it holds too many values or characters, however deep."""
-        if not isinstance(value, dict | list | tuple):
+        if not isinstance(value, STRUCTURES):
             return value
         waiting, seen, written = [value], 0, 0
         while waiting:
@@ -155,7 +156,8 @@ class Meter(threading.local):
 
     def filtered(self, name: str, value: Any, arguments: tuple[Any, ...]) -> None:
         """Before ``value|name(*arguments)``, which may write them out, or write them many times."""
-        self.size(arguments if name in COUNTING else (value, *arguments))
+        for one in arguments if name in COUNTING else (value, *arguments):
+            self.size(one)
         numbers = [one for one in arguments if isinstance(one, Number)]
         if name == "replace" and len(arguments) > 1:
             self.replaced(str(value), str(arguments[0]), str(arguments[1]))

@@ -67,8 +67,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str | bytes):
             meter.method(owner, __obj.__name__, args)
-        if args or kwargs:
-            meter.size([args, kwargs])
+        for one in (*args, *kwargs.values()):
+            meter.size(one)
         return meter.size(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
