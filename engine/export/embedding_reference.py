@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from ..data.tokenizer_files import TokenizerFiles
+from ..models.capped_attention import attention_of
 from ..models.own_files import LOCAL, WEIGHTS
 from ..models.sentence_folder import Dense, SentenceFolder, read_sentence_folder
 from .embedding_metadata import expected_values
@@ -47,7 +48,9 @@ class EmbeddingReference:
         weights = sum(file.stat().st_size for file in sentence.folder.glob("*.safetensors"))
         self.device, dtype = place(weights * 2)
         self.dtype = str(dtype).removeprefix("torch.")
-        model: Any = AutoModel.from_pretrained(sentence.folder, dtype=dtype, **WEIGHTS)
+        model: Any = AutoModel.from_pretrained(
+            sentence.folder, dtype=dtype, **WEIGHTS, **attention_of(sentence.folder)
+        )
         self.model = model.to(self.device).eval()
         self.dense = [_matrix(one).to(self.device) for one in sentence.dense]
 

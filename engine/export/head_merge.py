@@ -16,6 +16,7 @@ import transformers
 from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer
 
+from ..models.capped_attention import attention_of
 from ..models.own_files import LOCAL, WEIGHTS
 from .base_weights import BaseWeights
 from .distances import furthest
@@ -55,7 +56,7 @@ def merge_head(base_dir: Path, adapter_dir: Path, out_dir: Path, task: str) -> t
         if named
         else AutoConfig.from_pretrained(base_dir, num_labels=1, **LOCAL)
     )
-    options: dict[str, Any] = {"dtype": torch.float32, **WEIGHTS}
+    options: dict[str, Any] = {"dtype": torch.float32, **WEIGHTS, **attention_of(base_dir)}
     base = auto.from_pretrained(base_dir, config=config, ignore_mismatched_sizes=True, **options)
     trained = PeftModel.from_pretrained(base, str(adapter_dir)).eval()
     tokenizer = AutoTokenizer.from_pretrained(adapter_dir, **LOCAL)

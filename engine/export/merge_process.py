@@ -19,6 +19,7 @@ from peft import PeftModel
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from ..models.capped_attention import attention_of
 from ..models.own_files import WEIGHTS
 from ..models.sentence_folder import is_embedding_model
 from .distributions import divergence, log_probabilities, pick_sequences
@@ -36,7 +37,9 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     )
     sequences = pick_sequences(request, merged)
     auto: Any = AutoModel if is_embedding_model(merged) else AutoModelForCausalLM
-    model: Any = auto.from_pretrained(base, dtype=dtype, **WEIGHTS, **_placed(base, device))
+    model: Any = auto.from_pretrained(
+        base, dtype=dtype, **WEIGHTS, **attention_of(base), **_placed(base, device)
+    )
     tuned: Any = PeftModel.from_pretrained(model, request["adapter"]).eval()
     if not _is_quantised(base):
         tuned.to(device)
@@ -49,7 +52,7 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     progress(1, 2)
     del model, tuned
     gc.collect()
-    whole: Any = auto.from_pretrained(merged, dtype=dtype, **WEIGHTS)
+    whole: Any = auto.from_pretrained(merged, dtype=dtype, **WEIGHTS, **attention_of(merged))
     differs = divergence(trained_TV, log_probabilities(whole.to(device).eval(), sequences))
     progress(2, 2)
     return {

@@ -23,6 +23,7 @@ from transformers import AutoModelForImageTextToText
 from ..errors import WhetError
 from ..methods.vision.inputs import padded
 from ..methods.vision.loading import Seeing, copy_processor, load_seeing
+from ..models.capped_attention import attention_of
 from ..models.loading import Precision
 from ..models.own_files import WEIGHTS
 from .base_weights import BaseWeights
@@ -86,7 +87,7 @@ def merge_seeing(base_dir: Path, adapter_dir: Path, out_dir: Path) -> tuple[Merg
     del merged, trained
     seeing.handle.model = None  # the last that holds the old weights: both do not lie in memory at once
     seeing.handle.model = AutoModelForImageTextToText.from_pretrained(
-        out_dir, dtype=getattr(torch, _torch_name(held)), **WEIGHTS
+        out_dir, dtype=getattr(torch, _torch_name(held)), **WEIGHTS, **attention_of(out_dir)
     ).eval()
     proof = compare(wanted, list(_logits(seeing)), before, target)
     return report, conclude(proof, out_dir, "merged", started)

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from support.tiny_families import build
-from support.tiny_models import build_tiny_model
-from transformers import AutoModelForCausalLM
+from support.tiny_models import build_tiny_model, write_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from whet.engine.export import merge_process
+from whet.engine.export.embedding_reference import EmbeddingReference
+from whet.engine.methods.classification.loading import load_options
+from whet.engine.methods.embedding.loading import load_folder
 from whet.engine.models.capped_attention import attention_of
+from whet.engine.models.loading import Precision
+from whet.engine.models.sentence_folder import read_sentence_folder
 
 
 @pytest.mark.parametrize(
@@ -44,3 +53,51 @@ def test_the_cap_changes_what_a_loaded_model_computes(tmp_path: Path) -> None:
 def test_others_keep_their_default(tmp_path: Path) -> None:
     folder = build_tiny_model(tmp_path / "llama")
     assert attention_of(folder) == {}
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """What attention each model was loaded with, as it was asked for; None where transformers chose."""
+    asked: list[str | None] = []
+    load: Any = PreTrainedModel.from_pretrained
+
+    def noted(kind: type, *args: Any, config: Any = None, **options: Any) -> Any:
+        asked.append(options.get("attn_implementation") or getattr(config, "_attn_implementation", None))
+        return load.__func__(kind, *args, config=config, **options)
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(noted))
+    return asked
+
+
+@pytest.fixture
+def capped(tmp_path: Path) -> Path:
+    folder = tmp_path / "capped"
+    model = build("gemma2")
+    model.resize_token_embeddings(512)
+    model.save_pretrained(folder)
+    write_tokenizer(folder, chat=False)
+    return folder
+
+
+def test_an_embedding_model_and_its_reference_are_told(capped: Path, told: list[str | None]) -> None:
+    load_folder(capped, Precision()).save(str(capped / "saved"))
+    EmbeddingReference(read_sentence_folder(capped / "saved"))
+    assert told == ["eager", "eager"]
+
+
+def test_a_head_is_told(capped: Path) -> None:
+    plan: Any = SimpleNamespace(resolved=Precision(), model=SimpleNamespace(path=capped))
+    config = AutoConfig.from_pretrained(capped)
+    assert load_options(plan, config, False)["attn_implementation"] == "eager"
+
+
+def test_who_compares_merged_weights_is_told(capped: Path, told: list[str | None], tmp_path: Path) -> None:
+    section = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(capped), section)
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    folders = {"base": str(capped), "adapter": str(tmp_path / "adapter"), "merged": str(capped)}
+    told.clear()
+    merge_process.main(
+        folders | {"texts": ["a b c"], "rows": [], "positions": 8, "share": 0.9}, lambda *_: None
+    )
+    assert told == ["eager", "eager"]

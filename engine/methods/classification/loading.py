@@ -12,6 +12,7 @@ from transformers import AutoConfig, set_seed
 
 from ...errors import WhetError
 from ...models.adapters import add_adapter, hold_trained_in_fp32
+from ...models.capped_attention import attention_of
 from ...models.fast_path import FastPathReport
 from ...models.fast_path.encoders import apply_fast_encoder
 from ...models.loading import DTYPES, load_tokenizer
@@ -101,6 +102,7 @@ def load_options(plan: Plan, config: Any, trusted: bool) -> dict[str, Any]:
         "local_files_only": True,
         "use_safetensors": True,
         "trust_remote_code": trusted,
+        **attention_of(plan.model.path),
     }
     rounded = "quantization_config" in config.to_dict()
     quantization: Any = None if rounded else quantization_config(resolved.base_precision, dtype)

@@ -11,6 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from ...errors import WhetError
 from ...models.adapters import add_adapter, hold_trained_in_fp32
+from ...models.capped_attention import attention_of
 from ...models.families import family_of
 from ...models.loading import DTYPES, LoadSettings
 from ...models.own_code import refused_code
@@ -70,6 +71,7 @@ def load_folder(
     if quantization is not None:
         options |= {"quantization_config": quantization, "device_map": {"": own_device(settings.device)}}
     try:
+        options |= attention_of(path)
         if (path / MODULES).is_file():
             model = SentenceTransformer(
                 str(path),
