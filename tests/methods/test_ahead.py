@@ -28,3 +28,13 @@ def test_more_may_be_asked_than_was_fetched() -> None:
     assert ahead.take(source, 1) == [0]
     ahead.fetch()
     assert ahead.take(source, 3) == [1, 2, 3]
+
+
+def test_fewer_may_be_asked_than_were_fetched() -> None:
+    """The last step of an epoch whose sampler has more batches than it said."""
+    ahead, source = BatchesAhead(), iter(range(7))
+    assert ahead.take(source, 3) == [0, 1, 2]
+    ahead.fetch()
+    assert ahead.take(source, 1) == [3]
+    ahead.fetch()
+    assert ahead.take(source, 3) == [4, 5, 6]

@@ -18,23 +18,26 @@ class BatchesAhead:
     def __init__(self) -> None:
         self._source: Iterator[Any] | None = None
         self._count = 0
-        self._ready: list[Any] | None = None
+        self._ready: list[Any] = []
         self.seconds = 0.0
         """Spent on fetching so far."""
 
     def take(self, source: Iterator[Any], count: int) -> list[Any]:
         """The next ``count`` batches, fewer at the end; those fetched ahead from the same source first."""
-        ready = self._ready if source is self._source and self._ready is not None else []
-        self._source, self._count, self._ready = source, count, None
-        return [*ready, *self._fetched(source, count - len(ready))]
+        if source is not self._source:
+            self._ready = []
+        self._source, self._count = source, count
+        self.fetch()
+        # More may be ready: an epoch's last step has fewer, and a sampler more batches than it said.
+        taken, self._ready = self._ready[:count], self._ready[count:]
+        return taken
 
-    def fetch(self) -> None:
-        """Fetch as many batches as were taken last."""
-        if self._source is not None and self._ready is None:
-            self._ready = self._fetched(self._source, self._count)
-
-    def _fetched(self, source: Iterator[Any], count: int) -> list[Any]:
+    def fetch(self) -> float:
+        """Fetch ahead up to as many batches as were taken last; the seconds that it took."""
+        if self._source is None:
+            return 0.0
         began = time.perf_counter()
-        batches = list(islice(source, count))
-        self.seconds += time.perf_counter() - began
-        return batches
+        self._ready += islice(self._source, max(0, self._count - len(self._ready)))
+        spent = time.perf_counter() - began
+        self.seconds += spent
+        return spent
