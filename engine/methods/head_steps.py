@@ -32,6 +32,8 @@ class PackedHeadSteps(Trainer):
     """Why packed batches are not replayed as CUDA graphs."""
     graphed: GraphedStep[HeadBatch]
     program: EncoderProgram
+    data_seconds: float
+    """Spent on fetching and collating rows so far."""
     _ahead: BatchesAhead
 
     @abstractmethod
@@ -80,8 +82,12 @@ class PackedHeadSteps(Trainer):
             there = batch.pinned() if device.type == "cuda" else batch
             loss = self._forward_backward(there.on(device), torch.as_tensor(divisor, device=device))
         if device.type == "cuda":  # which computes meanwhile
-            self._ahead.fetch()
+            self.fetch_ahead()
         return loss
+
+    def fetch_ahead(self) -> None:
+        """Pack the next step's batches, if that was not done."""
+        self.data_seconds += self._ahead.fetch()
 
     def _forward_backward(self, batch: HeadBatch, divisor: torch.Tensor) -> torch.Tensor:
         loss = self.head_loss(batch, divisor)

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import WhetError
@@ -198,7 +199,8 @@ def _enforce_stop(context: RunContext, ended: threading.Event) -> None:
 def _fail(context: RunContext, error: BaseException) -> None:
     """End the attempt by an error, with what another rank found where it is that one's."""
     if isinstance(error, RankError) and error.finding is not None:
-        context.emit(FindingEvent(finding=error.finding))
+        with suppress(OSError):  # a full disk: the end still has the reserve
+            context.emit(FindingEvent(finding=error.finding))
     context.close("failed", describe_failure(error, context.dir.path))
 
 

@@ -4,6 +4,7 @@ are not packed."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,24 @@ def test_sums_of_lengths_fall_on_few_shapes() -> None:
         shapes.add(batch.shape)
         assert batch.tokens <= batch.shape[0] < 1.07 * batch.tokens
     assert len(shapes) <= 5
+
+
+def test_rows_that_are_packed_ahead_take_time_too(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, now = training("classes", folders["bert"], tmp_path).trainer, 0.0
+
+    def slow_rows() -> Iterator[int]:
+        nonlocal now
+        while True:
+            now += 2.0
+            yield 0
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    trainer._ahead.take(slow_rows(), 3)
+    trainer.fetch_ahead()
+    trainer.fetch_ahead()
+    assert trainer.data_seconds == 6.0
 
 
 def test_gradients_lie_in_flat_buffers(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,12 +16,23 @@ from typing import Any
 import pytest
 from support.fake_runs import SOURCE, make_recipe, until
 
+from whet.engine.findings import Finding
 from whet.engine.plan import make_plan
 from whet.engine.runs import supervisor, worker
 from whet.engine.runs.context import RunContext
-from whet.engine.runs.events import DoneEvent, ErrorEvent, EventLog, PhaseEvent, StepEvent, read_events
+from whet.engine.runs.events import (
+    DoneEvent,
+    ErrorEvent,
+    Event,
+    EventLog,
+    FindingEvent,
+    PhaseEvent,
+    StepEvent,
+    read_events,
+)
 from whet.engine.runs.failures import describe_failure
 from whet.engine.runs.jobs import ExportJob
+from whet.engine.runs.rank_report import RankError
 from whet.engine.runs.state import Status
 from whet.engine.runs.store import RunDir, RunStore
 
@@ -208,6 +220,24 @@ def test_sigterms_of_one_preemption_are_one_request(create: Any, monkeypatch: py
     monkeypatch.setattr(worker, "SAME_REQUEST_SECONDS", 0.0)
     signals.count(signal.SIGTERM)
     assert context.stop_requested() == "now"
+
+
+class NoRoom(EventLog):
+    """Of a disk that is full but for the run's reserve."""
+
+    def append(self, event: Event) -> Event:
+        if isinstance(event, FindingEvent):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().append(event)
+
+
+def test_a_finding_that_has_no_room_keeps_no_failure_from_its_end(create: Any) -> None:
+    run = create()
+    context = RunContext(run, 1, NoRoom(run.events, 1))
+    finding = Finding(id="L11", severity="error", title="Rank 1: Memory ran out.")
+    worker._fail(context, RankError("run.out_of_memory", "Rank 1: L11: Memory ran out.", finding=finding))
+    assert run.read_state().status == "failed"
+    assert error_of(run).code == "run.out_of_memory"
 
 
 def test_each_ctrl_c_is_a_request(create: Any) -> None:
