@@ -105,7 +105,7 @@ def _scheduled(
         yield from _smaller_rank(recipe, in_nf4, facts, machine, least)
         shorter.append((in_nf4, least, "Base weights in 4 bits, and rows"))
     for held, patch, what in shorter:
-        fitting = longest_sequence(facts, recipe.adapter, held, room_of(machine)) or 0
+        fitting = longest_sequence(facts, recipe.adapter, held, room_of(machine, held.ranks)) or 0
         length = fitting // LENGTH_STEP * LENGTH_STEP
         if SHORTEST <= length < resolved.longest:
             text = f"{what} cut at {length:,} tokens, about the longest that fits."
@@ -116,7 +116,8 @@ def _smaller_rank(
     recipe: Recipe, resolved: Resolved, facts: ModelFacts, machine: Machine, least: dict[str, Any]
 ) -> Iterator[Candidate]:
     """The largest power of two that fits, where a smaller rank is enough."""
-    most = largest_rank(facts, recipe.adapter, resolved, room_of(machine), resolved.longest) or 0
+    room = room_of(machine, resolved.ranks)
+    most = largest_rank(facts, recipe.adapter, resolved, room, resolved.longest) or 0
     rank = 1 << (most.bit_length() - 1) if most else 0
     if SMALLEST_RANK <= rank < recipe.adapter.rank:
         yield f"Rank {rank}: the largest that fits is {most}.", {**least, "adapter.rank": rank}

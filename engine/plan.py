@@ -24,7 +24,7 @@ from .data.tokenizer_files import TokenizerFiles
 from .disk import disk_bytes
 from .errors import WhetError
 from .findings import Finding
-from .fitting import room_of
+from .fitting import capacity_of, room_of
 from .gguf_fit import gguf_facts
 from .hardware import Machine, inspect_machine, with_memory
 from .methods.embedding.batch_facts import BatchFacts, batch_facts
@@ -359,9 +359,9 @@ def _longest(recipe: Recipe, resolved: Resolved, facts: ModelFacts, machine: Mac
     def fitting(room: Room) -> int | None:
         return longest_sequence(facts, recipe.adapter, resolved, room)
 
-    here = room_of(machine)
-    sizes = USUAL_MEMORY if machine.gpus else ()
-    by_size = {size: fitting(Room(size * 10**9, here.host)) for size in sizes}
+    here = room_of(machine, resolved.ranks)
+    sizes, taken = USUAL_MEMORY if machine.gpus else (), capacity_of(machine) - here.device
+    by_size = {size: fitting(Room(size * 10**9 - taken, here.host)) for size in sizes}
     return {
         "longest_sequence": fitting(here),
         "longest_by_memory": {size: length for size, length in by_size.items() if length is not None},

@@ -12,9 +12,10 @@ from support.tiny_models import build_tiny_model
 from whet.engine.alternatives import find_alternatives
 from whet.engine.models.facts import ModelFacts
 from whet.engine.models.memory import estimate_memory
-from whet.engine.plan import Plan
+from whet.engine.plan import Plan, make_plan
 from whet.engine.rates import correction, record_rate
 from whet.engine.recipe import Recipe
+from whet.engine.recipe_files import patched
 from whet.engine.resolve import Resolved, resolve
 
 
@@ -111,6 +112,16 @@ def test_the_longest_row_is_said_for_this_and_other_gpus(tiny_model: Path, tmp_p
     assert list(table) == [24, 48, 80, 141] and list(table.values()) == sorted(table.values())
     assert plan.longest_sequence is not None and plan.longest_sequence > table[24] > 2048
     assert table[141] == 131072  # the model's own positions
+
+
+def test_the_longest_row_leaves_room_for_what_several_gpus_exchange(tiny_model: Path, tmp_path: Path) -> None:
+    alone = plan_for(tiny_model, tmp_path, 24, model__precision="nf4")
+    both = [gpu(24).model_copy(update={"index": one, "uuid": f"GPU-{one}"}) for one in range(2)]
+    copies = make_plan(patched(alone.recipe, {"hardware.gpus": 2}), machine=machine(*both))
+    assert copies.resolved.strategy == "ddp"
+    assert copies.longest_sequence is not None and alone.longest_sequence is not None
+    assert copies.longest_sequence < alone.longest_sequence
+    assert copies.longest_by_memory[24] < alone.longest_by_memory[24]
 
 
 def test_time_is_predicted_where_the_gpu_is_known(tiny_model: Path, tmp_path: Path) -> None:
