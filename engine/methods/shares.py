@@ -91,7 +91,14 @@ def _reloaded(loader: Any, batch_sampler: Any) -> DataLoader:
         pin_memory=loader.pin_memory,
         worker_init_fn=loader.worker_init_fn,
     )
-    return prepare_data_loader(plain, loader.device, 1, 0, put_on_device=loader.device is not None)
+    return prepare_data_loader(
+        plain,
+        loader.device,
+        1,
+        0,
+        put_on_device=loader.device is not None,
+        non_blocking=loader._non_blocking,
+    )
 
 
 def each_nth(loader: Any, rank: int, ranks: int) -> DataLoader:

@@ -18,6 +18,7 @@ from whet.engine.errors import WhetError
 from whet.engine.methods.embedding.job import EmbeddingTraining
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
+from whet.engine.runs.context import RunContext
 from whet.engine.runs.events import EvalEvent, FindingEvent, PhaseEvent, StepEvent
 from whet.engine.runs.store import RunDir
 
@@ -148,6 +149,19 @@ def test_a_decoder_embeds_by_its_last_token(tmp_path: Path) -> None:
 def test_rows_that_do_not_suit_the_loss_are_refused(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(WhetError, match="no layout"):
         make_plan(recipe(bert, tmp_path, [{"prompt": "a", "completion": "b"}]))
+
+
+def test_texts_that_are_packed_ahead_count_as_time_of_rows(bert: Path, tmp_path: Path) -> None:
+    """A check asks whether a run waits for its rows."""
+    made: list[EmbeddingTraining] = []
+
+    def method(context: RunContext) -> EmbeddingTraining:
+        made.append(EmbeddingTraining(context))
+        return made[0]
+
+    assert attempt(create_run(recipe(bert, tmp_path, pairs())), method=method) == "finished"
+    trainer = made[0].trainer
+    assert trainer.data_seconds >= trainer._ahead.seconds > 0
 
 
 def test_a_run_says_how_its_batches_go(bert: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from whet.engine.methods.jobs import run_job
 from whet.engine.methods.vision.job import VisionTraining
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
+from whet.engine.runs.context import RunContext
 from whet.engine.runs.events import EvalEvent, SampleEvent, StepEvent
 from whet.engine.runs.jobs import EvaluateJob
 from whet.engine.runs.store import RunDir, RunStore
@@ -71,6 +72,19 @@ def finished(wanted: Recipe) -> RunDir:
 
 def steps(run: RunDir) -> dict[int, float]:
     return {event.step: event.loss for event in events_of(run) if isinstance(event, StepEvent)}
+
+
+def test_pictures_that_are_read_ahead_count_as_time_of_rows(folder: Path) -> None:
+    """A check asks whether a run waits for its rows."""
+    made: list[VisionTraining] = []
+
+    def method(context: RunContext) -> VisionTraining:
+        made.append(VisionTraining(context))
+        return made[0]
+
+    assert attempt(create_run(recipe(folder)), method=method) == "finished"
+    trainer = made[0].trainer
+    assert trainer.data_seconds >= trainer._ahead.seconds > 0
 
 
 def test_it_learns_what_only_the_picture_tells_and_leaves_merged(folder: Path) -> None:

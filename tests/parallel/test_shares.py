@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from torch.utils.data import BatchSampler, SequentialSampler
+import torch
+from accelerate.data_loader import DataLoaderShard, prepare_data_loader
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from whet.engine.methods.rank_seeds import rank_seed
-from whet.engine.methods.shares import EachNth, StepShares
+from whet.engine.methods.shares import EachNth, StepShares, shared_loader, whole_loader
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
@@ -52,3 +54,11 @@ def test_random_numbers_begin_differently_in_each_process_and_at_each_step() -> 
     seeds = [rank_seed(seed, rank, step) for seed in (0, 1) for rank in (0, 1) for step in (0, 1)]
     assert len(set(seeds)) == len(seeds)
     assert seeds == [rank_seed(seed, rank, step) for seed in (0, 1) for rank in (0, 1) for step in (0, 1)]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_shared_loader_waits_for_a_copy_to_the_gpu_where_the_given_one_does(waits: bool) -> None:
+    rows: DataLoader = DataLoader(range(8), batch_size=2)  # type: ignore[arg-type]
+    given = prepare_data_loader(rows, torch.device("cpu"), 2, 0, put_on_device=True, non_blocking=not waits)
+    for loader in (shared_loader(given, 1, 0, 2), whole_loader(given)):
+        assert isinstance(loader, DataLoaderShard) and loader._non_blocking is not waits

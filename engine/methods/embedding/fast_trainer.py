@@ -31,6 +31,9 @@ FLAT_OPTIMIZERS = {"adamw_torch": 32, "adamw_torch_fused": 32, "adamw_bnb_8bit":
 class FastSentenceTransformerTrainer(SentenceTransformerTrainer):
     """As its base class, on the fast path where the model is on it."""
 
+    data_seconds: float = 0.0
+    """Spent on packing ahead, and by a run's loop on all rows."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.fast: FastEmbedding | None = None
         super().__init__(*args, **kwargs)
@@ -167,7 +170,7 @@ class FastSentenceTransformerTrainer(SentenceTransformerTrainer):
         loss = self.fast.train(
             batch, inputs.get("label"), share, scaler=self.accelerator.scaler, flat=flat is not None
         )
-        self._ahead.fetch()
+        self.data_seconds += self._ahead.fetch()
         return loss
 
     def compute_loss(

@@ -31,6 +31,9 @@ ADAPTER = "adapter_model.safetensors"
 class AnswersLoss(Trainer):
     """The mean loss over all supervised tokens of an optimizer step, or of a held-out set."""
 
+    data_seconds: float = 0.0
+    """Spent on reading ahead, and by a run's loop on all rows."""
+
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self.model_accepts_loss_kwargs = True  # the loss below takes the step's count of tokens
@@ -49,7 +52,7 @@ class AnswersLoss(Trainer):
         """As the base class; the GPU has its work then, and the next step's images are read."""
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
-            self._ahead.fetch()
+            self.data_seconds += self._ahead.fetch()
         return loss
 
     def compute_loss(
