@@ -3,7 +3,8 @@
     python -P benchmarks/methods.py --out benchmarks/results          small shapes on a CPU, a minute
     python -P benchmarks/methods.py --device cuda --out OUT           Qwen3-0.6B's and BGE-M3's shapes
 
-Writes methods-<machine>-<date>.json, which docs/methods_table.py reads, and the same as a page.
+Writes methods-<device>-<date>.json, which docs/methods_table.py reads, and the same as a page. Where some
+methods alone were measured, the name says which: those of all others of the day stay.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "by_method"))
 
-from cases import CASES, Job, Measured
+from cases import CASES, Job, Measured, name_of
 
 HERE = Path(__file__).resolve().parent
 SIDES = ("whet", "plain")
@@ -68,8 +69,7 @@ def main() -> int:
     print(text)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-        day = datetime.now(UTC).date().isoformat()
-        stem = options.out / f"methods-{options.device if options.device == 'cpu' else 'gpu'}-{day}"
+        stem = options.out / name_of(results["device"], found, datetime.now(UTC).date().isoformat())
         stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         stem.with_suffix(".md").write_text(text, encoding="utf-8")
     return int(any(one["whet"]["error"] for one in found.values()))
@@ -142,12 +142,13 @@ def _run(job: Job, scratch: Path, limit: float) -> Measured:
 
 def page(results: dict[str, Any]) -> str:
     """As a table."""
+    some = "" if len(results["methods"]) == len(CASES) else f" --methods {','.join(results['methods'])}"
     lines = [
         f"# Methods beside the plain library, {results['machine']}, {datetime.now(UTC).date().isoformat()}",
         "",
         "Random weights, LoRA of rank 16, nothing recomputed, the same rows in the same batches; a process "
         "each. `python -P benchmarks/methods.py"
-        f"{'' if results['device'] == 'cpu' else ' --device cuda'}`"
+        f"{'' if results['device'] == 'cpu' else ' --device cuda'}{some}`"
         f"{' Seconds are of the process, on one thread.' if results['device'] == 'cpu' else ''}",
         "",
         "| method | shape | whet | plain | ratio | whet's peak | plain's peak | planned | fused "

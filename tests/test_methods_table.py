@@ -72,6 +72,12 @@ def test_each_method_s_newest_row_is_shown_with_its_page(
     assert [page["name"] for page in methods_table.newest()] == ["methods-cpu"]
 
 
+def test_what_some_methods_had_does_not_take_the_place_of_what_all_had() -> None:
+    names = [cases.name_of("cpu", measured, "2026-12-01") for measured in (cases.CASES, ("grpo", "sft"))]
+    assert names == ["methods-cpu-2026-12-01", "methods-cpu-grpo-sft-2026-12-01"]
+    assert sorted(map(Path, names), key=methods_table.by_day) == [*map(Path, names)]
+
+
 def test_pages_of_results_are_read_where_whet_stands_beside_the_plain_library(tmp_path: Path) -> None:
     page = tmp_path / "preference-h200-2026-11-29.md"
     page.write_text(

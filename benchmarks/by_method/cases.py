@@ -6,7 +6,7 @@ Weights are random, so speed and memory are measured, not what is learnt.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -234,6 +234,12 @@ CASES: dict[str, Case] = {
     ),
     "vision": Case("TRL", pictures, VISION, "seeing", (4, 8), (10, 24), "rows", files=write_pictures),
 }
+
+
+def name_of(device: str, measured: Collection[str], day: str) -> str:
+    """Of the files of results: of one day those of some methods come after those of all."""
+    some = [] if len(measured) == len(CASES) else measured
+    return "-".join(["methods", "cpu" if device == "cpu" else "gpu", *some, day])
 
 
 @dataclass(frozen=True)
