@@ -45,7 +45,7 @@ def with_xet(error: Exception, seconds: float, patience: float) -> Exception:
     cause = _root(error)
     # Whatever else fails on the network has a class of its own; Xet's errors are Python's bare one.
     if type(cause) is ConnectionError and _status(cause) is None and seconds >= patience:
-        return XetStalled(f"its storage did not answer for {seconds:.0f} s")
+        return XetStalled(f"Xet gave up on its storage, {seconds:.0f} s after the transfer began")
     return error
 
 

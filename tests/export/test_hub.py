@@ -276,6 +276,7 @@ def test_what_xet_gave_up_on_is_not_begun_again(
         upload("me/model", items, private=True, message="Up", wait=ours.append, patience=patience)
     assert error.value.code == code and len(ours) == tries - 1
     assert ("HF_HUB_DISABLE_XET=1" in error.value.hint) == (code == "hub.stalled")
+    assert ("s after the transfer began" in error.value.message) == (code == "hub.stalled")
     assert "goes on from there" in error.value.hint
 
 
