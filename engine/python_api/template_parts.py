@@ -7,6 +7,7 @@ from typing import Any
 
 from ..data.chat_templates.of_tokenizer import rendered_as_given
 from ..data.chat_templates.renderer import REFUSED
+from ..data.rows import REFUSES
 from ..errors import WhetError
 
 ASK, ANSWER, AGAIN, LAST, SYSTEM = (f"SENTINEL{n}TEXT" for n in range(5))
@@ -86,9 +87,10 @@ def _render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     except WhetError as error:
         if error.code != REFUSED:
             raise
+        words = error.message.removeprefix(f"{REFUSES}: ")
         raise WhetError(
             REFUSED,
-            f"The chat template refuses a plain user/assistant exchange: {error.__cause__}.",
+            f"The chat template refuses a plain user/assistant exchange: {words}.",
             "Preview it with `whet template`, or set another with get_chat_template.",
         ) from error
 

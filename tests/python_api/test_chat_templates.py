@@ -87,6 +87,10 @@ def test_a_template_that_refuses_an_exchange_says_why(tokenizer: Any) -> None:
     with pytest.raises(WhetError, match=r"plain user/assistant exchange: only monologues\.") as caught:
         template_parts(tokenizer)
     assert caught.value.code == "template.render"
+    tokenizer.chat_template = "{{ raise_exception('no' * 9999) }}"
+    with pytest.raises(WhetError, match="nono") as caught:
+        template_parts(tokenizer)
+    assert len(caught.value.message) < 500
 
 
 def test_standardised_rows_keep_their_column() -> None:
