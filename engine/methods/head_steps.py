@@ -81,8 +81,7 @@ class PackedHeadSteps(Trainer):
         else:
             there = batch.pinned() if device.type == "cuda" else batch
             loss = self._forward_backward(there.on(device), torch.as_tensor(divisor, device=device))
-        if device.type == "cuda":  # which computes meanwhile
-            self.fetch_ahead()
+        self.fetch_ahead()  # a GPU computes meanwhile
         return loss
 
     def fetch_ahead(self) -> None:
