@@ -51,9 +51,13 @@ def planned_gpus(context: RunContext) -> list[str]:
 
 
 def planned_ranks(context: RunContext) -> int:
-    """Processes of the run; a job on what a run trained has one."""
+    """Processes of the run; one of a job on what a run trained, and of a run that has only its export left,
+    unless somebody else started its ranks."""
     run = context.dir
-    return 1 if run.job.exists() or not run.plan.exists() else ranks_of(context.plan)
+    if run.job.exists() or not run.plan.exists():
+        return 1
+    trained = run.export / ("model" if context.recipe.adapter.kind == "none" else "adapter")
+    return 1 if context.topology.alone and trained.is_dir() else ranks_of(context.plan)
 
 
 def take_gpus(context: RunContext, candidates: Sequence[str], count: int = 1) -> list[str]:

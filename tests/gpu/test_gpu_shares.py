@@ -45,15 +45,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         recipe = tiny_recipe(model, rows, **common | sections).model_dump(mode="json")
         wanted[f"{kind}, one"] = (recipe, [{"ranks": 1}])
         wanted[f"{kind}, two"] = (recipe, [SHARES])
-        if kind == "lora":
-            stopped = [SHARES | {"stop": 2}, SHARES | {"stop": 4}, {"ranks": 1}]
-            wanted[f"{kind}, two, two, one"] = (recipe, stopped)
+        stopped = [SHARES | {"stop": 2}, SHARES | {"stop": 4}, {"ranks": 1}]
+        wanted[f"{kind}, two, two, one"] = (recipe, stopped)
     return drive(folder, wanted, seconds=540)
 
 
-@pytest.mark.parametrize(
-    ("kind", "how"), [("lora", "two"), ("lora", "two, two, one"), ("qlora", "two"), ("whole", "two")]
-)
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("how", ["two", "two, two, one"])
 def test_shares_have_the_losses_of_one_gpu(runs: dict[str, Any], kind: str, how: str) -> None:
     one, other = runs[f"{kind}, one"], runs[f"{kind}, {how}"]
     for part in ("steps", "evals"):

@@ -70,8 +70,10 @@ def binary_cross_entropy(weights: torch.Tensor | None = None) -> Loss:
     return loss
 
 
-def _count(labels: torch.Tensor, given: Any) -> Any:
-    return labels.ne(IGNORED).sum().clamp_min(1) if given is None else given
+def _count(labels: torch.Tensor, given: Any) -> torch.Tensor:
+    """Of a step; at least one, since a step may have none that counts."""
+    count = labels.ne(IGNORED).sum() if given is None else torch.as_tensor(given)
+    return count.clamp_min(1)
 
 
 class ClassifierTrainer(HeadTrainer, HeadSteps):
