@@ -38,6 +38,6 @@ def refuse_too_large(run: str, plan: Plan, machine: Machine) -> None:
             "eval.too_large",
             f"Run {run} held its weights in shares on {plan.resolved.ranks} GPUs. An evaluation runs on one, "
             f"which would need about {needed / GIB:.1f} GiB and has {there / GIB:.1f}.",
-            f"What the run measured itself is in whet show {run}. For answers write a smaller file and ask "
-            f"that: whet export {run} --gguf q4_k_m, then whet chat FILE.",
+            f"What the run measured itself is in whet show {run}. For answers write a smaller file and chat "
+            f"with that: whet export {run} --gguf q4_k_m.",
         )

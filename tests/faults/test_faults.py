@@ -17,13 +17,28 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))
 
 
-LONG = {("T07", "a rate next to nothing")}
-"""Half a minute each: `make slow` and `make faults` try them."""
+LONG = {
+    ("E03", "a download that stands still"),
+    ("L02", "embedding with rows cut off"),
+    ("L11", "memory the plan thought was there"),
+    ("T05", "other numbers in the checkpoint"),
+    ("T06", "no answer is ever right"),
+    ("T07", "a rate next to nothing"),
+    ("T07", "a rate that is too high"),
+    ("X03", "another chat template in the file"),
+    ("X03", "rounded too far"),
+}
+LONG_HEALTHY = {"a script: packed", "a script: rendered texts, responses only"}
+"""Eight seconds and more each, with others like them: `make slow` and `make faults` try them."""
 
 
 def _case(fault: Fault) -> object:
     marks = pytest.mark.slow if (fault.id, fault.name) in LONG else ()
     return pytest.param(fault, id=f"{fault.id}-{fault.name}", marks=marks)
+
+
+def _healthy(one: Healthy) -> object:
+    return pytest.param(one, id=one.name, marks=pytest.mark.slow if one.name in LONG_HEALTHY else ())
 
 
 @pytest.mark.parametrize("fault", [_case(fault) for fault in FAULTS])
@@ -32,7 +47,7 @@ def test_fault(fault: Fault, tmp_path: Path) -> None:
     assert outcome.caught, outcome.why
 
 
-@pytest.mark.parametrize("healthy", HEALTHY, ids=lambda healthy: healthy.name)
+@pytest.mark.parametrize("healthy", [_healthy(one) for one in HEALTHY])
 def test_healthy(healthy: Healthy, tmp_path: Path) -> None:
     outcome = try_healthy(healthy, tmp_path)
     assert outcome.caught, outcome.why

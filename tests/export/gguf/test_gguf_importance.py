@@ -25,6 +25,8 @@ RNG = np.random.default_rng(5)
 ROWS = [RNG.integers(0, 390, length).tolist() for length in (5, 96, 32, 128)]
 TOKENS = sum(map(len, ROWS))
 IDS = RNG.integers(0, 390, 64).tolist()
+LONG = {"iq1_s", "iq1_m"}
+"""Ten seconds each: `make slow` tries them."""
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,14 @@ def test_the_file_says_what_it_was_made_from(tmp_path: Path, f32: Path, matrix: 
     assert fields["quantize.imatrix.entries_count"].contents() == 14
 
 
-@pytest.mark.parametrize("kind", [kind.name for kind in GGUF_TYPES.values() if kind.needs_importance])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind.name, marks=pytest.mark.slow if kind.name in LONG else ())
+        for kind in GGUF_TYPES.values()
+        if kind.needs_importance
+    ],
+)
 def test_types_that_need_one(tmp_path: Path, f32: Path, matrix: Path, kind: str) -> None:
     """Refused without, in words that say what to give; llama.cpp refuses them too, so the list is right."""
     with pytest.raises(WhetError, match="importance matrix") as caught:
