@@ -15,7 +15,10 @@ def attention_of(folder: Path) -> dict[str, str]:
     Its default there, torch's fused attention, has no cap and ignored it up to version 5.20: losses and
     answers were slightly another model's.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    file = folder / "config.json"
+    if not file.is_file():  # an adapter's folder, or a sentence model whose encoder lies deeper: none is capped
+        return {}
+    config = json.loads(file.read_text(encoding="utf-8"))
     inner = config.get("text_config")
     parts = (config, inner if isinstance(inner, dict) else {})
     return {"attn_implementation": "eager"} if any(part.get(CAP) for part in parts) else {}

@@ -101,3 +101,7 @@ def test_who_compares_merged_weights_is_told(capped: Path, told: list[str | None
         folders | {"texts": ["a b c"], "rows": [], "positions": 8, "share": 0.9}, lambda *_: None
     )
     assert told == ["eager", "eager"]
+
+
+def test_a_folder_without_a_configuration_says_nothing(tmp_path: Path) -> None:
+    assert attention_of(tmp_path) == {}

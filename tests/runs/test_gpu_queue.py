@@ -154,7 +154,9 @@ def test_cpu_plan_takes_no_gpu_and_a_vanished_gpu_is_an_error(
 
     def context(device: str, ranks: int = 1) -> RunContext:
         plan = SimpleNamespace(resolved=SimpleNamespace(device=device, ranks=ranks))
-        return cast(RunContext, SimpleNamespace(dir=run, plan=plan))
+        recipe = SimpleNamespace(adapter=SimpleNamespace(kind="lora"))
+        alone = SimpleNamespace(alone=True)
+        return cast(RunContext, SimpleNamespace(dir=run, plan=plan, recipe=recipe, topology=alone))
 
     def machine(*uuids: str) -> Any:
         gpus = [SimpleNamespace(uuid=uuid, name=uuid[:6], memory_total=1) for uuid in uuids]
