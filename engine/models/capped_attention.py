@@ -16,7 +16,7 @@ def attention_of(folder: Path) -> dict[str, str]:
     answers were slightly another model's.
     """
     file = folder / "config.json"
-    if not file.is_file():  # an adapter's folder, or a sentence model whose encoder lies deeper: none is capped
+    if not file.is_file():  # an adapter, or a sentence model whose encoder lies deeper: none is capped
         return {}
     config = json.loads(file.read_text(encoding="utf-8"))
     inner = config.get("text_config")
