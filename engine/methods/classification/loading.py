@@ -12,13 +12,10 @@ from transformers import AutoConfig, set_seed
 
 from ...errors import WhetError
 from ...models.adapters import add_adapter, hold_trained_in_fp32
-from ...models.capped_attention import attention_of
 from ...models.fast_path import FastPathReport
 from ...models.fast_path.encoders import apply_fast_encoder
-from ...models.loading import DTYPES, load_tokenizer
+from ...models.loading import DTYPES, load_tokenizer, weight_options
 from ...models.own_code import refused_code
-from ...models.quantization import quantization_config, set_compute_dtype
-from ...parallel.process_group import own_device
 from ...plan import Plan
 from .suiting import refuse_fp8
 
@@ -92,26 +89,9 @@ def load_headed(
 
 def load_options(plan: Plan, config: Any, trusted: bool) -> dict[str, Any]:
     """What ``from_pretrained`` is told, weights' type and place."""
-    resolved = plan.resolved
-    dtype = DTYPES[resolved.compute_dtype]
-    set_compute_dtype(config, dtype)
-    options: dict[str, Any] = {
-        "dtype": DTYPES.get(resolved.base_precision, dtype),
-        "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # a head of other classes is replaced
-        "local_files_only": True,
-        "use_safetensors": True,
-        "trust_remote_code": trusted,
-        **attention_of(plan.model.path),
-    }
-    rounded = "quantization_config" in config.to_dict()
-    quantization: Any = None if rounded else quantization_config(resolved.base_precision, dtype)
-    if quantization is not None:
-        quantization.llm_int8_skip_modules = UNROUNDED
-        options["quantization_config"] = quantization
-    if rounded or quantization is not None or resolved.device != "cpu":
-        options["device_map"] = {"": own_device(resolved.device)}
-    return options
+    return weight_options(
+        plan.model.path, config, plan.resolved, unrounded=UNROUNDED, trust_remote_code=trusted
+    )
 
 
 def _kept_order(config: Any, names: Sequence[str]) -> list[str]:
