@@ -30,6 +30,7 @@ from .load_options import (
 )
 from .loading import load_settings
 from .notes import say
+from .one_gpu import stay_on_one_gpu
 from .saving import bind_saving
 from .spellings import refuse_token
 from .state import ModelState, base_model, remember, state_of, update
@@ -95,6 +96,7 @@ class FastLanguageModel:
         settings = load_settings(precision, dtype, device_map)
         handle = load_model(folder, settings, trust_remote_code=trust_remote_code)
         model, tokenizer = handle.model, handle.tokenizer
+        stay_on_one_gpu(model, settings.device)
         limit = handle.positions
         length = max_seq_length or limit or 2048
         if limit is not None and length > limit:

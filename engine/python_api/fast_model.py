@@ -39,6 +39,7 @@ from .model_classes import class_for, head_of, path_of, path_of_model
 from .model_loading import Loaded, load_any, load_config, no_fp8
 from .model_saving import bind_saving
 from .notes import say
+from .one_gpu import stay_on_one_gpu
 from .spellings import refuse_token
 from .state import ModelState, base_model, remember, state_of, update
 from .whisper_settings import set_language
@@ -129,6 +130,7 @@ class FastModel:
         held = choose_precision(in_4bit, load_in_8bit, load_in_16bit, full_finetuning, stored, load_in_fp8)
         settings = load_settings(held, dtype, device_map)
         loaded = load_any(folder, kind, config, settings, trust_remote_code)
+        stay_on_one_gpu(loaded.model, settings.device)
         set_language(loaded, whisper_language, whisper_task)
         state = ModelState(
             folder,

@@ -31,6 +31,7 @@ from .load_options import (
 )
 from .loading import load_settings
 from .notes import say
+from .one_gpu import stay_on_one_gpu
 from .sentence_saving import bind_saving
 from .spellings import refuse_token
 from .state import ModelState, remember, state_of
@@ -95,6 +96,7 @@ class FastSentenceTransformer:
         settings = load_settings(held, dtype, device_map)
         source = adapter if adapter is not None and (adapter / "modules.json").is_file() else folder
         model = load_folder(source, settings, pooling=pooling, trust_remote_code=trust_remote_code)
+        stay_on_one_gpu(model, settings.device)
         model.max_seq_length = max_seq_length or model.max_seq_length
         _prepare(model, folder, model_name, adapter, held, settings, trains=not for_inference)
         to_fast_encoder(model)

@@ -25,6 +25,7 @@ from .load_options import (
     stored_quantisation,
 )
 from .loading import load_settings
+from .one_gpu import stay_on_one_gpu
 from .seeing_processor import SeeingProcessor
 from .seeing_saving import bind_seeing_saving
 from .spellings import refuse_token
@@ -87,10 +88,10 @@ class FastVisionModel:
         folder, adapter = locate(model_name, revision, trust_remote_code)
         stored = stored_quantisation(folder)
         precision = choose_precision(load_in_4bit, load_in_8bit, load_in_16bit, full_finetuning, stored)
-        seeing = load_seeing(
-            folder, load_settings(precision, dtype, device_map), trust_remote_code=trust_remote_code
-        )
+        settings = load_settings(precision, dtype, device_map)
+        seeing = load_seeing(folder, settings, trust_remote_code=trust_remote_code)
         handle = seeing.handle
+        stay_on_one_gpu(handle.model, settings.device)
         model, limit = handle.model, handle.positions
         length = max_seq_length or limit or 2048
         checkpointing = checkpointing_wanted(use_gradient_checkpointing)

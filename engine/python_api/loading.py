@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -55,7 +56,8 @@ def _compute(dtype: torch.dtype | str | None) -> str:
 
 
 def _device(device_map: str | dict[str, Any] | None) -> str:
-    default = "cuda:0" if torch.cuda.is_available() else "cpu"
+    # Of a launcher's processes each has another GPU.
+    default = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     place: Any = device_map
     if isinstance(device_map, dict):
         places = set(device_map.values())

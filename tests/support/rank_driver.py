@@ -160,8 +160,10 @@ class Forks:
         return ranks
 
 
-def prepared_rank(orders: Connection, kind: str, number: int) -> None:
+def prepared_rank(orders: Connection, kind: str, number: int, alone: bool) -> None:
     began = time.monotonic()
+    if alone:  # a run's worker sees the GPUs that were given to it
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     method = training_of(kind)
     import_module("whet.engine.methods.training")
     say(f"process {number} is ready for {kind}, {time.monotonic() - began:.1f} s of imports")
@@ -181,9 +183,10 @@ class Prepared:
     def __init__(self, kinds: Sequence[tuple[str, int]]) -> None:
         spawn = multiprocessing.get_context("spawn")
         self.waiting: list[tuple[Any, BaseProcess]] = []
-        for kind in (kind for kind, ranks in kinds for _ in range(ranks)):
+        for kind, alone in ((kind, ranks == 1) for kind, ranks in kinds for _ in range(ranks)):
             reader, writer = spawn.Pipe(duplex=False)
-            rank = spawn.Process(target=prepared_rank, args=(reader, kind, len(self.waiting)), daemon=True)
+            order = (reader, kind, len(self.waiting), alone)
+            rank = spawn.Process(target=prepared_rank, args=order, daemon=True)
             rank.start()
             reader.close()
             self.waiting.append((writer, rank))
