@@ -79,7 +79,7 @@ def measure(case: str, options: argparse.Namespace, scratch: Path) -> dict[str, 
     """Both sides of a case."""
     about, gpu = CASES[case], options.device == "cuda"
     model = MODELS[options.device][about.family]
-    steps, warm = STEPS[options.device]
+    steps, warm = (about.fewer if gpu else None) or STEPS[options.device]
     batch, words = about.batch[gpu], about.words[gpu]
     folder = options.folder / model
     rows = scratch / case / "rows.jsonl"

@@ -333,6 +333,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--cases", default=USUAL, help=f"of {', '.join(CASES)}")
     parser.add_argument("--limits", default="", help="GB to find the longest sequence of 8B NF4 in")
+    parser.add_argument(
+        "--limit-steps", type=int, default=2, help="steps of those; the first also compiles and pins memory"
+    )
     parser.add_argument("--calibration", type=Path, default=Path(tempfile.gettempdir()) / "ceilings.json")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -341,7 +344,8 @@ def main() -> None:
     print("\n".join(lines), flush=True)
     jobs = [(name, CASES[name], False) for name in options.cases.split(",") if name]
     for size in (float(part) for part in options.limits.split(",") if part):
-        jobs.append((f"8b-nf4 longest in {size:g} GB", Case("8b", "nf4", cap=size, steps=1), True))
+        case = Case("8b", "nf4", cap=size, steps=options.limit_steps)
+        jobs.append((f"8b-nf4 longest in {size:g} GB", case, True))
     for name, case, longest in jobs:
         found = in_process(case, calibration, longest)
         lines.append("| " + " | ".join(row(name, found)) + " |")

@@ -68,6 +68,7 @@ class Case:
         unit: what a row is called.
         larger: settings of ``method`` that a GPU has instead.
         files: writes what the rows name into their folder.
+        fewer: optimizer steps on a GPU, and how many of them are not counted, where each takes long.
     """
 
     plain: str
@@ -79,6 +80,7 @@ class Case:
     unit: str
     larger: dict[str, Any] = field(default_factory=dict)
     files: Callable[[Rows, Path], None] | None = None
+    fewer: tuple[int, int] | None = None
 
     def settings(self, gpu: bool) -> dict[str, Any]:
         """The recipe's section on that device."""
@@ -212,7 +214,7 @@ CASES: dict[str, Case] = {
     ),
     "preference": Case("TRL", compared, {"kind": "preference"}, "decoder", (2, 4), (16, 80), "pairs"),
     "reward": Case("TRL", compared, {"kind": "reward"}, "decoder", (2, 4), (16, 80), "pairs"),
-    "grpo": Case("TRL", prompts, GRPO, "unending", (8, 64), (16, 80), "answers", LONGER),
+    "grpo": Case("TRL", prompts, GRPO, "unending", (8, 64), (16, 80), "answers", LONGER, fewer=(6, 3)),
     "speech": Case(
         "transformers",
         sounds,
