@@ -21,7 +21,6 @@ from whet.engine.data.formats import FIELDS, FormatGuess
 from whet.engine.data.layouts import READS
 from whet.engine.fitting import fit
 from whet.engine.hardware import GPU, Machine
-from whet.engine.methods.kinds import LANGUAGE_MODELS
 from whet.engine.models.facts import ModelFacts, read_model_facts
 from whet.engine.models.known import known_facts, known_model
 from whet.engine.models.needs import equal_rows
@@ -41,8 +40,6 @@ PLAIN = {"hf": "transformers, PEFT and TRL", "trl": "TRL", "st": "sentence-trans
 ROWS = 10_000
 DECODER = "Qwen/Qwen3-0.6B"
 ENCODER = "BGE-M3"
-FROM_CHAT = (*LANGUAGE_MODELS, "reward")
-"""Methods planned for the decoder's shape."""
 FROM_ENCODER = {"embedding": 2, "classification": 1, "token_classification": 1, "reranker": 1}
 """Methods planned for the encoder's shape, and how many inputs a row has."""
 LAYOUTS = {
@@ -53,17 +50,92 @@ LAYOUTS = {
     "preference": "preference",
     "reward": "preference",
 }
-ENCODER_SHAPE = {
-    "model_type": "xlm-roberta",
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "vocab_size": 250002,
-    "max_position_embeddings": 8194,
-    "type_vocab_size": 1,
-    "dtype": "float32",
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model as its config.json describes it."""
+
+    name: str
+    config: dict[str, Any]
+
+
+ENCODER_SHAPE = Shape(
+    ENCODER,
+    {
+        "model_type": "xlm-roberta",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "vocab_size": 250002,
+        "max_position_embeddings": 8194,
+        "type_vocab_size": 1,
+        "dtype": "float32",
+    },
+)
+OF_ITS_OWN = {
+    "speech": Shape(
+        "Whisper small",
+        {
+            "model_type": "whisper",
+            "d_model": 768,
+            "encoder_layers": 12,
+            "decoder_layers": 12,
+            "encoder_attention_heads": 12,
+            "decoder_attention_heads": 12,
+            "encoder_ffn_dim": 3072,
+            "decoder_ffn_dim": 3072,
+            "vocab_size": 51865,
+            "num_mel_bins": 80,
+            "max_source_positions": 1500,
+            "max_target_positions": 448,
+            "dtype": "float32",
+        },
+    ),
+    "tts": Shape(
+        "Orpheus 3B",
+        {
+            "model_type": "llama",
+            "hidden_size": 3072,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 24,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 156940,
+            "max_position_embeddings": 131072,
+            "tie_word_embeddings": True,
+            "dtype": "bfloat16",
+        },
+    ),
+    "vision": Shape(
+        "Qwen2.5-VL 3B",
+        {
+            "model_type": "qwen2_5_vl",
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "vocab_size": 151936,
+            "max_position_embeddings": 128000,
+            "tie_word_embeddings": True,
+            "dtype": "bfloat16",
+            "vision_config": {
+                "depth": 32,
+                "hidden_size": 1280,
+                "intermediate_size": 3420,
+                "num_heads": 16,
+                "out_hidden_size": 2048,
+                "patch_size": 14,
+                "spatial_merge_size": 2,
+                "fullatt_block_indexes": [7, 15, 23, 31],
+            },
+        },
+    ),
 }
+"""Methods planned for the shape that their recipe names."""
 MACHINE = Machine(
     gpus=[
         GPU(
@@ -91,9 +163,10 @@ def table() -> str:
     measured = newest()
     lines = [
         f"Memory is what `whet plan` says of the recipe beside it on {DECODER}'s shape, or {ENCODER}'s",
-        "for encoders, rows as long as the recipe allows, on a GPU of 80 GB. Speed is rows or tokens a",
-        "second over the plain library's with the same random weights, rows and batches; fused is what",
-        "the fast path itself reported.",
+        "for encoders, or on the shape named beside it; rows as long as the recipe allows, on a GPU of",
+        "80 GB, of whose spare memory the plan makes use. Speed is rows or tokens a second over the plain",
+        "library's with the same random weights, rows and batches; fused is what the fast path itself",
+        "reported.",
         "",
         "| `method.kind` | recipe | rows | memory | speed beside the plain library | fused |",
         "|---|---|---|---|---|---|",
@@ -127,23 +200,23 @@ def rows_of(kind: str) -> str:
 
 
 def memory(kind: str, name: str) -> str:
-    """The planner's, where the method trains one of the two shapes."""
-    if kind not in (*FROM_CHAT, *FROM_ENCODER) or kind in ("vision", "tts"):
-        return "not planned here"
+    """The planner's, and the shape where it is the method's own."""
     with tempfile.TemporaryDirectory() as scratch:
         facts = shape_of(kind, Path(scratch))
         recipe = patched(load_recipe(name), {"model.name": facts.name, "data.train": "none"})
-        return f"{planned(recipe, facts) / GIB:.1f} GiB"
+        size = f"{planned(recipe, facts) / GIB:.1f} GiB"
+    return f"{size} ({facts.name})" if kind in OF_ITS_OWN else size
 
 
 def shape_of(kind: str, scratch: Path) -> ModelFacts:
     """Facts of the model, read as those of a downloaded one."""
-    if kind not in FROM_ENCODER:
+    shape = ENCODER_SHAPE if kind in FROM_ENCODER else OF_ITS_OWN.get(kind)
+    if shape is None:
         known = known_model(DECODER)
         assert known is not None
         return known_facts(known, scratch)
-    (scratch / "config.json").write_text(json.dumps(ENCODER_SHAPE), encoding="utf-8")
-    return read_model_facts(scratch, ENCODER)
+    (scratch / "config.json").write_text(json.dumps(shape.config), encoding="utf-8")
+    return read_model_facts(scratch, shape.name)
 
 
 def planned(recipe: Recipe, facts: ModelFacts) -> int:
