@@ -23,7 +23,7 @@ from .gpu_load import GpuLoad
 GPU_EVERY = 20
 """Steps between two questions to the driver."""
 GPU_SECONDS = 2.0
-"""And seconds: a question may take milliseconds, as long as a small model's step."""
+"""And seconds: a question may keep the driver busy for milliseconds."""
 
 
 class Watching(TrainerCallback):
@@ -62,13 +62,20 @@ class Watching(TrainerCallback):
     ) -> None:
         spent = self.trainer.data_seconds
         others: tuple[str, ...] = ()
-        now = time.monotonic()
-        if state.global_step % GPU_EVERY == GPU_EVERY // 2 and now - self._asked >= GPU_SECONDS:
-            self._asked, self._busy, others = now, self.gpu.busy(), self.gpu.others()
+        if (answer := self.gpu.answer()) is not None:
+            self._busy, others = answer
+        if state.global_step % GPU_EVERY == GPU_EVERY // 2:
+            self._ask()
         pace = Pace(spent - self._data_seconds, self._busy, others)
         self._data_seconds = spent
         assert self.reporter.last is not None
         self._act(self.watch.step(self.reporter.last, pace), state, control)
+
+    def _ask(self) -> None:
+        now = time.monotonic()
+        if now - self._asked >= GPU_SECONDS:
+            self._asked = now
+            self.gpu.ask()
 
     def on_evaluate(
         self,
@@ -89,7 +96,7 @@ class Watching(TrainerCallback):
             self._act(self.watch.evaluated(event), state, control)
 
     def _act(self, findings: list[Finding], state: TrainerState, control: TrainerControl) -> None:
-        if rank():
+        if not findings or rank():
             return  # what a check decides is the first process's to decide
         for finding in findings:
             self.emit(FindingEvent(finding=finding))

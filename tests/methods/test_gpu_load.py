@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +14,9 @@ import psutil
 import pynvml
 import pytest
 import torch
+from support.fake_runs import until
 
-from whet.engine.methods.gpu_load import GpuLoad
+from whet.engine.methods.gpu_load import GpuLoad, Load
 
 
 @pytest.fixture
@@ -58,3 +60,27 @@ def test_strangers_are_named_and_looked_up_once(stranger: int, monkeypatch: pyte
         assert other.endswith(f"({stranger})") and lookups == 1
     computing.remove(stranger)
     assert load.others() == () and lookups == 1
+
+
+def test_nobody_waits_for_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is told once; while a question is open there is no second one."""
+    answered, asked = Event(), 0
+
+    def utilization(_: object) -> SimpleNamespace:
+        nonlocal asked
+        asked += 1
+        assert answered.wait(60)
+        return SimpleNamespace(gpu=50)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", utilization)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", lambda _: [])
+    load = GpuLoad(torch.device("cpu"))
+    load.ask()
+    assert load.answer() is None and asked == 0  # not a GPU
+    load._handle = object()
+    load.ask()
+    load.ask()
+    assert load.answer() is None
+    answered.set()
+    assert until(load.answer, "the answer") == Load(0.5, ()) and asked == 1
+    assert load.answer() is None

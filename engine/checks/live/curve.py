@@ -59,7 +59,9 @@ class Spikes:
         self.quiet_until = 0
 
     def step(self, event: StepEvent, pace: Pace) -> Iterator[Finding]:
-        if len(self.losses) == WINDOW and event.step >= self.quiet_until:
+        # The median is no less than the least of them, which is found without sorting.
+        high = len(self.losses) == WINDOW and event.loss - min(self.losses) > SPIKE
+        if high and event.step >= self.quiet_until:
             usual, norm = median(self.losses), median(self.norms)
             spread = 1.4826 * median(abs(loss - usual) for loss in self.losses)
             above = event.loss - usual
@@ -103,10 +105,11 @@ class Diverging:
         if len(self.losses) < SHORT or self.said:
             return
         now = median(self.losses)
-        self.best = min(self.best, now)
-        if now > max(self.first + FIRST_RISE, FIRST_SHARE * self.first):
+        if now < self.best:
+            self.best = now
+        if now > self.first + FIRST_RISE and now > FIRST_SHARE * self.first:
             self.best = min(self.best, self.first)
-        if now > max(self.best + RISE, RISE_SHARE * self.best):
+        if now > self.best + RISE and now > RISE_SHARE * self.best:
             self.said = True
             yield Finding(
                 id="T07",
@@ -135,16 +138,17 @@ class Plateau:
         self.run = run
         self.first: list[float] = []
         self.last: deque[float] = deque(maxlen=WINDOW)
-        self.said = False
+        warmup, total = run.resolved.warmup_steps, run.resolved.total_steps
+        self.warmup, self.looks_at = warmup, max(warmup + PLATEAU_STEPS, total // 3)
+        self.said = not run.chats
 
     def step(self, event: StepEvent, pace: Pace) -> Iterator[Finding]:
-        resolved = self.run.resolved
-        if not self.run.chats or self.said or event.step <= resolved.warmup_steps:
+        if self.said or event.step <= self.warmup:
             return
         if len(self.first) < WINDOW:
             self.first.append(event.loss)
         self.last.append(event.loss)
-        if event.step < max(resolved.warmup_steps + PLATEAU_STEPS, resolved.total_steps // 3):
+        if event.step < self.looks_at:
             return
         self.said = True  # looked at once
         began, now = fmean(self.first), fmean(self.last)
@@ -184,15 +188,16 @@ class Overfitting:
         self.worse = 0
         self.at_best = math.inf
         """Training loss when the held-out one was lowest; before the first step, the first step's."""
+        self.held_out = run.resolved.eval_every is not None
         self.said = False
 
     def step(self, event: StepEvent, pace: Pace) -> Iterator[Finding]:
         if not self.losses and math.isinf(self.at_best):
             self.at_best = event.loss
         self.losses.append(event.loss)
-        held_out = self.run.resolved.eval_every is not None
-        recited = len(self.losses) == WINDOW and fmean(self.losses) < RECITED
-        if recited and not held_out and not self.said:
+        if self.held_out or self.said or len(self.losses) < WINDOW:
+            return
+        if fmean(self.losses) < RECITED:
             self.said = True
             yield Finding(
                 id="T07",

@@ -22,19 +22,22 @@ class DataWait:
     """The time goes into reading rows."""
 
     def __init__(self) -> None:
-        self.steps: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+        self.waited: deque[float] = deque(maxlen=WINDOW)
+        self.whole: deque[float] = deque(maxlen=WINDOW)
         self.seen, self.said = 0, False
 
     def step(self, event: StepEvent, pace: Pace) -> Iterator[Finding]:
         self.seen += 1
         if self.seen <= WARM_UP or self.said:
             return
-        self.steps.append((pace.data_seconds, max(event.seconds, pace.data_seconds)))
-        if len(self.steps) < WINDOW:
+        self.waited.append(pace.data_seconds)
+        self.whole.append(max(event.seconds, pace.data_seconds))
+        waited = sum(self.waited)
+        if len(self.waited) < WINDOW or waited / WINDOW <= WAIT_SECONDS:
             return
-        waited, whole = (sum(part) for part in zip(*self.steps, strict=True))
+        whole = sum(self.whole)
         hidden = pace.gpu_busy is not None and pace.gpu_busy > 1 - WAIT_SHARE
-        if waited > WAIT_SHARE * whole and waited / WINDOW > WAIT_SECONDS and not hidden:
+        if waited > WAIT_SHARE * whole and not hidden:
             self.said = True
             yield Finding(
                 id="T09",
@@ -70,9 +73,9 @@ class Slowing:
         if len(self.recent) < WINDOW:
             return
         usual = median(self.recent)
-        self.best = min(self.best, usual)
-        longer = (usual - self.best) * event.tokens
-        if usual > SLOWER * self.best and longer > SLOWER_SECONDS:
+        if usual < self.best:
+            self.best = usual
+        if usual > SLOWER * self.best and (usual - self.best) * event.tokens > SLOWER_SECONDS:
             self.said = True
             whose = f": {', '.join(pace.others)}" if pace.others else ""
             yield Finding(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ...findings import Finding, Fix
 from ...recipe import Recipe
@@ -22,8 +22,7 @@ class Watched:
     chats: bool
 
 
-@dataclass(frozen=True)
-class Pace:
+class Pace(NamedTuple):
     """What a step waited for, beside what its event says.
 
     Args:
@@ -54,18 +53,21 @@ class Watch:
 
     def __init__(self, run: Watched, earlier: Iterable[Event] = ()) -> None:
         from .curve import Diverging, Overfitting, Plateau, Spikes
-        from .first import Continuity, FirstLoss
+        from .first import RESUMED, Continuity, FirstLoss
         from .reward import FlatReward
         from .speed import DataWait, SharedGpu, Slowing
 
         steps = [event for event in earlier if isinstance(event, StepEvent)]
+        self._seen, self._first_steps = 0, RESUMED
+        self.first: tuple[Part, ...] = (Continuity(steps),)
+        """Checks of an attempt's first steps, which are shown no others."""
         curve: tuple[Part, ...] = (Spikes(run), Diverging(run), Plateau(run), Overfitting(run))
         if run.recipe.method.kind == "grpo":  # its loss says nothing, and steps get faster as answers shorten
-            self.parts: tuple[Part, ...] = (Continuity(steps), FlatReward(run), DataWait(), SharedGpu())
+            self.parts: tuple[Part, ...] = (FlatReward(run), DataWait(), SharedGpu())
             return
-        # What a first loss can be is known of language models alone.
-        first: tuple[Part, ...] = (FirstLoss(run),) if run.recipe.method.kind == "sft" else ()
-        self.parts = (*first, Continuity(steps), *curve, DataWait(), Slowing(), SharedGpu())
+        if run.recipe.method.kind == "sft":  # what a first loss can be is known of language models alone
+            self.first = (FirstLoss(run), *self.first)
+        self.parts = (*curve, DataWait(), Slowing(), SharedGpu())
         for event in earlier:  # what was found then has been said
             for part in curve:
                 if isinstance(event, StepEvent):
@@ -75,8 +77,11 @@ class Watch:
 
     def step(self, event: StepEvent, pace: Pace | None = None) -> list[Finding]:
         """What this step shows."""
-        seen = pace or Pace()
-        return [finding for part in self.parts for finding in part.step(event, seen)]
+        seen, parts = pace or Pace(), self.parts
+        if self._seen < self._first_steps:
+            self._seen += 1
+            parts = (*self.first, *parts)
+        return [finding for part in parts for finding in part.step(event, seen)]
 
     def evaluated(self, event: EvalEvent) -> list[Finding]:
         """What this evaluation shows."""
