@@ -11,6 +11,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Generic, Self, TypeVar
 
 import torch
@@ -107,12 +108,22 @@ class GraphedStep(Generic[Batch]):
         try:
             with torch.cuda.graph(graph, pool=pool):
                 loss = self.run(batch, scale)
-        except RuntimeError as error:  # out of memory, or an operation that waits for the host
-            self.stopped = str(error).strip().splitlines()[0]
+        except capture_errors() as error:
+            self.stopped = (str(error).strip() or type(error).__name__).splitlines()[0]
             warnings.warn(f"Steps are not replayed as CUDA graphs: {self.stopped}", stacklevel=2)
             torch.cuda.empty_cache()
             return None
         return _Captured(graph, batch, scale, loss, self.shared())
+
+
+def capture_errors() -> tuple[type[Exception], ...]:
+    """What a capture raises where the same step may run eagerly: torch's errors (too little memory, an
+    operation that waits for the host), and those of a kernel that Triton cannot compile or launch."""
+    if find_spec("triton") is None:
+        return (RuntimeError,)
+    from triton.errors import TritonError
+
+    return RuntimeError, TritonError
 
 
 def _set(target: torch.Tensor, value: float | torch.Tensor) -> None:

@@ -13,6 +13,7 @@ from ...checks.live import Watch, Watched
 from ...data.transcripts import Transcripts
 from ...models.adapters import save_weights
 from ...models.loading import stored_dtype
+from ...models.memory import BYTES
 from ...recipe import SpeechSection
 from ...runs.context import RunContext
 from ...runs.events import FindingEvent, PhaseEvent, SampleEvent
@@ -25,9 +26,11 @@ from ..resuming import cursor_of, look_at_checkpoint
 from ..sft.arguments import checkpointing
 from ..sft.loading import locate_base, planned_tokens
 from ..watching import Watching
+from .collation import SoundCollator
 from .errors import error_rates
 from .loading import load_hearing
-from .trainer import SoundCollator, SpeechTrainer
+from .steps import fused
+from .trainer import SpeechTrainer
 from .writing import write_down
 
 SHOWN = 3
@@ -61,6 +64,9 @@ class SpeechTraining(training.Training):
         self.collate = SoundCollator(self.hearing, self.marks)
         self.held_out = Dataset.from_file(str(self.data.eval)) if self.data.eval is not None else None
         self.trainer = self._trainer()
+        self.trainer.choose_steps(self.collate, self.resolved.longest, self._graph_refusal())
+        if self.hearing.device.type == "cuda":
+            self.say_fused(fused(self.trainer.plain_reason, self.trainer.graph_reason))
         self.report(evaluates=self.held_out is not None)
 
     def _trainer(self) -> SpeechTrainer:
@@ -72,7 +78,7 @@ class SpeechTraining(training.Training):
             self.hearing.model,
             TrainingArguments(
                 **shared_arguments(recipe, resolved, context.dir.checkpoints, optimizer)
-                | {"dataloader_pin_memory": False},  # the features are made on the device
+                | {"dataloader_pin_memory": False},  # recordings are pinned as they are collated
                 **checkpointing(resolved.gradient_checkpointing),
                 remove_unused_columns=False,
                 label_names=["labels"],
@@ -88,6 +94,14 @@ class SpeechTraining(training.Training):
             processing_class=self.hearing.tokenizer,
             measure=self.measure,
         )
+
+    def _graph_refusal(self) -> str | None:
+        """What a plan says against steps as CUDA graphs."""
+        if self.resolved.gradient_checkpointing:
+            return "activations are computed a second time, from random numbers kept on the host"
+        if self.resolved.base_precision not in BYTES:
+            return "rounded weights are expanded by a library of its own"
+        return None
 
     def measure(self) -> dict[str, float]:
         """Error rates on the first held-out rows."""
