@@ -5,15 +5,18 @@ What is packed is the batch that the method collates; held-out rows go the base 
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from ..models.fast_path import FastPathReport
+from ..models.fast_path import FastPathReport, slow_parts
 from ..models.fast_path.encoders import EncoderProgram, encoder_program_of, head_reads
+from ..runs.events import FindingEvent
 from .flat_steps import FlatSteps
 from .graphed import GraphedStep
 from .head_batches import HeadBatch, Packing, PackingCollator
@@ -34,7 +37,9 @@ class PackedHeadSteps(Trainer):
     program: EncoderProgram
     data_seconds: float
     """Spent on fetching and collating rows so far."""
+    emit: Callable[[Any], Any]
     _ahead: BatchesAhead
+    _stop_said = False
 
     @abstractmethod
     def pack(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -78,6 +83,9 @@ class PackedHeadSteps(Trainer):
         divisor, device = self.divisor(num_items_in_batch), self.args.device
         if self.graph_reason is None:
             loss = self.graphed(batch, divisor, device)
+            if self.graphed.stopped is not None and not self._stop_said:
+                self._stop_said = True
+                self.say_slower("graphs", self.graphed.stopped)
         else:
             there = batch.pinned() if device.type == "cuda" else batch
             loss = self._forward_backward(there.on(device), torch.as_tensor(divisor, device=device))
@@ -87,6 +95,12 @@ class PackedHeadSteps(Trainer):
     def fetch_ahead(self) -> None:
         """Pack the next step's batches, if that was not done."""
         self.data_seconds += self._ahead.fetch()
+
+    def say_slower(self, kind: str, reason: str) -> None:
+        """The note of a run whose steps turn out to be slower than its report said."""
+        report = FastPathReport()
+        report.count(kind, reason)
+        self.emit(FindingEvent(finding=slow_parts(report)))
 
     def _forward_backward(self, batch: HeadBatch, divisor: torch.Tensor) -> torch.Tensor:
         loss = self.head_loss(batch, divisor)
@@ -147,9 +161,12 @@ class HeadSteps(FlatSteps, PackedHeadSteps):
         return self.packing is not None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the base class; a model that was changed since it was read goes the base trainer's way."""
+        """As the base class; a model that was changed since it was read goes the base trainer's way, which
+        is said."""
         if self.packing is not None and not self.program.is_current():
             self.packing, self.plain_reason = None, "the model was changed since it was read"
+            warnings.warn(f"Batches are not packed, which is slower: {self.plain_reason}", stacklevel=2)
+            self.say_slower("steps", self.plain_reason)
         return super().train(*args, **kwargs)
 
     def _graph_refusal(self) -> str | None:

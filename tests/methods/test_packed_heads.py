@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from support.tiny_runs import create_run, events_of, next_attempt
 
 from whet.engine.methods.flat_optimizer import FlatAdamW
 from whet.engine.methods.head_batches import HeadBatch, Packing
-from whet.engine.methods.packed_texts import coarser
+from whet.engine.methods.filling import coarser
 from whet.engine.methods.reranker.job import RerankerTraining
 from whet.engine.recipe import Recipe
 from whet.engine.runs.events import EvalEvent, FindingEvent, PhaseEvent, StepEvent
@@ -259,3 +260,47 @@ def test_padding_in_front_is_not_packed(folders: dict[str, Path], tmp_path: Path
     made.headed.tokenizer.padding_side = "left"
     made.trainer.choose_steps(made.headed.tokenizer)
     assert made.trainer.plain_reason == "texts are padded in front"
+
+
+def slow_notes(run: RunDir) -> list[dict[str, Any]]:
+    """Evidence of L08."""
+    found = [event.finding for event in events_of(run) if isinstance(event, FindingEvent)]
+    return [finding.evidence for finding in found if finding.id == "L08"]
+
+
+def test_a_model_that_was_changed_is_slower_and_that_is_said(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """The report before the first step said that batches are packed."""
+
+    def method(context: Any) -> Any:
+        made = CASES["classes"][0](context)
+        made.trainer.model.add_adapter("second", made.trainer.model.peft_config["default"])
+        return made
+
+    run = create_run(recipe("classes", folders["bert"], tmp_path))
+    with pytest.warns(UserWarning, match="not packed, which is slower: the model was changed"):
+        assert attempt(run, method=method) == "finished"
+    assert len([event for event in events_of(run) if isinstance(event, StepEvent)]) == STEPS
+    (evidence,) = slow_notes(run)
+    assert evidence["steps: the model was changed since it was read"] == 1
+
+
+def test_graphs_that_cannot_be_captured_are_said_once(folders: dict[str, Path], tmp_path: Path) -> None:
+    """What a device says at the first capture, played on one without graphs."""
+
+    def method(context: Any) -> Any:
+        trainer = (made := CASES["classes"][0](context)).trainer
+
+        def eager(batch: HeadBatch, divisor: Any, device: torch.device) -> torch.Tensor:
+            trainer.graphed.stopped = "out of memory"
+            return trainer._forward_backward(batch, torch.as_tensor(divisor))
+
+        trainer.graphed = Mock(side_effect=eager, stopped=None)
+        trainer.graph_reason = None
+        return made
+
+    run = create_run(recipe("classes", folders["bert"], tmp_path))
+    assert attempt(run, method=method) == "finished"
+    (evidence,) = slow_notes(run)
+    assert evidence["graphs: out of memory"] == 1
