@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional
 
 from ..models.fast_path.encoders import HeadTexts, Reads
+from .filling import coarser
 from .graphed import Shape, StaticBatch
-from .packed_texts import coarser, pack_texts
+from .packed_texts import pack_texts
 
 IGNORED = -100
 """Label of what counts for nothing."""

@@ -7,9 +7,8 @@ import torch
 
 from ..models.fast_path import PackedTokens
 from ..models.fast_path.encoders import pack_documents
+from .filling import TOKENS
 
-TOKENS = 256
-"""Packed rows of a graph are filled up to a multiple of this."""
 DOCUMENTS = 64
 """Numbers of offsets are multiples of this."""
 
@@ -17,14 +16,6 @@ DOCUMENTS = 64
 def multiple_on(device: torch.device) -> int:
     """What packed rows are filled up to on a device; graphs are a GPU's."""
     return TOKENS if device.type == "cuda" else 1
-
-
-def coarser(multiple: int, tokens: int) -> int:
-    """A power of two that grows with a batch: sums of many lengths differ widely, and each number of tokens
-    would be a graph of its own. About a sixteenth is filling at most."""
-    if multiple == 1 or tokens < 16 * multiple:
-        return multiple
-    return int(1 << ((tokens // 16).bit_length() - 1))
 
 
 def pack_texts(ids_T: np.ndarray, lengths_N: np.ndarray, multiple: int, filler: int) -> PackedTokens:

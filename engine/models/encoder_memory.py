@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..methods.filling import TOKENS, coarser
 from ..recipe import AdapterSection
 from .families import family_of
 
 if TYPE_CHECKING:
-    from ..data.inspection import DataReport
+    from ..data.inspection import DataReport, Lengths
     from ..resolve import Resolved
     from .facts import ModelFacts
 
@@ -38,17 +39,73 @@ def on_fast_path(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved)
     )
 
 
-def batch_tokens(resolved: Resolved, report: DataReport) -> int:
-    """Tokens of a batch's texts that are hardly ever exceeded.
+def packs_batches(resolved: Resolved, report: DataReport) -> bool:
+    """Whether a head's batches are packed before they are read (an embedding's always are): not where fp16
+    scales the losses, nor where a loss makes further pairs of the batch's rows."""
+    if resolved.method == "embedding":
+        return True
+    return resolved.compute_dtype != "fp16" and resolved.texts_per_row == report.texts_per_row
 
-    Lengths between 0 and the longest with this mean vary most where all are one or the other, so that their
-    variance is at most mean x (longest - mean).
-    """
+
+def replays(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved, report: DataReport) -> bool:
+    """Whether steps are CUDA graphs: an adapter's own dropout draws its seeds on the host."""
+    on_gpu = resolved.device == "cuda" and adapter.dropout == 0
+    return on_gpu and on_fast_path(facts, adapter, resolved) and packs_batches(resolved, report)
+
+
+def batch_tokens(resolved: Resolved, report: DataReport) -> int:
+    """Tokens of a batch's texts that are hardly ever exceeded; on a GPU with what fills them up."""
     texts = resolved.batch_size * resolved.texts_per_row
     seen = max(1, report.train.rows * resolved.texts_per_row)
     mean = min(float(resolved.longest), report.train.tokens / seen)
-    spread = (texts * mean * (resolved.longest - mean)) ** 0.5
-    return min(texts * resolved.longest, round(texts * mean + DEVIATIONS * spread))
+    spread = (texts * _variance(report.train.length, mean, resolved.longest)) ** 0.5
+    tokens = min(texts * resolved.longest, round(texts * mean + DEVIATIONS * spread))
+    if resolved.device != "cuda" or not packs_batches(resolved, report):
+        return tokens
+    multiple = TOKENS if resolved.method == "embedding" else coarser(TOKENS, tokens)
+    return -(-tokens // multiple) * multiple
+
+
+def _variance(lengths: Lengths, mean: float, longest: int) -> float:
+    """Of a text's tokens, their quantiles joined by straight lines.
+
+    The shortest length is not known; it is what gives the texts their mean. Lengths between 0 and the longest
+    vary most where all are one or the other: mean x (longest - mean).
+    """
+    p50, p95, p99, most = (
+        float(min(length, longest)) for length in (lengths.p50, lengths.p95, lengths.p99, lengths.max)
+    )
+    upper = ((0.45, p50, p95), (0.04, p95, p99), (0.01, p99, most))
+    above = sum(share * (low + high) / 2 for share, low, high in upper)
+    shortest = min(max(4 * (mean - above) - p50, 0.0), p50)
+    pieces = ((0.5, shortest, p50), *upper)
+    first = sum(share * (low + high) / 2 for share, low, high in pieces)
+    second = sum(share * (low * low + low * high + high * high) / 3 for share, low, high in pieces)
+    return max(0.0, min(second - first * first, mean * (longest - mean)))
+
+
+def head_parameters(facts: ModelFacts, method: str) -> int:
+    """Of what stands on an encoder and trains whole: a dense layer, where the answer is of the whole text.
+    The rows of the answers themselves are few."""
+    if family_of(facts.model_type).encoder is None or method not in ("classification", "reranker"):
+        return 0
+    return facts.hidden_size * (facts.hidden_size + 1)
+
+
+def stacked_bytes(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:
+    """The adapter once more in the compute type, stacked and scaled as products want it."""
+    layout = family_of(facts.model_type).encoder
+    assert layout is not None
+    hidden, inner = facts.hidden_size, (2 if layout.gated else 1) * facts.mlp_width
+    one, stacked = _ranks(adapter, len(layout.qkv))
+    numbers = stacked * 4 * hidden + one * (2 * hidden + (hidden + inner) + (facts.mlp_width + hidden))
+    return BYTES[resolved.compute_dtype] * facts.layers * numbers
+
+
+def _ranks(adapter: AdapterSection, readers: int) -> tuple[int, int]:
+    """Of one layer's adapter, and of those of all layers that read the attention's input."""
+    one, all_of_them = (-(-adapter.rank * count // RANK_STEP) * RANK_STEP for count in (1, readers))
+    return one, all_of_them
 
 
 def fast_encoder_bytes(
@@ -65,14 +122,14 @@ def fast_encoder_bytes(
       w(2h + gf + 2r).
     - two fp32 statistics a norm; with checkpointing a half keeps the sum and t of its last product.
     - in the backward pass of a half, gradients of its width pass beside: w(f + 4h).
-    - a head reads hidden states that are padded again: two copies of batch x longest.
+    - a head whose batches are not packed reads hidden states that are padded again: two copies of
+      batch x longest.
     """
     layout = family_of(facts.model_type).encoder
     assert layout is not None
     width, hidden = BYTES[resolved.compute_dtype], facts.hidden_size
     inner = (2 if layout.gated else 1) * facts.mlp_width
-    rank = -(-adapter.rank // RANK_STEP) * RANK_STEP
-    stacked = -(-adapter.rank * len(layout.qkv) // RANK_STEP) * RANK_STEP
+    rank, stacked = _ranks(adapter, len(layout.qkv))
     statistics = HALVES * 8
     attention = width * (6 * hidden + stacked + rank) + 4 * facts.heads
     mlp = width * (HALVES * hidden + inner + HALVES * rank)
@@ -83,5 +140,5 @@ def fast_encoder_bytes(
         a_token = facts.layers * layer
     passing = width * (facts.mlp_width + 4 * hidden)
     tokens = batch_tokens(resolved, report)
-    padded = 0 if resolved.method == "embedding" else 2 * width * hidden * resolved.tokens_per_micro_batch
-    return tokens * (a_token + passing) + padded
+    again = 0 if packs_batches(resolved, report) else 2 * resolved.tokens_per_micro_batch
+    return tokens * (a_token + passing) + again * width * hidden

@@ -17,7 +17,7 @@ from ..hardware import Machine
 from ..methods.kinds import NEXT_TOKEN
 from ..recipe import AdapterSection
 from ..resolve import Resolved
-from .encoder_memory import fast_encoder_bytes, on_fast_path
+from .encoder_memory import fast_encoder_bytes, head_parameters, on_fast_path, replays, stacked_bytes
 from .facts import ModelFacts, match_targets
 from .families import family_of
 from .layout import DEPTH
@@ -70,6 +70,11 @@ class Memory(BaseModel):
     )
 
     @property
+    def allocated(self) -> int:
+        """What PyTorch's allocator holds at the peak: on a GPU all but the context."""
+        return self.peak - (CUDA_CONTEXT if self.where == "gpu" else 0)
+
+    @property
     def needed(self) -> int:
         """What must be free for the step to run: the peak and what fragmentation wastes."""
         return int(self.peak * (1 + FRAGMENTATION))
@@ -93,27 +98,32 @@ def estimate_memory(
         machine: what it has; of several GPUs the smallest counts, since the run takes whichever is free.
     """
     cuda = resolved.device == "cuda"
-    trainable = resolved.trainable_parameters
-    full = adapter.kind == "none"
+    head = head_parameters(facts, resolved.method)
+    trainable = resolved.trainable_parameters + head
+    full, fast = adapter.kind == "none", on_fast_path(facts, adapter, resolved)
+    moment = ADAMW_8BIT_BYTES if resolved.optimizer == "adamw_8bit" else 8
+    replayed = replays(facts, adapter, resolved, report)
     components = {
         "base": base_bytes(
             facts, resolved.base_precision, resolved.embedding_precision, resolved.head_precision
         )
-        * (2 if resolved.second_copy else 1),
+        * (2 if resolved.second_copy else 1)
+        + BYTES.get(resolved.base_precision, 2) * head,
         # PEFT holds adapters, and its copies of whole modules, in fp32.
-        "adapter": 0 if full else 4 * trainable,
+        "adapter": 0 if full else 4 * trainable + (stacked_bytes(facts, adapter, resolved) if fast else 0),
         "gradients": 4 * trainable,
-        "optimizer": moment_bytes(facts, adapter, resolved.optimizer),
+        "optimizer": moment_bytes(facts, adapter, resolved.optimizer) + int(moment * head),
         "activations": heard_bytes(facts, adapter, resolved)
         if resolved.method == "speech"
         else fast_encoder_bytes(facts, adapter, resolved, report)
-        if on_fast_path(facts, adapter, resolved)
+        if fast
         else activation_bytes(facts, adapter, resolved) + frame_bytes(facts, resolved),
         # Only what is to be continued is compared with the whole vocabulary.
         "loss": loss_bytes(facts, adapter, resolved, report)
         if resolved.method in NEXT_TOKEN and facts.codebooks is None
         else 0,
-        "runtime": CUDA_CONTEXT + CUDA_WORKSPACE if cuda else PROCESS,
+        # What captures a graph is a stream with workspaces of its own.
+        "runtime": CUDA_CONTEXT + CUDA_WORKSPACE * (2 if replayed else 1) if cuda else PROCESS,
     }
     if resolved.method == "vision":
         inner = language_facts(facts)
@@ -121,7 +131,7 @@ def estimate_memory(
         ends = resolved.embedding_precision, resolved.head_precision
         components |= {
             "base": base_bytes(inner, resolved.base_precision, *ends),  # the encoder is not rounded
-            "optimizer": int(trainable * (ADAMW_8BIT_BYTES if resolved.optimizer == "adamw_8bit" else 8)),
+            "optimizer": int(trainable * moment),
             "activations": activation_bytes(inner, adapter, resolved)
             + encoder_bytes(facts, resolved, report.images),
             "loss": answer_bytes(facts, resolved, share),

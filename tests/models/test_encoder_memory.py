@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,21 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from support.plan_inputs import adapter, machine, recipe, report
+from support.plan_inputs import adapter, gpu, machine, recipe, report
 
-from whet.engine.models.encoder_memory import batch_tokens, fast_encoder_bytes, on_fast_path
+from whet.engine.methods.filling import TOKENS, coarser
+from whet.engine.models.encoder_memory import (
+    batch_tokens,
+    fast_encoder_bytes,
+    head_parameters,
+    on_fast_path,
+    packs_batches,
+    replays,
+)
 from whet.engine.models.facts import ModelFacts, read_model_facts
 from whet.engine.models.families import family_of
 from whet.engine.models.fast_path.encoders import apply_fast_encoder
+from whet.engine.models.memory import ADAMW_8BIT_BYTES, CUDA_CONTEXT, CUDA_WORKSPACE, estimate_memory
 from whet.engine.recipe import AdapterSection
 from whet.engine.resolve import Resolved, resolve
 
@@ -124,3 +134,76 @@ def test_a_batch_has_the_tokens_of_its_texts(tmp_path: Path) -> None:
     assert 512 * 15 < short < 512 * 512 / 5
     for change in ({"kind": "dora"}, {"kind": "none"}, {"bias": "all"}):
         assert not on_fast_path(facts, section.model_copy(update=change), resolved)
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> ModelFacts:
+    """The base shape."""
+    from transformers import BertConfig
+
+    BertConfig().save_pretrained(tmp_path)
+    return read_model_facts(tmp_path)
+
+
+def lengths_report(lengths: list[int], texts: int = 1) -> Any:
+    """Of rows that are so long; with their quantiles."""
+    ranked = sorted(lengths)
+    p50, p95, p99 = (ranked[round(share * (len(ranked) - 1))] for share in (0.5, 0.95, 0.99))
+    found = report().train.length.model_copy(update={"p50": p50, "p95": p95, "p99": p99, "max": ranked[-1]})
+    update = {"length": found, "rows": len(ranked), "token_rows": len(ranked), "tokens": sum(ranked)}
+    return report(report().train.model_copy(update=update), texts_per_row=texts)
+
+
+@pytest.mark.parametrize("shape", ["uniform", "long tail", "few long", "equal"])
+def test_planned_tokens_are_hardly_ever_exceeded_and_near(shape: str, bert: ModelFacts) -> None:
+    draw = random.Random(7)
+    lengths = {
+        "uniform": [draw.randint(50, 146) for _ in range(4000)],
+        "long tail": [min(512, max(3, int(draw.lognormvariate(4, 0.6)))) for _ in range(4000)],
+        "few long": [512 if draw.random() < 0.03 else draw.randint(8, 24) for _ in range(4000)],
+        "equal": [100] * 4000,
+    }[shape]
+    resolved = on_gpu(bert, lengths_report(lengths), "classification")
+    planned = batch_tokens(resolved, lengths_report(lengths))
+    largest = max(sum(draw.sample(lengths, 64)) for _ in range(2000))
+    assert planned % TOKENS == 0
+    assert largest <= planned < 1.15 * largest + coarser(TOKENS, planned)
+
+
+def on_gpu(facts: ModelFacts, data: Any, kind: str) -> Resolved:
+    """64 rows a batch of BERT's base shape on a GPU."""
+    wanted = recipe(method={"kind": kind}, training__batch_size=64)
+    return resolve(wanted, facts, machine(gpu()), data, 4000)[0]
+
+
+def test_heads_and_graphs_are_counted_where_they_are(bert: ModelFacts) -> None:
+    facts, section, on = bert, adapter(rank=16), machine(gpu())
+    data = lengths_report([100] * 4000)
+    of = {kind: on_gpu(bert, data, kind) for kind in ("embedding", "classification", "token_classification")}
+    need = {kind: estimate_memory(facts, section, one, data, on).components for kind, one in of.items()}
+    head = 768 * 769
+    assert head_parameters(facts, "reranker") == head_parameters(facts, "classification") == head
+    more = {
+        name: need["classification"][name] - need["token_classification"][name] for name in need["embedding"]
+    }
+    assert more == dict.fromkeys(more, 0) | {
+        "base": 2 * head, "adapter": 4 * head, "gradients": 4 * head,
+        "optimizer": int(ADAMW_8BIT_BYTES * head),
+    }  # fmt: skip
+    assert need["embedding"]["runtime"] == CUDA_CONTEXT + 2 * CUDA_WORKSPACE
+    drops = section.model_copy(update={"dropout": 0.1})
+    eager = estimate_memory(facts, drops, of["classification"], data, on)
+    assert eager.components["runtime"] == CUDA_CONTEXT + CUDA_WORKSPACE
+    assert eager.allocated == eager.peak - CUDA_CONTEXT
+
+
+def test_only_batches_that_are_not_packed_are_padded_before_the_head(bert: ModelFacts) -> None:
+    facts, section = bert, adapter(rank=16)
+    data = lengths_report([draw % 90 + 10 for draw in range(4000)])
+    packed = on_gpu(bert, data, "reranker")
+    assert packs_batches(packed, data) and packs_batches(on_gpu(bert, data, "embedding"), data)
+    for change in ({"compute_dtype": "fp16", "base_precision": "fp16"}, {"texts_per_row": 5}):
+        plain = packed.model_copy(update=change)
+        assert not packs_batches(plain, data) and not replays(facts, section, plain, data)
+        padded = fast_encoder_bytes(facts, section, plain, data) / batch_tokens(plain, data)
+        assert padded > fast_encoder_bytes(facts, section, packed, data) / batch_tokens(packed, data)
