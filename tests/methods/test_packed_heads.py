@@ -19,9 +19,9 @@ from support.live_runs import attempt
 from support.tiny_embedders import save_transformer
 from support.tiny_runs import create_run, events_of, next_attempt
 
+from whet.engine.methods.filling import coarser
 from whet.engine.methods.flat_optimizer import FlatAdamW
 from whet.engine.methods.head_batches import HeadBatch, Packing
-from whet.engine.methods.filling import coarser
 from whet.engine.methods.reranker.job import RerankerTraining
 from whet.engine.recipe import Recipe
 from whet.engine.runs.events import EvalEvent, FindingEvent, PhaseEvent, StepEvent
