@@ -9,7 +9,7 @@ chunk of the MLP, S supervised rows, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..schedule import Schedule
 from .fast_shape import FastShape
@@ -29,6 +29,10 @@ UNDER_WAY = 4
 """Offloaded tensors that are on the device at once: one in use, three on their way."""
 HEAD_BLOCK_BYTES = 128 * 2**20
 """Of a quantised head's rows that are expanded at once."""
+GRAPH_FLOPS, GRAPH_LAYER = 5e14, 6e-3
+"""A micro-batch is a CUDA graph where its arithmetic at this rate takes less than launching every layer."""
+GRAPH_TOKENS = 512
+"""Packed rows of a graph are filled up to a multiple of this."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,13 @@ class FastPeak:
 
 def filled(tokens: int) -> int:
     return -(-tokens // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
+
+
+def replayed(shape: FastShape, choice: Choice, tokens: float) -> bool:
+    """Whether a micro-batch of so many tokens is worth a CUDA graph, and may be one."""
+    if choice.forwards is not None or choice.offload or shape.attention == "reference" or shape.dropout:
+        return False
+    return 6 * shape.matrix * tokens / GRAPH_FLOPS <= GRAPH_LAYER * shape.layers
 
 
 # --- bytes a token
@@ -210,6 +221,11 @@ def kept_before(shape: FastShape, choice: Choice, layer: int) -> int:
 
 def fast_peak(shape: FastShape, choice: Choice) -> FastPeak:
     """The most that a micro-batch holds beside weights and optimizer."""
+    workspace = 0
+    if replayed(shape, choice, choice.tokens):
+        # What captures a graph is a stream with workspaces of its own.
+        workspace = CUDA_WORKSPACE
+        choice = replace(choice, tokens=-(-choice.tokens // GRAPH_TOKENS) * GRAPH_TOKENS)
     tokens, layers = choice.filled, shape.layers
     stream, mlp = stream_bytes(shape) * tokens, mlp_kept(shape) * tokens
     moments = [(kept_before(shape, choice, layers), loss_passing(shape, choice), True)]
@@ -228,7 +244,7 @@ def fast_peak(shape: FastShape, choice: Choice) -> FastPeak:
     if shape.embedding_trains:  # the last gradient of all, whole before it is added to the buffer
         moments.append((0, 4 * shape.vocabulary * shape.width, False))
     batch = BATCH_BYTES * tokens + 8 * shape.rotary * (-(-choice.longest // TABLE_STEP) * TABLE_STEP)
-    batch += UNDER_WAY * stream // 2 if choice.offload else 0
+    batch += workspace + (UNDER_WAY * stream // 2 if choice.offload else 0)
     kept, passing, loss = max(moments, key=lambda moment: moment[0] + moment[1])
     return FastPeak(kept + batch, passing, loss, host_bytes(shape, choice))
 

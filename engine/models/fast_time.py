@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from ..calibration import Ceilings
 from ..data.inspection import SplitReport
-from .fast_memory import Choice
+from .fast_memory import Choice, replayed
 from .fast_shape import FastShape, Product
 
 ELEMENTWISE_SHARE = 0.8
@@ -24,8 +24,6 @@ FP32_SLOWER = 10.0
 """Products in fp32 without tensor cores, against 16 bits."""
 FORWARD_OF_ATTENTION = 1 / 3.5
 """Attention's backward pass computes five products where the forward pass computes two."""
-GRAPH_FLOPS, GRAPH_LAYER = 5e14, 6e-3
-"""A micro-batch is a CUDA graph where its arithmetic at this rate takes less than launching every layer."""
 REPLAYED = 0.5
 """Share of launch-bound micro-batches of uneven rows whose shape was captured before."""
 OWN_ATTENTION = 0.6
@@ -175,7 +173,7 @@ def step_time(shape: FastShape, rows: Rows, choice: Choice, ceilings: Ceilings) 
     again = (mlp_again + attention_again) / (2 * layers)
     launching = layers * ceilings.layer_host * (1 + again / 4) * (1 + (parts - 1) / 2)
     launching *= 1 + forwards / 3
-    if choice.forwards is None and not choice.offload and graphed(shape, tokens):
+    if replayed(shape, choice, tokens):
         launching *= 0.0 if rows.equal else 1 - REPLAYED
     return StepTime(
         products=batches * products,
@@ -186,13 +184,6 @@ def step_time(shape: FastShape, rows: Rows, choice: Choice, ceilings: Ceilings) 
         host=batches * launching,
         fixed=ceilings.step_host,
     )
-
-
-def graphed(shape: FastShape, tokens: float) -> bool:
-    """Whether a micro-batch of so many tokens is worth a CUDA graph, and may be one."""
-    if shape.attention == "reference" or shape.dropout:
-        return False
-    return 6 * shape.matrix * tokens / GRAPH_FLOPS <= GRAPH_LAYER * shape.layers
 
 
 @dataclass(frozen=True)

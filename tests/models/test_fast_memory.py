@@ -15,6 +15,9 @@ from whet.engine.calibration import TYPICAL
 from whet.engine.models.families import Unsupported
 from whet.engine.models.fast_memory import (
     FEW_LOGIT_BYTES,
+    GRAPH_FLOPS,
+    GRAPH_LAYER,
+    GRAPH_TOKENS,
     HEAD_BLOCK_BYTES,
     LOGIT_BYTES,
     TABLE_STEP,
@@ -27,10 +30,11 @@ from whet.engine.models.fast_memory import (
     fast_peak,
     host_bytes,
     kept_before,
+    replayed,
 )
 from whet.engine.models.fast_shape import GROUP_BYTES, RANK_STEP, FastShape, Held, fast_shape
-from whet.engine.models.fast_time import GRAPH_FLOPS, GRAPH_LAYER, Rows, graphed, rows_of, step_time
-from whet.engine.models.memory import CUDA_CONTEXT
+from whet.engine.models.fast_time import Rows, rows_of, step_time
+from whet.engine.models.memory import CUDA_CONTEXT, CUDA_WORKSPACE
 
 QWEN_06B = {
     "model_type": "qwen3",
@@ -158,6 +162,7 @@ def test_constants_are_the_kernels_own() -> None:
     assert GROUP_BYTES == lora_base.GROUP_BYTES
     assert UNDER_WAY == 1 + offload.BEFORE
     assert (GRAPH_FLOPS, GRAPH_LAYER) == (graphs.FLOPS_A_SECOND, graphs.SECONDS_A_LAYER)
+    assert GRAPH_TOKENS == graphs.TOKENS
     for rows in (1, 1766, 1767, 4096, 16384):
         for vocabulary in (128256, 151936, 32000):
             expected = vocabulary_head.chunk_rows(rows, vocabulary, torch.bfloat16)
@@ -181,6 +186,14 @@ def test_within_reach_of_an_h200(model: str, peak: float, seconds: float, tmp_pa
     assert allocated(shape, fast_peak(shape, EIGHT)) / GIB == pytest.approx(peak, rel=0.05)
     clock = step_time(shape, Rows(8, 2048, 2048.0, 2048.0, equal=True), EIGHT, H200)
     assert clock.device == pytest.approx(seconds, rel=0.15)
+
+
+def test_a_graph_has_workspaces_and_is_filled_up(tmp_path: Path) -> None:
+    shape, full = shape_of(tmp_path, "0.6b"), Choice(tokens=1024, longest=500)
+    replays, eager = (fast_peak(shape, replace(full, forwards=forwards)).device for forwards in (None, 0))
+    assert replays == eager + CUDA_WORKSPACE
+    assert replays == fast_peak(shape, replace(full, tokens=600)).device
+    assert eager > fast_peak(shape, replace(full, tokens=600, forwards=0)).device
 
 
 def test_dropping_and_offloading_free_what_they_say(tmp_path: Path) -> None:
@@ -274,11 +287,11 @@ def test_quantised_bases_pay_for_expanding_and_fp8_is_faster(tmp_path: Path) -> 
 def test_small_steps_are_bound_by_launching_unless_graphed(tmp_path: Path) -> None:
     shape, choice = shape_of(tmp_path, "0.6b"), Choice(tokens=2048, longest=2048)
     rows = Rows(1, 2048, 2048.0, 2048.0, equal=True)
-    assert graphed(shape, 2048) and not graphed(replace(shape, dropout=True), 2048)
-    replayed = step_time(shape, rows, choice, H200)
+    assert replayed(shape, choice, 2048) and not replayed(replace(shape, dropout=True), choice, 2048)
+    again = step_time(shape, rows, choice, H200)
     uneven = step_time(shape, replace(rows, equal=False), choice, H200)
     eager = step_time(replace(shape, dropout=True), rows, choice, H200)
-    assert replayed.host == 0 < uneven.host < eager.host == pytest.approx(28 * H200.layer_host)
+    assert again.host == 0 < uneven.host < eager.host == pytest.approx(28 * H200.layer_host)
     assert eager.total == pytest.approx(eager.host + eager.fixed)
 
 
