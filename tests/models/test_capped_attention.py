@@ -12,14 +12,24 @@ import torch
 from peft import LoraConfig, get_peft_model
 from support.tiny_families import build
 from support.tiny_models import build_tiny_model, write_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    PreTrainedModel,
+    T5GemmaConfig,
+    T5GemmaForConditionalGeneration,
+    T5GemmaModuleConfig,
+    VaultGemmaConfig,
+)
 
 from whet.engine.export import merge_process
 from whet.engine.export.embedding_reference import EmbeddingReference
 from whet.engine.methods.classification.loading import load_options
 from whet.engine.methods.embedding.loading import load_folder
-from whet.engine.models.capped_attention import attention_of
-from whet.engine.models.loading import Precision
+from whet.engine.models.capped_attention import CAP, DEFAULTS, attention_of
+from whet.engine.models.loading import Precision, weight_options
 from whet.engine.models.sentence_folder import read_sentence_folder
 
 
@@ -30,6 +40,22 @@ from whet.engine.models.sentence_folder import read_sentence_folder
         ({"text_config": {"attn_logit_softcapping": 30.0}}, {"attn_implementation": "eager"}),
         ({"model_type": "gemma3_text", "attn_logit_softcapping": None}, {}),
         ({"model_type": "llama", "text_config": None}, {}),
+        ({"model_type": "gemma2"}, {"attn_implementation": "eager"}),
+        ({"model_type": "gemma2", "attn_logit_softcapping": None}, {}),
+        (
+            {"model_type": "paligemma", "text_config": {"model_type": "gemma2"}},
+            {"attn_implementation": "eager"},
+        ),
+        ({"model_type": "t5gemma"}, {"attn_implementation": "eager"}),
+        (
+            {
+                "model_type": "t5gemma",
+                "encoder": {"model_type": "t5_gemma_module", "attn_logit_softcapping": None},
+                "decoder": {"model_type": "t5_gemma_module"},
+            },
+            {"attn_implementation": "eager"},
+        ),
+        ({"model_type": "t5gemma", "encoder": {"attn_logit_softcapping": None}, "decoder": {}}, {}),
     ],
 )
 def test_what_is_said_of_a_configuration(tmp_path: Path, config: object, told: dict[str, str]) -> None:
@@ -105,3 +131,23 @@ def test_who_compares_merged_weights_is_told(capped: Path, told: list[str | None
 
 def test_a_folder_without_a_configuration_says_nothing(tmp_path: Path) -> None:
     assert attention_of(tmp_path) == {}
+
+
+@pytest.mark.parametrize("config", [Gemma2Config, T5GemmaModuleConfig, VaultGemmaConfig, Gemma3TextConfig])
+def test_the_defaults_are_those_of_the_classes(config: Any) -> None:
+    assert getattr(config(), CAP) == DEFAULTS.get(config.model_type)
+
+
+def test_an_encoder_with_a_decoder_is_told(tmp_path: Path) -> None:
+    sizes = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "layer_types": ["full_attention"],
+    }  # fmt: skip
+    config = T5GemmaConfig(encoder=sizes, decoder={**sizes, "cross_attention_hidden_size": 32})
+    config.save_pretrained(tmp_path)
+    T5GemmaForConditionalGeneration(config).save_pretrained(tmp_path)
+    options = weight_options(tmp_path, config, Precision())
+    loaded: Any = T5GemmaForConditionalGeneration.from_pretrained(tmp_path, config=config, **options)
+    model = loaded[0].model
+    parts = (model.encoder.config, model.decoder.config)
+    assert [part._attn_implementation for part in parts] == ["eager", "eager"]
