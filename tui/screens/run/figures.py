@@ -145,7 +145,7 @@ def _memory(look: Look, progress: RunProgress, plan: api.Plan | None, ascii: boo
     if progress.peak_memory:
         rows.append(("memory", Text(f"{size(progress.peak_memory)} peak")))
         if plan is not None:
-            rows.append(("planned", Text(size(plan.memory.peak))))
+            rows.append(("planned", Text(size(plan.memory.allocated))))
     for gpu in look.held:
         used = gpu.memory_total - gpu.memory_free
         busy = "" if gpu.utilization is None else f"{gpu.utilization}% busy"
