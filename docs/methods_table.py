@@ -229,7 +229,9 @@ def planned(recipe: Recipe, facts: ModelFacts) -> int:
             {"format": None, "other": LAYOUTS[kind], "confidence": 1, "reason": "assumed"}
         )
         texts = FROM_ENCODER.get(kind, 2)
-        report = report.model_copy(update={"formats": {"none": guess}, "texts_per_row": texts})
+        whole = dict.fromkeys(("tokens", "supervised_tokens"), texts * report.train.tokens)
+        changed = {"formats": {"none": guess}, "texts_per_row": texts}
+        report = report.model_copy(update=changed | {"train": report.train.model_copy(update=whole)})
     recipe, _ = with_family_targets(recipe, facts)
     resolved, _ = resolve(recipe, facts, MACHINE, report, ROWS)
     return fit(recipe, resolved, facts, report, MACHINE)[1].needed
