@@ -288,7 +288,7 @@ class Measured:
         rate: rows a second, median over the counted steps.
         step: median seconds.
         peak: bytes of the GPU's allocator in training; None on a CPU.
-        planned: bytes that whet's planner expected.
+        planned: bytes that whet's planner expected of the allocator.
         fused: the fast path's own report; empty where nothing said one.
         losses: first and last.
         rewards: means of the first and the last answers; empty where nothing is rewarded.

@@ -43,7 +43,7 @@ def run(job: Job) -> Measured:
     reasons = list(dict.fromkeys(one.title for one in slow if one.id == "L08"))
     return replace(
         measured(job, clock, losses, rewards),
-        planned=plan.memory.peak,
+        planned=plan.memory.allocated,
         fused=said[-1] if said else " ".join(reasons),
     )
 
