@@ -4,8 +4,8 @@ First a whole `KernelReport` without results, then ``{"now": kernel and case}``,
 ``{"speed": ...}`` as they are known, so that a kernel that takes the process down costs no other's results.
 ``TRITON_INTERPRET=1`` in the environment checks the smallest cases on the CPU.
 
-On a GPU parity is checked by several such processes, each with a share of the kernels (``2/8`` as argument):
-nearly all of its time is compilation, ten minutes and more on one core.
+On a GPU several such processes (``units`` as argument) first compare the kernels and compile what will be
+timed, since nearly all of a cold run is compilation; then this one times them, alone on the GPU.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from threading import Lock
 from typing import Any
 
+import psutil
 import torch
 
 from whet.kernels.backend import interpreting
@@ -28,21 +28,21 @@ from whet.kernels.parity import check as compare
 from whet.kernels.parity import dtype_name
 from whet.kernels.registry import SPECS
 from whet.kernels.spec import Case, Inputs, KernelSpec
-from whet.kernels.speed import Ceilings, directions_of, input_sets, measure, measure_ceilings
+from whet.kernels.speed import Ceilings, call_once, directions_of, input_sets, measure, measure_ceilings
 
 from .kernel_backends import backends, compute_type, kernel_notes, runs_triton
-from .kernel_report import KernelMachine, KernelReport, ParityResult, SpeedResult, ending
-from .processes import start
+from .kernel_check_units import Counted, Say, Unit, share
+from .kernel_report import KernelMachine, KernelReport, ParityResult, SpeedResult
 
-Say = Callable[[dict[str, Any]], None]
 SECONDS_A_FIGURE = 0.05
 INTERPRETED_CASES = 2
 WORDS = 300  # characters of an error
-MOST_PROCESSES = 8
+MOST_PROCESSES = 16
+BYTES_A_PROCESS = 1 << 30  # of the device's memory and of the host's: a CUDA context, libraries, a case
 
 
-def main(share: str = "") -> None:
-    """Check this machine, or only the parity of one share of the kernels."""
+def main(what: str = "") -> None:
+    """Check this machine, or do the units that come by standard input."""
     out, alone = os.fdopen(os.dup(1), "w", encoding="utf-8"), Lock()
     os.dup2(2, 1)  # compilers print; standard output is for JSON lines alone
 
@@ -52,8 +52,8 @@ def main(share: str = "") -> None:
             out.flush()
 
     device = torch.device("cuda" if torch.cuda.is_available() and not interpreting() else "cpu")
-    if share:
-        check_parity(kernels_of(share), device, say)
+    if what == "units":
+        do_units(device, say)
     else:
         check(device, say)
 
@@ -72,49 +72,67 @@ def check(device: torch.device, say: Say) -> None:
     )
     report = KernelReport(machine=machine, backends=backends(device), notes=kernel_notes(device))
     say(report.model_dump(mode="json"))
+    timed = [(spec, case) for spec in SPECS.values() for case in spec.timed] if ceilings is not None else []
     if device.type == "cuda" and here:
-        processes = min(MOST_PROCESSES, os.cpu_count() or 1)
-        with ThreadPoolExecutor(processes) as pool:
-            list(pool.map(partial(relay_share, say=say), [f"{i}/{processes}" for i in range(processes)]))
+        units = [*parity_units(), *(Unit("compile", spec.name, case.name) for spec, case in timed)]
+        say = Counted(say, len(units) + len(timed))
+        lost = share(units, _processes(device), say)
+        timed = [(spec, case) for spec, case in timed if Unit("compile", spec.name, case.name) not in lost]
     elif here or interpreting():
-        check_parity(list(SPECS.values()), device, say)
-    if ceilings is not None:
-        for spec in SPECS.values():
-            for case in spec.timed:
-                say({"now": f"{spec.name} {case.name}"})
-                for result in _speeds(spec, case, dtype, device, ceilings):
-                    say({"speed": result.model_dump(mode="json")})
+        units = parity_units()
+        say = Counted(say, len(units) + len(timed))
+        for unit in units:
+            do(unit, device, say)
+    for spec, case in timed:
+        say({"now": f"{spec.name} {case.name}"})
+        assert ceilings is not None
+        for result in _speeds(spec, case, device, ceilings):
+            say({"speed": result.model_dump(mode="json")})
 
 
-def kernels_of(share: str) -> list[KernelSpec]:
-    """``2/8``: of eight shares, the third."""
-    number, _, of = share.partition("/")
-    return list(SPECS.values())[int(number) :: int(of)]
+def parity_units() -> list[Unit]:
+    """Every case of every kernel, those first that compile most; the smallest in Triton's interpreter."""
+    specs = sorted(SPECS.values(), key=lambda spec: -len(spec.compilations))
+    most = INTERPRETED_CASES if interpreting() else None
+    return [Unit("parity", spec.name, case.name) for spec in specs for case in spec.cases[:most]]
 
 
-def check_parity(specs: list[KernelSpec], device: torch.device, say: Say) -> None:
-    """Compare the kernels with their references; only the smallest cases in Triton's interpreter."""
-    for spec in specs:
-        for case in spec.cases[:INTERPRETED_CASES] if interpreting() else spec.cases:
-            say({"now": f"{spec.name} {case.name}"})
-            for each in _types(spec, device):
-                say({"parity": _parity(spec, case, each, device).model_dump(mode="json")})
+def do_units(device: torch.device, say: Say) -> None:
+    """Do units, one a line of standard input, until it ends."""
+    for line in sys.stdin:
+        do(Unit(*json.loads(line)), device, say)
+        say({"finished": True})
 
 
-def relay_share(share: str, say: Say) -> None:
-    """Check one share in a process of its own; that it ends early is a problem of the kernel at hand."""
-    now = "its start"
-    with start("whet.engine.kernel_check", share, stderr=2) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            message = json.loads(line)
-            now = message.get("now", now)
-            say(message)
-    if process.returncode:
-        kernel, _, case = now.partition(" ")
-        problem = f"the process {ending(process.returncode)}; what came after it in its share was not checked"
-        wrong = ParityResult(kernel=kernel, case=case, dtype="any", problems=[problem])
-        say({"parity": wrong.model_dump(mode="json")})
+def do(unit: Unit, device: torch.device, say: Say) -> None:
+    """Compare a case with its reference in every type, or compile ahead what will be timed."""
+    spec = SPECS[unit.kernel]
+    cases = spec.cases if unit.kind == "parity" else spec.timed
+    case = next(case for case in cases if case.name == unit.case)
+    say({"now": f"{spec.name} {case.name}"})
+    if unit.kind == "compile":
+        _compile(spec, case, device)
+        return
+    for each in _types(spec, device):
+        say({"parity": _parity(spec, case, each, device).model_dump(mode="json")})
+
+
+def _compile(spec: KernelSpec, case: Case, device: torch.device) -> None:
+    """What fails here fails again when it is timed, and is said then."""
+    with suppress(Exception):
+        call_once(spec, spec.inputs(case, _timed_type(spec, device), device, 0))
+    _still_usable(device)
+
+
+def _processes(device: torch.device) -> int:
+    """As many as there are cores for and memory."""
+    memory = min(torch.cuda.mem_get_info(device)[0], psutil.virtual_memory().available)
+    return max(1, min(MOST_PROCESSES, len(os.sched_getaffinity(0)), memory // BYTES_A_PROCESS))
+
+
+def _timed_type(spec: KernelSpec, device: torch.device) -> torch.dtype:
+    dtype = compute_type(device)
+    return dtype if dtype in spec.dtypes else spec.dtypes[0]
 
 
 def _types(spec: KernelSpec, device: torch.device) -> list[torch.dtype]:
@@ -136,12 +154,9 @@ def _parity(spec: KernelSpec, case: Case, dtype: torch.dtype, device: torch.devi
     return ParityResult(**row, problems=problems or ["nothing was compared"])
 
 
-def _speeds(
-    spec: KernelSpec, case: Case, dtype: torch.dtype, device: torch.device, ceilings: Ceilings
-) -> Iterator[SpeedResult]:
-    dtype = dtype if dtype in spec.dtypes else spec.dtypes[0]
+def _speeds(spec: KernelSpec, case: Case, device: torch.device, ceilings: Ceilings) -> Iterator[SpeedResult]:
     try:
-        sets = input_sets(spec, case, dtype, device)
+        sets = input_sets(spec, case, _timed_type(spec, device), device)
     except Exception as error:
         _still_usable(device)
         yield SpeedResult(kernel=spec.name, case=case.name, direction="forward", problem=_words(error))

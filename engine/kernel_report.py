@@ -86,7 +86,8 @@ class KernelReport(BaseModel):
 
 
 def check_kernels(interpret: bool = False, progress: Callable[[str], None] | None = None) -> KernelReport:
-    """Check and time all kernels in a process of its own; ``progress`` is told what is being checked.
+    """Check and time all kernels in a process of its own; ``progress`` is told what is being
+    checked, as ``12 of 354: glu odd``.
 
     Args:
         interpret: on a machine without a GPU, check parity of small cases through Triton's interpreter.
@@ -109,7 +110,7 @@ def check_kernels(interpret: bool = False, progress: Callable[[str], None] | Non
                 elif "now" in message:
                     now = message["now"]
                     if progress is not None:
-                        progress(now)
+                        progress(f"{message['number']} of {message['of']}: {now}")
                 elif report is not None:
                     _add(report, message)
             process.wait()

@@ -81,7 +81,8 @@ def _product_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def milliseconds(calls: Sequence[Call], device: torch.device, budget: float = 0.2) -> float:
-    """Median time of a call, going round through ``calls`` for about ``budget`` seconds after a warm-up.
+    """Median time of a call, going round through ``calls`` for about ``budget`` seconds after a warm-up, five
+    times at least.
 
     Give calls on as many sets of inputs as :func:`sets_needed` says, so that none finds its inputs in the
     cache; results of a round are kept until the next, so that outputs go to cold memory too.
@@ -90,7 +91,7 @@ def milliseconds(calls: Sequence[Call], device: torch.device, budget: float = 0.
     kept: list[Any] = [None] * len(calls)
     round_of(calls, kept, 0.0)  # compiles
     once, ahead = round_of(calls, kept, 0.0)
-    rounds = max(5, min(100, int(budget / max(once, 1e-6))))
+    rounds = max(5, min(100, int(budget / max(once + ahead, 1e-6))))
     return statistics.median(round_of(calls, kept, ahead)[0] for _ in range(rounds)) / len(calls) * 1e3
 
 
@@ -144,6 +145,19 @@ def directions_of(spec: KernelSpec) -> tuple[str, ...]:
     return DIRECTIONS if counted else ("forward", "both")
 
 
+def call_once(spec: KernelSpec, inputs: Inputs) -> None:
+    """Run the operation once in each direction that is timed, which compiles what it launches."""
+    with torch.no_grad():
+        spec.operation(**inputs)
+    if spec.differentiable:
+        _Backward(spec.operation, inputs, trained_of(spec)).both()
+
+
+def trained_of(spec: KernelSpec) -> tuple[str, ...]:
+    """The inputs whose gradients are timed."""
+    return tuple(name for name in spec.differentiable if name not in spec.frozen)
+
+
 def measure(
     spec: KernelSpec,
     function: Callable[..., Any],
@@ -153,7 +167,7 @@ def measure(
     budget: float = 0.2,
 ) -> Speed:
     """Time ``function`` (the operation, its reference, a rival with the same signature) on the input sets."""
-    trained = tuple(name for name in spec.differentiable if name not in spec.frozen)
+    trained = trained_of(spec)
     work, unit = _work(spec, sets[0], trained, direction)
     if direction == "forward":
         with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import pytest
 import torch
 from support.command_line import whet
 
-from whet.engine import kernel_backends, kernel_check, kernel_report
+from whet.engine import kernel_backends, kernel_check, kernel_check_units, kernel_report
 from whet.engine.errors import WhetError
+from whet.engine.kernel_check_units import Unit
+from whet.engine.processes import start
 from whet.kernels.registry import SPECS
-from whet.kernels.speed import Ceilings
+from whet.kernels.speed import Ceilings, call_once
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU does")
+BEGUN = '{"now": "glu odd", "number": 12, "of": 354}'
 MACHINE = '{"machine": {"device": "toy", "dtype": "float32", "torch": "2", "triton": "3"}, "backends": []}'
 
 
@@ -49,9 +53,9 @@ def test_interpret_belongs_to_kernels() -> None:
 @pytest.mark.parametrize(
     ("lines", "ending", "said"),
     [
-        ([MACHINE, '{"now": "glu odd"}'], "os.kill(os.getpid(), 11)", "was ended by SIGSEGV"),
+        ([MACHINE, BEGUN], "os.kill(os.getpid(), 11)", "was ended by SIGSEGV"),
         (
-            [MACHINE, '{"now": "glu odd"}'],
+            [MACHINE, BEGUN],
             "sys.exit('illegal address')",
             "ended with code 1: illegal address",
         ),
@@ -63,7 +67,7 @@ def test_a_crash_is_the_problem_of_the_kernel_being_checked(
     monkeypatch.setattr(kernel_report, "start", _pretend(lines, ending))
     heard: list[str] = []
     report = kernel_report.check_kernels(progress=heard.append)
-    assert heard == ["glu odd"]
+    assert heard == ["12 of 354: glu odd"]
     (wrong,) = report.wrong
     assert (wrong.kernel, wrong.case) == ("glu", "odd") and said in wrong.problems[0]
     answer = whet("doctor", "--kernels")
@@ -77,20 +81,110 @@ def test_a_crash_before_the_first_answer_is_an_error(monkeypatch: pytest.MonkeyP
     assert caught.value.code == "kernels.crashed"
 
 
-def test_a_share_that_crashes_costs_its_own_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = '{"parity": {"kernel": "glu", "case": "odd", "dtype": "float32", "error": 0, "limit": 1}}'
-    lines = ['{"now": "glu odd"}', right, '{"now": "rope empty"}']
-    monkeypatch.setattr(kernel_check, "start", _pretend(lines, "os.kill(os.getpid(), 11)"))
+HELPER = """
+import json, os, sys
+for line in sys.stdin:
+    kind, kernel, case = json.loads(line)
+    if case == "dead":
+        sys.exit(3)
+    print(json.dumps({"now": f"{kernel} {case}"}), flush=True)
+    if case == "crash":
+        os.kill(os.getpid(), 11)
+    if kind == "parity":
+        row = {"kernel": kernel, "case": case, "dtype": "float32", "error": 0, "limit": 1}
+        print(json.dumps({"parity": row}), flush=True)
+    print('{"finished": true}', flush=True)
+"""
+
+
+def helper(ends: list[int]) -> Any:
+    """A stand-in for the process that does units; counts how many were started."""
+
+    def start(module: str, *arguments: str, stderr: Any, **variables: str) -> subprocess.Popen[str]:
+        ends.append(1)
+        assert (module, arguments) == ("whet.engine.kernel_check", ("units",))
+        return subprocess.Popen(
+            [sys.executable, "-c", HELPER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    return start
+
+
+def shared(units: list[Unit], processes: int, monkeypatch: pytest.MonkeyPatch) -> tuple[set[Unit], Any, int]:
+    """What was lost, the results, and how many processes it took."""
+    started: list[int] = []
     heard: list[dict[str, Any]] = []
-    kernel_check.relay_share("1/8", heard.append)
+    monkeypatch.setattr(kernel_check_units, "start", helper(started))
+    lost = kernel_check_units.share(units, processes, heard.append)
     results = [kernel_report.ParityResult(**message["parity"]) for message in heard if "parity" in message]
-    assert [(result.kernel, result.case) for result in results] == [("glu", "odd"), ("rope", "empty")]
-    assert results[0].problems == [] and "was ended by SIGSEGV" in results[1].problems[0]
+    return lost, results, len(started)
 
 
-def test_the_shares_are_all_kernels_once() -> None:
-    shared = [spec.name for number in range(3) for spec in kernel_check.kernels_of(f"{number}/3")]
-    assert sorted(shared) == sorted(SPECS)
+def test_all_units_are_done_once_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    units = [Unit("parity", "glu", str(number)) for number in range(12)] + [Unit("compile", "glu", "8b")]
+    lost, results, started = shared(units, 3, monkeypatch)
+    assert lost == set() and 1 <= started <= 3
+    assert sorted(int(result.case) for result in results) == list(range(12))
+    _, results, started = shared(units, 1, monkeypatch)
+    assert [int(result.case) for result in results] == list(range(12)) and started == 1
+
+
+def test_a_unit_that_crashes_costs_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    units = [
+        Unit("parity", "glu", "odd"),
+        Unit("parity", "rope", "crash"),
+        Unit("compile", "nf4", "crash"),
+        Unit("parity", "rope", "plain"),
+    ]
+    lost, results, started = shared(units, 1, monkeypatch)
+    assert lost == set(units[1:3]) and started == 3
+    wrong = [(one.kernel, one.case, *one.problems) for one in results if one.problems]
+    assert wrong == [(unit.kernel, unit.case, "the process was ended by SIGSEGV") for unit in units[1:3]]
+    assert [one.case for one in results if not one.problems] == ["odd", "plain"]
+
+
+def test_processes_that_do_not_start_leave_what_was_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    units = [Unit("parity", "glu", "dead"), Unit("compile", "nf4", "dead"), Unit("parity", "rope", "dead")]
+    lost, results, started = shared(units, 2, monkeypatch)
+    assert lost == set() and started == 2
+    assert {one.kernel for one in results} == {"glu", "rope"}
+    assert all("was not checked" in one.problems[0] for one in results)
+
+
+def test_a_process_does_the_units_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Triton's interpreter, as the GPU's processes do them."""
+    heard: list[dict[str, Any]] = []
+    monkeypatch.setattr(kernel_check_units, "start", partial(start, TRITON_INTERPRET="1"))
+    said = kernel_check_units.Counted(heard.append, 2)
+    assert kernel_check_units.share([Unit("parity", "rms_norm", "odd")], 1, said) == set()
+    assert heard[0] == {"now": "rms_norm odd", "number": 1, "of": 2}
+    results = [kernel_report.ParityResult(**message["parity"]) for message in heard[1:]]
+    assert {one.dtype for one in results} == {"float32", "bfloat16", "float16"}
+    assert not any(one.problems for one in results)
+
+
+def test_the_units_are_all_cases_and_the_long_ones_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    units = kernel_check.parity_units()
+    every = [("parity", spec.name, case.name) for spec in SPECS.values() for case in spec.cases]
+    assert sorted(units) == sorted(every) and len(set(units)) == len(units)
+    assert {unit.kernel for unit in units[: len(SPECS["attention"].cases)]} == {"attention"}
+    timed = [(spec.name, case.name) for spec in SPECS.values() for case in spec.timed]
+    assert len(set(timed)) == len(timed)
+
+
+def test_what_is_timed_is_compiled_before_in_every_direction() -> None:
+    ran: list[bool] = []
+
+    def operation(x: torch.Tensor) -> torch.Tensor:
+        ran.append(x.requires_grad)
+        return 2 * x
+
+    spec = replace(SPECS["l2_normalize"], operation=operation, differentiable=("x",), frozen=())
+    call_once(spec, {"x": torch.ones(3)})
+    assert ran == [False, True]
+    call_once(replace(spec, differentiable=()), {"x": torch.ones(3)})
+    assert ran == [False, True, False]
 
 
 def _pretend(lines: list[str], ending: str) -> Any:
@@ -161,6 +255,6 @@ def test_a_kernel_that_raises_is_a_finding_and_plain_torch_may_not_fit(
     result = kernel_check._parity(replace(spec, operation=broken), case, torch.float32, cpu)
     assert result.problems == ["ValueError: T is 7"]
     timed = replace(spec, timed=(case,), reference=too_large)
-    rows = list(kernel_check._speeds(timed, case, torch.float32, cpu, Ceilings(1e9, 1e9)))
+    rows = list(kernel_check._speeds(timed, case, cpu, Ceilings(1e9, 1e9)))
     assert [row.direction for row in rows] == ["forward", "backward", "both"]
     assert all(row.milliseconds and row.rate and row.plain_milliseconds is None for row in rows)
