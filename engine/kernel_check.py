@@ -38,11 +38,11 @@ SECONDS_A_FIGURE = 0.05
 INTERPRETED_CASES = 2
 WORDS = 300  # characters of an error
 MOST_PROCESSES = 16
-BYTES_A_PROCESS = 1 << 30  # of the device's memory and of the host's: a CUDA context, libraries, a case
+BYTES_A_PROCESS = 2 << 30  # of the device's memory and of the host's, half of it libraries and their contexts
 
 
-def main(what: str = "") -> None:
-    """Check this machine, or do the units that come by standard input."""
+def main(what: str = "", most: str = "") -> None:
+    """Check this machine, or do the units that come by standard input in ``most`` bytes of its GPU."""
     out, alone = os.fdopen(os.dup(1), "w", encoding="utf-8"), Lock()
     os.dup2(2, 1)  # compilers print; standard output is for JSON lines alone
 
@@ -53,6 +53,9 @@ def main(what: str = "") -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() and not interpreting() else "cpu")
     if what == "units":
+        if device.type == "cuda":
+            total = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, int(most) / total), device)
         do_units(device, say)
     else:
         check(device, say)
@@ -76,7 +79,8 @@ def check(device: torch.device, say: Say) -> None:
     if device.type == "cuda" and here:
         units = [*parity_units(), *(Unit("compile", spec.name, case.name) for spec, case in timed)]
         say = Counted(say, len(units) + len(timed))
-        lost = share(units, _processes(device), say)
+        processes, most = _processes(device)
+        lost = share(units, processes, most, say)
         timed = [(spec, case) for spec, case in timed if Unit("compile", spec.name, case.name) not in lost]
     elif here or interpreting():
         units = parity_units()
@@ -124,10 +128,13 @@ def _compile(spec: KernelSpec, case: Case, device: torch.device) -> None:
     _still_usable(device)
 
 
-def _processes(device: torch.device) -> int:
-    """As many as there are cores for and memory."""
-    memory = min(torch.cuda.mem_get_info(device)[0], psutil.virtual_memory().available)
-    return max(1, min(MOST_PROCESSES, len(os.sched_getaffinity(0)), memory // BYTES_A_PROCESS))
+def _processes(device: torch.device) -> tuple[int, int]:
+    """As many as there are cores for and memory, and the bytes that tensors of each may take: one that
+    compiles what is timed leaves the others room to compare."""
+    free = torch.cuda.mem_get_info(device)[0]
+    memory = min(free, psutil.virtual_memory().available)
+    processes = max(1, min(MOST_PROCESSES, len(os.sched_getaffinity(0)), memory // BYTES_A_PROCESS))
+    return processes, max(free // processes - BYTES_A_PROCESS // 2, BYTES_A_PROCESS // 4)
 
 
 def _timed_type(spec: KernelSpec, device: torch.device) -> torch.dtype:

@@ -53,27 +53,37 @@ class Counted:
         self.say(message)
 
 
-def share(units: Sequence[Unit], processes: int, say: Say) -> set[Unit]:
-    """Have the units done in order by so many processes; those that took their process down.
+def share(units: Sequence[Unit], processes: int, most: int, say: Say) -> set[Unit]:
+    """Have the units done in order by several processes.
 
-    Each of these is said as a comparison that failed, and so is a comparison that no process was left for.
+    Args:
+        units: what is to do.
+        processes: how many do it.
+        most: bytes of the GPU's memory that tensors of each may take.
+        say: takes what they say.
+
+    Returns:
+        The units that took their process down. Each is said as a comparison that failed, and so is a
+        comparison that no process was left for.
     """
     left: SimpleQueue[Unit] = SimpleQueue()
     for unit in units:
         left.put(unit)
     with ThreadPoolExecutor(processes) as pool:
-        lost = list(pool.map(lambda _: list(_work(left, say)), range(processes)))
+        lost = list(pool.map(lambda _: list(_work(left, most, say)), range(processes)))
     for unit in _taken(left):
         if unit.kind == "parity":
             say(_failed(unit, "was not checked: processes ended at their start"))
     return {unit for part in lost for unit in part}
 
 
-def _work(left: SimpleQueue[Unit], say: Say) -> Iterator[Unit]:
+def _work(left: SimpleQueue[Unit], most: int, say: Say) -> Iterator[Unit]:
     """Have units done by one process after another until none is left; yields those that end a process."""
     process: subprocess.Popen[str] | None = None
     for unit in _taken(left):
-        process = process or start("whet.engine.kernel_check", "units", stderr=2, OMP_NUM_THREADS="1")
+        if process is None:
+            arguments = ("units", str(most))
+            process = start("whet.engine.kernel_check", *arguments, stderr=2, OMP_NUM_THREADS="1")
         began, finished = _done(process, unit, say)
         if finished:
             continue

@@ -102,7 +102,7 @@ def helper(ends: list[int]) -> Any:
 
     def start(module: str, *arguments: str, stderr: Any, **variables: str) -> subprocess.Popen[str]:
         ends.append(1)
-        assert (module, arguments) == ("whet.engine.kernel_check", ("units",))
+        assert (module, arguments) == ("whet.engine.kernel_check", ("units", "1024"))
         return subprocess.Popen(
             [sys.executable, "-c", HELPER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -115,7 +115,7 @@ def shared(units: list[Unit], processes: int, monkeypatch: pytest.MonkeyPatch) -
     started: list[int] = []
     heard: list[dict[str, Any]] = []
     monkeypatch.setattr(kernel_check_units, "start", helper(started))
-    lost = kernel_check_units.share(units, processes, heard.append)
+    lost = kernel_check_units.share(units, processes, 1024, heard.append)
     results = [kernel_report.ParityResult(**message["parity"]) for message in heard if "parity" in message]
     return lost, results, len(started)
 
@@ -156,7 +156,7 @@ def test_a_process_does_the_units_it_is_given(monkeypatch: pytest.MonkeyPatch) -
     heard: list[dict[str, Any]] = []
     monkeypatch.setattr(kernel_check_units, "start", partial(start, TRITON_INTERPRET="1"))
     said = kernel_check_units.Counted(heard.append, 2)
-    assert kernel_check_units.share([Unit("parity", "rms_norm", "odd")], 1, said) == set()
+    assert kernel_check_units.share([Unit("parity", "rms_norm", "odd")], 1, 1024, said) == set()
     assert heard[0] == {"now": "rms_norm odd", "number": 1, "of": 2}
     results = [kernel_report.ParityResult(**message["parity"]) for message in heard[1:]]
     assert {one.dtype for one in results} == {"float32", "bfloat16", "float16"}
@@ -171,6 +171,20 @@ def test_the_units_are_all_cases_and_the_long_ones_come_first(monkeypatch: pytes
     assert {unit.kernel for unit in units[: len(SPECS["attention"].cases)]} == {"attention"}
     timed = [(spec.name, case.name) for spec in SPECS.values() for case in spec.timed]
     assert len(set(timed)) == len(timed)
+
+
+def test_what_cannot_be_compiled_ahead_is_said_when_it_is_timed() -> None:
+    cpu, heard = torch.device("cpu"), list[dict[str, Any]]()
+    kernel_check.do(Unit("compile", "decode_attention", "0.6b"), cpu, heard.append)
+    assert heard == [{"now": "decode_attention 0.6b"}]
+
+    def broken(**inputs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    spec = replace(SPECS["rms_norm"], operation=broken)
+    kernel_check._compile(spec, spec.cases[0], cpu)
+    rows = list(kernel_check._speeds(spec, spec.cases[0], cpu, Ceilings(1e9, 1e9)))
+    assert {row.problem for row in rows} == {"OutOfMemoryError: CUDA out of memory"}
 
 
 def test_what_is_timed_is_compiled_before_in_every_direction() -> None:
