@@ -113,6 +113,16 @@ def test_a_decoder_that_embeds_takes_the_same_steps(folders: dict[str, Path], tm
     np.testing.assert_allclose(found[1][1], found[0][1], atol=1e-5)
 
 
+def test_a_changed_model_that_leaves_the_fast_path_is_said(folders: dict[str, Path], tmp_path: Path) -> None:
+    model = embedder(folders["bert"], fast=True)
+    trainer, _ = trained(FastTrainer, model, tmp_path, max_steps=1)
+    assert trainer.fast is not None
+    model.add_adapter(LoraConfig(r=2, target_modules=["query"]), adapter_name="second")
+    with pytest.warns(UserWarning, match="slower from now on: the encoder is not on the fast path"):
+        assert trainer.train().global_step == 1
+    assert trainer.fast is None
+
+
 ROWS: dict[str, list[dict[str, Any]]] = {
     "pairs": [dict(row) for row in pairs(6)],
     "triplets": [{**row, "negative": f"w{n} w9"} for n, row in enumerate(pairs(6))],

@@ -191,6 +191,17 @@ def test_a_rounded_base_trains_alike_and_is_read_anew_once_merged(
     assert fast.fast.program.is_current()
 
 
+def test_a_changed_model_that_leaves_the_fast_path_is_said(tiny_llama: Path, tmp_path: Path) -> None:
+    trainer = trainer_for(adapted(tiny_llama), tmp_path)
+    assert trainer.fast is not None
+    trainer.model.add_adapter("second", trainer.model.peft_config["default"])
+    trainer.model.set_adapter("second")
+    trainer.args.label_smoothing_factor = 0.1
+    with pytest.warns(UserWarning, match="slower from now on: labels are smoothed"):
+        losses = losses_of(trainer)
+    assert trainer.fast is None and len(losses) == 2
+
+
 def test_a_step_goes_through_at_once_where_it_fits(tiny_llama: Path, tmp_path: Path) -> None:
     """Four micro-batches of the script are one, nothing is computed twice, and the loss is the same."""
     config = {"gradient_accumulation_steps": 4, "learning_rate": 1e-3}

@@ -6,6 +6,7 @@ step; a batch is one packed forward pass; what trains lies in flat buffers.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -129,10 +130,13 @@ class FastSentenceTransformerTrainer(SentenceTransformerTrainer):
     # --- steps
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the base class's; a model that was changed since it was read is read anew."""
+        """As the base class's; a model that was changed since it was read is read anew, and it is said where
+        that leaves the fast path."""
         if self.fast is not None and not self.fast.program.is_current():
             apply_fast_embedder(self.model[0].model, self.fast.program.dtype)
             self._choose()
+            if self.plain_reason is not None:
+                warnings.warn(f"Batches are slower from now on: {self.plain_reason}", stacklevel=2)
         self._begins = True
         with self._cheap_zeroing():
             return super().train(*args, **kwargs)

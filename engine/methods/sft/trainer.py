@@ -14,6 +14,7 @@ What differs from :class:`trl.SFTTrainer`:
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -150,6 +151,9 @@ class SupervisedTrainer(RankSteps, trl.SFTTrainer):
             self.fast = self._fast_step()
             if self.fast is not None:
                 self.fast.budget = budget
+            else:
+                reason = self.plain_reason or "the model was changed, and is not on the fast path"
+                warnings.warn(f"Steps are slower from now on: {reason}", stacklevel=3)
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
