@@ -55,7 +55,7 @@ def main(what: str = "", most: str = "") -> None:
     if what == "units":
         if device.type == "cuda":
             total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, int(most) / total), device)
+            torch.cuda.set_per_process_memory_fraction(min(1.0, int(most) / total))
         do_units(device, say)
     else:
         check(device, say)
@@ -131,6 +131,7 @@ def _compile(spec: KernelSpec, case: Case, device: torch.device) -> None:
 def _processes(device: torch.device) -> tuple[int, int]:
     """As many as there are cores for and memory, and the bytes that tensors of each may take: one that
     compiles what is timed leaves the others room to compare."""
+    torch.cuda.empty_cache()  # of what was timed
     free = torch.cuda.mem_get_info(device)[0]
     memory = min(free, psutil.virtual_memory().available)
     processes = max(1, min(MOST_PROCESSES, len(os.sched_getaffinity(0)), memory // BYTES_A_PROCESS))
