@@ -21,6 +21,7 @@ from .encoder_memory import fast_encoder_bytes, head_parameters, on_fast_path, r
 from .facts import ModelFacts, match_targets
 from .families import family_of
 from .layout import DEPTH
+from .sound_memory import heard_bytes
 from .vision_memory import answer_bytes, encoder_bytes, language_facts
 
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
@@ -113,7 +114,7 @@ def estimate_memory(
         "adapter": 0 if full else 4 * trainable + (stacked_bytes(facts, adapter, resolved) if fast else 0),
         "gradients": 4 * trainable,
         "optimizer": moment_bytes(facts, adapter, resolved.optimizer) + int(moment * head),
-        "activations": heard_bytes(facts, adapter, resolved)
+        "activations": heard_bytes(facts, adapter, resolved) + weight_copies(facts, adapter, resolved)
         if resolved.method == "speech"
         else fast_encoder_bytes(facts, adapter, resolved, report)
         if fast
@@ -241,32 +242,6 @@ def frame_bytes(facts: ModelFacts, resolved: Resolved) -> int:
     else:
         kept = sum(one.count * (one.inputs + one.outputs) for one in inside)
     return resolved.tokens_per_micro_batch * count * (width * kept + size * (width + 8))
-
-
-SOUND_POSITIONS = 1500
-"""Of Whisper's encoder: each 20 ms of a window of 30 s, whatever of it is silent (arXiv:2212.04356)."""
-
-
-def heard_bytes(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:
-    """What the forward pass of an encoder of sound and its decoder keeps, for one micro-batch.
-
-    Every layer's tensors as a decoder's (:func:`layer_bytes_a_token`); each decoder layer also keeps keys and
-    values of all of the encoder's positions. The logits stand in the compute type, in fp32, and as their
-    gradient. With checkpointing the layers' inputs, and one layer's tensors.
-    """
-    layers = {"encoder": facts.layers, "decoder": facts.layers}
-    for one in facts.parameters.linear:
-        for part in layers:
-            if one.pattern.endswith(f"{part}.layers.*.fc1"):
-                layers[part] = one.count
-    width, layer = BYTES[resolved.compute_dtype], layer_bytes_a_token(facts, adapter, resolved)
-    kept = width * facts.hidden_size if resolved.gradient_checkpointing else layer
-    crossed = 0 if resolved.gradient_checkpointing else 2 * width * facts.hidden_size
-    sound = layers["encoder"] * kept + layers["decoder"] * crossed
-    text = layers["decoder"] * kept + facts.embedding_rows * (width + 8)
-    row = SOUND_POSITIONS * (sound + 4 * facts.hidden_size) + resolved.longest * text
-    again = layer * SOUND_POSITIONS if resolved.gradient_checkpointing else 0
-    return resolved.batch_size * (row + again) + weight_copies(facts, adapter, resolved)
 
 
 def writing_bytes(facts: ModelFacts, resolved: Resolved) -> int:
