@@ -16,6 +16,7 @@ import multiprocessing
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -187,9 +188,14 @@ def _words(error: Exception) -> str:
 
 
 class Results:
-    """What has been measured so far."""
+    """What has been measured so far.
 
-    def __init__(self) -> None:
+    Args:
+        total: seconds that there are for all of it.
+    """
+
+    def __init__(self, total: float) -> None:
+        self.ends = time.monotonic() + total
         self.ceilings: Ceilings | None = None
         self.rows: list[Row] = []
         self.begun: list[str] = []
@@ -197,8 +203,8 @@ class Results:
 
 def collect(names: list[str], options: argparse.Namespace) -> Results:
     """Measure all kernels, in a new process from the next kernel on whenever one ends early or hangs."""
-    results = Results()
-    while len(results.begun) < len(names):
+    results = Results(options.total)
+    while len(results.begun) < len(names) and time.monotonic() < results.ends:
         before = len(results.begun)
         why = _one_process(names[before:], options, results)
         if why:
@@ -217,7 +223,7 @@ def _one_process(names: list[str], options: argparse.Namespace, results: Results
     worker.start()
     sending.close()
     try:
-        while receiving.poll(options.limit):
+        while receiving.poll(max(0.0, min(options.limit, results.ends - time.monotonic()))):
             message = receiving.recv()
             if isinstance(message, Ceilings):
                 results.ceilings = message
@@ -226,7 +232,8 @@ def _one_process(names: list[str], options: argparse.Namespace, results: Results
                 print(f"{message} ...", file=sys.stderr, flush=True)
             else:
                 results.rows.append(message)
-        return f"nothing for {options.limit:.0f} s"
+        out_of_time = time.monotonic() >= results.ends
+        return "no time was left" if out_of_time else f"nothing for {options.limit:.0f} s"
     except EOFError:  # it has closed its end: done, or dead
         worker.join(GRACE)
         return f"its process ended with code {worker.exitcode}" if worker.exitcode else ""
@@ -300,6 +307,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=0.1, help="device time spent on each figure")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds to wait for a figure")
+    parser.add_argument("--total", type=float, default=3600.0, help="seconds for all; the rest is left out")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     names = options.kernels.split(",")
