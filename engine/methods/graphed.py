@@ -99,6 +99,12 @@ class GraphedStep(Generic[Batch]):
         captured.graph.replay()
         return captured.loss.clone()
 
+    def release(self) -> None:
+        """Let go of all graphs and their memory; shapes that were seen are captured again."""
+        if self.graphs:
+            torch.cuda.synchronize()
+            self.graphs.clear()
+
     def _capture(self, batch: Batch, scale: torch.Tensor) -> _Captured | None:
         # The eager pass left its activations in the allocator's cache; the graph wants them for its own.
         torch.cuda.synchronize()

@@ -76,6 +76,12 @@ class HeardSteps(Trainer):
         self.data_seconds += self._ahead.fetch()  # a GPU computes meanwhile
         return loss
 
+    def evaluation_loop(self, *args: Any, **more: Any) -> Any:
+        """As the base class; what held-out rows need may be what the graph held, as it is without one."""
+        if self.plain_reason is None:
+            self.graphed.release()
+        return super().evaluation_loop(*args, **more)
+
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted of recordings; the base class looks for token ids."""
         return 0 if "heard" in inputs else super().floating_point_ops(inputs)

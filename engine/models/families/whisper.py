@@ -18,7 +18,7 @@ FAMILY = Family(
     name="whisper",
     model_types=("whisper",),
     fast=Unsupported(
-        "the fast path is made of causal decoder layers; an encoder of sound trains on transformers"
+        "its layers are transformers' own; on a GPU whole steps are replayed as CUDA graphs where they can be"
     ),
     target_modules=("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
     defaults={
