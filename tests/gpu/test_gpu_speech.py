@@ -117,7 +117,7 @@ def test_graphs_change_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert len(losses) == len(eager) == STEPS and all(math.isfinite(loss) for loss in losses)
     # Attention may add up in another order from one pass to the next.
     np.testing.assert_allclose(losses, eager, rtol=1e-2)
-    assert float((weights - other).norm() / other.norm()) < 1e-2
+    assert float((weights - other).norm() / other.norm()) < 2e-2
 
 
 def test_filled_steps_have_the_losses_of_transformers_own(
