@@ -137,7 +137,8 @@ def _run(job: Job, scratch: Path, limit: float) -> Measured:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     if code:
         print("\n".join(lines[-15:]), file=sys.stderr)
-    return Measured(error=f"ended with code {code}: {lines[-1][:200] if lines else 'no output'}")
+    said = lines[-1].partition(". ")[0] if lines else "no output"
+    return Measured(error=f"ended with code {code}: {said[:200]}")
 
 
 def page(results: dict[str, Any]) -> str:

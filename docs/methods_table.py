@@ -311,14 +311,17 @@ def speeds(kind: str, measured: list[dict[str, Any]]) -> str:
         said.append(f"{one.ratio:.2f} × {one.library} ({link})")
     for results in measured:
         one = results["methods"].get(kind)
-        if one is None or one["whet"]["error"] or one["plain"]["error"]:
+        if one is None or one["whet"]["error"]:
             continue
-        ratio = one["whet"]["rate"] / one["plain"]["rate"]
+        plain = one["plain"]
         link = f"[{results['device']}: {one['model']}](../benchmarks/results/{results['name']}.md)"
-        words = f"{ratio:.2f} × {one['plain']['library']} ({link}"
-        ours, theirs = one["whet"]["peak"], one["plain"]["peak"]
-        if ours and theirs:
-            words += f"; peak {ours / GIB:.1f} and {theirs / GIB:.1f} GiB"
+        ours, theirs = one["whet"]["peak"], plain["peak"]
+        if plain["error"]:
+            words = f"{plain['library']} {plain['error']} ({link}"
+        else:
+            words = f"{one['whet']['rate'] / plain['rate']:.2f} × {plain['library']} ({link}"
+        if ours:
+            words += f"; peak {ours / GIB:.1f}" + (f" and {theirs / GIB:.1f}" if theirs else "") + " GiB"
         said.append(f"{words})")
     return "; ".join(said) or "not measured"
 
