@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Generic, Self, TypeVar
@@ -47,6 +47,7 @@ class StaticBatch(ABC):
 
 
 Batch = TypeVar("Batch", bound=StaticBatch)
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -106,20 +107,40 @@ class GraphedStep(Generic[Batch]):
             self.graphs.clear()
 
     def _capture(self, batch: Batch, scale: torch.Tensor) -> _Captured | None:
-        # The eager pass left its activations in the allocator's cache; the graph wants them for its own.
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-        graph = torch.cuda.CUDAGraph()
-        pool = next(iter(self.graphs.values())).graph.pool() if self.graphs else None
         try:
-            with torch.cuda.graph(graph, pool=pool):
-                loss = self.run(batch, scale)
-        except capture_errors() as error:
-            self.stopped = (str(error).strip() or type(error).__name__).splitlines()[0]
+            graph, loss = capture(lambda: self.run(batch, scale), [one.graph for one in self.graphs.values()])
+        except NotCaptured as error:
+            self.stopped = str(error)
             warnings.warn(f"Steps are not replayed as CUDA graphs: {self.stopped}", stacklevel=2)
-            torch.cuda.empty_cache()
             return None
         return _Captured(graph, batch, scale, loss, self.shared())
+
+
+class NotCaptured(Exception):
+    """A step stays eager; the message says why."""
+
+
+def capture(run: Callable[[], Result], others: Sequence[torch.cuda.CUDAGraph]) -> tuple[Any, Result]:
+    """A graph of what ``run`` launches, and what it returned, which replays write into.
+
+    Args:
+        run: launches alone, all of which were compiled before.
+        others: graphs that are never replayed at once with this one; they share their memory.
+
+    Raises:
+        NotCaptured: where the same step may run eagerly all the same.
+    """
+    # The eager pass left its activations in the allocator's cache; the graph wants them for its own.
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, pool=others[0].pool() if others else None):
+            result = run()
+    except capture_errors() as error:
+        torch.cuda.empty_cache()
+        raise NotCaptured((str(error).strip() or type(error).__name__).splitlines()[0]) from error
+    return graph, result
 
 
 def capture_errors() -> tuple[type[Exception], ...]:

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from ..models.fast_path import FastPathReport, slow_parts
+from ..models.fast_path import FastPathReport, slower
 from ..models.fast_path.encoders import EncoderProgram, encoder_program_of, head_reads
 from ..runs.events import FindingEvent
 from .flat_steps import FlatSteps
@@ -98,9 +98,7 @@ class PackedHeadSteps(Trainer):
 
     def say_slower(self, kind: str, reason: str) -> None:
         """The note of a run whose steps turn out to be slower than its report said."""
-        report = FastPathReport()
-        report.count(kind, reason)
-        self.emit(FindingEvent(finding=slow_parts(report)))
+        self.emit(FindingEvent(finding=slower(kind, reason)))
 
     def _forward_backward(self, batch: HeadBatch, divisor: torch.Tensor) -> torch.Tensor:
         loss = self.head_loss(batch, divisor)

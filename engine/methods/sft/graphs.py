@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ...models.fast_path import DecoderProgram, PackedTokens
+from ..graphed import NotCaptured, capture
 from .packed_steps import MicroBatch
 
 SECONDS_A_LAYER = 6e-3
@@ -57,6 +58,7 @@ class GraphedLoss:
         self.longest = 0
         self.stopped: str | None = None
         """Why nothing is captured any more."""
+        self._told = False
 
     def __call__(self, batch: MicroBatch, scale: float, device: torch.device) -> Results:
         """(loss, correct) of a micro-batch that lies on the CPU."""
@@ -94,19 +96,18 @@ class GraphedLoss:
         return replace(packed, offsets=offsets, longest=self.longest, documents=documents)
 
     def _capture(self, batch: MicroBatch, scale: torch.Tensor) -> _Captured | None:
-        # The eager pass left its activations in the allocator's cache; the graph wants them for its own.
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-        graph = torch.cuda.CUDAGraph()
-        pool = next(iter(self.graphs.values())).graph.pool() if self.graphs else None
+        others = [one.graph for one in self.graphs.values()]
         try:
-            with torch.cuda.graph(graph, pool=pool):
-                results = self.run(batch, scale)
-        except torch.OutOfMemoryError:
-            self.stopped = "too little memory beside what is cached"
-            torch.cuda.empty_cache()
+            graph, results = capture(lambda: self.run(batch, scale), others)
+        except NotCaptured as error:
+            self.stopped = str(error)
             return None
         return _Captured(graph, batch, scale, results, self.shared())
+
+    def newly_stopped(self) -> str | None:
+        """Why nothing is captured any more; once."""
+        found, self._told = (None if self._told else self.stopped), self._told or self.stopped is not None
+        return found
 
 
 def shape_of(batch: MicroBatch) -> Shape:

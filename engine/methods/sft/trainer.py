@@ -28,7 +28,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ...checks.evaluation import predictions_fit
 from ...errors import WhetError
 from ...findings import Finding
-from ...models.fast_path import apply_fast_path, causal_model, program_of
+from ...models.fast_path import apply_fast_path, causal_model, program_of, slower
 from ...parallel.collectives import sum_counts, sum_numbers
 from ..embedding_rate import split_embedding_groups
 from ..flat_optimizer import FlatAdamW
@@ -202,6 +202,8 @@ class SupervisedTrainer(RankSteps, trl.SFTTrainer):
         sums = fast.train(rows, normaliser, self.accelerator.scaler, self.between_micro_batches)
         self._passed()
         self._ahead.fetch()
+        if (reason := fast.graphed.newly_stopped()) is not None:
+            self.found(slower("graphs", reason))
         self._report(sums.loss, sums.tokens, sums.supervised)
         self._measured("train", float(sums.correct), sums.supervised)
         self._total_train_tokens += sums.tokens

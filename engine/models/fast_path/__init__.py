@@ -4,7 +4,7 @@ from .apply import apply_fast_path, causal_model, program_of, take_off_fast_path
 from .generation import bind_generate, generate
 from .packed import PackedTokens, fill_up, pack_padded, pack_rows
 from .program import DecoderProgram, Keep
-from .report import FastPathReport, slow_parts
+from .report import FastPathReport, slow_parts, slower
 
 __all__ = [
     "DecoderProgram",
@@ -20,5 +20,6 @@ __all__ = [
     "pack_rows",
     "program_of",
     "slow_parts",
+    "slower",
     "take_off_fast_path",
 ]

@@ -44,3 +44,10 @@ def slow_parts(report: FastPathReport) -> Finding:
         title="Some parts of the model run on the plain path, which is slower.",
         evidence={"fused": f"{sum(report.fused.values())} of {sum(report.total.values())}", **report.reasons},
     )
+
+
+def slower(kind: str, reason: str) -> Finding:
+    """The finding of a run whose steps turn out to be slower than its report said."""
+    report = FastPathReport()
+    report.count(kind, reason)
+    return slow_parts(report)
