@@ -93,7 +93,7 @@ def _scheduled(
         least = {**least, **frozen}
         yield "Embedding and head stay as they are.", least
     if resolved.method in COMPARING:
-        for batch, patch in _smaller_comparisons(resolved):
+        for batch, patch in _smaller_comparisons(recipe, resolved):
             least = {**least, **patch}
             yield f"Micro-batches of {batch} with more accumulation.", least
     yield from _smaller_rank(recipe, resolved, facts, machine, least)
@@ -107,7 +107,7 @@ def _scheduled(
     for held, patch, what in shorter:
         fitting = longest_sequence(facts, recipe.adapter, held, room_of(machine, held.ranks)) or 0
         length = fitting // LENGTH_STEP * LENGTH_STEP
-        if SHORTEST <= length < resolved.longest:
+        if _shortest(recipe) <= length < resolved.longest:
             text = f"{what} cut at {length:,} tokens, about the longest that fits."
             yield text, {**patch, "model.max_length": length}
 
@@ -125,7 +125,7 @@ def _smaller_rank(
 
 def _plain(recipe: Recipe, resolved: Resolved, facts: ModelFacts, machine: Machine) -> Iterator[Candidate]:
     """From the mildest to the strongest, for models that train on plain transformers."""
-    smaller = list(_smaller_batches(resolved))
+    smaller = list(_smaller_batches(recipe, resolved))
     checkpointing: dict[str, Any] = {"training.gradient_checkpointing": "on"}
     if not resolved.gradient_checkpointing:
         yield "Recompute activations in the backward pass.", checkpointing
@@ -142,24 +142,30 @@ def _plain(recipe: Recipe, resolved: Resolved, facts: ModelFacts, machine: Machi
         least = {**least, "model.precision": "nf4"}
         yield "Base weights in 4 bits, smallest micro-batches, recomputed activations.", least
     length = resolved.longest // 2
-    while length >= SHORTEST:
+    while length >= _shortest(recipe):
         patch = {**least, "model.max_length": length}
         yield f"All of that, and rows cut at {length} tokens.", patch
         length //= 2
 
 
-def _smaller_comparisons(resolved: Resolved) -> Iterator[tuple[int, dict[str, Any]]]:
+def _shortest(recipe: Recipe) -> int:
+    """Of rows worth training on; an answer that is written has its place beside them."""
+    return SHORTEST + (recipe.method.max_completion_length if recipe.method.kind == "grpo" else 0)
+
+
+def _smaller_comparisons(recipe: Recipe, resolved: Resolved) -> Iterator[tuple[int, dict[str, Any]]]:
     """As :func:`_smaller_batches`; a rated answer is measured against another of its micro-batch."""
-    fewest = 2 if resolved.texts_per_row == 1 else 1
-    return ((batch, patch) for batch, patch in _smaller_batches(resolved) if batch >= fewest)
+    fewest = 2 if resolved.texts_per_row == 1 and not resolved.answers else 1
+    return ((batch, patch) for batch, patch in _smaller_batches(recipe, resolved) if batch >= fewest)
 
 
-def _smaller_batches(resolved: Resolved) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Divisors of the micro-batch, largest first, with the accumulation that keeps the rows a step."""
+def _smaller_batches(recipe: Recipe, resolved: Resolved) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Divisors of the micro-batch, largest first, with the accumulation that keeps the rows a step, and as
+    many answers written at once."""
     rows = resolved.rows_per_step
     for batch in range(resolved.batch_size - 1, 0, -1):
         if resolved.batch_size % batch == 0:
-            yield (
-                batch,
-                {"training.batch_size": batch, "training.gradient_accumulation": rows // batch},
-            )
+            patch = {"training.batch_size": batch, "training.gradient_accumulation": rows // batch}
+            if recipe.method.kind == "grpo" and recipe.method.steps_per_generation is not None:
+                patch["method.steps_per_generation"] = resolved.answers // batch
+            yield batch, patch

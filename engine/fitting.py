@@ -14,7 +14,7 @@ from .models.families import Unsupported
 from .models.fast_memory import choice_of, fast_memory
 from .models.fast_shape import FastShape, fast_shape
 from .models.fast_time import Rows, rows_of
-from .models.memory import FRAGMENTATION, Memory, estimate_memory
+from .models.memory import FRAGMENTATION, Memory, beside_writing, estimate_memory
 from .parallel.rank_memory import exchange_buffers
 from .recipe import Recipe
 from .resolve import Resolved
@@ -22,7 +22,7 @@ from .schedule import Schedule
 from .scheduler import Room, choose_schedule
 
 KEY = "training.gradient_checkpointing"
-COMPARING = ("preference", "reward")
+COMPARING = ("preference", "reward", "grpo")
 """Methods on the fast path whose loss compares the rows of a micro-batch: they go through together."""
 
 
@@ -38,13 +38,13 @@ def fit(
     shape = fast_shape(facts, recipe.adapter, resolved)
     if isinstance(shape, Unsupported) or recipe.method.kind not in ("sft", "tts", *COMPARING):
         return choose_checkpointing(recipe, resolved, facts, report, machine)
-    rows, forwards = step_rows(resolved, report), passes(recipe, report)
+    rows, forwards = step_rows(recipe, resolved, report), passes(recipe, report)
     asked = recipe.training.gradient_checkpointing
     speeds = ceilings_of(machine)
     room = room_of(machine, resolved.ranks)
     schedule = choose_schedule(shape, rows, room, speeds, asked, forwards=forwards)
     if forwards is not None:
-        schedule = _of_a_step(schedule, resolved.gradient_accumulation)
+        schedule = _of_a_step(schedule, resolved)
     resolved = resolved.model_copy(
         update={"schedule": schedule, "gradient_checkpointing": schedule.recomputes}
     )
@@ -63,9 +63,13 @@ def as_loaded(recipe: Recipe, facts: ModelFacts) -> ModelFacts:
     return facts.model_copy(update={"parameters": whole.model_copy(update=update)})
 
 
-def _of_a_step(schedule: Schedule, micro_batches: int) -> Schedule:
-    """The schedule of one micro-batch as that of a step of several alike."""
-    seconds = schedule.step_seconds
+def _of_a_step(schedule: Schedule, resolved: Resolved) -> Schedule:
+    """The schedule of one micro-batch as that of a step of several alike.
+
+    The time model knows nothing of answers that are written before a step, so it predicts none of those.
+    """
+    micro_batches = resolved.gradient_accumulation
+    seconds = None if resolved.answers else schedule.step_seconds
     return schedule.model_copy(
         update={
             "micro_batches": float(micro_batches),
@@ -76,20 +80,43 @@ def _of_a_step(schedule: Schedule, micro_batches: int) -> Schedule:
 
 
 def passes(recipe: Recipe, report: DataReport) -> int | None:
-    """Passes without a gradient beside the one that trains; None for a method whose loss compares nothing."""
+    """Passes without a gradient beside the one that trains; None for a method whose loss compares nothing.
+
+    Those over written answers (a reference's, the older model's) come before a step and not beside it.
+    """
     if recipe.method.kind == "preference":
         return recipe.method.passes(report.format.name)
     return 0 if recipe.method.kind in COMPARING else None
 
 
-def step_rows(resolved: Resolved, report: DataReport) -> Rows:
+def step_rows(recipe: Recipe, resolved: Resolved, report: DataReport) -> Rows:
     """Rows of one rank's optimizer step, as the report saw them; of a micro-batch, where its loss compares
     them."""
+    if recipe.method.kind == "grpo":
+        return _answered(report, resolved, recipe.method.max_completion_length)
     if resolved.method in COMPARING:
         texts = report.texts_per_row
         rows = rows_of(report.train, resolved.batch_size, resolved.longest, texts=texts)
         return rows if resolved.method == "preference" else replace(rows, supervised=0.0)
     return rows_of(report.train, resolved.rows_per_rank, resolved.longest, packed=resolved.packing)
+
+
+def _answered(report: DataReport, resolved: Resolved, answer: int) -> Rows:
+    """Of a micro-batch: the report's prompts, each with an answer of the most tokens it may have.
+
+    The share of labels is the longest row's, for which memory is planned.
+    """
+    prompts = rows_of(report.train, resolved.batch_size, resolved.longest - answer)
+    mean = prompts.mean + answer
+    second = prompts.mean * (prompts.seen + 2 * answer) + answer**2  # E[(prompt + answer)^2]
+    return replace(
+        prompts,
+        longest=resolved.longest,
+        mean=mean,
+        seen=second / mean,
+        supervised=answer / resolved.longest,
+        equal=False,
+    )
 
 
 def capacity_of(machine: Machine) -> int:
@@ -112,15 +139,17 @@ def scheduled_memory(
     machine: Machine,
     forwards: int | None = None,
 ) -> Memory:
-    """What the chosen schedule needs; ``forwards`` as :func:`passes` has it."""
+    """What the chosen schedule needs, or writing its answers; ``forwards`` as :func:`passes` has it."""
     assert resolved.schedule is not None
-    return fast_memory(
+    memory = fast_memory(
         shape,
         choice_of(resolved.schedule, rows.supervised, rows.longest, forwards),
         capacity=capacity_of(machine),
         available=max((gpu.memory_free for gpu in machine.gpus), default=machine.ram_available),
         exact=facts.parameters.exact,
     )
+    components = beside_writing(memory.components, facts, resolved)
+    return memory.model_copy(update={"components": components, "peak": sum(components.values())})
 
 
 def choose_checkpointing(

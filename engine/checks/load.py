@@ -285,8 +285,9 @@ def fits(facts: PlanFacts) -> Iterator[Finding]:
 @check("load", "T08")
 def fits_evaluation(facts: PlanFacts) -> Iterator[Finding]:
     """Held-out batches off the fast path are padded and go through whole; training rows may be fewer."""
-    evaluated = facts.report.eval
-    if facts.resolved.schedule is not None or evaluated is None:
+    evaluated, resolved = facts.report.eval, facts.resolved
+    packed = resolved.schedule is not None and not resolved.answers  # prompts are padded to be answered
+    if packed or evaluated is None:
         return
     asked, memory = facts.recipe.eval.batch_size, facts.memory
     longest = min(facts.resolved.max_length, max(evaluated.length.max, 1))

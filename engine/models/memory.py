@@ -22,7 +22,7 @@ from .facts import ModelFacts, match_targets
 from .families import family_of
 from .layout import DEPTH
 from .sound_memory import heard_bytes
-from .vision_memory import answer_bytes, encoder_bytes, language_facts
+from .vision_memory import answer_bytes, as_padded, encoder_bytes, language_facts, mask_bytes
 
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 MIB = 2**20
@@ -127,19 +127,17 @@ def estimate_memory(
         "runtime": CUDA_CONTEXT + CUDA_WORKSPACE * (2 if replayed else 1) if cuda else PROCESS,
     }
     if resolved.method == "vision":
-        inner = language_facts(facts)
-        share = report.train.supervised_tokens / max(1, report.train.tokens)
+        inner, padded = language_facts(facts), as_padded(resolved)
         ends = resolved.embedding_precision, resolved.head_precision
         components |= {
             "base": base_bytes(inner, resolved.base_precision, *ends),  # the encoder is not rounded
             "optimizer": int(trainable * moment),
-            "activations": activation_bytes(inner, adapter, resolved)
+            "activations": activation_bytes(inner, adapter, padded)
+            + mask_bytes(inner, padded)
             + encoder_bytes(facts, resolved, report.images),
-            "loss": answer_bytes(facts, resolved, share),
+            "loss": answer_bytes(facts, resolved, report.images),
         }
-    if resolved.answers:  # written before the step: what a step holds is not there yet
-        held = components["activations"] + components["loss"]
-        components["passing"] = max(0, writing_bytes(facts, resolved) - held)
+    components = beside_writing(components, facts, resolved)
     return Memory(
         where="gpu" if cuda else "ram",
         components=components,
@@ -249,6 +247,18 @@ def writing_bytes(facts: ModelFacts, resolved: Resolved) -> int:
     width = BYTES[resolved.compute_dtype]
     places = resolved.longest * facts.layers * 2 * facts.kv_heads * facts.head_dim * width
     return resolved.answers * (places + 8 * facts.embedding_rows)
+
+
+def beside_writing(components: dict[str, int], facts: ModelFacts, resolved: Resolved) -> dict[str, int]:
+    """The components of a step, with what writing its answers takes more than the step does.
+
+    They are written before it, when nothing of what a step holds is there yet.
+    """
+    if not resolved.answers:
+        return components
+    held = sum(components.get(name, 0) for name in ("activations", "passing", "loss"))
+    more = max(0, writing_bytes(facts, resolved) - held)
+    return {**components, "passing": components.get("passing", 0) + more}
 
 
 def evaluation_bytes_a_token(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:

@@ -153,6 +153,45 @@ def test_steps_are_those_of_trl(tiny: Path, tmp_path: Path) -> None:
     assert results[0][1] > 1e-3
 
 
+def test_layers_recompute_as_planned_and_the_losses_are_the_same(tiny: Path, tmp_path: Path) -> None:
+    """Everything kept, everything computed again, and half of it."""
+    from whet.engine.models.fast_path import program_of
+
+    part: dict[str, Any] = {"recompute_mlp": 1, "recompute_attention": 0, "chunk": 64, "logit_bytes": 4096}
+    found = []
+    for wish, changed in (("off", {}), ("on", {}), ("off", part)):
+        sections: dict[str, Any] = {"method": {"beta": 0.1}, "training": {"gradient_checkpointing": wish}}
+        plan = make_plan(recipe(tiny, tmp_path, prompts(), **sections))
+        assert plan.resolved.schedule is not None and plan.resolved.schedule.recomputes == (wish == "on")
+        schedule = plan.resolved.schedule.model_copy(update=changed)
+        resolved = plan.resolved.model_copy(update={"schedule": schedule})
+        run = RunStore().create(plan.model_copy(update={"resolved": resolved}), "test")
+        training = GRPOTraining(next_attempt(run))
+        program = program_of(training.handle.model)
+        assert program is not None
+        assert [keep.mlp for keep in program.keep] == schedule.keep_mlp
+        assert [keep.attention for keep in program.keep] == schedule.keep_attention
+        assert program.logit_bytes == schedule.logit_bytes
+        training.run(run.export / "adapter")
+        found.append([(step.loss, step.grad_norm) for step in steps(run)])
+    for other in found[1:]:
+        for ours, kept in zip(other, found[0], strict=True):
+            assert ours == pytest.approx(kept, rel=1e-3, abs=1e-6)
+
+
+def test_steps_that_run_plainly_recompute_by_transformers(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "a reason of the test"
+    monkeypatch.setattr("whet.engine.methods.grpo.trainers.mixed_reason", lambda args, dtype: reason)
+    wanted = recipe(tiny, tmp_path, prompts(), training={"gradient_checkpointing": "on", "max_steps": 1})
+    training = GRPOTraining(next_attempt(create_run(wanted)))
+    assert training.trainer.plain_reason == reason and reason in str(training.fused)
+    training.run(tmp_path / "adapter")
+    inside = training.handle.model.modules()
+    assert any(module.gradient_checkpointing for module in inside if "gradient_checkpointing" in vars(module))
+
+
 def test_prompts_are_rendered_cut_and_kept_with_their_columns(tiny: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     turns = [{"role": "user", "content": "the river"}, {"role": "assistant", "content": "was"},

@@ -25,6 +25,7 @@ from ..optimizers import usable_optimizer
 from ..resuming import cursor_of
 from ..sampling import stop_ids
 from ..sft.arguments import checkpointing
+from ..sft.scheduled import follow_schedule
 from .options import trainer_of
 from .rollouts import Answer, Rollouts
 from .trainers import GroupTrainer
@@ -72,8 +73,7 @@ class GRPOTraining(AnswerTraining):
             context.emit(FindingEvent(finding=finding))
         rollouts = Rollouts(handle, section, self.rewards, stop_ids(handle.model, handle.tokenizer))
         shared = shared_arguments(recipe, self.resolved, context.dir.checkpoints, optimizer)
-        recompute = self.resolved.gradient_checkpointing and program_of(handle.model) is None
-        shared |= checkpointing(recompute)
+        shared |= checkpointing(self.resolved.gradient_checkpointing and program_of(handle.model) is None)
         kind, arguments = trainer_of(section, shared, rollouts.weights, dropout=recipe.adapter.dropout > 0)
         more: dict[str, Any] = {}
         if self.resolved.second_copy:
@@ -93,10 +93,19 @@ class GRPOTraining(AnswerTraining):
             show=self._show,
             **more,
         )
-        if trainer.plain_reason is not None:
-            self.fused.count("steps", trainer.plain_reason)
+        self._recompute(trainer)
         self.say_fused(self.fused)
         return trainer
+
+    def _recompute(self, trainer: GroupTrainer) -> None:
+        """By the fast path where steps run there, as the planner chose; else by transformers."""
+        program, resolved = program_of(self.handle.model), self.resolved
+        if trainer.plain_reason is not None:
+            self.fused.count("steps", trainer.plain_reason)
+            for name, value in checkpointing(resolved.gradient_checkpointing).items():
+                setattr(trainer.args, name, value)  # read when training begins
+        elif program is not None and resolved.schedule is not None:
+            follow_schedule(program, resolved.schedule)
 
     def run(self, trained: Path) -> None:
         """As the base class, with the rewards' process beside it."""
