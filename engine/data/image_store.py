@@ -95,12 +95,16 @@ class ImageWriter(SplitWriter):
 
     def _count(self, batch: ImageBatch, place: int) -> None:
         pictures, row, was = batch.pictures[place], batch.rows[place], self.images
+        before = next(at for at, label in enumerate(row.labels) if label != IGNORE)
+        earlier = was.fewest_before_answers if was.most_supervised_in_a_row else before
         self.images = ImageCounts(
             images=was.images + len(pictures),
             rows=was.rows + bool(pictures),
             tokens=was.tokens + row.image_tokens,
             most_in_a_row=max(was.most_in_a_row, len(pictures)),
             most_patches_in_a_row=max(was.most_patches_in_a_row, batch.patches[place]),
+            fewest_before_answers=min(earlier, before),
+            most_supervised_in_a_row=max(was.most_supervised_in_a_row, batch.supervised[place]),
         )
         for picture in pictures:
             self.hashes.update(picture.digest.encode())

@@ -109,7 +109,7 @@ class SplitReport(BaseModel):
 
 
 class ImageCounts(BaseModel):
-    """Images of the training rows."""
+    """Images of the training rows, and where their answers stand behind them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -118,6 +118,8 @@ class ImageCounts(BaseModel):
     tokens: int = Field(0, description="Of the rows' tokens, those that stand for images.")
     most_in_a_row: int = 0
     most_patches_in_a_row: int = Field(0, description="Tokens of the image encoder for one row's images.")
+    fewest_before_answers: int = Field(0, description="Tokens before the first supervised one of any row.")
+    most_supervised_in_a_row: int = Field(0, description="Supervised tokens.")
 
 
 class DataReport(BaseModel):

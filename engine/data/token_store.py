@@ -30,7 +30,7 @@ from .split_writer import SplitWriter
 from .template_facts import template_facts
 from .tokenization import TokenizerFiles, template_source
 
-VERSION = 3
+VERSION = 4
 """Raise it when the same input would give other ids, labels or counts than before."""
 
 

@@ -22,7 +22,7 @@ from .facts import ModelFacts, match_targets
 from .families import family_of
 from .layout import DEPTH
 from .sound_memory import heard_bytes
-from .vision_memory import answer_bytes, encoder_bytes, language_facts
+from .vision_memory import answer_bytes, as_padded, encoder_bytes, language_facts, mask_bytes
 
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 MIB = 2**20
@@ -127,15 +127,15 @@ def estimate_memory(
         "runtime": CUDA_CONTEXT + CUDA_WORKSPACE * (2 if replayed else 1) if cuda else PROCESS,
     }
     if resolved.method == "vision":
-        inner = language_facts(facts)
-        share = report.train.supervised_tokens / max(1, report.train.tokens)
+        inner, padded = language_facts(facts), as_padded(resolved)
         ends = resolved.embedding_precision, resolved.head_precision
         components |= {
             "base": base_bytes(inner, resolved.base_precision, *ends),  # the encoder is not rounded
             "optimizer": int(trainable * moment),
-            "activations": activation_bytes(inner, adapter, resolved)
+            "activations": activation_bytes(inner, adapter, padded)
+            + mask_bytes(inner, padded)
             + encoder_bytes(facts, resolved, report.images),
-            "loss": answer_bytes(facts, resolved, share),
+            "loss": answer_bytes(facts, resolved, report.images),
         }
     components = beside_writing(components, facts, resolved)
     return Memory(

@@ -1,4 +1,5 @@
-"""What the image encoder of a vision-language model adds to a training step, from arithmetic alone. Light."""
+"""What a step of a vision-language model takes beside its language model's layers: the image encoder, the
+mask of padded rows, the answers' logits; from arithmetic alone. Light."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from .facts import ModelFacts
+from .families import family_of
 from .image_tokens import VISION
 
 if TYPE_CHECKING:
@@ -13,12 +15,35 @@ if TYPE_CHECKING:
     from ..resolve import Resolved
 
 CHANNELS = 3
+MULTIPLE = 8
+"""Batches are padded to a multiple of so many tokens."""
 
 
 def language_facts(facts: ModelFacts) -> ModelFacts:
     """The language model's linear layers alone: what a text token passes."""
     linear = [module for module in facts.parameters.linear if not VISION.search(module.pattern)]
     return facts.model_copy(update={"parameters": facts.parameters.model_copy(update={"linear": linear})})
+
+
+def as_padded(resolved: Resolved) -> Resolved:
+    """The same, with the length that the longest row has in a batch."""
+    return resolved.model_copy(update={"longest": -(-resolved.longest // MULTIPLE) * MULTIPLE})
+
+
+def mask_bytes(facts: ModelFacts, resolved: Resolved) -> int:
+    """What attention keeps besides, because rows are padded and transformers gives SDPA a mask for that.
+
+    SDPA's kernels with a mask have no grouped heads: keys and values are repeated for every query head. They
+    add the mask to the scores, so each layer makes and keeps one in the compute type, a number a pair of
+    tokens; the mask of bools that it is made from stands once. With recomputing one layer has all this.
+    """
+    if family_of(facts.model_type).eager_attention:
+        return 0  # repeated there in any case
+    width = 4 if resolved.compute_dtype == "fp32" else 2
+    repeated = 2 * (facts.heads - facts.kv_heads) * facts.head_dim
+    layers = 1 if resolved.gradient_checkpointing else facts.layers
+    a_token = layers * width * (repeated + resolved.longest) + resolved.longest
+    return resolved.tokens_per_micro_batch * a_token
 
 
 def encoder_bytes(facts: ModelFacts, resolved: Resolved, images: ImageCounts | None) -> int:
@@ -31,7 +56,7 @@ def encoder_bytes(facts: ModelFacts, resolved: Resolved, images: ImageCounts | N
     model keeps keys and values of all patches.
 
     Fitted on an H200 to LLaVA and Qwen2.5-VL shapes of 1.2 and 1.4 billion parameters, bf16 and nf4, with and
-    without recomputing: the whole step took 0.98 to 1.02 times what is predicted with this.
+    without recomputing.
     """
     if images is None:
         return 0
@@ -60,8 +85,14 @@ def encoder_bytes(facts: ModelFacts, resolved: Resolved, images: ImageCounts | N
     return patches * (kept + pixels)
 
 
-def answer_bytes(facts: ModelFacts, resolved: Resolved, supervised_share: float) -> int:
-    """Logits of supervised places: in the compute type, in fp32, and the gradient of that."""
-    width = 4 if resolved.compute_dtype == "fp32" else 2
-    places = int(resolved.tokens_per_micro_batch * min(1.0, supervised_share))
-    return places * facts.embedding_rows * (width + 8)
+def answer_bytes(facts: ModelFacts, resolved: Resolved, images: ImageCounts | None) -> int:
+    """The loss as its backward pass begins, in fp32: log-probabilities, their gradient, the logits' gradient.
+
+    Every row has logits at each place whose next token is supervised in any row of the batch: no more places
+    than lie behind the shortest prompt, and no more than the rows' answers have together.
+    """
+    places = resolved.longest
+    if images is not None:
+        answers = resolved.batch_size * images.most_supervised_in_a_row
+        places = min(places - images.fewest_before_answers, answers)
+    return resolved.batch_size * places * facts.embedding_rows * 3 * 4

@@ -11,12 +11,14 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 from support.tiny_vision import build_seeing, colour_rows
 
 from whet.engine.data.image_store import ImageBuilder
 from whet.engine.data.images import MAX_BYTES, Picture, find_picture, look_at, plain, read_picture
+from whet.engine.data.masking import IGNORE
 from whet.engine.data.rows import RowError
 from whet.engine.plan import make_plan
 from whet.engine.recipe import Recipe
@@ -206,6 +208,17 @@ def test_no_image_is_ever_cut(model: Path, tmp_path: Path) -> None:
     assert whole.images.most_patches_in_a_row == large
     smaller = make_plan(recipe(model, rows, model={"max_length": 64}, method={"image_max": 32})).data.report
     assert smaller.bad_rows == 0
+
+
+def test_where_answers_stand_is_counted(model: Path, tmp_path: Path) -> None:
+    plan = make_plan(recipe(model, colour_rows(tmp_path / "rows", 4)))
+    (file,) = (tmp_path / "home").rglob("train.arrow")
+    with pa.memory_map(str(file)) as source:
+        rows = pa.ipc.open_stream(source).read_all()["labels"].to_pylist()
+    learnt = [[at for at, label in enumerate(labels) if label != IGNORE] for labels in rows]
+    images = plan.data.report.images
+    assert images is not None and images.fewest_before_answers == min(places[0] for places in learnt) > 0
+    assert images.most_supervised_in_a_row == max(map(len, learnt)) > 0
 
 
 def test_other_pictures_under_the_same_names_are_other_data(model: Path, tmp_path: Path) -> None:

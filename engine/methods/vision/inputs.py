@@ -12,12 +12,11 @@ from ...data.images import Picture, read_picture, side_by_side
 from ...data.rows import RowError
 from ...errors import WhetError
 from ...models.image_tokens import ImageTokens
+from ...models.vision_memory import MULTIPLE
 from ..sft.collation import IGNORED, padded_length
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-MULTIPLE = 8
 
 
 @dataclass(frozen=True)
