@@ -20,7 +20,6 @@ from importlib import metadata
 from threading import Lock
 from typing import Any
 
-import psutil
 import torch
 
 from whet.kernels.backend import interpreting
@@ -30,6 +29,7 @@ from whet.kernels.registry import SPECS
 from whet.kernels.spec import Case, Inputs, KernelSpec
 from whet.kernels.speed import Ceilings, call_once, directions_of, input_sets, measure, measure_ceilings
 
+from .hardware import host_memory, usable_cores
 from .kernel_backends import backends, compute_type, kernel_notes, runs_triton
 from .kernel_check_units import Counted, Say, Unit, share
 from .kernel_report import KernelMachine, KernelReport, ParityResult, SpeedResult
@@ -133,8 +133,8 @@ def _processes(device: torch.device) -> tuple[int, int]:
     compiles what is timed leaves the others room to compare."""
     torch.cuda.empty_cache()  # of what was timed
     free = torch.cuda.mem_get_info(device)[0]
-    memory = min(free, psutil.virtual_memory().available)
-    processes = max(1, min(MOST_PROCESSES, len(os.sched_getaffinity(0)), memory // BYTES_A_PROCESS))
+    memory = min(free, host_memory()[1])
+    processes = max(1, min(MOST_PROCESSES, usable_cores(), memory // BYTES_A_PROCESS))
     return processes, max(free // processes - BYTES_A_PROCESS // 2, BYTES_A_PROCESS // 4)
 
 

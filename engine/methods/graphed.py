@@ -133,14 +133,21 @@ def capture(run: Callable[[], Result], others: Sequence[torch.cuda.CUDAGraph]) -
     # The eager pass left its activations in the allocator's cache; the graph wants them for its own.
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
-    graph = torch.cuda.CUDAGraph()
+    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
         with torch.cuda.graph(graph, pool=others[0].pool() if others else None):
             result = run()
     except capture_errors() as error:
+        torch.cuda.set_stream(before)  # an invalid capture raises once more as it ends, and stays on its own
         torch.cuda.empty_cache()
-        raise NotCaptured((str(error).strip() or type(error).__name__).splitlines()[0]) from error
+        raise NotCaptured(_reason(error)) from error
     return graph, result
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return "too little memory beside what is cached"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def capture_errors() -> tuple[type[Exception], ...]:

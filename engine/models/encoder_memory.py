@@ -70,18 +70,21 @@ def _variance(lengths: Lengths, mean: float, longest: int) -> float:
     """Of a text's tokens, their quantiles joined by straight lines.
 
     The shortest length is not known; it is what gives the texts their mean. Lengths between 0 and the longest
-    vary most where all are one or the other: mean x (longest - mean).
+    vary most where all are one or the other: mean x (longest - mean). That is assumed where the lower half
+    would have to be longer than the median to give the mean: lengths jump between quantiles then.
     """
     p50, p95, p99, most = (
         float(min(length, longest)) for length in (lengths.p50, lengths.p95, lengths.p99, lengths.max)
     )
     upper = ((0.45, p50, p95), (0.04, p95, p99), (0.01, p99, most))
     above = sum(share * (low + high) / 2 for share, low, high in upper)
-    shortest = min(max(4 * (mean - above) - p50, 0.0), p50)
-    pieces = ((0.5, shortest, p50), *upper)
+    shortest, most_varied = 4 * (mean - above) - p50, mean * (longest - mean)
+    if shortest > p50 + 1e-6:
+        return most_varied
+    pieces = ((0.5, max(0.0, shortest), p50), *upper)
     first = sum(share * (low + high) / 2 for share, low, high in pieces)
     second = sum(share * (low * low + low * high + high * high) / 3 for share, low, high in pieces)
-    return max(0.0, min(second - first * first, mean * (longest - mean)))
+    return max(0.0, min(second - first * first, most_varied))
 
 
 def head_parameters(facts: ModelFacts, method: str) -> int:

@@ -103,7 +103,7 @@ def estimate_memory(
     trainable = resolved.trainable_parameters + head
     full, fast = adapter.kind == "none", on_fast_path(facts, adapter, resolved)
     moment = ADAMW_8BIT_BYTES if resolved.optimizer == "adamw_8bit" else 8
-    replayed = replays(facts, adapter, resolved, report)
+    replayed = replays(facts, adapter, resolved, report) or replays_sound(resolved)
     components = {
         "base": base_bytes(
             facts, resolved.base_precision, resolved.embedding_precision, resolved.head_precision
@@ -145,6 +145,16 @@ def estimate_memory(
         capacity=min(gpu.memory_total for gpu in machine.gpus) if cuda else machine.ram_total,
         available=max(gpu.memory_free for gpu in machine.gpus) if cuda else machine.ram_available,
         exact_parameters=facts.parameters.exact,
+    )
+
+
+def replays_sound(resolved: Resolved) -> bool:
+    """Whether steps of speech are a CUDA graph."""
+    rounded = resolved.base_precision not in BYTES
+    return (
+        resolved.method == "speech"
+        and resolved.device == "cuda"
+        and not (rounded or resolved.gradient_checkpointing)
     )
 
 

@@ -56,8 +56,7 @@ def _compute(dtype: torch.dtype | str | None) -> str:
 
 
 def _device(device_map: str | dict[str, Any] | None) -> str:
-    # Of a launcher's processes each has another GPU.
-    default = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    default = f"cuda:{_own_gpu()}" if torch.cuda.is_available() else "cpu"
     place: Any = device_map
     if isinstance(device_map, dict):
         places = set(device_map.values())
@@ -71,3 +70,9 @@ def _device(device_map: str | dict[str, Any] | None) -> str:
     if place is None or place in PLANNED_MAPS:
         return default
     return f"cuda:{place}" if isinstance(place, int) else str(place)
+
+
+def _own_gpu() -> int:
+    """The one of those that are seen which accelerate gives a launcher's process; without a launcher, which
+    some call rank -1, the first."""
+    return max(0, int(os.environ.get("LOCAL_RANK", "0"))) % torch.cuda.device_count()

@@ -21,8 +21,8 @@ def stay_on_one_gpu(model: Any, device: str) -> None:
         model: what trainers are given: transformers' model, or a SentenceTransformer.
         device: where it lies, e.g. ``cuda:0``.
     """
-    found = torch.cuda.device_count()
-    if found < 2 or not device.startswith("cuda") or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    found, launched = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "-1")) != -1
+    if found < 2 or launched or not device.startswith("cuda"):
         return
     place = torch.device(device)
     model.hf_device_map = {"": str(place) if place.index else "cuda"}

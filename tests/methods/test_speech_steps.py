@@ -207,8 +207,8 @@ def test_what_cannot_be_captured_runs_eagerly(monkeypatch: pytest.MonkeyPatch, e
         yield
         raise error
 
-    for name in ("synchronize", "empty_cache", "CUDAGraph"):
-        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    for name in ("synchronize", "empty_cache", "CUDAGraph", "current_stream", "set_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
     monkeypatch.setattr(torch.cuda, "graph", capturing)
     monkeypatch.setattr(HeardBatch, "pinned", lambda batch: batch)
     step: GraphedStep[HeardBatch] = GraphedStep(lambda batch, scale: batch.features.sum() / scale, list)

@@ -154,20 +154,23 @@ def lengths_report(lengths: list[int], texts: int = 1) -> Any:
     return report(report().train.model_copy(update=update), texts_per_row=texts)
 
 
-@pytest.mark.parametrize("shape", ["uniform", "long tail", "few long", "equal"])
+@pytest.mark.parametrize("shape", ["uniform", "long tail", "few long", "some long", "half long", "equal"])
 def test_planned_tokens_are_hardly_ever_exceeded_and_near(shape: str, bert: ModelFacts) -> None:
     draw = random.Random(7)
     lengths = {
         "uniform": [draw.randint(50, 146) for _ in range(4000)],
         "long tail": [min(512, max(3, int(draw.lognormvariate(4, 0.6)))) for _ in range(4000)],
         "few long": [512 if draw.random() < 0.03 else draw.randint(8, 24) for _ in range(4000)],
+        "some long": [500] * 160 + [10] * 3840,
+        "half long": [500] * 1960 + [10] * 2040,
         "equal": [100] * 4000,
     }[shape]
     resolved = on_gpu(bert, lengths_report(lengths), "classification")
     planned = batch_tokens(resolved, lengths_report(lengths))
     largest = max(sum(draw.sample(lengths, 64)) for _ in range(2000))
     assert planned % TOKENS == 0
-    assert largest <= planned < 1.15 * largest + coarser(TOKENS, planned)
+    near = 1.6 if "long" in shape.split()[1:] else 1.15  # what is between quantiles is not seen
+    assert largest <= planned < near * largest + coarser(TOKENS, planned)
 
 
 def on_gpu(facts: ModelFacts, data: Any, kind: str) -> Resolved:

@@ -23,12 +23,13 @@ from whet.engine.python_api.one_gpu import stay_on_one_gpu
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tests" / "support" / "plain_script.py"
+LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
 
 
 def placed(device: str) -> tuple[Any, list[str]]:
@@ -52,11 +53,18 @@ def test_another_gpu_than_the_trainers_is_pointed_out(two_gpus: None) -> None:
 
 
 def test_a_launcher_has_shared_out_the_gpus(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert placed("cuda:1") == (None, [])
-    monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert load_settings("16bit", torch.float16, None).device == "cuda:1"
+    for rank, device in (("0", "cuda:0"), ("1", "cuda:1"), ("3", "cuda:1")):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert placed(device) == (None, [])
+        assert load_settings("16bit", torch.float16, None).device == device
+
+
+def test_rank_minus_one_is_no_launcher(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "-1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert load_settings("16bit", torch.float16, None).device == "cuda:0"
+    assert placed("cuda:0")[0] == {"": "cuda"}
 
 
 def test_elsewhere_nothing_is_said(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,6 +92,7 @@ def test_no_trainer_copies_it(two_gpus: None, tiny_llama: Path, tmp_path: Path) 
     assert trainer(model).args.n_gpu == 1
 
 
+@pytest.mark.timeout(450)
 def test_torchrun_trains_one_model(tmp_path: Path) -> None:
     """Two processes share each step's rows and have one process's losses."""
     model, rows = build_tiny_model(tmp_path / "llama"), write_chat_rows(tmp_path / "rows.jsonl", 40)
@@ -95,7 +104,7 @@ def test_torchrun_trains_one_model(tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-P", *started, str(SCRIPT), str(model), str(rows), str(folder)],
             env={
-                **os.environ,
+                **{name: value for name, value in os.environ.items() if name not in LAUNCHERS},
                 "PYTHONPATH": str(ROOT / "src"),
                 "ACCELERATE_USE_CPU": "true",
                 "OMP_NUM_THREADS": "1",
