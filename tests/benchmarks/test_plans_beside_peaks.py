@@ -41,9 +41,9 @@ def scripts() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         for folder in (FOLDER, FOLDER / "training", FOLDER / "by_method"):
             patch.syspath_prepend(str(folder))
+        for name in SCRIPTS:  # folders of tests have some of these names too
+            patch.delitem(sys.modules, name, raising=False)
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in SCRIPTS})
-        for name in SCRIPTS:
-            del sys.modules[name]
 
 
 def measured(case: str) -> int:

@@ -37,3 +37,4 @@ report = {
     "gpus": trainer.args.n_gpu,
 }
 Path(folder, f"rank-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(report))
+trainer.accelerator.end_training()  # processes that leave one another unannounced may abort
