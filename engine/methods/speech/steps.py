@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from ...models.fast_path import FastPathReport, causal_model, slow_parts
+from ...models.fast_path import FastPathReport, causal_model, slower
 from ...runs.events import FindingEvent
 from ..flat_steps import FlatSteps
 from ..graphed import GraphedStep
@@ -116,7 +116,7 @@ class HeardSteps(Trainer):
     def _say_if_stopped(self) -> None:
         if self.graphed.stopped is not None and not self._stop_said:
             self._stop_said = True
-            self.emit(FindingEvent(finding=slow_parts(fused(None, self.graphed.stopped))))
+            self.emit(FindingEvent(finding=slower("graphs", self.graphed.stopped)))
 
 
 class HearingSteps(FlatSteps, HeardSteps):
