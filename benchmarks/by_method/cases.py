@@ -214,7 +214,7 @@ CASES: dict[str, Case] = {
     ),
     "preference": Case("TRL", compared, {"kind": "preference"}, "decoder", (2, 4), (16, 80), "pairs"),
     "reward": Case("TRL", compared, {"kind": "reward"}, "decoder", (2, 4), (16, 80), "pairs"),
-    "grpo": Case("TRL", prompts, GRPO, "unending", (8, 64), (16, 80), "answers", LONGER, fewer=(4, 2)),
+    "grpo": Case("TRL", prompts, GRPO, "unending", (8, 32), (16, 80), "answers", LONGER, fewer=(4, 2)),
     "speech": Case(
         "transformers",
         sounds,
