@@ -170,7 +170,7 @@ def share_optimizer(state: dict[str, Any], own: list[dict[str, Any]]) -> dict[st
 
     Args:
         state: in torch's layout, as :func:`whole_optimizer` made it or one process wrote it.
-        own: the optimizer's ``param_groups``.
+        own: the optimizer's ``param_groups``, each with parameters.
 
     Raises ValueError for other groups than the optimizer's.
     """
@@ -181,8 +181,7 @@ def share_optimizer(state: dict[str, Any], own: list[dict[str, Any]]) -> dict[st
         key: {name: _share_if_alike(value, like[key]) for name, value in entry.items()}
         for key, entry in state["state"].items()
     }
-    empty = [{**group, "params": []} for group in own if not group["params"]]
-    return {"state": moments, "param_groups": [*saved, *empty]}
+    return {"state": moments, "param_groups": saved}
 
 
 def _share_if_alike(value: Any, like: torch.Tensor) -> Any:

@@ -13,7 +13,8 @@ from support.tiny_families import build
 from whet.engine.methods.flat_optimizer import FlatAdamW
 from whet.engine.methods.graphed import NotCaptured, capture
 from whet.engine.methods.sft.fast_step import FastStep
-from whet.engine.methods.sft.packed_steps import TokenRow
+from whet.engine.methods.sft.graphs import Results
+from whet.engine.methods.sft.packed_steps import MicroBatch, TokenRow
 from whet.engine.models.adapters import add_adapter
 from whet.engine.models.fast_path import apply_fast_path, program_of
 from whet.engine.recipe import AdapterSection
@@ -42,7 +43,7 @@ def trained(kind: str) -> tuple[list[float], torch.Tensor, FastStep]:
     elif kind == "failing":
         run = step.graphed.run
 
-        def waits_for_the_host(batch: object, scale: torch.Tensor) -> object:
+        def waits_for_the_host(batch: MicroBatch, scale: torch.Tensor) -> Results:
             found = run(batch, scale)
             if torch.cuda.is_current_stream_capturing():
                 found[0].item()

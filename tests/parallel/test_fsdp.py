@@ -50,7 +50,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, model: Path) -> dict[str, Any
         adapter={"dropout": 0.0, "modules_to_save": ["lm_head"]},
         sampling={"prompts": ["Why?", "How?"], "max_new_tokens": 2},
     )
-    whole = recipe(adapter={"kind": "none"})
+    lora, whole = recipe(adapter={"dropout": 0.0}), recipe(adapter={"kind": "none"})
     # Asked between the two prompts of step 3, whose second one nobody answers then; it ends after step 4.
     left_answering = {**SHARES, "stop_sampling": 3}
     return drive(
@@ -59,6 +59,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, model: Path) -> dict[str, Any
             "qlora, one": (qlora, ONE),
             "qlora, two": (qlora, TWO),
             "qlora, two, two, one": (qlora, [{**SHARES, "stop": 2}, left_answering, *ONE]),
+            "lora, one": (lora, ONE),
+            "lora, one, two, one": (lora, [{"ranks": 1, "stop": 2}, {**SHARES, "stop": 4}, *ONE]),
             "whole, one": (whole, ONE),
             "whole, two": (whole, TWO),
         },
@@ -92,6 +94,11 @@ def test_two_processes_resume_bit_for_bit_and_one_goes_on_with_the_curve(runs: d
     whole, resumed = runs["qlora, two"], runs["qlora, two, two, one"]
     assert whole["steps"][:4] == resumed["steps"][:4]
     assert_alike(whole, resumed)
+
+
+def test_a_run_goes_from_one_process_to_two_and_back(runs: dict[str, Any]) -> None:
+    """From the flat optimizer, which has the one group that decays, to torch's and back."""
+    assert_alike(runs["lora, one"], runs["lora, one, two, one"])
 
 
 def test_the_adapter_is_whole_and_any_peft_loads_it(runs: dict[str, Any], model: Path) -> None:
@@ -151,8 +158,8 @@ def test_groups_without_parameters_are_nothing_to_go_on_with() -> None:
     weights = torch.nn.Parameter(torch.ones(2, 2))
     groups: list[dict[str, Any]] = [{"params": [weights]}, {"params": [], "weight_decay": 0.0}]
     two, one = torch.optim.AdamW(groups, lr=0.1), torch.optim.AdamW([weights], lr=0.2)
-    two.load_state_dict(share_optimizer(one.state_dict(), two.param_groups))
-    assert [group["lr"] for group in two.param_groups] == [0.2, 0.1]
+    one.load_state_dict(share_optimizer(two.state_dict(), one.param_groups))
+    assert [group["lr"] for group in one.param_groups] == [0.1]
 
 
 def test_fp16_and_8_bit_states_are_refused_or_replaced() -> None:
