@@ -189,11 +189,23 @@ def _update_plain(
 
 
 def adamw(
-    p_P: torch.Tensor, g_P: torch.Tensor, m_P: torch.Tensor, v_P: torch.Tensor, **settings: Any
+    p_P: torch.Tensor,
+    g_P: torch.Tensor,
+    m_P: torch.Tensor,
+    v_P: torch.Tensor,
+    *,
+    table_G8: torch.Tensor | None = None,
+    **settings: Any,
 ) -> tuple[torch.Tensor, ...]:
-    """:func:`adamw_step` with fp32 states, out of place."""
+    """:func:`adamw_step` with fp32 states, out of place.
+
+    ``table_G8`` holds the settings where these are on the device already, as in training.
+    """
     out = (torch.empty_like(p_P), torch.empty_like(m_P), torch.empty_like(v_P))
-    adamw_step(p_P, g_P, m_P, v_P, **settings, out=out)
+    if table_G8 is None:
+        adamw_step(p_P, g_P, m_P, v_P, **settings, out=out)
+    else:
+        adamw_update(p_P, g_P, m_P, v_P, table_G8, out=out)
     return out
 
 
@@ -209,6 +221,7 @@ def reference(
     beta2: float = 0.999,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    table_G8: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, ...]:
     """AdamW as the module text has it, in the parameters' own type."""
     m_P = beta1 * m_P + (1 - beta1) * g_P
@@ -221,7 +234,10 @@ def random_inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: in
     generator = torch.Generator(device).manual_seed(seed)
     size = case.sizes["P"]
     p, g, m, v = torch.randn(4, size, generator=generator, device=device, dtype=dtype).unbind()
-    settings = {"lr": 1e-3, "step": 3.0, "weight_decay": 0.1}
+    settings: Inputs = {"lr": 1e-3, "step": 3.0, "weight_decay": 0.1}
+    if case.sizes.get("table"):
+        scalars = device_scalars(1e-3, 0.9, 0.999, 1e-8, 0.1, 3.0, device, torch.float32)
+        settings["table_G8"] = scalars
     return {"p_P": p, "g_P": g, "m_P": 0.1 * m, "v_P": 0.01 * v.square(), **settings}
 
 
@@ -234,11 +250,12 @@ def traffic(inputs: Inputs) -> int:
 CASES = (
     Case("small", {"P": 512}),
     Case("odd", {"P": 3001}),
+    Case("table", {"P": 700, "table": True}),
     Case("one", {"P": 1}),
     Case("empty", {"P": 0}),
 )
 # LoRA of rank 16 on all linear layers.
-TIMED = (Case("8b", {"P": 41_943_040}), Case("0.6b", {"P": 10_092_544}))
+TIMED = tuple(Case(n, {"P": size, "table": True}) for n, size in (("8b", 41_943_040), ("0.6b", 10_092_544)))
 FLAGS = {"GROUPED": True, "CLIP": True, "SHADOW": True, "BLOCK": BLOCK}
 
 

@@ -16,6 +16,7 @@ from .adamw import (
     FLAGS,
     TIMED,
     adamw_step,
+    adamw_update,
     argument_types,
     random_inputs,
     reference,
@@ -33,9 +34,11 @@ def adamw_8bit(
     m_max_B: torch.Tensor,
     v_P: torch.Tensor,
     v_max_B: torch.Tensor,
+    *,
+    table_G8: torch.Tensor | None = None,
     **settings: Any,
 ) -> tuple[torch.Tensor, ...]:
-    """:func:`adamw_step` out of place with 8-bit states, given as codes and maxima.
+    """:func:`.adamw.adamw` out of place with 8-bit states, given as codes and maxima.
 
     Returns:
         The new parameters (P,) and the maxima (B,) of the new moments. Not the codes: a number midway between
@@ -43,7 +46,11 @@ def adamw_8bit(
     """
     m, v = BlockState(m_P, m_max_B, True), BlockState(v_P, v_max_B, False)
     new_p, new_m, new_v = torch.empty_like(p_P), _empty_like(m), _empty_like(v)
-    adamw_step(p_P, g_P, m, v, **settings, out=(new_p, new_m, new_v))
+    out = (new_p, new_m, new_v)
+    if table_G8 is None:
+        adamw_step(p_P, g_P, m, v, **settings, out=out)
+    else:
+        adamw_update(p_P, g_P, m, v, table_G8, out=out)
     return new_p, new_m.absmax, new_v.absmax
 
 

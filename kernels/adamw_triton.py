@@ -65,53 +65,61 @@ def adamw_kernel(
 
 
 @triton.jit
-def _dequantize(codes, absmax, code, at, blocks, inside, in_table):
-    entry = tl.load(code + tl.load(codes + at, mask=inside, other=0).to(tl.int32))
-    return tl.where(inside, entry * tl.load(absmax + blocks, mask=in_table, other=0.0)[:, None], 0.0)
+def _dequantize(
+    codes, absmax, code, at, blocks, inside, in_table,
+    ZERO: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Numbers by their codes; ZERO is 0's, for what is outside. The code lies in shared memory."""
+    entries = tl.load(code + tl.arange(0, 256))
+    index = tl.reshape(tl.load(codes + at, mask=inside, other=ZERO).to(tl.int32), (BLOCKS * BLOCK,))
+    entry = tl.reshape(tl.gather(entries, index, 0), (BLOCKS, BLOCK))
+    return entry * tl.load(absmax + blocks, mask=in_table, other=0.0)[:, None]
 
 
 @triton.jit
-def _decade(x, scale, count, SCALE: tl.constexpr, COUNT: tl.constexpr):
-    """Move numbers from midway between two decades on to the upper one, which has COUNT intervals."""
-    upper = x * SCALE >= 0.1 * (1.0 + 1.8 / COUNT)
-    return tl.where(upper, SCALE, scale), tl.where(upper, COUNT, count)
+def _decade(x, slope, count, UPPER: tl.constexpr, START: tl.constexpr, N0: tl.constexpr):
+    """Move numbers from midway between two decades on to decade UPPER, which starts at START."""
+    COUNT: tl.constexpr = N0 * (1 << UPPER)
+    above = x >= START * (1.0 + 1.8 / COUNT)
+    return tl.where(above, 0.1 * COUNT / (0.9 * START), slope), tl.where(above, 1.0 * COUNT, count)
 
 
 @triton.jit
 def _nearest(x, N0: tl.constexpr):
-    """Positions, among the positive entries, of the entries nearest to x in [0, 1]; -1 for 0.
+    """One more than the positions, among the positive entries, of the entries nearest to x > 0 in [0, 1]:
+    0 stands for the entry 0, for what is below the first one's decade.
 
     Arithmetic instead of a search: sixteen dependent table reads a number would cost more than the bandwidth.
+    Adding INTEGERS rounds to the nearest whole number, an instruction of the wide pipe, which floor is not.
     """
-    scale = tl.full(x.shape, 1e6, tl.float32)
+    INTEGERS: tl.constexpr = 12582912.0
+    slope = tl.full(x.shape, 1e6 * N0 / 0.9, tl.float32)
     count = tl.full(x.shape, 1.0 * N0, tl.float32)
-    scale, count = _decade(x, scale, count, 1e5, 2.0 * N0)
-    scale, count = _decade(x, scale, count, 1e4, 4.0 * N0)
-    scale, count = _decade(x, scale, count, 1e3, 8.0 * N0)
-    scale, count = _decade(x, scale, count, 1e2, 16.0 * N0)
-    scale, count = _decade(x, scale, count, 1e1, 32.0 * N0)
-    scale, count = _decade(x, scale, count, 1.0, 64.0 * N0)
-    interval = tl.floor((x * scale - 0.1) * count * (1.0 / 0.9))
-    interval = tl.minimum(tl.maximum(interval, 0.0), count - 1.0)
-    nearest = count - N0 + interval
-    nearest = tl.where(x >= 1.0 - 0.225 / (64.0 * N0), 127.0 * N0, nearest)
-    return tl.where(x < 0.5e-6 * (0.1 + 0.45 / N0), -1.0, nearest).to(tl.int32)
+    slope, count = _decade(x, slope, count, 1, 1e-6, N0)
+    slope, count = _decade(x, slope, count, 2, 1e-5, N0)
+    slope, count = _decade(x, slope, count, 3, 1e-4, N0)
+    slope, count = _decade(x, slope, count, 4, 1e-3, N0)
+    slope, count = _decade(x, slope, count, 5, 1e-2, N0)
+    slope, count = _decade(x, slope, count, 6, 1e-1, N0)
+    # In intervals of the decade, less a half: what is nearest to it is what lies below.
+    interval = tl.minimum(x * slope - (count * (1.0 / 9.0) + 0.5), count - 0.75)
+    nearest = (interval + (count + (INTEGERS - N0))) - (INTEGERS - 1.0)
+    return tl.where(x >= 1.0 - 0.225 / (64.0 * N0), 127.0 * N0 + 1.0, nearest)
 
 
 @triton.jit
 def _quantize(x, codes, absmax, at, blocks, inside, in_table, SIGNED: tl.constexpr):
+    INTEGERS: tl.constexpr = 12582912.0  # the last byte of a small number beside it is the number's
     largest = tl.max(tl.abs(x), 1)
     tl.store(absmax + blocks, largest, mask=in_table)
-    scaled = tl.abs(x) / tl.maximum(largest, 1.1754944e-38)[:, None]
+    scaled = tl.abs(x) * (1.0 / tl.maximum(largest, 1.1754944e-38))[:, None]
     if SIGNED:
-        nearest = _nearest(scaled, 1)
+        nearest = tl.where(scaled < 0.275e-6, 0.0, _nearest(scaled, 1))
         # There is no -1 beside 1: the most negative entry is the last midpoint.
-        code = tl.where(x < 0, 126 - tl.minimum(nearest, 126), 128 + nearest)
-        code = tl.where(nearest < 0, 127, code)
+        code = tl.maximum(tl.where(x < 0, -nearest, nearest), -127.0) + (INTEGERS + 127.0)
     else:
-        nearest = _nearest(scaled, 2)
-        code = tl.where(x > 0, tl.maximum(nearest, 0) + 1, 0)
-    tl.store(codes + at, code.to(tl.uint8), mask=inside)
+        code = tl.where(x > 0, tl.maximum(_nearest(scaled, 2), 1.0), 0.0) + INTEGERS
+    tl.store(codes + at, code.to(tl.int32, bitcast=True).to(tl.uint8), mask=inside)
 
 
 @triton.jit
@@ -131,8 +139,8 @@ def adamw_8bit_kernel(
     if CLIP:
         g = g * tl.load(clip)
     p = tl.load(p_in + at, mask=inside, other=0.0)
-    m = _dequantize(m_in, m_in_max, signed_code, at, blocks, inside, in_table)
-    v = _dequantize(v_in, v_in_max, unsigned_code, at, blocks, inside, in_table)
+    m = _dequantize(m_in, m_in_max, signed_code, at, blocks, inside, in_table, 127, BLOCKS, BLOCK)
+    v = _dequantize(v_in, v_in_max, unsigned_code, at, blocks, inside, in_table, 0, BLOCKS, BLOCK)
     p, m, v = _update(p, g, m, v, s0, s1, s2, s3, s4, s5, s6, s7)
     tl.store(p_out + at, p, mask=inside)
     _quantize(m, m_out, m_out_max, at, blocks, inside, in_table, True)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from .attention_choice import nvidia_capability
-from .nf4 import block_scale, look_up
+from .nf4 import block_scale, look_up, read_code
 from .spec import Compilation
 
 MOST_ROWS = 16
@@ -103,10 +103,10 @@ def _fetch(
 
 
 @triton.jit
-def _code_values(code_ptr, words, UNITS: tl.constexpr):
+def _code_values(code, words, UNITS: tl.constexpr):
     """Code values fp32 (UNITS, 8) of words; element e is in byte e // 2, the even ones in its high nibble."""
     element = tl.arange(0, 8)
-    return look_up(code_ptr, (words[:, None] >> (4 * (element ^ 1))[None, :]) & 15, UNITS, 8)
+    return look_up(code, (words[:, None] >> (4 * (element ^ 1))[None, :]) & 15, UNITS, 8)
 
 
 @triton.jit
@@ -120,7 +120,7 @@ def nf4_kernel(
     The next words are asked for before those at hand are looked up, which waits for the whole program. A
     block's scale is multiplied in after the sum over a word.
     """
-    unit = tl.arange(0, OUTPUTS * WORDS)
+    unit, code = tl.arange(0, OUTPUTS * WORDS), read_code(code_ptr)
     row, first = tl.program_id(0) * OUTPUTS + unit // WORDS, unit % WORDS
     sums = tl.zeros([OUTPUTS * WORDS], tl.float32)
     next_words, next_scale = _fetch(
@@ -136,7 +136,7 @@ def nf4_kernel(
         )  # fmt: skip
         places = (word * 8)[:, None] + tl.arange(0, 8)[None, :]
         values = tl.load(x + places, (word < K // 8)[:, None], other=0.0).to(tl.float32)
-        sums += tl.sum(_code_values(code_ptr, words, OUTPUTS * WORDS) * values, 1) * scale
+        sums += tl.sum(_code_values(code, words, OUTPUTS * WORDS) * values, 1) * scale
     n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     total = tl.sum(tl.reshape(sums, (OUTPUTS, WORDS)), 1)
     total = _update(total, n, t, sb, bias, sb_row, N, RANK, RANKS)
@@ -152,7 +152,7 @@ def nf4_rows_kernel(
     ROWS: tl.constexpr, CAST: tl.constexpr,
 ):  # fmt: skip
     """OUTPUTS rows of a 4-bit W times ROWS rows of x, as products of tiles."""
-    unit = tl.arange(0, OUTPUTS * WORDS)
+    unit, code = tl.arange(0, OUTPUTS * WORDS), read_code(code_ptr)
     row, first = tl.program_id(0) * OUTPUTS + unit // WORDS, unit % WORDS
     n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     b = tl.arange(0, ROWS)
@@ -171,7 +171,7 @@ def nf4_rows_kernel(
         values = tl.load(x + k[:, None] + b[None, :] * x_row, (k < K)[:, None] & (b < B)[None, :], other=0.0)
         if CAST:
             values = values.to(tl.float32)
-        weights = _code_values(code_ptr, words, OUTPUTS * WORDS) * scale[:, None]
+        weights = _code_values(code, words, OUTPUTS * WORDS) * scale[:, None]
         weights = tl.reshape(weights, (OUTPUTS, WORDS * 8)).to(values.dtype)
         sums = tl.dot(weights, values, sums, input_precision="ieee")
     if RANK:

@@ -267,8 +267,10 @@ class _LoraLinear(torch.autograd.Function):
     def forward(
         ctx: Any, x_TK: torch.Tensor, stack: LoraStack, bias_N: torch.Tensor | None, *parameters: Any
     ) -> torch.Tensor:
-        x_TX, seeds = stack.with_room(len(x_TK)), stack.draw_seeds()
-        x_TX[:, : stack.base.inputs] = x_TK
+        x_TX, seeds = x_TK, stack.draw_seeds()
+        if stack.base.inputs <= stack.base.outputs:  # else a copy of x moves more than adding to y
+            x_TX = stack.with_room(len(x_TK))
+            x_TX[:, : stack.base.inputs] = x_TK
         y_TN, t_TR = lora_linear_forward(x_TX, stack, bias_N=bias_N, seeds=seeds)
         ctx.save_for_backward(x_TK, t_TR, *parameters)
         ctx.stack, ctx.seeds = stack, seeds
@@ -310,9 +312,21 @@ def lora_linear(
     *,
     scaling: float,
     bias_N: torch.Tensor | None = None,
+    base: DenseBase | None = None,
 ) -> torch.Tensor:
-    """One layer with its update, weights as they lie; differentiable in x, A and B."""
-    base = DenseBase([weight_NK], padded_rank([len(a_RK)]))
+    """One layer with its update; differentiable in x, A and B.
+
+    Args:
+        x_TK: rows of any stride.
+        weight_NK: frozen.
+        a_RK: A.
+        b_NR: B.
+        scaling: of the update.
+        bias_N: frozen, added.
+        base: the weight where it is kept with room for the update already; else a copy is made.
+    """
+    if base is None:
+        base = DenseBase([weight_NK], padded_rank([len(a_RK)]))
     return lora_linear_group(x_TK, base, [len(weight_NK)], [Factor(a_RK, b_NR, scaling)], bias_N=bias_N)
 
 
@@ -324,6 +338,7 @@ def reference(
     *,
     scaling: float,
     bias_N: torch.Tensor | None = None,
+    base: DenseBase | None = None,
 ) -> torch.Tensor:
     """y = x W^T + s (x A^T) B^T + bias, as PEFT writes it."""
     update_TN = (x_TK @ a_RK.to(x_TK.dtype).T) @ b_NR.to(x_TK.dtype).T
@@ -339,13 +354,19 @@ def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> 
 
     t, k, n, r = (sizes[name] for name in "TKNR")
     x_TK = normal(t, k + 8).to(dtype)[:, :k]
+    weight_NK = normal(n, k, scale=k**-0.5).to(dtype)
+    b_NR, base = normal(n, r).to(dtype), None
+    if sizes.get("kept"):  # with sB in its room, as after the step before
+        base = DenseBase([weight_NK], padded_rank([r]))
+        base.wide_NX[:, k : k + r] = 0.5 * b_NR
     return {
         "x_TK": x_TK,
-        "weight_NK": normal(n, k, scale=k**-0.5).to(dtype),
+        "weight_NK": weight_NK if base is None else base.views([n])[0],
         "a_RK": normal(r, k, scale=k**-0.5).to(dtype),
-        "b_NR": normal(n, r).to(dtype),
+        "b_NR": b_NR,
         "scaling": 0.5,
         "bias_N": normal(n).to(dtype) if sizes.get("bias") else None,
+        "base": base,
     }
 
 
@@ -357,12 +378,13 @@ SPEC = KernelSpec(
     cases=(
         Case("small", {"T": 32, "K": 64, "N": 48, "R": 16}),
         Case("odd", {"T": 7, "K": 33, "N": 17, "R": 3, "bias": True}),
+        Case("kept", {"T": 9, "K": 24, "N": 40, "R": 5, "kept": True}),
         Case("empty", {"T": 0, "K": 16, "N": 8, "R": 8}),
     ),
     timed=(
-        Case("8b-gate-up", {"T": 8192, "K": 4096, "N": 28672, "R": 32}),
-        Case("8b-down", {"T": 8192, "K": 14336, "N": 4096, "R": 16}),
-        Case("0.6b-gate-up", {"T": 8192, "K": 1024, "N": 6144, "R": 32}),
+        Case("8b-gate-up", {"T": 8192, "K": 4096, "N": 28672, "R": 32, "kept": True}),
+        Case("8b-down", {"T": 8192, "K": 14336, "N": 4096, "R": 16, "kept": True}),
+        Case("0.6b-gate-up", {"T": 8192, "K": 1024, "N": 6144, "R": 32, "kept": True}),
     ),
     tolerance={torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3},
     traffic=lambda i: (

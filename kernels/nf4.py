@@ -65,9 +65,15 @@ def unpack(packed_ptr, unit, mask, UNIT: tl.constexpr):
 
 
 @triton.jit
-def look_up(code_ptr, index, TILE: tl.constexpr, UNIT: tl.constexpr):
+def read_code(code_ptr):
+    """The code's 16 values. To be asked for first of all: after what moves through shared memory it would be
+    one more wait."""
+    return tl.load(code_ptr + tl.arange(0, 16))
+
+
+@triton.jit
+def look_up(code, index, TILE: tl.constexpr, UNIT: tl.constexpr):
     """Code values fp32 (TILE, UNIT), from shared memory, where 16 neighbouring words never conflict."""
-    code = tl.load(code_ptr + tl.arange(0, 16))
     return tl.reshape(tl.gather(code, tl.reshape(index, (TILE * UNIT,)), 0), (TILE, UNIT))
 
 
@@ -90,6 +96,7 @@ def _dequantize(
     NESTED_BLOCK: tl.constexpr,
     TILE: tl.constexpr,
 ):
+    code = read_code(code_ptr)
     # A unit is UNIT neighbouring elements: of one row, as UNIT divides K, and of one block. Units are counted
     # from the first wanted row.
     program = tl.program_id(0)
@@ -108,7 +115,7 @@ def _dequantize(
         NESTED,
         NESTED_BLOCK,
     )
-    value = look_up(code_ptr, index, TILE, UNIT) * scale[:, None]
+    value = look_up(code, index, TILE, UNIT) * scale[:, None]
     row = unit // (K // UNIT)
     column = (unit % (K // UNIT)) * UNIT
     out = out_ptr + row.to(tl.int64) * out_stride + column

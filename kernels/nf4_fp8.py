@@ -28,6 +28,7 @@ from .nf4 import (
     code_values,
     element_scales,
     look_up,
+    read_code,
     scale_arguments,
     unit_of,
     unpack,
@@ -59,6 +60,7 @@ def _dequantize_fp8(
     NATIVE: tl.constexpr,
     TILE: tl.constexpr,
 ):
+    code = read_code(code_ptr)
     # A program writes TILE units of one row; all programs of a row find the same scale.
     CHUNKS: tl.constexpr = tl.cdiv(K // UNIT, TILE)
     row = (tl.program_id(0) // CHUNKS).to(tl.int64)
@@ -88,7 +90,7 @@ def _dequantize_fp8(
         NESTED,
         NESTED_BLOCK,
     )
-    value = look_up(code_ptr, index, TILE, UNIT) * (scale * tl.math.div_rn(1.0, row_scale))[:, None]
+    value = look_up(code, index, TILE, UNIT) * (scale * tl.math.div_rn(1.0, row_scale))[:, None]
     out = out_ptr + row * out_stride + column * UNIT
     tl.store(out[:, None] + tl.arange(0, UNIT)[None, :], e4m3_bits(value, NATIVE), mask=mask[:, None])
 
