@@ -77,7 +77,8 @@ def check(device: torch.device, say: Say) -> None:
     say(report.model_dump(mode="json"))
     timed = [(spec, case) for spec in SPECS.values() for case in spec.timed] if ceilings is not None else []
     if device.type == "cuda" and here:
-        units = [*parity_units(), *(Unit("compile", spec.name, case.name) for spec, case in timed)]
+        compiled = [Unit("compile", spec.name, case.name) for spec, case in timed]
+        units = sorted([*compiled, *parity_units()], key=_compilations, reverse=True)
         say = Counted(say, len(units) + len(timed))
         processes, most = _processes(device)
         lost = share(units, processes, most, say)
@@ -95,10 +96,14 @@ def check(device: torch.device, say: Say) -> None:
 
 
 def parity_units() -> list[Unit]:
-    """Every case of every kernel, those first that compile most; the smallest in Triton's interpreter."""
-    specs = sorted(SPECS.values(), key=lambda spec: -len(spec.compilations))
+    """Every case of every kernel; the smallest in Triton's interpreter."""
     most = INTERPRETED_CASES if interpreting() else None
-    return [Unit("parity", spec.name, case.name) for spec in specs for case in spec.cases[:most]]
+    return [Unit("parity", spec.name, case.name) for spec in SPECS.values() for case in spec.cases[:most]]
+
+
+def _compilations(unit: Unit) -> int:
+    """How much a unit's kernel compiles: what takes longest is to begin first, or all would wait for it."""
+    return len(SPECS[unit.kernel].compilations)
 
 
 def do_units(device: torch.device, say: Say) -> None:

@@ -20,8 +20,17 @@ import torch
 import triton
 
 from .backend import uses_triton
-from .fp8_triton import COMPILATIONS, E4M3_MAX, LEAST_SCALE, TILE, quantize_kernel, transpose_kernel
-from .rows import accumulation_type, addressable, output, row_tile
+from .fp8_triton import (
+    COMPILATIONS,
+    E4M3_MAX,
+    LEAST_SCALE,
+    SCALED_ELEMENTS,
+    TILE,
+    quantize_columns_kernel,
+    quantize_kernel,
+    transpose_kernel,
+)
+from .rows import accumulation_type, addressable, output, resident_programs, row_tile
 from .spec import Case, Inputs, KernelSpec, bytes_of
 
 
@@ -55,11 +64,17 @@ def quantize_rows(
     x_TK = addressable(x_TK)
     column_scale_K = None if column_scale_K is None else column_scale_K.contiguous()
     scale_T = torch.empty(T, dtype=torch.float32, device=x_TK.device)
-    tile = row_tile(K)
-    quantize_kernel[(triton.cdiv(T, tile.rows),)](
-        x_TK, column_scale_K, x8_TK.view(torch.uint8), scale_T, x_TK.stride(0), x8_TK.stride(0), T, K,
-        tile.rows, tile.columns, converts_natively(x_TK.device), num_warps=tile.warps,
-    )  # fmt: skip
+    tile, native = row_tile(K), converts_natively(x_TK.device)
+    tensors = (x_TK, column_scale_K, x8_TK.view(torch.uint8), scale_T)
+    sizes = (x_TK.stride(0), x8_TK.stride(0), T, K)
+    programs, warps = triton.cdiv(T, tile.rows), tile.rows * tile.columns // SCALED_ELEMENTS
+    if column_scale_K is None or warps > 32:
+        quantize_kernel[(programs,)](*tensors, *sizes, tile.rows, tile.columns, native, num_warps=tile.warps)
+    else:
+        programs = min(programs, resident_programs(x_TK.device, 32 // warps))
+        quantize_columns_kernel[(programs,)](
+            *tensors, *sizes, programs, tile.rows, tile.columns, native, num_warps=warps
+        )
     return x8_TK, scale_T
 
 
@@ -244,13 +259,16 @@ SPEC = KernelSpec(
         Case("plain", {"T": 4, "K": 64}),
         Case("odd", {"T": 7, "K": 37, "column_scale": True}),
         Case("strided", {"T": 5, "K": 48, "padding": 3}),
-        Case("wide", {"T": 2, "K": 9000, "column_scale": True}),
+        Case("turns", {"T": 41, "K": 1500, "padding": 4, "column_scale": True}),
+        Case("wide", {"T": 5, "K": 9000, "column_scale": True}),
+        Case("wider", {"T": 2, "K": 16500, "column_scale": True}),
         Case("empty", {"T": 0, "K": 16}),
     ),
     timed=(
         Case("8b", {"T": 8192, "K": 14336}),
         Case("0.6b", {"T": 8192, "K": 1024}),
         Case("8b_column_scale", {"T": 8192, "K": 4096, "column_scale": True}),
+        Case("8b_wide_column_scale", {"T": 8192, "K": 28672, "column_scale": True}),
     ),
     tolerance=_EXACT,
     traffic=_quantize_traffic,

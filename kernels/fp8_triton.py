@@ -16,6 +16,7 @@ from .spec import Compilation
 
 E4M3_MAX = 448.0
 LEAST_SCALE = 2.0**-100  # its reciprocal is finite
+SCALED_ELEMENTS = 512  # a warp, where column scales and the next rows stay in registers too
 TILE = 32  # words of 4 bytes: 128 bytes a row, a whole line of the cache
 _LARGEST = tl.constexpr(E4M3_MAX)
 _LEAST = tl.constexpr(LEAST_SCALE)
@@ -68,6 +69,30 @@ def quantize_kernel(
 
 
 @triton.jit
+def quantize_columns_kernel(
+    X, C, Q, SCALE, x_stride, q_stride, T, K, programs,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, NATIVE: tl.constexpr,
+):  # fmt: skip
+    """Rows times C, in turns: C, twice a row's bytes, is read once a program, the next rows beforehand."""
+    column = tl.arange(0, COLUMNS)[None, :]
+    within = column < K
+    c = tl.load(C + column, mask=within, other=0.0).to(tl.float32)
+    first = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    at = X + first.to(tl.int64)[:, None] * x_stride + column
+    following = tl.load(at, mask=(first < T)[:, None] & within, other=0.0)
+    for start in range(0, T, programs * ROWS):
+        row = start + first
+        x = following
+        after = row + programs * ROWS
+        at = X + after.to(tl.int64)[:, None] * x_stride + column
+        following = tl.load(at, mask=(after < T)[:, None] & within, other=0.0)
+        bits, scale = quantize_tile(x.to(tl.float32) * c, NATIVE)
+        there = row < T
+        tl.store(Q + row.to(tl.int64)[:, None] * q_stride + column, bits, mask=there[:, None] & within)
+        tl.store(SCALE + row, scale, mask=there)
+
+
+@triton.jit
 def transpose_kernel(W, OUT, w_stride, out_stride, N, K, TILE: tl.constexpr):
     """Transpose ``TILE`` x ``TILE`` words: their 4 bytes change places in registers, words in shared memory.
 
@@ -113,9 +138,20 @@ def _compilation(
     return Compilation(function, signature, constants, num_warps=warps, least_capability=least)
 
 
+def _scaled(columns: int, native: bool) -> Compilation:
+    tile = row_tile(columns)
+    constants = {"ROWS": tile.rows, "COLUMNS": tile.columns, "NATIVE": native}
+    warps = tile.rows * tile.columns // SCALED_ELEMENTS
+    types = {**_QUANTIZE, "programs": "i32"}
+    return _compilation(quantize_columns_kernel, types, constants, warps, 89 if native else 75)
+
+
 COMPILATIONS = (
     _quantization(14336, C=None, NATIVE=False),
     _quantization(1024, least=89, C=None, NATIVE=True),
-    _quantization(4096, least=89, NATIVE=True),
+    _quantization(28672, least=89, NATIVE=True),
+    _scaled(4096, native=True),
+    _scaled(1024, native=False),
+    _scaled(14336, native=True),
     _compilation(transpose_kernel, _TRANSPOSE, {"TILE": TILE}, 4),
 )

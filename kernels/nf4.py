@@ -16,6 +16,7 @@ The output may be row-strided (the base part of a wider stacked weight) and a ra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,25 +89,30 @@ def _dequantize(
     out_ptr,
     out_stride,
     first,
-    count,
+    rows,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
     UNIT: tl.constexpr,
     NESTED: tl.constexpr,
     NESTED_BLOCK: tl.constexpr,
-    TILE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
+    # A unit is UNIT neighbouring elements, of one row and of one block. A program writes COLUMNS units of
+    # each of ROWS rows: whole lines, whatever lies between the rows of the output.
     code = read_code(code_ptr)
-    # A unit is UNIT neighbouring elements: of one row, as UNIT divides K, and of one block. Units are counted
-    # from the first wanted row.
-    program = tl.program_id(0)
+    chunks = tl.cdiv(K // UNIT, COLUMNS)
+    place = tl.arange(0, ROWS * COLUMNS)
+    row = (tl.program_id(0) // chunks) * ROWS + place // COLUMNS
+    column = (tl.program_id(0) % chunks) * COLUMNS + place % COLUMNS
+    mask = (row < rows) & (column < K // UNIT)
+    above = first + row
     if UNIT == 1:
-        program = program.to(tl.int64)
-    unit = program * TILE + tl.arange(0, TILE)
-    mask = unit < count
-    index = unpack(packed_ptr, unit + first, mask, UNIT)
+        above = above.to(tl.int64)
+    unit = above * (K // UNIT) + column
+    index = unpack(packed_ptr, unit, mask, UNIT)
     scale = block_scale(
-        (unit + first) // (BLOCK // UNIT),
+        unit // (BLOCK // UNIT),
         mask,
         absmax_ptr,
         nested_absmax_ptr,
@@ -115,10 +121,8 @@ def _dequantize(
         NESTED,
         NESTED_BLOCK,
     )
-    value = look_up(code, index, TILE, UNIT) * scale[:, None]
-    row = unit // (K // UNIT)
-    column = (unit % (K // UNIT)) * UNIT
-    out = out_ptr + row.to(tl.int64) * out_stride + column
+    value = look_up(code, index, ROWS * COLUMNS, UNIT) * scale[:, None]
+    out = out_ptr + row.to(tl.int64) * out_stride + column * UNIT
     tl.store(
         out[:, None] + tl.arange(0, UNIT)[None, :], value.to(out_ptr.dtype.element_ty), mask=mask[:, None]
     )
@@ -157,23 +161,34 @@ def scale_arguments(weight: Nf4Weight) -> dict[str, Any]:
     }
 
 
+TILE = 512  # units a program of 128 threads: 16 bytes of codes a thread, and 64 of a 16-bit result
+
+
+def _tile(units: int) -> tuple[int, int]:
+    """Rows and units of a row a program: a power of two that divides the row, else the next one above it."""
+    columns = math.gcd(units, TILE)
+    if columns < 64:
+        columns = min(TILE, triton.next_power_of_2(units))
+    return TILE // columns, columns
+
+
 def _launch(weight: Nf4Weight, out_NK: torch.Tensor, start: int) -> None:
-    columns = weight.shape[1]
+    rows, columns = out_NK.shape
     unit = unit_of(weight, 8)
-    count = out_NK.numel() // unit
-    tile = 512
+    tile_rows, tile_columns = _tile(columns // unit)
     packed = weight.packed.view(torch.int32) if unit == 8 else weight.packed
-    _dequantize[(triton.cdiv(count, tile),)](
+    _dequantize[(triton.cdiv(rows, tile_rows) * triton.cdiv(columns // unit, tile_columns),)](
         packed_ptr=packed,
         code_ptr=weight.code,
         out_ptr=out_NK,
         out_stride=out_NK.stride(0),
-        first=start * columns // unit,
-        count=count,
+        first=start,
+        rows=rows,
         K=columns,
         BLOCK=weight.blocksize,
         UNIT=unit,
-        TILE=tile,
+        ROWS=tile_rows,
+        COLUMNS=tile_columns,
         num_warps=4,
         enable_fp_fusion=False,
         **scale_arguments(weight),
@@ -280,7 +295,7 @@ def _compilation(nested: bool, unit: int) -> Compilation:
         "out_ptr": "*T",
         "out_stride": "i32",
         "first": "i32",
-        "count": "i32",
+        "rows": "i32",
     }
     constants: Mapping[str, Any] = {
         "K": 4096 if unit == 8 else 4095,
@@ -288,7 +303,8 @@ def _compilation(nested: bool, unit: int) -> Compilation:
         "UNIT": unit,
         "NESTED": nested,
         "NESTED_BLOCK": 256,
-        "TILE": 512,
+        "ROWS": 1,
+        "COLUMNS": TILE,
     }
     return Compilation(
         _dequantize, {**signature, **dict.fromkeys(constants, "constexpr")}, constants, num_warps=4

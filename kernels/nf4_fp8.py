@@ -65,17 +65,7 @@ def _dequantize_fp8(
     CHUNKS: tl.constexpr = tl.cdiv(K // UNIT, TILE)
     row = (tl.program_id(0) // CHUNKS).to(tl.int64)
     chunk = tl.program_id(0) % CHUNKS
-    block = row * K // BLOCK + tl.arange(0, ROW_BLOCKS)
-    of_row = block <= (row * K + K - 1) // BLOCK
-    absmax = block_scale(
-        block, of_row, absmax_ptr, nested_absmax_ptr, nested_code_ptr, offset_ptr, NESTED, NESTED_BLOCK
-    )
-    largest = tl.max(tl.where(of_row, tl.abs(absmax), 0.0), axis=0)
-    row_scale = tl.maximum(tl.math.div_rn(largest, _LARGEST), _LEAST_SCALE)
-    row_scale = tl.where(largest > 0.0, row_scale, 1.0)
-    if chunk == 0:
-        tl.store(row_scale_ptr + row, row_scale)
-
+    # All that comes from far is asked for before the row's scale, whose sum over the program waits.
     column = chunk * TILE + tl.arange(0, TILE)  # in units
     mask = column < K // UNIT
     unit = row * (K // UNIT) + column
@@ -90,6 +80,17 @@ def _dequantize_fp8(
         NESTED,
         NESTED_BLOCK,
     )
+    block = row * K // BLOCK + tl.arange(0, ROW_BLOCKS)
+    of_row = block <= (row * K + K - 1) // BLOCK
+    absmax = block_scale(
+        block, of_row, absmax_ptr, nested_absmax_ptr, nested_code_ptr, offset_ptr, NESTED, NESTED_BLOCK
+    )
+    largest = tl.max(tl.where(of_row, tl.abs(absmax), 0.0), axis=0)
+    row_scale = tl.maximum(tl.math.div_rn(largest, _LARGEST), _LEAST_SCALE)
+    row_scale = tl.where(largest > 0.0, row_scale, 1.0)
+    if chunk == 0:
+        tl.store(row_scale_ptr + row, row_scale)
+
     value = look_up(code, index, TILE, UNIT) * (scale * tl.math.div_rn(1.0, row_scale))[:, None]
     out = out_ptr + row * out_stride + column * UNIT
     tl.store(out[:, None] + tl.arange(0, UNIT)[None, :], e4m3_bits(value, NATIVE), mask=mask[:, None])

@@ -7,8 +7,8 @@ Experts' last layer is linear, so their rows may be weighted before it (:mod:`.m
 
     dgate = dh c up a'(gate)        dup = dh c a(gate)        dc = sum over the row of dh a(gate) up
 
-Gradients of gate and up go over these and h goes over dh, so backward needs no memory of its own; a program
-goes through a whole row, so that dc is summed in one fixed order.
+Where all may be written over, gradients of gate and up go over these and h goes over dh, so that backward
+needs no memory of its own; a program goes through a whole row, so that dc is summed in one fixed order.
 
 Legend: S rows, one for each token and expert it goes to; F expert width.
 """
@@ -49,30 +49,30 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    dh_ptr, gate_ptr, up_ptr, share_ptr, dshare_ptr, columns, dh_row, gate_row, up_row,
-    KIND: tl.constexpr, BLOCK: tl.constexpr,
+    dh_ptr, gate_ptr, up_ptr, share_ptr, dgate_ptr, dup_ptr, h_ptr, dshare_ptr, columns,
+    dh_row, gate_row, up_row, dgate_row, dup_row, KIND: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A whole row: gradients over gate and up, h over dh."""
+    """A whole row; h is left out or goes over dh."""
     row = tl.program_id(0).to(tl.int64)
     share = tl.load(share_ptr + row).to(tl.float32)
     sum_ = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, columns, BLOCK):
         column = start + tl.arange(0, BLOCK)
         mask = column < columns
-        dh_at = dh_ptr + row * dh_row + column
-        gate_at = gate_ptr + row * gate_row + column
-        up_at = up_ptr + row * up_row + column
-        dh = tl.load(dh_at, mask=mask, other=0.0).to(tl.float32)
-        gate = tl.load(gate_at, mask=mask, other=0.0).to(tl.float32)
-        up = tl.load(up_at, mask=mask, other=0.0).to(tl.float32)
+        dh = tl.load(dh_ptr + row * dh_row + column, mask=mask, other=0.0).to(tl.float32)
+        gate = tl.load(gate_ptr + row * gate_row + column, mask=mask, other=0.0).to(tl.float32)
+        up = tl.load(up_ptr + row * up_row + column, mask=mask, other=0.0).to(tl.float32)
         probability, density = gate_probability(gate, KIND)
         active = gate * probability
         sum_ += dh * active * up
         dh_shared = dh * share
-        dgate = dh_shared * up * (probability + gate * density)
-        tl.store(gate_at, dgate.to(gate_ptr.dtype.element_ty), mask=mask)
-        tl.store(up_at, (dh_shared * active).to(up_ptr.dtype.element_ty), mask=mask)
-        tl.store(dh_at, (share * active * up).to(dh_ptr.dtype.element_ty), mask=mask)
+        dgate = (dh_shared * up * (probability + gate * density)).to(dgate_ptr.dtype.element_ty)
+        tl.store(dgate_ptr + row * dgate_row + column, dgate, mask=mask)
+        dup = (dh_shared * active).to(dup_ptr.dtype.element_ty)
+        tl.store(dup_ptr + row * dup_row + column, dup, mask=mask)
+        if h_ptr is not None:
+            h = (share * active * up).to(h_ptr.dtype.element_ty)
+            tl.store(h_ptr + row * dh_row + column, h, mask=mask)
     tl.store(dshare_ptr + row, tl.sum(sum_))
 
 
@@ -118,9 +118,15 @@ def weighted_glu_forward(
 
 
 def weighted_glu_backward(
-    dh_SF: torch.Tensor, gate_SF: torch.Tensor, up_SF: torch.Tensor, share_S: torch.Tensor, kind: str
+    dh_SF: torch.Tensor,
+    gate_SF: torch.Tensor,
+    up_SF: torch.Tensor,
+    share_S: torch.Tensor,
+    kind: str,
+    gradients: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """dshare_S in fp32 (float64 for float64); dgate, dup and h are written IN PLACE over gate, up and dh.
+    """dshare_S in fp32 (float64 for float64); dgate, dup and h are written IN PLACE over gate, up and dh,
+    unless the gradients have a place of their own: then h is left out.
 
     Args:
         dh_SF: gradient of the forward result, overwritten by that result. Unit last stride, as gate and up.
@@ -128,12 +134,14 @@ def weighted_glu_backward(
         up_SF: likewise.
         share_S: as forward.
         kind: as forward.
+        gradients: where those of gate and up go instead.
 
     Raises:
         ValueError: as forward, or where a row's elements are not next to one another.
     """
     _check(gate_SF, up_SF, share_S, kind)
     dh, gate, up = (output(tensor, gate_SF) for tensor in (dh_SF, gate_SF, up_SF))
+    dgate, dup = (gate, up) if gradients is None else (output(tensor, gate_SF) for tensor in gradients)
     rows, columns = gate.shape
     wide = accumulation_type(gate.dtype)
     if not gate.numel():
@@ -141,14 +149,14 @@ def weighted_glu_backward(
     if not uses_triton(gate):
         h, share_S1 = plain_glu(gate.to(wide), up.to(wide), kind), share_S.to(wide)[:, None]
         dshare_S = (dh.to(wide) * h).sum(1)
-        reference_backward(dh.to(wide) * share_S1, gate, up, kind, None, (gate, up))
-        dh.copy_(h * share_S1)
+        reference_backward(dh.to(wide) * share_S1, gate, up, kind, None, (dgate, dup))
+        if gradients is None:
+            dh.copy_(h * share_S1)
         return dshare_S
     dshare_S = torch.empty(rows, dtype=torch.float32, device=gate.device)
-    _backward_kernel[(rows,)](
-        dh, gate, up, share_S.contiguous(), dshare_S, columns, dh.stride(0), gate.stride(0), up.stride(0),
-        KIND=kind, BLOCK=_BLOCK,
-    )  # fmt: skip
+    tensors = (dh, gate, up, share_S.contiguous(), dgate, dup, dh if gradients is None else None, dshare_S)
+    strides = (tensor.stride(0) for tensor in (dh, gate, up, dgate, dup))
+    _backward_kernel[(rows,)](*tensors, columns, *strides, KIND=kind, BLOCK=_BLOCK)
     return dshare_S
 
 
@@ -170,10 +178,10 @@ class _WeightedGlu(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dh: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        gate, up, share = ctx.saved_tensors
-        fresh = torch.stack([dh, gate, up])  # the kernel writes over what it reads
-        dshare = weighted_glu_backward(fresh[0], fresh[1], fresh[2], share, ctx.kind)
-        return fresh[1], fresh[2], dshare.to(share.dtype), None
+        dh, gate, up = (addressable(each) for each in (dh, *ctx.saved_tensors[:2]))
+        share, gradients = ctx.saved_tensors[2], (torch.empty_like(gate), torch.empty_like(up))
+        dshare = weighted_glu_backward(dh, gate, up, share, ctx.kind, gradients)
+        return *gradients, dshare.to(share.dtype), None
 
 
 def weighted_glu(
@@ -214,9 +222,9 @@ _FORWARD = {
     **dict.fromkeys(("KIND", "BLOCK"), "constexpr"),
 }
 _BACKWARD = {
-    **dict.fromkeys(("dh_ptr", "gate_ptr", "up_ptr"), "*T"),
+    **dict.fromkeys(("dh_ptr", "gate_ptr", "up_ptr", "dgate_ptr", "dup_ptr", "h_ptr"), "*T"),
     **dict.fromkeys(("share_ptr", "dshare_ptr"), "*fp32"),
-    **dict.fromkeys(("columns", "dh_row", "gate_row", "up_row"), "i32"),
+    **dict.fromkeys(("columns", "dh_row", "gate_row", "up_row", "dgate_row", "dup_row"), "i32"),
     **dict.fromkeys(("KIND", "BLOCK"), "constexpr"),
 }
 
@@ -236,7 +244,7 @@ SPEC = KernelSpec(
     ),
     tolerance={torch.float32: 2e-6, torch.bfloat16: 5e-3, torch.float16: 5e-4},
     traffic=lambda inputs: 3 * bytes_of(inputs["gate_SF"]),
-    backward_traffic=lambda inputs: 6 * bytes_of(inputs["gate_SF"]),
+    backward_traffic=lambda inputs: 5 * bytes_of(inputs["gate_SF"]),
     differentiable=("gate_SF", "up_SF", "share_S"),
     compilations=tuple(
         Compilation(function, signature, {"KIND": kind, "BLOCK": _BLOCK})
