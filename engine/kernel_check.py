@@ -77,8 +77,7 @@ def check(device: torch.device, say: Say) -> None:
     say(report.model_dump(mode="json"))
     timed = [(spec, case) for spec in SPECS.values() for case in spec.timed] if ceilings is not None else []
     if device.type == "cuda" and here:
-        compiled = [Unit("compile", spec.name, case.name) for spec, case in timed]
-        units = sorted([*compiled, *parity_units()], key=_compilations, reverse=True)
+        units = in_order([*(Unit("compile", spec.name, case.name) for spec, case in timed), *parity_units()])
         say = Counted(say, len(units) + len(timed))
         processes, most = _processes(device)
         lost = share(units, processes, most, say)
@@ -101,9 +100,9 @@ def parity_units() -> list[Unit]:
     return [Unit("parity", spec.name, case.name) for spec in SPECS.values() for case in spec.cases[:most]]
 
 
-def _compilations(unit: Unit) -> int:
-    """How much a unit's kernel compiles: what takes longest is to begin first, or all would wait for it."""
-    return len(SPECS[unit.kernel].compilations)
+def in_order(units: list[Unit]) -> list[Unit]:
+    """Those first whose kernels compile most: begun late, they would be waited for."""
+    return sorted(units, key=lambda unit: -len(SPECS[unit.kernel].compilations))
 
 
 def do_units(device: torch.device, say: Say) -> None:

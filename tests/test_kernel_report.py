@@ -168,9 +168,13 @@ def test_the_units_are_all_cases_and_the_long_ones_come_first(monkeypatch: pytes
     units = kernel_check.parity_units()
     every = [("parity", spec.name, case.name) for spec in SPECS.values() for case in spec.cases]
     assert sorted(units) == sorted(every) and len(set(units)) == len(units)
-    assert {unit.kernel for unit in units[: len(SPECS["attention"].cases)]} == {"attention"}
-    timed = [(spec.name, case.name) for spec in SPECS.values() for case in spec.timed]
+    timed = [Unit("compile", spec.name, case.name) for spec in SPECS.values() for case in spec.timed]
     assert len(set(timed)) == len(timed)
+    ordered = kernel_check.in_order([*timed, *units])
+    assert sorted(ordered) == sorted([*timed, *units])
+    attention = SPECS["attention"]
+    first = ordered[: len(attention.timed) + len(attention.cases)]
+    assert {unit.kernel for unit in first} == {"attention"} and first[0].kind == "compile"
 
 
 def test_what_cannot_be_compiled_ahead_is_said_when_it_is_timed() -> None:
