@@ -23,14 +23,12 @@ from .backend import interpreting, uses_triton
 from .decode_linear_triton import (
     COMPILATIONS,
     MOST_ROWS,
-    NF4_OUTPUTS,
-    ROWS_OUTPUTS,
     dense_kernel,
     dense_tile,
     nf4_kernel,
     nf4_rows_kernel,
-    nf4_words,
-    rows_words,
+    nf4_tile,
+    rows_tile,
 )
 from .fp8 import converts_natively, dequantize_rows, quantize_rows
 from .int8 import reference as expand_int8
@@ -122,7 +120,7 @@ def _dense(x_BK: torch.Tensor, weight: torch.Tensor | ScaledWeight, update: dict
     w_NK = w_NK if w_NK.stride(1) == 1 else w_NK.contiguous()
     row = w_NK.stride(0)
     unit = 16 if row % 16 == 0 else 8 if row % 8 == 0 else 1
-    outputs, block, warps = dense_tile(*w_NK.shape)
+    outputs, block, warps = dense_tile(len(w_NK), w_NK.shape[1], w_NK.element_size())
     dense_kernel[(triton.cdiv(len(w_NK), outputs),)](
         x=x_BK, w=w_NK, scale=scale_N, **update, w_units=row // unit, K=w_NK.shape[1], UNIT=unit,
         RANKS=triton.next_power_of_2(max(1, update["RANK"])), OUTPUTS=outputs, BLOCK=block, num_warps=warps,
@@ -130,22 +128,23 @@ def _dense(x_BK: torch.Tensor, weight: torch.Tensor | ScaledWeight, update: dict
 
 
 def _nf4(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any]) -> None:
-    words = nf4_words(weight.shape[1])
-    nf4_kernel[(triton.cdiv(weight.shape[0], NF4_OUTPUTS),)](
+    outputs, words, warps = nf4_tile(weight.shape[1])
+    nf4_kernel[(triton.cdiv(weight.shape[0], outputs),)](
         x=x_BK, packed=weight.packed.view(torch.int32), code_ptr=weight.code, **update,
         **scale_arguments(weight), K=weight.shape[1], RANKS=triton.next_power_of_2(max(1, update["RANK"])),
-        BLOCK_SIZE=weight.blocksize, OUTPUTS=NF4_OUTPUTS, WORDS=words, num_warps=4,
+        BLOCK_SIZE=weight.blocksize, OUTPUTS=outputs, WORDS=words, num_warps=warps,
     )  # fmt: skip
 
 
 def _nf4_rows(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any]) -> None:
     t_BR, y_BN = update["t"], update["y"]
-    nf4_rows_kernel[(triton.cdiv(weight.shape[0], ROWS_OUTPUTS),)](
+    outputs, words, warps = rows_tile(weight.shape[0], x_BK.device)
+    nf4_rows_kernel[(triton.cdiv(weight.shape[0], outputs),)](
         x=x_BK, packed=weight.packed.view(torch.int32), code_ptr=weight.code, **update,
         **scale_arguments(weight), x_row=x_BK.stride(0), t_row=0 if t_BR is None else t_BR.stride(0),
         y_row=y_BN.stride(0), B=len(x_BK), K=weight.shape[1],
         RANKS=max(16, triton.next_power_of_2(max(1, update["RANK"]))), BLOCK_SIZE=weight.blocksize,
-        OUTPUTS=ROWS_OUTPUTS, WORDS=rows_words(x_BK.device), ROWS=MOST_ROWS, CAST=interpreting(), num_warps=4,
+        OUTPUTS=outputs, WORDS=words, ROWS=MOST_ROWS, CAST=interpreting(), num_warps=warps,
     )  # fmt: skip
 
 

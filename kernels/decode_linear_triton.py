@@ -6,7 +6,7 @@ Legend: B rows, K inputs, N outputs, R ranks.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -19,30 +19,37 @@ from .spec import Compilation
 MOST_ROWS = 16
 """Rows of x that the NF4 kernel takes: one tile of a tensor core's product."""
 
-ROWS_OUTPUTS = 16
-"""Rows of a 4-bit weight a program, where there are several rows of x."""
 
-NF4_OUTPUTS = 4
-"""Rows of a 4-bit weight a program."""
+class Tile(NamedTuple):
+    """Rows of W a program, columns or words of 8 codes a step, warps. Found by trying, on an H200."""
 
-
-def nf4_words(inputs: int) -> int:
-    """Words of a row a step: 1,024 elements, fewer in shorter rows."""
-    return min(128, triton.next_power_of_2(inputs // 8))
+    outputs: int
+    step: int
+    warps: int
 
 
-def dense_tile(outputs: int, inputs: int) -> tuple[int, int, int]:
-    """Rows of W a program, columns a step, warps: programs to fill a GPU, then bytes to fill a program."""
+def nf4_tile(inputs: int) -> Tile:
+    """For one row of x: one warp, which waits for no other when it looks codes up."""
+    return Tile(1, 128, 1) if inputs >= 3072 else Tile(4, 32, 1)
+
+
+def dense_tile(outputs: int, inputs: int, bytes_each: int) -> Tile:
+    """For one row of x: programs to fill a GPU, then bytes to fill a program."""
     if outputs < 512:  # LoRA's A: few long rows
-        return 1, min(4096, triton.next_power_of_2(inputs)), 8
-    block = min(1024, triton.next_power_of_2(inputs))
-    return (4 if outputs >= 4096 else 2), block, 4
+        return Tile(1, min(4096, triton.next_power_of_2(inputs)), 8)
+    if bytes_each > 1 and inputs >= 4096:
+        return Tile(2, 2048, 4)
+    many = outputs >= (4096 if bytes_each > 1 else 6144)
+    rows = 8 if bytes_each == 1 and outputs >= 16384 else 4 if many else 2
+    return Tile(rows, min(1024, triton.next_power_of_2(inputs)), 4)
 
 
-def rows_words(device: torch.device) -> int:
-    """Words of a row a step, with several rows of x; products before capability 8.0 run in registers."""
+def rows_tile(outputs: int, device: torch.device) -> Tile:
+    """For several rows of x; products before capability 8.0 run in registers."""
     capability = nvidia_capability(device)
-    return 8 if capability is not None and capability < (8, 0) else 32
+    if capability is not None and capability < (8, 0):
+        return Tile(16, 8, 4)
+    return Tile(32, 32, 4) if outputs >= 16384 else Tile(16, 64, 4)
 
 
 @triton.jit
@@ -208,14 +215,20 @@ def _compilation(
 def _dense_compilation(
     outputs: int, inputs: int, held: str = "*T", least: int = 75, **constants: Any
 ) -> Compilation:
-    rows, block, warps = dense_tile(outputs, inputs)
+    rows, block, warps = dense_tile(outputs, inputs, 2 if held == "*T" else 1)
     pointers = {"x": "*T", "w": held, "scale": "*fp32", **_POINTERS, "w_units": "i32"}
     sizes = {"K": inputs, "UNIT": 8, "RANK": 16, "RANKS": 16, "OUTPUTS": rows, "BLOCK": block}
     return _compilation(dense_kernel, pointers, warps, least, **{**sizes, **constants})
 
 
-def _rows_compilation(words: int, least: int, most: int) -> Compilation:
-    tile = {"OUTPUTS": ROWS_OUTPUTS, "WORDS": words, "RANKS": 16, "ROWS": MOST_ROWS, "CAST": False}
+def _nf4_compilation(inputs: int) -> Compilation:
+    outputs, words, warps = nf4_tile(inputs)
+    sizes = {"K": inputs, "OUTPUTS": outputs, "WORDS": words, "RANKS": 16, **_SIZES}
+    return _compilation(nf4_kernel, _NF4, warps, **sizes)
+
+
+def _rows_compilation(outputs: int, words: int, least: int, most: int) -> Compilation:
+    tile = {"OUTPUTS": outputs, "WORDS": words, "RANKS": 16, "ROWS": MOST_ROWS, "CAST": False}
     compilation = _compilation(nf4_rows_kernel, _ROWS, least=least, K=4096, **tile, **_SIZES)
     return replace(compilation, most_capability=most)
 
@@ -228,10 +241,8 @@ COMPILATIONS = (
     _dense_compilation(16, 14336, scale=None, bias=None, t=None, sb=None, RANK=0, RANKS=1),
     _dense_compilation(28672, 4096, held="*i8"),
     _dense_compilation(4096, 14336, held="*fp8e4nv", least=89, bias=None),
-    *(
-        _compilation(nf4_kernel, _NF4, K=inputs, OUTPUTS=NF4_OUTPUTS, WORDS=128, RANKS=16, **_SIZES)
-        for inputs in (4096, 14336)
-    ),
-    _rows_compilation(8, 75, 75),
-    _rows_compilation(32, 80, 120),
+    *(_nf4_compilation(inputs) for inputs in (1024, 4096, 14336)),
+    _rows_compilation(16, 8, 75, 75),
+    _rows_compilation(16, 64, 80, 120),
+    _rows_compilation(32, 32, 80, 120),
 )

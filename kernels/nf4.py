@@ -52,16 +52,20 @@ def block_scale(
 
 
 @triton.jit
-def unpack(packed_ptr, unit, mask, UNIT: tl.constexpr):
-    """4-bit indices int32 (units, UNIT) of the units; packed_ptr points at words of UNIT / 2 bytes, or at
-    bytes if UNIT is 1."""
+def read_units(packed_ptr, unit, mask, UNIT: tl.constexpr):
+    """Words of UNIT / 2 bytes, or the bytes that the elements are in if UNIT is 1."""
+    return tl.load(packed_ptr + (unit // 2 if UNIT == 1 else unit), mask=mask, other=0)
+
+
+@triton.jit
+def unpack(word, unit, UNIT: tl.constexpr):
+    """4-bit indices int32 (units, UNIT) of what :func:`read_units` read. To be asked for last: in the threads
+    that write, words get there through shared memory."""
     element = tl.arange(0, UNIT)
     if UNIT == 1:
-        byte = tl.load(packed_ptr + unit // 2, mask=mask, other=0).to(tl.int32)
-        return ((byte >> (4 - 4 * (unit % 2).to(tl.int32))) & 15)[:, None] + element[None, :]
+        return ((word.to(tl.int32) >> (4 - 4 * (unit % 2).to(tl.int32))) & 15)[:, None] + element[None, :]
     else:
         # Little-endian words: element e is in byte e // 2, the even ones in its high nibble.
-        word = tl.load(packed_ptr + unit, mask=mask, other=0)
         return (word[:, None] >> (4 * (element ^ 1))[None, :]).to(tl.int32) & 15
 
 
@@ -110,7 +114,7 @@ def _dequantize(
     if UNIT == 1:
         above = above.to(tl.int64)
     unit = above * (K // UNIT) + column
-    index = unpack(packed_ptr, unit, mask, UNIT)
+    word = read_units(packed_ptr, unit, mask, UNIT)
     scale = block_scale(
         unit // (BLOCK // UNIT),
         mask,
@@ -121,7 +125,7 @@ def _dequantize(
         NESTED,
         NESTED_BLOCK,
     )
-    value = look_up(code, index, ROWS * COLUMNS, UNIT) * scale[:, None]
+    value = look_up(code, unpack(word, unit, UNIT), ROWS * COLUMNS, UNIT) * scale[:, None]
     out = out_ptr + row.to(tl.int64) * out_stride + column * UNIT
     tl.store(
         out[:, None] + tl.arange(0, UNIT)[None, :], value.to(out_ptr.dtype.element_ty), mask=mask[:, None]

@@ -29,6 +29,7 @@ from .nf4 import (
     element_scales,
     look_up,
     read_code,
+    read_units,
     scale_arguments,
     unit_of,
     unpack,
@@ -69,7 +70,7 @@ def _dequantize_fp8(
     column = chunk * TILE + tl.arange(0, TILE)  # in units
     mask = column < K // UNIT
     unit = row * (K // UNIT) + column
-    index = unpack(packed_ptr, unit, mask, UNIT)
+    word = read_units(packed_ptr, unit, mask, UNIT)
     scale = block_scale(
         unit // (BLOCK // UNIT),
         mask,
@@ -91,6 +92,7 @@ def _dequantize_fp8(
     if chunk == 0:
         tl.store(row_scale_ptr + row, row_scale)
 
+    index = unpack(word, unit, UNIT)
     value = look_up(code, index, TILE, UNIT) * (scale * tl.math.div_rn(1.0, row_scale))[:, None]
     out = out_ptr + row * out_stride + column * UNIT
     tl.store(out[:, None] + tl.arange(0, UNIT)[None, :], e4m3_bits(value, NATIVE), mask=mask[:, None])

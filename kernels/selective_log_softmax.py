@@ -3,9 +3,11 @@
     log p(y) = z_y - lse        lse = log Σ exp(z)        d log p(y) / dz_v = [v = y] - p_v
 
 with z the logits of :class:`whet.kernels.vocabulary_head.LogitMap`. What such a loss does with the
-log-probabilities is known only after the forward pass, so that one keeps hidden states and lse, and the
-backward pass makes the logits again, chunk by chunk, and overwrites them with their gradient: three matrix
-products instead of two, and never full logits.
+log-probabilities is known only after the forward pass. But a row's hidden state reaches no other row's: under
+a frozen head the forward pass finishes each row's gradient, as that of :mod:`.linear_cross_entropy` with the
+sign turned, and the backward pass multiplies it by what arrives for the row. Where the head trains, whose
+gradient sums over rows, the backward pass makes the logits again, chunk by chunk, and overwrites them with
+their gradient: three matrix products instead of two. Never are there full logits.
 
 Legend: S rows, D width, V vocabulary.
 """
@@ -32,18 +34,20 @@ from .vocabulary_head import (
     logit_chunks,
     logits_tile,
     mean_weight,
+    scaled,
 )
-from .vocabulary_head_cases import ROWS_SIGNATURE, head_case, head_inputs
+from .vocabulary_head_cases import ROWS_SIGNATURE, head_case, head_flops, head_inputs
 
 
 class LogProbabilities(NamedTuple):
     """Of every row: log p(label); entropy (nats) and whether the label is the likeliest, empty if not asked
-    for; log Σ exp z."""
+    for; log Σ exp z; the gradient of -log p(label), None if not asked for."""
 
     logp_S: torch.Tensor
     entropy_S: torch.Tensor
     correct_S: torch.Tensor
     lse_S: torch.Tensor
+    of_hidden_SD: torch.Tensor | None
 
 
 class PredictedTokens(NamedTuple):
@@ -63,8 +67,12 @@ def selective_log_softmax_forward(
     *,
     chunk: int | None = None,
     entropy: bool = False,
+    gradient: bool = False,
 ) -> LogProbabilities:
-    """Log-probabilities without autograd, 0 in ignored rows; of ``options``, map and ignore_index count."""
+    """Log-probabilities without autograd, 0 in ignored rows; of ``options``, map and ignore_index count.
+
+    With ``gradient`` also that of each row's -log p by its own hidden state, in the hidden states' type.
+    """
     options = options or LossOptions()
     found = linear_cross_entropy_forward(
         hidden_SD,
@@ -72,10 +80,16 @@ def selective_log_softmax_forward(
         labels_S,
         bias_V,
         LossOptions(options.map, ignore_index=options.ignore_index),
-        wanted=Wanted(statistics=entropy),
+        wanted=Wanted(hidden=gradient, statistics=entropy),
         chunk=chunk,
     )
-    return LogProbabilities(found.losses_S.neg_(), found.entropies_S, found.correct_S.bool(), found.lses_S)
+    return LogProbabilities(
+        found.losses_S.neg_(),
+        found.entropies_S,
+        found.correct_S.bool(),
+        found.lses_S,
+        found.gradients.hidden_SD,
+    )
 
 
 def selective_log_softmax_backward(
@@ -144,20 +158,29 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
         chunk: int | None,
         entropy: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        of_hidden, *of_head = ctx.needs_input_grad[:3]
+        finished = of_hidden and not any(of_head)
         found = selective_log_softmax_forward(
-            hidden_SD, weight_VD, labels_S, bias_V, options, chunk=chunk, entropy=entropy
+            hidden_SD, weight_VD, labels_S, bias_V, options, chunk=chunk, entropy=entropy, gradient=finished
         )
-        is_tensor = isinstance(weight_VD, torch.Tensor)
-        ctx.save_for_backward(hidden_SD, weight_VD if is_tensor else None, bias_V, labels_S, found.lse_S)
-        ctx.head = None if is_tensor else weight_VD
-        ctx.options, ctx.chunk = options, chunk
+        ctx.head, ctx.options, ctx.chunk = None, options, chunk
+        if finished:
+            ctx.save_for_backward(found.of_hidden_SD)
+        elif isinstance(weight_VD, torch.Tensor):
+            ctx.save_for_backward(None, hidden_SD, weight_VD, bias_V, labels_S, found.lse_S)
+        else:
+            ctx.save_for_backward(None, hidden_SD, None, bias_V, labels_S, found.lse_S)
+            ctx.head = weight_VD
         ctx.mark_non_differentiable(found.entropy_S, found.correct_S)
         return found.logp_S, found.entropy_S, found.correct_S
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_logp_S: torch.Tensor, *_: torch.Tensor) -> tuple[Any, ...]:
-        hidden_SD, weight_VD, bias_V, labels_S, lse_S = ctx.saved_tensors
+        of_hidden_SD, *others = ctx.saved_tensors
+        if of_hidden_SD is not None:
+            return scaled(of_hidden_SD, -of_logp_S), *(None,) * 6
+        hidden_SD, weight_VD, bias_V, labels_S, lse_S = others
         gradients = selective_log_softmax_backward(
             of_logp_S,
             hidden_SD,
@@ -315,8 +338,7 @@ SPEC = KernelSpec(
     ),
     tolerance={torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3},
     traffic=lambda inputs: bytes_of(inputs["hidden_SD"], inputs["weight_VD"], inputs["labels_S"]),
-    flops=lambda inputs: 2 * inputs["hidden_SD"].numel() * inputs["weight_VD"].shape[0],
-    backward_flops=lambda inputs: 4 * inputs["hidden_SD"].numel() * inputs["weight_VD"].shape[0],
+    flops=head_flops,
     differentiable=("hidden_SD", "weight_VD", "bias_V"),
     frozen=("weight_VD", "bias_V"),
     compilations=tuple(
@@ -328,5 +350,5 @@ SPEC = KernelSpec(
         )
         for capped in (False, True)
     ),
-    notes="The forward pass is linear_cross_entropy's without a gradient.",
+    notes="The forward pass is linear_cross_entropy's.",
 )  # fmt: skip

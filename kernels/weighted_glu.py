@@ -15,6 +15,7 @@ Legend: S rows, one for each token and expert it goes to; F expert width.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ from .glu import reference as plain_glu
 from .rows import accumulation_type, addressable, output
 from .spec import Case, Compilation, Inputs, KernelSpec, bytes_of
 
-_BLOCK = 1024  # columns at a time of a program of 128 threads: one 16-byte access a thread in 16-bit types
+_BLOCK = 1024  # columns at a time, at most
+_ELEMENTS = 256  # a warp: one 16-byte access a thread in 16-bit types
 
 
 @triton.jit
@@ -110,11 +112,18 @@ def weighted_glu_forward(
     if not uses_triton(gate_SF):
         return out.copy_(reference(gate_SF, up_SF, share_S, kind))
     gate, up, (rows, columns) = addressable(gate_SF), addressable(up_SF), gate_SF.shape
-    _forward_kernel[(rows * triton.cdiv(columns, _BLOCK),)](
+    block = _block(columns)
+    _forward_kernel[(rows * triton.cdiv(columns, block),)](
         gate, up, share_S.contiguous(), out, columns, gate.stride(0), up.stride(0), out.stride(0),
-        KIND=kind, BLOCK=_BLOCK,
+        KIND=kind, BLOCK=block, num_warps=block // _ELEMENTS,
     )  # fmt: skip
     return out
+
+
+def _block(columns: int) -> int:
+    """A power of two that divides the row, where it is worth a warp."""
+    block = math.gcd(columns, _BLOCK)
+    return block if block >= _ELEMENTS else _BLOCK
 
 
 def weighted_glu_backward(
@@ -156,7 +165,10 @@ def weighted_glu_backward(
     dshare_S = torch.empty(rows, dtype=torch.float32, device=gate.device)
     tensors = (dh, gate, up, share_S.contiguous(), dgate, dup, dh if gradients is None else None, dshare_S)
     strides = (tensor.stride(0) for tensor in (dh, gate, up, dgate, dup))
-    _backward_kernel[(rows,)](*tensors, columns, *strides, KIND=kind, BLOCK=_BLOCK)
+    block = _block(columns)
+    _backward_kernel[(rows,)](
+        *tensors, columns, *strides, KIND=kind, BLOCK=block, num_warps=block // _ELEMENTS
+    )
     return dshare_S
 
 
@@ -236,6 +248,7 @@ SPEC = KernelSpec(
     cases=(
         *(Case(kind, {"S": 5, "F": 96, "kind": kind}) for kind in KINDS),
         Case("odd", {"S": 3, "F": 1031, "kind": "swiglu"}),
+        Case("narrow", {"S": 4, "F": 768, "kind": "swiglu"}),
         Case("empty", {"S": 0, "F": 96, "kind": "swiglu"}),
     ),
     timed=(
@@ -247,8 +260,8 @@ SPEC = KernelSpec(
     backward_traffic=lambda inputs: 5 * bytes_of(inputs["gate_SF"]),
     differentiable=("gate_SF", "up_SF", "share_S"),
     compilations=tuple(
-        Compilation(function, signature, {"KIND": kind, "BLOCK": _BLOCK})
-        for kind in ("swiglu", "geglu_tanh")
+        Compilation(function, signature, {"KIND": kind, "BLOCK": block}, num_warps=block // _ELEMENTS)
+        for kind, block in (("swiglu", _block(768)), ("geglu_tanh", _BLOCK))
         for function, signature in ((_forward_kernel, _FORWARD), (_backward_kernel, _BACKWARD))
     ),
 )

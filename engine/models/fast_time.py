@@ -162,12 +162,13 @@ def step_time(shape: FastShape, rows: Rows, choice: Choice, ceilings: Ceilings) 
     elementwise = tokens * a_token / (ELEMENTWISE_SHARE * ceilings.copy_rate)
     head = clock.head(tokens * rows.supervised)
     forwards = choice.forwards or 0
-    if choice.forwards is not None:  # such a loss makes the logits again for its backward pass
+    if choice.forwards is not None:
         products += forwards * layers * (attention_half + mlp_half) / 2
         attention += forwards * clock.attention(tokens, rows) * FORWARD_OF_ATTENTION
         read = tokens * layers * _forward_bytes(shape)
         elementwise += forwards * read / (ELEMENTWISE_SHARE * ceilings.copy_rate)
-        head *= 1.5 + forwards / 2
+        # Where the head trains too, such a loss makes the logits again for its backward pass.
+        head *= (4 / 3 if shape.head_trains else 1) + forwards / 2
     compute = products + attention + elementwise
     offload = _exposed(shape, choice, tokens, compute / layers, ceilings)
     again = (mlp_again + attention_again) / (2 * layers)

@@ -31,9 +31,12 @@ def _head(rows: int, width: int, vocabulary: int) -> tuple[torch.Tensor, torch.T
     return hidden, weight / width**0.5, labels
 
 
-def test_no_logits_are_kept_for_the_backward_pass(backend: str) -> None:
+@pytest.mark.parametrize("trained", [False, True])
+def test_no_logits_are_kept_for_the_backward_pass(backend: str, trained: bool) -> None:
+    """A row's finished gradient under a frozen head; what makes logits again where the head trains."""
     hidden, weight, labels = _head(20, 8, 500)
     hidden.requires_grad_()
+    weight.requires_grad_(trained)
     kept: list[int] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -42,7 +45,27 @@ def test_no_logits_are_kept_for_the_backward_pass(backend: str) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         selective_log_softmax(hidden, weight, labels)
-    assert kept and max(kept) == weight.numel()
+    assert sorted(kept) == ([20, 20, hidden.numel(), weight.numel()] if trained else [hidden.numel()])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_finished_gradient_is_the_one_of_a_head_that_trains(backend: str, dtype: torch.dtype) -> None:
+    hidden, weight, labels = _head(11, 24, 700)
+    labels[3] = -100
+    upstream = torch.randn(11, device=DEVICE)
+    hidden, weight = hidden.to(dtype), weight.to(dtype)
+    found = {}
+    for name, trained in (("finished", False), ("made again", True)):
+        x, head = hidden.clone().requires_grad_(), weight.clone().requires_grad_(trained)
+        logp = selective_log_softmax(x, head, labels, softcap=3.0, temperature=0.8, chunk=4)
+        (found[name],) = torch.autograd.grad(logp, x, upstream)
+    x = hidden.double().requires_grad_()
+    exact_logp = reference(x, weight.double(), labels, softcap=3.0, temperature=0.8)
+    (exact,) = torch.autograd.grad(exact_logp, x, upstream.double())
+    limit = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
+    for gradient in found.values():
+        assert gradient.dtype == dtype and not gradient[3].any()
+        assert relative_error(gradient, exact) < limit
 
 
 def test_its_sum_is_the_negative_loss(backend: str) -> None:
