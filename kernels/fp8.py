@@ -24,10 +24,10 @@ from .fp8_triton import (
     COMPILATIONS,
     E4M3_MAX,
     LEAST_SCALE,
-    SCALED_ELEMENTS,
     TILE,
     quantize_columns_kernel,
     quantize_kernel,
+    scaled_tile,
     transpose_kernel,
 )
 from .rows import accumulation_type, addressable, output, resident_programs, row_tile
@@ -62,19 +62,21 @@ def quantize_rows(
         values_TK, scale_T = quantize_reference(x_TK, column_scale_K=column_scale_K)
         return x8_TK.copy_(values_TK), scale_T
     x_TK = addressable(x_TK)
-    column_scale_K = None if column_scale_K is None else column_scale_K.contiguous()
     scale_T = torch.empty(T, dtype=torch.float32, device=x_TK.device)
-    tile, native = row_tile(K), converts_natively(x_TK.device)
-    tensors = (x_TK, column_scale_K, x8_TK.view(torch.uint8), scale_T)
+    native, results = converts_natively(x_TK.device), (x8_TK.view(torch.uint8), scale_T)
     sizes = (x_TK.stride(0), x8_TK.stride(0), T, K)
-    programs, warps = triton.cdiv(T, tile.rows), tile.rows * tile.columns // SCALED_ELEMENTS
-    if column_scale_K is None or warps > 32:
-        quantize_kernel[(programs,)](*tensors, *sizes, tile.rows, tile.columns, native, num_warps=tile.warps)
-    else:
-        programs = min(programs, resident_programs(x_TK.device, 32 // warps))
-        quantize_columns_kernel[(programs,)](
-            *tensors, *sizes, programs, tile.rows, tile.columns, native, num_warps=warps
+    if column_scale_K is None:
+        tile = row_tile(K)
+        quantize_kernel[(triton.cdiv(T, tile.rows),)](
+            x_TK, *results, *sizes, tile.rows, tile.columns, native, num_warps=tile.warps
         )
+        return x8_TK, scale_T
+    tile, kept = scaled_tile(K)
+    programs = min(triton.cdiv(T, tile.rows), resident_programs(x_TK.device, 32 // tile.warps))
+    quantize_columns_kernel[(programs,)](
+        x_TK, column_scale_K.contiguous(), *results, *sizes, programs,
+        tile.rows, tile.columns, kept, native, num_warps=tile.warps,
+    )  # fmt: skip
     return x8_TK, scale_T
 
 

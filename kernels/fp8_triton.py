@@ -11,12 +11,12 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from .rows import row_tile
+from .rows import Tile, row_tile
 from .spec import Compilation
 
 E4M3_MAX = 448.0
 LEAST_SCALE = 2.0**-100  # its reciprocal is finite
-SCALED_ELEMENTS = 512  # a warp, where column scales and the next rows stay in registers too
+KEPT_ELEMENTS = 512  # a warp, where column scales and the next rows stay in registers too
 TILE = 32  # words of 4 bytes: 128 bytes a row, a whole line of the cache
 _LARGEST = tl.constexpr(E4M3_MAX)
 _LEAST = tl.constexpr(LEAST_SCALE)
@@ -51,42 +51,49 @@ def quantize_tile(x, NATIVE: tl.constexpr):
 
 @triton.jit
 def quantize_kernel(
-    X, C, Q, SCALE, x_stride, q_stride, T, K,
+    X, Q, SCALE, x_stride, q_stride, T, K,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, NATIVE: tl.constexpr,
 ):  # fmt: skip
-    """One program quantises ``ROWS`` rows, each column times C unless that is None."""
+    """One program quantises ``ROWS`` rows."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)[None, :]
     there = row < T
     mask = there[:, None] & (column < K)
     row_64 = row.to(tl.int64)[:, None]
     x = tl.load(X + row_64 * x_stride + column, mask=mask, other=0.0).to(tl.float32)
-    if C is not None:
-        x *= tl.load(C + column, mask=column < K, other=0.0).to(tl.float32)
     bits, scale = quantize_tile(x, NATIVE)
     tl.store(Q + row_64 * q_stride + column, bits, mask=mask)
     tl.store(SCALE + row, scale, mask=there)
 
 
 @triton.jit
+def _row_block(X, row, stride, column, T, K):
+    mask = (row < T)[:, None] & (column < K)
+    at = X + row.to(tl.int64)[:, None] * stride + column
+    return tl.load(at, mask=mask, other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
 def quantize_columns_kernel(
     X, C, Q, SCALE, x_stride, q_stride, T, K, programs,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, NATIVE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, KEPT: tl.constexpr, NATIVE: tl.constexpr,
 ):  # fmt: skip
-    """Rows times C, in turns: C, twice a row's bytes, is read once a program, the next rows beforehand."""
+    """Rows times C, in turns, the next ones asked for beforehand. C, twice a row's bytes, is read once a
+    program if there are registers to keep it in, else once a turn from the nearest cache."""
     column = tl.arange(0, COLUMNS)[None, :]
     within = column < K
-    c = tl.load(C + column, mask=within, other=0.0).to(tl.float32)
     first = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    at = X + first.to(tl.int64)[:, None] * x_stride + column
-    following = tl.load(at, mask=(first < T)[:, None] & within, other=0.0)
+    following = _row_block(X, first, x_stride, column, T, K)
+    if KEPT:
+        c = tl.load(C + column, mask=within, other=0.0).to(tl.float32)
     for start in range(0, T, programs * ROWS):
         row = start + first
-        x = following
-        after = row + programs * ROWS
-        at = X + after.to(tl.int64)[:, None] * x_stride + column
-        following = tl.load(at, mask=(after < T)[:, None] & within, other=0.0)
-        bits, scale = quantize_tile(x.to(tl.float32) * c, NATIVE)
+        x = following.to(tl.float32)
+        if not KEPT:
+            c = tl.load(C + column, mask=within, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        x *= c
+        following = _row_block(X, row + programs * ROWS, x_stride, column, T, K)
+        bits, scale = quantize_tile(x, NATIVE)
         there = row < T
         tl.store(Q + row.to(tl.int64)[:, None] * q_stride + column, bits, mask=there[:, None] & within)
         tl.store(SCALE + row, scale, mask=there)
@@ -119,8 +126,7 @@ def _byte(word, index: tl.constexpr):
 
 
 _QUANTIZE = {
-    "X": "*T", "C": "*fp32", "Q": "*u8", "SCALE": "*fp32",
-    **dict.fromkeys(("x_stride", "q_stride", "T", "K"), "i32"),
+    "X": "*T", "Q": "*u8", "SCALE": "*fp32", **dict.fromkeys(("x_stride", "q_stride", "T", "K"), "i32")
 }  # fmt: skip
 _TRANSPOSE = {"W": "*i32", "OUT": "*i32", **dict.fromkeys(("w_stride", "out_stride", "N", "K"), "i32")}
 
@@ -138,20 +144,26 @@ def _compilation(
     return Compilation(function, signature, constants, num_warps=warps, least_capability=least)
 
 
-def _scaled(columns: int, native: bool) -> Compilation:
+def scaled_tile(columns: int) -> tuple[Tile, bool]:
+    """Of a program where columns have scales, and whether it keeps these."""
     tile = row_tile(columns)
-    constants = {"ROWS": tile.rows, "COLUMNS": tile.columns, "NATIVE": native}
-    warps = tile.rows * tile.columns // SCALED_ELEMENTS
-    types = {**_QUANTIZE, "programs": "i32"}
-    return _compilation(quantize_columns_kernel, types, constants, warps, 89 if native else 75)
+    warps = tile.rows * tile.columns // KEPT_ELEMENTS
+    return tile._replace(warps=min(32, warps)), warps <= 32
+
+
+def _scaled(columns: int, native: bool) -> Compilation:
+    tile, kept = scaled_tile(columns)
+    constants = {"ROWS": tile.rows, "COLUMNS": tile.columns, "KEPT": kept, "NATIVE": native}
+    types = {**_QUANTIZE, "C": "*fp32", "programs": "i32"}
+    return _compilation(quantize_columns_kernel, types, constants, tile.warps, 89 if native else 75)
 
 
 COMPILATIONS = (
-    _quantization(14336, C=None, NATIVE=False),
-    _quantization(1024, least=89, C=None, NATIVE=True),
-    _quantization(28672, least=89, NATIVE=True),
+    _quantization(14336, NATIVE=False),
+    _quantization(1024, least=89, NATIVE=True),
     _scaled(4096, native=True),
     _scaled(1024, native=False),
     _scaled(14336, native=True),
+    _scaled(28672, native=True),
     _compilation(transpose_kernel, _TRANSPOSE, {"TILE": TILE}, 4),
 )
