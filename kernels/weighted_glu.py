@@ -112,16 +112,15 @@ def weighted_glu_forward(
     if not uses_triton(gate_SF):
         return out.copy_(reference(gate_SF, up_SF, share_S, kind))
     gate, up, (rows, columns) = addressable(gate_SF), addressable(up_SF), gate_SF.shape
-    block = _block(columns)
-    _forward_kernel[(rows * triton.cdiv(columns, block),)](
+    _forward_kernel[(rows * triton.cdiv(columns, _BLOCK),)](
         gate, up, share_S.contiguous(), out, columns, gate.stride(0), up.stride(0), out.stride(0),
-        KIND=kind, BLOCK=block, num_warps=block // _ELEMENTS,
+        KIND=kind, BLOCK=_BLOCK,
     )  # fmt: skip
     return out
 
 
 def _block(columns: int) -> int:
-    """A power of two that divides the row, where it is worth a warp."""
+    """Of a program that goes through a row: a power of two that divides it, where that is worth a warp."""
     block = math.gcd(columns, _BLOCK)
     return block if block >= _ELEMENTS else _BLOCK
 
@@ -261,7 +260,11 @@ SPEC = KernelSpec(
     differentiable=("gate_SF", "up_SF", "share_S"),
     compilations=tuple(
         Compilation(function, signature, {"KIND": kind, "BLOCK": block}, num_warps=block // _ELEMENTS)
-        for kind, block in (("swiglu", _block(768)), ("geglu_tanh", _BLOCK))
-        for function, signature in ((_forward_kernel, _FORWARD), (_backward_kernel, _BACKWARD))
+        for kind in ("swiglu", "geglu_tanh")
+        for function, signature, block in (
+            (_forward_kernel, _FORWARD, _BLOCK),
+            (_backward_kernel, _BACKWARD, _BLOCK),
+            (_backward_kernel, _BACKWARD, _block(768)),
+        )
     ),
 )
