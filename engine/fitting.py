@@ -49,8 +49,22 @@ def fit(
         update={"schedule": schedule, "gradient_checkpointing": schedule.recomputes}
     )
     why = {KEY: f"planner: {'on' if schedule.recomputes else 'off'}, {schedule.summary()}"}
-    memory = scheduled_memory(shape, resolved, rows, facts, machine, forwards)
+    resolved, memory = in_turns(
+        resolved, lambda held: scheduled_memory(shape, held, rows, facts, machine, forwards)
+    )
     return resolved, memory, why if asked == "auto" else {}
+
+
+def in_turns(resolved: Resolved, needs: Callable[[Resolved], Memory]) -> tuple[Resolved, Memory]:
+    """The settings with a generation's answers written in as few turns, all of one size, as let it fit; in
+    one where no number does."""
+    memory = needs(resolved)
+    for turns in range(2, resolved.answers + 1) if not memory.fits else ():
+        if resolved.answers % turns == 0:
+            divided = resolved.model_copy(update={"turns": turns})
+            if (smaller := needs(divided)).fits:
+                return divided, smaller
+    return resolved, memory
 
 
 def as_loaded(recipe: Recipe, facts: ModelFacts) -> ModelFacts:
@@ -164,11 +178,14 @@ def choose_checkpointing(
 
     ``memory_of`` makes that of a rank out of one GPU's.
     """
-    memory = memory_of(estimate_memory(facts, recipe.adapter, resolved, report, machine), resolved)
+
+    def needs(held: Resolved) -> Memory:
+        return memory_of(estimate_memory(facts, recipe.adapter, held, report, machine), held)
+
+    resolved, memory = in_turns(resolved, needs)
     if recipe.training.gradient_checkpointing != "auto":
         return resolved, memory, {}
     if memory.fits:
         return resolved, memory, {KEY: "planner: off, the step fits without recomputing"}
-    with_it = resolved.model_copy(update={"gradient_checkpointing": True})
-    memory = memory_of(estimate_memory(facts, recipe.adapter, with_it, report, machine), with_it)
-    return with_it, memory, {KEY: "planner: on, the step does not fit without recomputing"}
+    resolved, memory = in_turns(resolved.model_copy(update={"gradient_checkpointing": True}), needs)
+    return resolved, memory, {KEY: "planner: on, the step does not fit without recomputing"}

@@ -60,7 +60,8 @@ class Resolved(BaseModel):
     sequences: int = Field(description="Training rows, or packed sequences, in one epoch.")
     longest: int = Field(description="Tokens of the longest sequence a step can meet.")
     texts_per_row: int = Field(default=1, description="Texts of a row, each by itself.")
-    answers: int = Field(default=0, description="Answers that are written at once, each with its cache.")
+    answers: int = Field(default=0, description="Answers that are written before a step trains on them.")
+    turns: int = Field(default=1, description="Times that they are written in, each answer with its cache.")
     second_copy: bool = Field(default=False, description="Base weights are held again, as they were.")
     steps_per_epoch: int
     total_steps: int
@@ -212,7 +213,7 @@ def _texts_per_row(recipe: Recipe, report: DataReport) -> int:
 
 
 def _answers(recipe: Recipe) -> int:
-    """Written at once, where the model answers while it learns."""
+    """Of a generation, where the model answers while it learns."""
     if recipe.method.kind != "grpo":
         return 0
     training = recipe.training

@@ -83,6 +83,22 @@ def test_writing_many_answers_at_once_can_be_the_most(facts: ModelFacts) -> None
     assert fewer.answers == 8 and held > writing_bytes(facts, fewer)
 
 
+@pytest.mark.parametrize(("kind", "gigabytes"), [("lora", 40), ("none", 120)])
+def test_answers_are_written_in_as_few_turns_as_fit(facts: ModelFacts, kind: str, gigabytes: float) -> None:
+    """On the fast path, and where all weights train on transformers' own layers."""
+    many = asked(adapter__kind=kind, training__batch_size=1, training__gradient_accumulation=768)
+    roomy, all_at_once, _ = fitted(facts, many, 400)
+    assert roomy.turns == 1 and all_at_once.peak > gigabytes * 10**9
+    resolved, memory, _ = fitted(facts, many, gigabytes)
+    assert (resolved.schedule is not None) == (kind == "lora")
+    assert memory.fits and 1 < resolved.turns < 768 and 768 % resolved.turns == 0
+    fewer = max(turns for turns in range(1, resolved.turns) if 768 % turns == 0)
+    more = writing_bytes(facts, resolved.model_copy(update={"turns": fewer})) - writing_bytes(facts, resolved)
+    assert memory.peak + more > memory.capacity
+    nowhere, memory, _ = fitted(facts, many, 12)
+    assert not memory.fits and nowhere.turns == 1
+
+
 @pytest.mark.parametrize("kind", ["lora", "none"])
 def test_ways_out_leave_room_for_the_answers(facts: ModelFacts, kind: str) -> None:
     wanted = asked(

@@ -256,7 +256,7 @@ def writing_bytes(facts: ModelFacts, resolved: Resolved) -> int:
     """Keys and values of all answers that are written at once, and two rows of logits each in fp32."""
     width = BYTES[resolved.compute_dtype]
     places = resolved.longest * facts.layers * 2 * facts.kv_heads * facts.head_dim * width
-    return resolved.answers * (places + 8 * facts.embedding_rows)
+    return resolved.answers // resolved.turns * (places + 8 * facts.embedding_rows)
 
 
 def beside_writing(components: dict[str, int], facts: ModelFacts, resolved: Resolved) -> dict[str, int]:

@@ -288,6 +288,30 @@ def test_knobs_follow_the_variant_and_the_recipe() -> None:
     assert overlong(10, False, 10, 4) == -1
 
 
+def test_answers_written_in_turns_are_those_written_at_once(tiny: Path, tmp_path: Path) -> None:
+    wanted = recipe(tiny, tmp_path, prompts(), training={"max_steps": 2})
+    plan = make_plan(wanted)
+    assert plan.resolved.answers % 2 == 0 and plan.resolved.turns == 1
+    divided = plan.model_copy(update={"resolved": plan.resolved.model_copy(update={"turns": 2})})
+    run = RunStore().create(divided, "test")
+    training = GRPOTraining(next_attempt(run))
+    rollouts = training.trainer.rollouts
+    assert rollouts.at_once == plan.resolved.answers // 2
+    asked, sizes = [[5, 6, 7], [8, 9], [10, 11, 12, 13], [14], [15, 16]], list[int]()
+    model: Any = training.handle.model
+    settings = generation_settings(training.section, training.handle, [0], greedy=True)
+    model.get_base_model().register_forward_pre_hook(
+        lambda _, args, named: sizes.append(len(named["input_ids"])), with_kwargs=True
+    )
+    whole = written(model, training.handle.dtype, asked, settings)
+    assert set(sizes) == {5}
+    sizes.clear()
+    assert written(model, training.handle.dtype, asked, settings, at_once=2) == whole
+    assert set(sizes) == {1, 2}
+    training.run(run.export / "adapter")
+    assert len(steps(run)) == 2
+
+
 class FakeEngine:
     """Stands for vLLM: writes by plain transformers, and says how likely each token was."""
 

@@ -71,7 +71,9 @@ class GRPOTraining(AnswerTraining):
         optimizer, finding = usable_optimizer(self.resolved.optimizer, handle.device)
         if finding is not None:
             context.emit(FindingEvent(finding=finding))
-        rollouts = Rollouts(handle, section, self.rewards, stop_ids(handle.model, handle.tokenizer))
+        stops = stop_ids(handle.model, handle.tokenizer)
+        at_once = self.resolved.answers // self.resolved.turns
+        rollouts = Rollouts(handle, section, self.rewards, stops, at_once or None)
         shared = shared_arguments(recipe, self.resolved, context.dir.checkpoints, optimizer)
         shared |= checkpointing(self.resolved.gradient_checkpointing and program_of(handle.model) is None)
         kind, arguments = trainer_of(section, shared, rollouts.weights, dropout=recipe.adapter.dropout > 0)
