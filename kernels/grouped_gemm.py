@@ -34,7 +34,7 @@ import torch.nn.functional as F
 import triton
 
 from .backend import interpreting, uses_triton
-from .grouped_gemm_tiles import compilations, matmul_tile, outer_tile
+from .grouped_gemm_tiles import compilations, matmul_tile, outer_tile, row_group
 from .grouped_gemm_triton import grouped_matmul_kernel, grouped_outer_kernel, schedule_kernel
 from .moe_routing import Routing, route, sum_slots
 from .rows import addressable, row_stride
@@ -88,9 +88,9 @@ def grouped_matmul(
     grid = (tile_expert.shape[0] * triton.cdiv(n, tile.columns),)
     grouped_matmul_kernel[grid](
         x, weight, x if h_SR is None else addressable(h_SR), x if b_XNR is None else b_XNR.contiguous(), y_SN,
-        offsets_X1 if rows_S is None else rows_S, offsets_X1, tile_expert, tile_row,
+        offsets_X1 if rows_S is None else rows_S, offsets_X1, tile_expert, tile_row, tile_expert.shape[0],
         n, k, rank, x.stride(0), row_stride(h_SR), y_SN.stride(0), scale,
-        TILE_M=tile.rows, TILE_N=tile.columns, TILE_K=tile.depth,
+        GROUP=row_group(n * k * x.element_size()), TILE_M=tile.rows, TILE_N=tile.columns, TILE_K=tile.depth,
         TILE_R=max(16, triton.next_power_of_2(rank)),
         TRANSPOSED=transposed, EVEN_K=k % tile.depth == 0, GATHER=rows_S is not None, LORA=rank > 0,
         CAST=interpreting(), num_warps=tile.warps, num_stages=tile.stages,

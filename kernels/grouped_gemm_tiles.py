@@ -10,6 +10,9 @@ import triton
 from .grouped_gemm_triton import grouped_matmul_kernel, grouped_outer_kernel, schedule_kernel
 from .spec import Compilation
 
+CACHED_BYTES = 16 * 2**20
+"""Of an expert's weights, that the smallest of the GPUs' caches holds beside what else goes through."""
+
 
 class Tile(NamedTuple):
     """Rows and columns of a tile, depth of a step, warps, steps in flight."""
@@ -33,6 +36,12 @@ def matmul_tile(rows: int, experts: int, columns: int, dtype: torch.dtype, capab
     return Tile(height, min(width, 128), 64, 8 if height * width >= 128 * 128 else 4, 3)
 
 
+def row_group(expert_bytes: int) -> int:
+    """Row tiles that take a column tile one after the other: where an expert's weights do not stay in the
+    cache, each row tile would read all of them from memory."""
+    return 8 if expert_bytes > CACHED_BYTES else 1
+
+
 def outer_tile(m: int, n: int, dtype: torch.dtype, capability: int) -> Tile:
     """The tile of an (m, n) product over rows; ``depth`` are the rows of a step."""
     side = 64 if dtype == torch.float32 or capability < 80 else 128
@@ -46,13 +55,14 @@ def compilations() -> tuple[Compilation, ...]:
         ("gather", "offsets", "tile_expert", "tile_row"), "*i32"
     )
     sizes = dict.fromkeys(("N", "K", "R", "x_row", "h_row", "y_row"), "i32") | {"scale": "fp32"}
+    sizes["tiles"] = "i32"
     flags = {"EVEN_K": True, "GATHER": True, "LORA": True, "CAST": False, "TILE_R": 16}
     found = []
     for capability, columns in ((75, 1536), (80, 1536), (80, 1408), (80, 16)):
         for transposed in (False, True):
             tile = matmul_tile(65536, 128, columns, torch.float16, capability)
             constants = {"TILE_M": tile.rows, "TILE_N": tile.columns, "TILE_K": tile.depth, **flags}
-            constants["TRANSPOSED"] = transposed
+            constants |= {"TRANSPOSED": transposed, "GROUP": 8 if transposed else 1}
             signature = pointers | sizes | dict.fromkeys(constants, "constexpr")
             found.append(
                 Compilation(grouped_matmul_kernel, signature, constants, tile.warps, tile.stages, capability)

@@ -53,17 +53,21 @@ def _rounded(x, dtype: tl.constexpr, CAST: tl.constexpr):
 
 @triton.jit
 def grouped_matmul_kernel(
-    x, w, h, b, y, gather, offsets, tile_expert, tile_row, N, K, R, x_row, h_row, y_row, scale,
-    TILE_M: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr, TILE_R: tl.constexpr,
-    TRANSPOSED: tl.constexpr, EVEN_K: tl.constexpr, GATHER: tl.constexpr, LORA: tl.constexpr,
-    CAST: tl.constexpr,
+    x, w, h, b, y, gather, offsets, tile_expert, tile_row, tiles, N, K, R, x_row, h_row, y_row, scale,
+    GROUP: tl.constexpr, TILE_M: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr,
+    TILE_R: tl.constexpr, TRANSPOSED: tl.constexpr, EVEN_K: tl.constexpr, GATHER: tl.constexpr,
+    LORA: tl.constexpr, CAST: tl.constexpr,
 ):  # fmt: skip
     """y = scale (x w_e' + h b_e') for the rows of each expert e; w (X, N, K), b (X, N, R).
 
     TRANSPOSED: w is (X, K, N) and b (X, R, N), and neither is transposed in the products.
+    GROUP row tiles take a column tile one after the other: what they read of w stays in the cache meanwhile.
     """
     columns = tl.cdiv(N, TILE_N)
-    tile = tl.program_id(0) // columns
+    program = tl.program_id(0) % (GROUP * columns)
+    first = tl.program_id(0) // (GROUP * columns) * GROUP
+    height = tl.minimum(GROUP, tiles - first)
+    tile = first + program % height
     expert = tl.load(tile_expert + tile)
     if expert < 0:
         return
@@ -74,7 +78,7 @@ def grouped_matmul_kernel(
     source = row
     if GATHER:
         source = tl.load(gather + row).to(tl.int64)
-    n = (tl.program_id(0) % columns) * TILE_N + tl.arange(0, TILE_N)
+    n = (program // height) * TILE_N + tl.arange(0, TILE_N)
     k = tl.arange(0, TILE_K)
     x_at = x + source[:, None] * x_row + k[None, :]
     w_at = w + expert.to(tl.int64) * N * K

@@ -14,8 +14,9 @@ from transformers import MixtralConfig, Qwen3MoeConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
+from whet.kernels import grouped_gemm_tiles
 from whet.kernels.backend import forced, interpreting
-from whet.kernels.grouped_gemm import grouped_linear, grouped_outer, stacked_factors
+from whet.kernels.grouped_gemm import grouped_linear, grouped_matmul, grouped_outer, stacked_factors
 from whet.kernels.grouped_gemm_tiles import matmul_tile
 from whet.kernels.moe import ExpertLinear, moe_mlp
 from whet.kernels.moe_routing import route
@@ -174,3 +175,23 @@ def test_tiles_fit_into_shared_memory() -> None:
                     tile = matmul_tile(rows, experts, columns, dtype, capability)
                     step = (tile.rows + tile.columns) * tile.depth * dtype.itemsize
                     assert step * tile.stages <= limit * 1024, (capability, tile)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_order_of_tiles_changes_nothing(
+    backend: str, monkeypatch: pytest.MonkeyPatch, transposed: bool
+) -> None:
+    """Of more row tiles than a group has, in groups that experts share, some of them with no tile left."""
+    sizes = torch.tensor([70, 0, 33, 150, 1])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)]).to(torch.int32)
+    torch.manual_seed(0)
+    x, w = torch.randn(254, 24), torch.randn(5, *((24, 200) if transposed else (200, 24)))
+    h, b = torch.randn(254, 4), torch.randn(5, *((4, 200) if transposed else (200, 4)))
+    found = []
+    for cached in (1 << 40, 0):
+        monkeypatch.setattr(grouped_gemm_tiles, "CACHED_BYTES", cached)
+        found.append(grouped_matmul(x, w, offsets, h, b, transposed=transposed))
+    assert grouped_gemm_tiles.row_group(1) == 8
+    assert torch.equal(*found)
+    first = x[:70] @ (w[0] if transposed else w[0].T) + h[:70] @ (b[0] if transposed else b[0].T)
+    assert relative_error(found[1][:70], first) < 1e-5
