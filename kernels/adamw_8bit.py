@@ -42,7 +42,8 @@ def adamw_8bit(
 
     Returns:
         The new parameters (P,) and the maxima (B,) of the new moments. Not the codes: a number midway between
-        two entries may take either.
+        two entries may take either. A NaN in the gradient is one in the parameter; the kernel's states stay
+        finite then, and are nothing to go on with.
     """
     m, v = BlockState(m_P, m_max_B, True), BlockState(v_P, v_max_B, False)
     new_p, new_m, new_v = torch.empty_like(p_P), _empty_like(m), _empty_like(v)

@@ -25,8 +25,12 @@ from .fp8_triton import (
     E4M3_MAX,
     LEAST_SCALE,
     TILE,
+    WIDE,
+    WIDE_BLOCK,
+    WIDE_WARPS,
     quantize_columns_kernel,
     quantize_kernel,
+    quantize_wide_kernel,
     scaled_tile,
     transpose_kernel,
 )
@@ -54,30 +58,40 @@ def quantize_rows(
         x8_TK float8_e4m3fn; scale_T fp32 with x ≈ x8 · scale.
 
     Raises:
-        ValueError: for an output of the wrong shape, or rows wider than the kernel takes.
+        ValueError: for an output of the wrong shape.
     """
     T, K = x_TK.shape
     x8_TK = output(out, x_TK, torch.float8_e4m3fn)
     if not uses_triton(x_TK) or x_TK.numel() == 0:
         values_TK, scale_T = quantize_reference(x_TK, column_scale_K=column_scale_K)
         return x8_TK.copy_(values_TK), scale_T
-    x_TK = addressable(x_TK)
     scale_T = torch.empty(T, dtype=torch.float32, device=x_TK.device)
-    native, results = converts_natively(x_TK.device), (x8_TK.view(torch.uint8), scale_T)
-    sizes = (x_TK.stride(0), x8_TK.stride(0), T, K)
-    if column_scale_K is None:
+    column_scale_K = None if column_scale_K is None else column_scale_K.contiguous()
+    _launch(addressable(x_TK), column_scale_K, x8_TK, scale_T)
+    return x8_TK, scale_T
+
+
+def _launch(
+    x_TK: torch.Tensor, column_scale_K: torch.Tensor | None, x8_TK: torch.Tensor, scale_T: torch.Tensor
+) -> None:
+    (T, K), native = x_TK.shape, converts_natively(x_TK.device)
+    results, strides = (x8_TK.view(torch.uint8), scale_T), (x_TK.stride(0), x8_TK.stride(0))
+    if K > WIDE:
+        quantize_wide_kernel[(T,)](
+            x_TK, column_scale_K, *results, *strides, K, WIDE_BLOCK, native, num_warps=WIDE_WARPS
+        )
+    elif column_scale_K is None:
         tile = row_tile(K)
         quantize_kernel[(triton.cdiv(T, tile.rows),)](
-            x_TK, *results, *sizes, tile.rows, tile.columns, native, num_warps=tile.warps
+            x_TK, *results, *strides, T, K, tile.rows, tile.columns, native, num_warps=tile.warps
         )
-        return x8_TK, scale_T
-    tile, kept = scaled_tile(K)
-    programs = min(triton.cdiv(T, tile.rows), resident_programs(x_TK.device, 32 // tile.warps))
-    quantize_columns_kernel[(programs,)](
-        x_TK, column_scale_K.contiguous(), *results, *sizes, programs,
-        tile.rows, tile.columns, kept, native, num_warps=tile.warps,
-    )  # fmt: skip
-    return x8_TK, scale_T
+    else:
+        tile, kept = scaled_tile(K)
+        programs = min(triton.cdiv(T, tile.rows), resident_programs(x_TK.device, 32 // tile.warps))
+        quantize_columns_kernel[(programs,)](
+            x_TK, column_scale_K, *results, *strides, T, K, programs,
+            tile.rows, tile.columns, kept, native, num_warps=tile.warps,
+        )  # fmt: skip
 
 
 def quantize_reference(
@@ -264,6 +278,8 @@ SPEC = KernelSpec(
         Case("turns", {"T": 41, "K": 1500, "padding": 4, "column_scale": True}),
         Case("wide", {"T": 5, "K": 9000, "column_scale": True}),
         Case("wider", {"T": 2, "K": 16500, "column_scale": True}),
+        Case("widest", {"T": 2, "K": 33000, "padding": 8, "column_scale": True}),
+        Case("widest_alone", {"T": 1, "K": 70000}),
         Case("empty", {"T": 0, "K": 16}),
     ),
     timed=(

@@ -17,6 +17,8 @@ from .spec import Compilation
 E4M3_MAX = 448.0
 LEAST_SCALE = 2.0**-100  # its reciprocal is finite
 KEPT_ELEMENTS = 512  # a warp, where column scales and the next rows stay in registers too
+WIDE = 2**15  # columns; a program's registers hold no more, with what goes on beside them
+WIDE_BLOCK, WIDE_WARPS = 8192, 16
 TILE = 32  # words of 4 bytes: 128 bytes a row, a whole line of the cache
 _LARGEST = tl.constexpr(E4M3_MAX)
 _LEAST = tl.constexpr(LEAST_SCALE)
@@ -40,12 +42,20 @@ def e4m3_bits(x, NATIVE: tl.constexpr):
 
 
 @triton.jit
+def _size(x):
+    return tl.where(x == x, tl.abs(x), 0.0)
+
+
+@triton.jit
+def _scale_of(largest):
+    scale = tl.maximum(tl.math.div_rn(largest, _LARGEST), _LEAST)
+    return tl.where(largest > 0.0, scale, 1.0)
+
+
+@triton.jit
 def quantize_tile(x, NATIVE: tl.constexpr):
     """(bits of e4m3, scale a row) of a tile of whole rows; what is beyond a row's end must be zero."""
-    size = tl.where(x == x, tl.abs(x), 0.0)
-    largest = tl.max(size, axis=1)
-    scale = tl.maximum(tl.math.div_rn(largest, _LARGEST), _LEAST)
-    scale = tl.where(largest > 0.0, scale, 1.0)
+    scale = _scale_of(tl.max(_size(x), axis=1))
     return e4m3_bits(x * tl.math.div_rn(1.0, scale)[:, None], NATIVE), scale
 
 
@@ -97,6 +107,34 @@ def quantize_columns_kernel(
         there = row < T
         tl.store(Q + row.to(tl.int64)[:, None] * q_stride + column, bits, mask=there[:, None] & within)
         tl.store(SCALE + row, scale, mask=there)
+
+
+@triton.jit
+def _wide_part(X, C, start, K, BLOCK: tl.constexpr):
+    """Columns, whether they are there, and what is in them, times C unless that is None."""
+    column = start + tl.arange(0, BLOCK)
+    x = tl.load(X + column, mask=column < K, other=0.0).to(tl.float32)
+    if C is not None:
+        x *= tl.load(C + column, mask=column < K, other=0.0, eviction_policy="evict_last").to(tl.float32)
+    return column, column < K, x
+
+
+@triton.jit
+def quantize_wide_kernel(
+    X, C, Q, SCALE, x_stride, q_stride, K, BLOCK: tl.constexpr, NATIVE: tl.constexpr
+):  # fmt: skip
+    """A row that no program's registers hold: the largest number first, then all again from the cache."""
+    row = tl.program_id(0).to(tl.int64)
+    largest = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, K, BLOCK):
+        _, _, x = _wide_part(X + row * x_stride, C, start, K, BLOCK)
+        largest = tl.maximum(largest, _size(x))
+    scale = _scale_of(tl.max(largest, axis=0))
+    for start in range(0, K, BLOCK):
+        column, there, x = _wide_part(X + row * x_stride, C, start, K, BLOCK)
+        bits = e4m3_bits(x * tl.math.div_rn(1.0, scale), NATIVE)
+        tl.store(Q + row * q_stride + column, bits, mask=there)
+    tl.store(SCALE + row, scale)
 
 
 @triton.jit
@@ -158,6 +196,12 @@ def _scaled(columns: int, native: bool) -> Compilation:
     return _compilation(quantize_columns_kernel, types, constants, tile.warps, 89 if native else 75)
 
 
+def _wide(native: bool) -> Compilation:
+    types = {name: kind for name, kind in _QUANTIZE.items() if name != "T"} | {"C": "*fp32"}
+    constants = {"BLOCK": WIDE_BLOCK, "NATIVE": native}
+    return _compilation(quantize_wide_kernel, types, constants, WIDE_WARPS, 89 if native else 75)
+
+
 COMPILATIONS = (
     _quantization(14336, NATIVE=False),
     _quantization(1024, least=89, NATIVE=True),
@@ -165,5 +209,7 @@ COMPILATIONS = (
     _scaled(1024, native=False),
     _scaled(14336, native=True),
     _scaled(28672, native=True),
+    _wide(native=True),
+    _wide(native=False),
     _compilation(transpose_kernel, _TRANSPOSE, {"TILE": TILE}, 4),
 )

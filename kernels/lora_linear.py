@@ -323,10 +323,17 @@ def lora_linear(
         b_NR: B.
         scaling: of the update.
         bias_N: frozen, added.
-        base: the weight where it is kept with room for the update already; else a copy is made.
+        base: the weight where it is kept with room for the update already; else a copy is made. The room is
+            written: the backward pass of a call comes before the next call.
+
+    Raises:
+        ValueError: if ``base`` has other room than the update takes.
     """
+    rank = padded_rank([len(a_RK)])
     if base is None:
-        base = DenseBase([weight_NK], padded_rank([len(a_RK)]))
+        base = DenseBase([weight_NK], rank)
+    elif base.wide_NX.shape[1] != base.inputs + rank:
+        raise ValueError(f"the base has {base.wide_NX.shape[1] - base.inputs} columns of room, not {rank}")
     return lora_linear_group(x_TK, base, [len(weight_NK)], [Factor(a_RK, b_NR, scaling)], bias_N=bias_N)
 
 
@@ -356,7 +363,7 @@ def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> 
     x_TK = normal(t, k + 8).to(dtype)[:, :k]
     weight_NK = normal(n, k, scale=k**-0.5).to(dtype)
     b_NR, base = normal(n, r).to(dtype), None
-    if sizes.get("kept"):  # with sB in its room, as after the step before
+    if sizes.get("kept"):  # with what the call writes into its room, since inputs must stay as they were
         base = DenseBase([weight_NK], padded_rank([r]))
         base.wide_NX[:, k : k + r] = 0.5 * b_NR
     return {
@@ -376,9 +383,9 @@ SPEC = KernelSpec(
     reference=reference,
     inputs=_inputs,
     cases=(
-        Case("small", {"T": 32, "K": 64, "N": 48, "R": 16}),
+        Case("small", {"T": 32, "K": 48, "N": 64, "R": 16}),
         Case("odd", {"T": 7, "K": 33, "N": 17, "R": 3, "bias": True}),
-        Case("kept", {"T": 9, "K": 24, "N": 40, "R": 5, "kept": True}),
+        Case("kept", {"T": 9, "K": 24, "N": 40, "R": 5, "bias": True, "kept": True}),
         Case("empty", {"T": 0, "K": 16, "N": 8, "R": 8}),
     ),
     timed=(

@@ -16,7 +16,6 @@ The output may be row-strided (the base part of a wider stacked weight) and a ra
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -169,10 +168,8 @@ TILE = 512  # units a program of 128 threads: 16 bytes of codes a thread, and 64
 
 
 def _tile(units: int) -> tuple[int, int]:
-    """Rows and units of a row a program: a power of two that divides the row, else the next one above it."""
-    columns = math.gcd(units, TILE)
-    if columns < 64:
-        columns = min(TILE, triton.next_power_of_2(units))
+    """Rows and units of a row a program: the power of two that fills the row with the least left over."""
+    columns = min((512, 256, 128, 64), key=lambda size: triton.cdiv(units, size) * size)
     return TILE // columns, columns
 
 
@@ -336,6 +333,7 @@ SPEC = KernelSpec(
     timed=(
         Case("8b_gate_up", {"N": 28672, "K": 4096}),
         Case("8b_down", {"N": 4096, "K": 14336}),
+        Case("2b_gate_up", {"N": 18432, "K": 2304}),
         Case("0.6b_gate_up", {"N": 6144, "K": 1024}),
         Case("0.6b_down", {"N": 1024, "K": 3072}),
     ),

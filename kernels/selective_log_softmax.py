@@ -7,7 +7,7 @@ log-probabilities is known only after the forward pass. But a row's hidden state
 a frozen head the forward pass finishes each row's gradient, as that of :mod:`.linear_cross_entropy` with the
 sign turned, and the backward pass multiplies it by what arrives for the row. Where the head trains, whose
 gradient sums over rows, the backward pass makes the logits again, chunk by chunk, and overwrites them with
-their gradient: three matrix products instead of two. Never are there full logits.
+their gradient: four matrix products instead of three. Never are there full logits.
 
 Legend: S rows, D width, V vocabulary.
 """
@@ -107,7 +107,8 @@ def selective_log_softmax_backward(
     """The ``wanted`` gradients, for the gradients ``upstream_S`` of the log-probabilities."""
     options = options or LossOptions()
     hidden_SD, weight_VD, bias_V = in_type_of(hidden_SD, weight_VD, bias_V)
-    upstream_S, labels_S = upstream_S.contiguous(), labels_S.contiguous()
+    labels_S = labels_S.contiguous()
+    upstream_S = upstream_S.where(labels_S != options.ignore_index, 0.0)
     # Whatever the loss divides by, logits' gradients in fp16 are those of factors up to one.
     normalised = hidden_SD.dtype == torch.float16 and upstream_S.numel() > 0
     unit = upstream_S.abs().amax().clamp(min=1e-30) if normalised else None
@@ -157,19 +158,20 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
         options: LossOptions,
         chunk: int | None,
         entropy: bool,
+        differentiated: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         of_hidden, *of_head = ctx.needs_input_grad[:3]
-        finished = of_hidden and not any(of_head)
+        finished = differentiated and of_hidden and not any(of_head)
         found = selective_log_softmax_forward(
             hidden_SD, weight_VD, labels_S, bias_V, options, chunk=chunk, entropy=entropy, gradient=finished
         )
         ctx.head, ctx.options, ctx.chunk = None, options, chunk
         if finished:
-            ctx.save_for_backward(found.of_hidden_SD)
+            ctx.save_for_backward(found.of_hidden_SD, labels_S)
         elif isinstance(weight_VD, torch.Tensor):
-            ctx.save_for_backward(None, hidden_SD, weight_VD, bias_V, labels_S, found.lse_S)
+            ctx.save_for_backward(None, labels_S, hidden_SD, weight_VD, bias_V, found.lse_S)
         else:
-            ctx.save_for_backward(None, hidden_SD, None, bias_V, labels_S, found.lse_S)
+            ctx.save_for_backward(None, labels_S, hidden_SD, None, bias_V, found.lse_S)
             ctx.head = weight_VD
         ctx.mark_non_differentiable(found.entropy_S, found.correct_S)
         return found.logp_S, found.entropy_S, found.correct_S
@@ -177,10 +179,11 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_logp_S: torch.Tensor, *_: torch.Tensor) -> tuple[Any, ...]:
-        of_hidden_SD, *others = ctx.saved_tensors
+        of_hidden_SD, labels_S, *others = ctx.saved_tensors
         if of_hidden_SD is not None:
-            return scaled(of_hidden_SD, -of_logp_S), *(None,) * 6
-        hidden_SD, weight_VD, bias_V, labels_S, lse_S = others
+            counts_S = labels_S != ctx.options.ignore_index
+            return scaled(of_hidden_SD, -of_logp_S.where(counts_S, 0.0)), *(None,) * 7
+        hidden_SD, weight_VD, bias_V, lse_S = others
         gradients = selective_log_softmax_backward(
             of_logp_S,
             hidden_SD,
@@ -192,7 +195,7 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
             wanted=Wanted(*ctx.needs_input_grad[:3]),
             chunk=ctx.chunk,
         )
-        return (*gradients.as_parameters(weight_VD, bias_V), None, None, None, None)
+        return (*gradients.as_parameters(weight_VD, bias_V), *(None,) * 5)
 
 
 @overload
@@ -246,7 +249,7 @@ def selective_log_softmax(
     """
     options = LossOptions(LogitMap(softcap, logit_scale, temperature), ignore_index=ignore_index)
     logp_S, entropy_S, _ = _SelectiveLogSoftmax.apply(
-        hidden_SD, weight_VD, bias_V, labels_S, options, chunk, entropy
+        hidden_SD, weight_VD, bias_V, labels_S, options, chunk, entropy, torch.is_grad_enabled()
     )
     return (logp_S, entropy_S) if entropy else logp_S
 
@@ -265,7 +268,9 @@ def predicted_tokens(
     """:func:`selective_log_softmax` with all that the same pass finds; arguments as there."""
     options = LossOptions(LogitMap(softcap, logit_scale, temperature))
     return PredictedTokens(
-        *_SelectiveLogSoftmax.apply(hidden_SD, weight_VD, bias_V, labels_S, options, chunk, True)
+        *_SelectiveLogSoftmax.apply(
+            hidden_SD, weight_VD, bias_V, labels_S, options, chunk, True, torch.is_grad_enabled()
+        )
     )
 
 

@@ -259,12 +259,12 @@ SPEC = KernelSpec(
     backward_traffic=lambda inputs: 5 * bytes_of(inputs["gate_SF"]),
     differentiable=("gate_SF", "up_SF", "share_S"),
     compilations=tuple(
-        Compilation(function, signature, {"KIND": kind, "BLOCK": block}, num_warps=block // _ELEMENTS)
+        Compilation(function, signature, {"KIND": kind, "BLOCK": block, **more}, num_warps=block // _ELEMENTS)
         for kind in ("swiglu", "geglu_tanh")
-        for function, signature, block in (
-            (_forward_kernel, _FORWARD, _BLOCK),
-            (_backward_kernel, _BACKWARD, _BLOCK),
-            (_backward_kernel, _BACKWARD, _block(768)),
+        for function, signature, block, more in (
+            (_forward_kernel, _FORWARD, _BLOCK, {}),
+            (_backward_kernel, _BACKWARD, _BLOCK, {}),
+            (_backward_kernel, {**_BACKWARD, "h_ptr": "constexpr"}, _block(768), {"h_ptr": None}),
         )
     ),
 )

@@ -168,7 +168,7 @@ def step_time(shape: FastShape, rows: Rows, choice: Choice, ceilings: Ceilings) 
         read = tokens * layers * _forward_bytes(shape)
         elementwise += forwards * read / (ELEMENTWISE_SHARE * ceilings.copy_rate)
         # Where the head trains too, such a loss makes the logits again for its backward pass.
-        head *= (4 / 3 if shape.head_trains else 1) + forwards / 2
+        head *= 4 / 3 + forwards / 3 if shape.head_trains else 1 + forwards / 2
     compute = products + attention + elementwise
     offload = _exposed(shape, choice, tokens, compute / layers, ceilings)
     again = (mlp_again + attention_again) / (2 * layers)

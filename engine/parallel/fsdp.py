@@ -127,16 +127,14 @@ def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def whole_optimizer(state: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state dict with each share gathered on process 0, as one process would have written it:
-    whole tensors, and no groups without parameters.
+    """An optimizer's state dict with each share gathered on process 0, as one process would have written it.
 
     All processes enter it together; what the others get is of no use.
     """
     moments = {
         key: {name: _whole(value) for name, value in entry.items()} for key, entry in state["state"].items()
     }
-    groups = [group for group in state["param_groups"] if group["params"]]
-    return {"state": moments, "param_groups": groups}
+    return {**state, "state": moments}
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -170,18 +168,17 @@ def share_optimizer(state: dict[str, Any], own: list[dict[str, Any]]) -> dict[st
 
     Args:
         state: in torch's layout, as :func:`whole_optimizer` made it or one process wrote it.
-        own: the optimizer's ``param_groups``, each with parameters.
+        own: the optimizer's ``param_groups``.
 
     Raises ValueError for other groups than the optimizer's.
     """
-    saved = [group for group in state["param_groups"] if group["params"]]
-    keys = [key for group in saved for key in group["params"]]
+    keys = [key for group in state["param_groups"] for key in group["params"]]
     like = dict(zip(keys, (parameter for group in own for parameter in group["params"]), strict=True))
     moments = {
         key: {name: _share_if_alike(value, like[key]) for name, value in entry.items()}
         for key, entry in state["state"].items()
     }
-    return {"state": moments, "param_groups": saved}
+    return {**state, "state": moments}
 
 
 def _share_if_alike(value: Any, like: torch.Tensor) -> Any:

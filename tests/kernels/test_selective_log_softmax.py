@@ -45,7 +45,7 @@ def test_no_logits_are_kept_for_the_backward_pass(backend: str, trained: bool) -
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         selective_log_softmax(hidden, weight, labels)
-    assert sorted(kept) == ([20, 20, hidden.numel(), weight.numel()] if trained else [hidden.numel()])
+    assert sorted(kept) == ([20, 20, hidden.numel(), weight.numel()] if trained else [20, hidden.numel()])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -53,6 +53,7 @@ def test_a_finished_gradient_is_the_one_of_a_head_that_trains(backend: str, dtyp
     hidden, weight, labels = _head(11, 24, 700)
     labels[3] = -100
     upstream = torch.randn(11, device=DEVICE)
+    upstream[3] = torch.inf  # of a loss that is singular at log p = 0
     hidden, weight = hidden.to(dtype), weight.to(dtype)
     found = {}
     for name, trained in (("finished", False), ("made again", True)):
@@ -61,7 +62,7 @@ def test_a_finished_gradient_is_the_one_of_a_head_that_trains(backend: str, dtyp
         (found[name],) = torch.autograd.grad(logp, x, upstream)
     x = hidden.double().requires_grad_()
     exact_logp = reference(x, weight.double(), labels, softcap=3.0, temperature=0.8)
-    (exact,) = torch.autograd.grad(exact_logp, x, upstream.double())
+    (exact,) = torch.autograd.grad(exact_logp, x, upstream.double().where(labels != -100, 0.0))
     limit = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
     for gradient in found.values():
         assert gradient.dtype == dtype and not gradient[3].any()

@@ -154,14 +154,6 @@ def test_a_state_of_the_fast_path_is_one_of_plain_adamw(bits: int) -> None:
             assert torch.equal(kept.flatten(), moment)
 
 
-def test_groups_without_parameters_are_nothing_to_go_on_with() -> None:
-    weights = torch.nn.Parameter(torch.ones(2, 2))
-    groups: list[dict[str, Any]] = [{"params": [weights]}, {"params": [], "weight_decay": 0.0}]
-    two, one = torch.optim.AdamW(groups, lr=0.1), torch.optim.AdamW([weights], lr=0.2)
-    one.load_state_dict(share_optimizer(two.state_dict(), one.param_groups))
-    assert [group["lr"] for group in one.param_groups] == [0.1]
-
-
 def test_fp16_and_8_bit_states_are_refused_or_replaced() -> None:
     with pytest.raises(WhetError, match="fp16"):
         shard(torch.nn.Linear(2, 2), torch.device("cpu"), torch.float16)
