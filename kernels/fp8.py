@@ -60,12 +60,11 @@ def quantize_rows(
     Raises:
         ValueError: for an output of the wrong shape.
     """
-    T, K = x_TK.shape
     x8_TK = output(out, x_TK, torch.float8_e4m3fn)
     if not uses_triton(x_TK) or x_TK.numel() == 0:
         values_TK, scale_T = quantize_reference(x_TK, column_scale_K=column_scale_K)
         return x8_TK.copy_(values_TK), scale_T
-    scale_T = torch.empty(T, dtype=torch.float32, device=x_TK.device)
+    scale_T = torch.empty(len(x_TK), dtype=torch.float32, device=x_TK.device)
     column_scale_K = None if column_scale_K is None else column_scale_K.contiguous()
     _launch(addressable(x_TK), column_scale_K, x8_TK, scale_T)
     return x8_TK, scale_T
