@@ -83,6 +83,7 @@ def test_quitting_keeps_edits_as_a_draft_and_the_palette_keeps_a_theme() -> None
         await pilot.pause()
         new = app.screen
         assert isinstance(new, NewRunScreen)
+        await until(pilot, lambda: bool(new.situation.draft.text), "the recipe on the screen")
         new.put({"adapter.rank": 4})
         await pilot.press("q")
         assert [drafts.path(name).read_text() for name in drafts.names()] == [new.situation.draft.text]
