@@ -161,7 +161,7 @@ def _smaller_comparisons(recipe: Recipe, resolved: Resolved) -> Iterator[tuple[i
 
 def _smaller_batches(recipe: Recipe, resolved: Resolved) -> Iterator[tuple[int, dict[str, Any]]]:
     """Divisors of the micro-batch, largest first, with the accumulation that keeps the rows a step, and as
-    many answers written at once."""
+    many answers written before a step."""
     rows = resolved.rows_per_step
     for batch in range(resolved.batch_size - 1, 0, -1):
         if resolved.batch_size % batch == 0:

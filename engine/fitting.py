@@ -14,7 +14,8 @@ from .models.families import Unsupported
 from .models.fast_memory import choice_of, fast_memory
 from .models.fast_shape import FastShape, fast_shape
 from .models.fast_time import Rows, rows_of
-from .models.memory import FRAGMENTATION, Memory, beside_writing, estimate_memory
+from .models.memory import FRAGMENTATION, Memory, estimate_memory
+from .models.writing_memory import beside_writing, fits_writing
 from .parallel.rank_memory import exchange_buffers
 from .recipe import Recipe
 from .resolve import Resolved
@@ -50,20 +51,27 @@ def fit(
     )
     why = {KEY: f"planner: {'on' if schedule.recomputes else 'off'}, {schedule.summary()}"}
     resolved, memory = in_turns(
-        resolved, lambda held: scheduled_memory(shape, held, rows, facts, machine, forwards)
+        recipe, resolved, facts, lambda held: scheduled_memory(shape, held, rows, facts, machine, forwards)
     )
     return resolved, memory, why if asked == "auto" else {}
 
 
-def in_turns(resolved: Resolved, needs: Callable[[Resolved], Memory]) -> tuple[Resolved, Memory]:
-    """The settings with a generation's answers written in as few turns, all of one size, as let it fit; in
-    one where no number does."""
+def in_turns(
+    recipe: Recipe, resolved: Resolved, facts: ModelFacts, needs: Callable[[Resolved], Memory]
+) -> tuple[Resolved, Memory]:
+    """The settings with a step's answers written in as few turns, all of one size, as let it fit; where no
+    number does, in the fewest that take the least.
+
+    vLLM arranges by itself what it writes.
+    """
     memory = needs(resolved)
-    for turns in range(2, resolved.answers + 1) if not memory.fits else ():
-        if resolved.answers % turns == 0:
-            divided = resolved.model_copy(update={"turns": turns})
-            if (smaller := needs(divided)).fits:
-                return divided, smaller
+    if resolved.answers and recipe.method.kind == "grpo" and recipe.method.generation == "whet":
+        turns = (turns for turns in range(2, resolved.answers + 1) if resolved.answers % turns == 0)
+        while not fits_writing(memory, facts, resolved) and (more := next(turns, None)) is not None:
+            divided = resolved.model_copy(update={"turns": more})
+            smaller = needs(divided)
+            if smaller.peak < memory.peak or fits_writing(smaller, facts, divided):
+                resolved, memory = divided, smaller
     return resolved, memory
 
 
@@ -182,10 +190,11 @@ def choose_checkpointing(
     def needs(held: Resolved) -> Memory:
         return memory_of(estimate_memory(facts, recipe.adapter, held, report, machine), held)
 
-    resolved, memory = in_turns(resolved, needs)
+    resolved, memory = in_turns(recipe, resolved, facts, needs)
     if recipe.training.gradient_checkpointing != "auto":
         return resolved, memory, {}
     if memory.fits:
         return resolved, memory, {KEY: "planner: off, the step fits without recomputing"}
-    resolved, memory = in_turns(resolved.model_copy(update={"gradient_checkpointing": True}), needs)
+    with_it = resolved.model_copy(update={"gradient_checkpointing": True, "turns": 1})
+    resolved, memory = in_turns(recipe, with_it, facts, needs)
     return resolved, memory, {KEY: "planner: on, the step does not fit without recomputing"}

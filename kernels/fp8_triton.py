@@ -196,9 +196,9 @@ def _scaled(columns: int, native: bool) -> Compilation:
     return _compilation(quantize_columns_kernel, types, constants, tile.warps, 89 if native else 75)
 
 
-def _wide(native: bool) -> Compilation:
+def _wide(native: bool, **more: None) -> Compilation:
     types = {name: kind for name, kind in _QUANTIZE.items() if name != "T"} | {"C": "*fp32"}
-    constants = {"BLOCK": WIDE_BLOCK, "NATIVE": native}
+    constants = {"BLOCK": WIDE_BLOCK, "NATIVE": native, **more}
     return _compilation(quantize_wide_kernel, types, constants, WIDE_WARPS, 89 if native else 75)
 
 
@@ -210,6 +210,6 @@ COMPILATIONS = (
     _scaled(14336, native=True),
     _scaled(28672, native=True),
     _wide(native=True),
-    _wide(native=False),
+    _wide(native=False, C=None),
     _compilation(transpose_kernel, _TRANSPOSE, {"TILE": TILE}, 4),
 )

@@ -62,7 +62,7 @@ def compilations() -> tuple[Compilation, ...]:
         for transposed in (False, True):
             tile = matmul_tile(65536, 128, columns, torch.float16, capability)
             constants = {"TILE_M": tile.rows, "TILE_N": tile.columns, "TILE_K": tile.depth, **flags}
-            constants |= {"TRANSPOSED": transposed, "GROUP": 8 if transposed else 1}
+            constants |= {"TRANSPOSED": transposed, "GROUP": 8 if columns == 1536 else 1}
             signature = pointers | sizes | dict.fromkeys(constants, "constexpr")
             found.append(
                 Compilation(grouped_matmul_kernel, signature, constants, tile.warps, tile.stages, capability)

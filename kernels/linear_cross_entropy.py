@@ -115,7 +115,7 @@ def _loss_rows_plain(
     if gradient:
         dz_SV = exponential_SV.mul_((1 + 2 * options.z_loss * lse_S1) / mass_S1).sub_(smoothing / vocabulary)
         dz_SV.scatter_add_(1, label_S1, torch.full_like(lse_S1, smoothing - 1))
-        dz_SV.mul_(slope).mul_(counts_S[:, None] * gradient_scale(logits_SV.dtype))
+        dz_SV.mul_(slope).mul_(gradient_scale(logits_SV.dtype)).masked_fill_(~counts_S[:, None], 0)
         logits_SV.copy_(dz_SV)
 
 

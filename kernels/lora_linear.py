@@ -327,13 +327,13 @@ def lora_linear(
             written: the backward pass of a call comes before the next call.
 
     Raises:
-        ValueError: if ``base`` has other room than the update takes.
+        ValueError: if ``base`` has another shape than weight and update together.
     """
     rank = padded_rank([len(a_RK)])
     if base is None:
         base = DenseBase([weight_NK], rank)
-    elif base.wide_NX.shape[1] != base.inputs + rank:
-        raise ValueError(f"the base has {base.wide_NX.shape[1] - base.inputs} columns of room, not {rank}")
+    elif tuple(base.wide_NX.shape) != (wide := (len(weight_NK), weight_NK.shape[1] + rank)):
+        raise ValueError(f"the base with its room is {tuple(base.wide_NX.shape)}; needed is {wide}")
     return lora_linear_group(x_TK, base, [len(weight_NK)], [Factor(a_RK, b_NR, scaling)], bias_N=bias_N)
 
 

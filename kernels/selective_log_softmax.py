@@ -143,7 +143,7 @@ def _gradient_rows(
     label_S1 = labels_S.long().where(counts_S, 0)[:, None]
     dz_SV = z_SV.sub_(lse_S[:, None]).exp_().neg_()
     dz_SV.scatter_add_(1, label_S1, torch.ones_like(label_S1, dtype=dz_SV.dtype))
-    dz_SV.mul_(slope).mul_((upstream_S * scale).where(counts_S, 0)[:, None])
+    dz_SV.mul_(slope).mul_(upstream_S[:, None] * scale).masked_fill_(~counts_S[:, None], 0)
     logits_SV.copy_(dz_SV)
 
 

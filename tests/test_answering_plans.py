@@ -12,7 +12,8 @@ from whet.engine.alternatives import find_alternatives
 from whet.engine.data.inspection import DataReport, Lengths
 from whet.engine.fitting import fit
 from whet.engine.models.facts import ModelFacts
-from whet.engine.models.memory import Memory, estimate_memory, writing_bytes
+from whet.engine.models.memory import Memory, estimate_memory
+from whet.engine.models.writing_memory import CACHE_SHARE, writing_bytes
 from whet.engine.recipe import Recipe
 from whet.engine.resolve import Resolved, resolve
 
@@ -94,9 +95,34 @@ def test_answers_are_written_in_as_few_turns_as_fit(facts: ModelFacts, kind: str
     assert memory.fits and 1 < resolved.turns < 768 and 768 % resolved.turns == 0
     fewer = max(turns for turns in range(1, resolved.turns) if 768 % turns == 0)
     more = writing_bytes(facts, resolved.model_copy(update={"turns": fewer})) - writing_bytes(facts, resolved)
-    assert memory.peak + more > memory.capacity
+    assert memory.peak + more > (CACHE_SHARE if kind == "lora" else 1) * memory.capacity
+    written = asked(
+        training__gradient_accumulation=768, training__batch_size=1, method={"generation": "vllm"}
+    )
+    assert fitted(facts, written, gigabytes)[0].turns == 1
+
+
+@pytest.mark.parametrize("gigabytes", [24, 36, 40, 44, 48])
+def test_the_fast_path_has_room_for_the_cache_of_a_turn(facts: ModelFacts, gigabytes: float) -> None:
+    """Its places are rounded up, and it takes a share of what is free."""
+    many = asked(
+        training__batch_size=1, training__gradient_accumulation=768, method={"max_completion_length": 392}
+    )
+    resolved, memory, _ = fitted(facts, many, gigabytes)
+    assert resolved.longest == 520 and resolved.turns > 1 and memory.fits
+    step = sum(memory.components[name] for name in ("activations", "passing", "loss"))
+    cached = 768 // resolved.turns * 768 * facts.layers * 2 * facts.kv_heads * facts.head_dim * 2
+    assert cached <= CACHE_SHARE * (memory.capacity - (memory.peak - step))
+
+
+def test_where_nothing_fits_the_writing_is_not_what_is_missing(facts: ModelFacts) -> None:
+    many = asked(training__batch_size=1, training__gradient_accumulation=768)
     nowhere, memory, _ = fitted(facts, many, 12)
-    assert not memory.fits and nowhere.turns == 1
+    few, least, _ = fitted(facts, asked(training__batch_size=1, training__gradient_accumulation=8), 12)
+    assert not memory.fits and memory.peak == least.peak and few.answers == 8
+    assert writing_bytes(facts, nowhere.model_copy(update={"turns": nowhere.turns // 2})) > writing_bytes(
+        facts, nowhere
+    )
 
 
 @pytest.mark.parametrize("kind", ["lora", "none"])

@@ -15,9 +15,10 @@ from typing import Literal, Protocol
 
 from ..adapted import WHOLE, adapted_layers, adapter_parts, trainable_parameters
 from ..recipe import AdapterSection
+from .encoder_memory import BYTES
 from .facts import ModelFacts, text_config
 from .families import FastSettings, Unsupported, family_of, fast_settings
-from .memory import BYTES, base_bytes, embedding_trains, head_trains, moment_bytes
+from .memory import base_bytes, embedding_trains, head_trains, moment_bytes
 
 RANK_STEP = 8
 """Stacked ranks are padded to a multiple of this."""

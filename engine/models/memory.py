@@ -17,14 +17,14 @@ from ..hardware import Machine
 from ..methods.kinds import NEXT_TOKEN
 from ..recipe import AdapterSection
 from ..resolve import Resolved
-from .encoder_memory import fast_encoder_bytes, head_parameters, on_fast_path, replays, stacked_bytes
+from .encoder_memory import BYTES, fast_encoder_bytes, head_parameters, on_fast_path, replays, stacked_bytes
 from .facts import ModelFacts, match_targets
 from .families import family_of
 from .layout import DEPTH
 from .sound_memory import heard_bytes
 from .vision_memory import answer_bytes, as_padded, encoder_bytes, language_facts, mask_bytes
+from .writing_memory import beside_writing
 
-BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 MIB = 2**20
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -250,25 +250,6 @@ def frame_bytes(facts: ModelFacts, resolved: Resolved) -> int:
     else:
         kept = sum(one.count * (one.inputs + one.outputs) for one in inside)
     return resolved.tokens_per_micro_batch * count * (width * kept + size * (width + 8))
-
-
-def writing_bytes(facts: ModelFacts, resolved: Resolved) -> int:
-    """Keys and values of all answers that are written at once, and two rows of logits each in fp32."""
-    width = BYTES[resolved.compute_dtype]
-    places = resolved.longest * facts.layers * 2 * facts.kv_heads * facts.head_dim * width
-    return resolved.answers // resolved.turns * (places + 8 * facts.embedding_rows)
-
-
-def beside_writing(components: dict[str, int], facts: ModelFacts, resolved: Resolved) -> dict[str, int]:
-    """The components of a step, with what writing its answers takes more than the step does.
-
-    They are written before it, when nothing of what a step holds is there yet.
-    """
-    if not resolved.answers:
-        return components
-    held = sum(components.get(name, 0) for name in ("activations", "passing", "loss"))
-    more = max(0, writing_bytes(facts, resolved) - held)
-    return {**components, "passing": components.get("passing", 0) + more}
 
 
 def evaluation_bytes_a_token(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> int:

@@ -273,12 +273,13 @@ def test_experts_and_a_model_that_became_another_say_so() -> None:
 
 
 def test_a_cache_that_does_not_fit_is_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three layers, two key and two value heads of 16 in fp32, 3 rows of 19 + 3 tokens: 50,688 bytes."""
+    """Three layers, two key and two value heads of 16 in fp32, 3 rows of 19 + 3 tokens, in a
+    cache for 256: 589,824 bytes."""
     _, fast = pair("llama")
-    monkeypatch.setattr(generation, "free_bytes", lambda device: 50_688 / 0.8 + 1)
+    monkeypatch.setattr(generation, "free_bytes", lambda device: 589_824 / 0.8 + 1)
     assert write(fast, max_new_tokens=3).shape == (3, 3)
     program_of(fast).decoding = None  # type: ignore[union-attr]
-    monkeypatch.setattr(generation, "free_bytes", lambda device: 50_688 / 0.8 - 1)
+    monkeypatch.setattr(generation, "free_bytes", lambda device: 589_824 / 0.8 - 1)
     assert "a cache for 3 x 22 tokens" in refused(fast)
 
 

@@ -140,7 +140,7 @@ def _rewards(plan: Plan) -> list[tuple[str, str | Text]]:
     ]
     rewards = ", ".join(f"{reward.title} × {reward.weight:g}" for reward in method.rewards)
     answers, turns = plan.resolved.answers, plan.resolved.turns
-    at_once = f"{answers} at once" if turns == 1 else f"{answers} in {turns} turns, for which there is memory"
+    at_once = f"{answers} at once" if turns == 1 else f"{answers} in {turns} turns as memory allows"
     written = (
         f"{method.num_generations} a prompt, {at_once}, up to "
         f"{method.max_completion_length} tokens, by {method.generation}"

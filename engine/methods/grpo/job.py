@@ -72,8 +72,9 @@ class GRPOTraining(AnswerTraining):
         if finding is not None:
             context.emit(FindingEvent(finding=finding))
         stops = stop_ids(handle.model, handle.tokenizer)
-        at_once = self.resolved.answers // self.resolved.turns
-        rollouts = Rollouts(handle, section, self.rewards, stops, at_once or None)
+        turns = self.resolved.turns
+        at_once = self.resolved.answers // turns if turns > 1 else None
+        rollouts = Rollouts(handle, section, self.rewards, stops, at_once)
         shared = shared_arguments(recipe, self.resolved, context.dir.checkpoints, optimizer)
         shared |= checkpointing(self.resolved.gradient_checkpointing and program_of(handle.model) is None)
         kind, arguments = trainer_of(section, shared, rollouts.weights, dropout=recipe.adapter.dropout > 0)

@@ -92,8 +92,8 @@ class GRPOSection(RowMethod):
     steps_per_generation: int | None = Field(
         None,
         ge=1,
-        description="Micro-batches answered at once; by default those of one optimizer step. More saves "
-        "time and trains on answers of an older model.",
+        description="Micro-batches answered before a step; by default those of one optimizer step. More "
+        "saves time and trains on answers of an older model.",
     )
     loss: Loss | None = Field(
         None,
@@ -181,7 +181,7 @@ class GRPOSection(RowMethod):
         return wanted
 
     def micro_batches_a_generation(self, accumulation: int) -> int:
-        """Those that are answered at once."""
+        """Those that are answered before a step."""
         return self.steps_per_generation or accumulation
 
     def micro_batches(self, prompts: int, batch_size: int, accumulation: int) -> int:
@@ -194,7 +194,7 @@ class GRPOSection(RowMethod):
         if prompts < at_once:
             raise WhetError(
                 "data.few_prompts",
-                f"{at_once} prompts are answered at once ({batch_size * size} answers in groups of "
+                f"{at_once} prompts are answered together ({batch_size * size} answers in groups of "
                 f"{self.num_generations}), and there are {prompts}.",
                 "Add prompts, or lower training.batch_size, training.gradient_accumulation or "
                 "method.steps_per_generation.",
@@ -251,7 +251,7 @@ class GRPOSection(RowMethod):
                 else f"training.batch_size={group}"
             )
             raise ValueError(
-                f"{at_once} answers are written at once (training.batch_size={batch_size} x "
+                f"{at_once} answers are written together (training.batch_size={batch_size} x "
                 f"{at_once // batch_size} micro-batches), which do not divide into groups of "
                 f"method.num_generations={group}. Set {hint}, or another method.num_generations."
             )

@@ -17,6 +17,7 @@ from whet.kernels.attention import attention_forward
 from whet.kernels.decode_attention import decode_attention
 from whet.kernels.rms_norm import rms_norm_forward
 
+from ..writing_memory import rounded_places
 from .attention_half import AttentionHalf, RotaryTable
 from .inference import attention_step, mlp_step
 from .mlp_half import MlpHalf
@@ -24,9 +25,6 @@ from .packed import PackedTokens
 
 if TYPE_CHECKING:
     from .program import DecoderProgram
-
-PLACES = 256
-"""Caches have a multiple of this many places, so that generations of similar length share one."""
 
 
 class Decoding:
@@ -40,7 +38,7 @@ class Decoding:
 
     def __init__(self, program: DecoderProgram, rows: int, places: int) -> None:
         self.exact = program.settings.rope_follows_length
-        self.rows, self.places = rows, places if self.exact else -(-places // PLACES) * PLACES
+        self.rows, self.places = rows, places if self.exact else rounded_places(places)
         self.adapters = adapters_in_force(program)
         ropes = {layer.rope for layer in program.layers if layer.rope is not None}
         self.tables = {rope: program.table(rope, self.places) for rope in ropes}
@@ -179,6 +177,7 @@ class Decoding:
 
 def cache_bytes(program: DecoderProgram, rows: int, places: int) -> int:
     """What the keys and values of so many rows and tokens take."""
+    places = places if program.settings.rope_follows_length else rounded_places(places)
     shapes = [layer.attention.shape for layer in program.layers]
     elements = sum(2 * shape.kv_heads * shape.head_dim for shape in shapes)
     return rows * places * elements * program.dtype.itemsize

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, GenerationMixin
 
+from ..writing_memory import CACHE_SHARE
 from .apply import causal_model, program_of
 from .attention_half import AttentionHalf
 from .decoding import Decoding, cache_bytes, free_bytes
@@ -62,9 +63,6 @@ HEEDED_VALUES: Mapping[str, tuple[Any, ...]] = {
 
 UNSAID_LENGTH = 20
 """Tokens that transformers writes when nothing says how many."""
-
-CACHE_SHARE = 0.8
-"""Of the free memory that a cache may take; prompts want some too."""
 
 
 def bind_generate(model: Any) -> Any:
