@@ -41,6 +41,14 @@ class RunCheckpoints:
     whole: dict[str, torch.Tensor] | None = None
     """What trains, gathered to be written; None where the model itself holds it whole."""
 
+    def create_optimizer(self: Any, model: Any = None) -> torch.optim.Optimizer:
+        """As the base class, without groups that have no parameters, as the flat optimizer's: its states and
+        a schedule's count groups, and a run may go on with the other optimizer."""
+        given = [] if model is None else [model]
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*given)  # type: ignore[misc]
+        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        return optimizer
+
     def _save_checkpoint(self: Any, model: torch.nn.Module, trial: Any) -> None:
         """Called by the training loop when a callback asked for a checkpoint."""
         began = time.perf_counter()

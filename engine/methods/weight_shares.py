@@ -44,13 +44,6 @@ class WeightShares(Trainer):
         """As the base class; shares have their gradients averaged on the way."""
         return bool(super().sums_gradients) and not self.sharded  # type: ignore[misc]
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """As the base class, without groups that have no parameters, as the flat optimizer's: its states and
-        a schedule's count groups, and a run may go on with the other optimizer."""
-        optimizer: torch.optim.Optimizer = super().create_optimizer(*([] if model is None else [model]))
-        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-        return optimizer
-
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the base class; accelerate is told that nothing is left to wrap."""
         if self.sharded:

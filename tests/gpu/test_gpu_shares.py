@@ -23,7 +23,7 @@ CLOSE = 5e-3
 """Of bf16 sums in another order."""
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {"training": {"precision": "bf16"}},
-    "qlora": {"training": {"precision": "bf16", "learning_rate": 1e-3}, "model": {"precision": "nf4"}},
+    "qlora": {"training": {"precision": "bf16"}, "model": {"precision": "nf4"}},
     "whole": {"training": {"precision": "bf16", "learning_rate": 1e-3}, "adapter": {"kind": "none"}},
 }
 

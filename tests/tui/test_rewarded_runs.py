@@ -36,11 +36,14 @@ def test_a_plan_tells_answers_rewards_and_variant(tmp_path: Path, monkeypatch: p
         "variant": "dapo",
         "rewards": ["exact_answer", {"name": "format", "pattern": "a", "weight": 0.2}],
     }
-    text = " ".join(shown(plan_summary(make_plan(recipe(tiny, tmp_path, prompts(), method=method)))).split())
+    plan = make_plan(recipe(tiny, tmp_path, prompts(), method=method))
+    text = " ".join(shown(plan_summary(plan)).split())
     assert "4 a prompt, 16 at once, up to 8 tokens, by whet" in text
     assert "exact_answer × 1, format × 0.2" in text
     assert "dapo: loss dapo, rewards scaled by group, token ratios clipped at -0.2 to +0.28" in text
     assert "the last 2 tokens cost reward, flat groups exchanged 3 times" in text
+    divided = plan.model_copy(update={"resolved": plan.resolved.model_copy(update={"turns": 4})})
+    assert "16 in 4 turns as memory allows, up to 8" in " ".join(shown(plan_summary(divided)).split())
 
 
 def test_answers_come_with_their_rewards_and_only_at_their_step() -> None:
