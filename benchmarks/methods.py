@@ -152,17 +152,18 @@ def page(results: dict[str, Any]) -> str:
         f"{'' if results['device'] == 'cpu' else ' --device cuda'}{some}`"
         f"{' Seconds are of the process, on one thread.' if results['device'] == 'cpu' else ''}",
         "",
-        "| method | shape | whet | plain | ratio | whet's peak | plain's peak | planned | fused "
-        "| first loss, or reward |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| method | shape | whet | plain | ratio | whet's step | planned | whet's peak | planned "
+        "| plain's peak | fused | first loss, or reward |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for case, one in results["methods"].items():
         whet, plain = one["whet"], one["plain"]
         ratio = f"{whet['rate'] / plain['rate']:.2f}" if whet["rate"] and plain["rate"] else ""
         lines.append(
             f"| {case} | {one['model']}, {one['batch']} {one['unit']} | {_rate(whet, one)} | "
-            f"{_rate(plain, one)} ({plain['library']}) | {ratio} | {_size(whet['peak'])} | "
-            f"{_size(plain['peak'])} | {_size(whet['planned'])} | {whet['fused']} | "
+            f"{_rate(plain, one)} ({plain['library']}) | {ratio} | {_seconds(whet['step'])} | "
+            f"{_seconds(whet['planned_step'])} | {_size(whet['peak'])} | {_size(whet['planned'])} | "
+            f"{_size(plain['peak'])} | {whet['fused']} | "
             f"{_first(whet)} and {_first(plain)} |"
         )
     versions = next((one["whet"]["versions"] for one in results["methods"].values()), {})
@@ -181,6 +182,10 @@ def _first(side: dict[str, Any]) -> str:
 
 def _size(value: int | None) -> str:
     return "" if value is None else f"{value / GIB:.2f} GiB"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value * 1000:.4g} ms"
 
 
 def _say(case: str, one: dict[str, Any]) -> None:

@@ -289,6 +289,7 @@ class Measured:
         step: median seconds.
         peak: bytes of the GPU's allocator in training; None on a CPU.
         planned: bytes that whet's planner expected of the allocator.
+        planned_step: seconds that it expected of a step; None where it predicts none.
         fused: the fast path's own report; empty where nothing said one.
         losses: first and last.
         rewards: means of the first and the last answers; empty where nothing is rewarded.
@@ -298,6 +299,7 @@ class Measured:
     step: float = 0.0
     peak: int | None = None
     planned: int | None = None
+    planned_step: float | None = None
     fused: str = ""
     losses: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)

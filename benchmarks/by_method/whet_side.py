@@ -44,6 +44,7 @@ def run(job: Job) -> Measured:
     return replace(
         measured(job, clock, losses, rewards),
         planned=plan.memory.allocated,
+        planned_step=None if plan.seconds is None else plan.seconds / job.steps,
         fused=said[-1] if said else " ".join(reasons),
     )
 

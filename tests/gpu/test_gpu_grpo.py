@@ -17,6 +17,8 @@ from support.tiny_runs import create_run, next_attempt
 
 from whet.engine.methods.grpo.job import GRPOTraining
 from whet.engine.models.fast_path import program_of
+from whet.engine.plan import make_plan
+from whet.engine.runs.store import RunStore
 
 pytestmark = pytest.mark.gpu
 
@@ -26,9 +28,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))
 
 
-def test_answers_come_from_the_captured_step_and_rewards_rise(tmp_path: Path) -> None:
+@pytest.mark.parametrize("turns", [1, 2])
+def test_answers_come_from_the_captured_step_and_rewards_rise(tmp_path: Path, turns: int) -> None:
     tiny = decided_model(tmp_path / "model")
-    run = create_run(recipe(tiny, tmp_path, prompts(), training={"max_steps": 16}))
+    plan = make_plan(recipe(tiny, tmp_path, prompts(), training={"max_steps": 16}))
+    assert plan.resolved.answers % turns == 0
+    divided = plan.model_copy(update={"resolved": plan.resolved.model_copy(update={"turns": turns})})
+    run = RunStore().create(divided, "test")
     training = GRPOTraining(next_attempt(run))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="generate runs transformers' own code")
