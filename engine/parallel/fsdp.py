@@ -3,6 +3,9 @@
 The units are the decoder's layers; embedding, last norm and head are the root's, gathered for a whole step.
 Frozen and trained weights mix: what is frozen is gathered as it is held (16 bits, or packed four); what
 trains is held in fp32 and gathered in the compute type, its gradients are averaged in fp32 and shared out.
+Beside packed weights nothing is cast where it is gathered, for torch 2.11 casts bytes too; autocast does it
+later. To call the bytes 16-bit numbers (``bnb_4bit_quant_storage``) would not do: a GPU gathers equal types
+through fp32, which changes the bits of NaNs, one word in some thousand.
 
 torch's ``fully_shard`` is used on the loaded model rather than through accelerate, which shards only when
 training begins: until then each GPU would hold all of a model that is sharded because it does not fit one. So
@@ -41,7 +44,12 @@ def in_turn(work: Callable[[], T]) -> T:
     return done[0]
 
 
-def shard(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+def casts_gathered(base_precision: str, compute_dtype: str) -> bool:
+    """Whether what trains is cast to the compute type where it is gathered, so that nothing else must."""
+    return compute_dtype != "fp32" and base_precision != "nf4"
+
+
+def shard(model: nn.Module, device: torch.device, dtype: torch.dtype, *, casts: bool) -> None:
     """Keep this process's share of each weight on ``device`` and give the rest back; changes ``model`` in
     place, layer by layer, so a device never holds more than one layer beside the shares.
 
@@ -50,6 +58,7 @@ def shard(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
             must hold the same weights.
         device: that the shares lie on.
         dtype: what it computes in.
+        casts: see :func:`casts_gathered`; else the forward passes run under autocast.
 
     Raises:
         WhetError: ``parallel.no_layers`` for a model that does not say what its layers are,
@@ -62,26 +71,10 @@ def shard(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
             "Set training.precision to bf16, or to fp32 on a GPU without it.",
         )
     mesh = init_device_mesh(device.type, (world_size(),))
-    mixed = dtype != torch.float32
-    policy = MixedPrecisionPolicy(dtype, torch.float32) if mixed else MixedPrecisionPolicy()
+    policy = MixedPrecisionPolicy(dtype, torch.float32) if casts else MixedPrecisionPolicy()
     for layer in _layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-
-
-def count_bytes_as(model: nn.Module, dtype: torch.dtype) -> None:
-    """Let the bytes of four-bit weights count as numbers of ``dtype``, the same bits, before they are shared.
-
-    In mixed precision what is gathered is cast to the compute type, and a byte would not survive that. It is
-    bitsandbytes' ``bnb_4bit_quant_storage``, for weights that were quantised already.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            weight: Any = module.weight
-            weight.data = weight.data.flatten().view(dtype).unsqueeze(1)
-            weight.quant_storage = module.quant_storage = dtype
 
 
 def _layers(model: Any) -> list[nn.Module]:

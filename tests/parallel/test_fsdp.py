@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from whet.engine.errors import WhetError
 from whet.engine.methods.flat_optimizer import FlatAdamW, plain_state
 from whet.engine.methods.optimizers import usable_optimizer
-from whet.engine.parallel.fsdp import count_bytes_as, shard, share_optimizer
+from whet.engine.parallel.fsdp import casts_gathered, shard, share_optimizer
 
 STEPS, CLOSE = 6, 1e-5
 SHARES = {"ranks": 2, "strategy": "fsdp"}
@@ -120,17 +120,11 @@ def test_whole_weights_are_written_whole(runs: dict[str, Any]) -> None:
     assert configs[0].architectures == configs[1].architectures
 
 
-def test_bytes_of_four_bit_weights_count_as_numbers_without_changing() -> None:
-    bitsandbytes = pytest.importorskip("bitsandbytes")
-    linear = bitsandbytes.nn.Linear4bit(64, 32, bias=False, quant_type="nf4", compute_dtype=torch.bfloat16)
-    linear.to("cpu")
-    before, bits = linear.weight.data.clone(), torch.randn(3, 64, dtype=torch.bfloat16, requires_grad=True)
-    product = linear(bits)
-    count_bytes_as(torch.nn.Sequential(linear), torch.bfloat16)
-    assert linear.weight.dtype == linear.quant_storage == torch.bfloat16
-    assert linear.weight.shape == (before.numel() // 2, 1)
-    assert torch.equal(linear.weight.data.view(torch.uint8).flatten(), before.flatten())
-    assert torch.equal(linear(bits), product)
+def test_nothing_is_cast_beside_packed_weights() -> None:
+    """Their bytes would be; what trains is cast by autocast then."""
+    assert casts_gathered("bf16", "bf16")
+    assert not casts_gathered("nf4", "bf16")
+    assert not casts_gathered("fp32", "fp32")
 
 
 @pytest.mark.parametrize("bits", [8, 32])
@@ -156,6 +150,6 @@ def test_a_state_of_the_fast_path_is_one_of_plain_adamw(bits: int) -> None:
 
 def test_fp16_and_8_bit_states_are_refused_or_replaced() -> None:
     with pytest.raises(WhetError, match="fp16"):
-        shard(torch.nn.Linear(2, 2), torch.device("cpu"), torch.float16)
+        shard(torch.nn.Linear(2, 2), torch.device("cpu"), torch.float16, casts=True)
     name, finding = usable_optimizer("adamw_8bit", torch.device("cpu"), in_shares=True)
     assert name == "adamw" and finding is not None and "FSDP" in str(finding.evidence["reason"])

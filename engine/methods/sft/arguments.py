@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trl import SFTConfig
 
 from ...parallel.deepspeed import deepspeed_config
+from ...parallel.fsdp import casts_gathered
 from ...parallel.process_group import world_size
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def training_arguments(
     """
     training = recipe.training
     how = resolved.strategy if world_size() > 1 else "single"  # an evaluation of the run may be alone
+    casts = casts_gathered(resolved.base_precision, resolved.compute_dtype)
     return SFTConfig(
         output_dir=str(output),
         max_steps=resolved.total_steps,
@@ -51,8 +53,7 @@ def training_arguments(
         adam_epsilon=training.epsilon,
         # With no bound nothing is clipped, but the norm is still measured.
         max_grad_norm=training.max_grad_norm or float("inf"),
-        # Weights in shares are cast where they are gathered.
-        bf16=resolved.compute_dtype == "bf16" and how != "fsdp",
+        bf16=resolved.compute_dtype == "bf16" and not (how == "fsdp" and casts),
         fp16=resolved.compute_dtype == "fp16",
         use_cpu=resolved.device == "cpu",
         deepspeed=deepspeed_config(recipe, resolved) if how == "deepspeed" else None,
