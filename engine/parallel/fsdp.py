@@ -3,9 +3,7 @@
 The units are the decoder's layers; embedding, last norm and head are the root's, gathered for a whole step.
 Frozen and trained weights mix: what is frozen is gathered as it is held (16 bits, or packed four); what
 trains is held in fp32 and gathered in the compute type, its gradients are averaged in fp32 and shared out.
-Beside packed weights nothing is cast where it is gathered, for torch 2.11 casts bytes too; autocast does it
-later. To call the bytes 16-bit numbers (``bnb_4bit_quant_storage``) would not do: a GPU gathers equal types
-through fp32, which changes the bits of NaNs, one word in some thousand.
+Beside packed weights, whose bits must stay, nothing is cast where it is gathered; autocast does it later.
 
 torch's ``fully_shard`` is used on the loaded model rather than through accelerate, which shards only when
 training begins: until then each GPU would hold all of a model that is sharded because it does not fit one. So
@@ -75,6 +73,22 @@ def shard(model: nn.Module, device: torch.device, dtype: torch.dtype, *, casts: 
     for layer in _layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def count_bytes_as_numbers(model: nn.Module) -> None:
+    """Let the bytes of four-bit weights count as fp32 numbers, the same bits, before they are shared.
+
+    FSDP2 in torch 2.11 takes no whole numbers. It is bitsandbytes' ``bnb_4bit_quant_storage``, for weights
+    that were quantised already. No 16-bit type will do: where all that is gathered has it, a GPU copies it
+    through fp32, and that changes the bits of the NaNs among the words, some in ten thousand.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            weight: Any = module.weight
+            weight.data = weight.data.flatten().view(torch.float32).unsqueeze(1)
+            weight.quant_storage = module.quant_storage = torch.float32
 
 
 def _layers(model: Any) -> list[nn.Module]:

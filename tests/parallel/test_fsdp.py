@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from whet.engine.errors import WhetError
 from whet.engine.methods.flat_optimizer import FlatAdamW, plain_state
 from whet.engine.methods.optimizers import usable_optimizer
-from whet.engine.parallel.fsdp import casts_gathered, shard, share_optimizer
+from whet.engine.parallel.fsdp import casts_gathered, count_bytes_as_numbers, shard, share_optimizer
 
 STEPS, CLOSE = 6, 1e-5
 SHARES = {"ranks": 2, "strategy": "fsdp"}
@@ -118,6 +118,19 @@ def test_whole_weights_are_written_whole(runs: dict[str, Any]) -> None:
     torch.testing.assert_close(one, two, rtol=0, atol=2e-5)
     configs = [AutoModelForCausalLM.from_pretrained(folder).config for folder in folders]
     assert configs[0].architectures == configs[1].architectures
+
+
+def test_bytes_of_four_bit_weights_count_as_numbers_without_changing() -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    linear = bitsandbytes.nn.Linear4bit(64, 32, bias=False, quant_type="nf4", compute_dtype=torch.bfloat16)
+    linear.to("cpu")
+    before, bits = linear.weight.data.clone(), torch.randn(3, 64, dtype=torch.bfloat16, requires_grad=True)
+    product = linear(bits)
+    count_bytes_as_numbers(torch.nn.Sequential(linear))
+    assert linear.weight.dtype == linear.quant_storage == torch.float32
+    assert linear.weight.shape == (before.numel() // 4, 1)
+    assert torch.equal(linear.weight.data.view(torch.uint8).flatten(), before.flatten())
+    assert torch.equal(linear(bits), product)
 
 
 def test_nothing_is_cast_beside_packed_weights() -> None:

@@ -19,7 +19,7 @@ from ...models.fast_path.projections import fp8_classes
 from ...models.loading import ModelHandle, load_model
 from ...models.locate import resolve_model
 from ...models.own_code import check_own_code, own_code
-from ...parallel.fsdp import casts_gathered, in_turn, shard
+from ...parallel.fsdp import casts_gathered, count_bytes_as_numbers, in_turn, shard
 from ...parallel.process_group import world_size
 from ...plan import DataFacts, Plan, prepare_data
 from ...recipe import Recipe
@@ -87,6 +87,8 @@ def _load_share(plan: Plan, path: Path, trust_remote_code: bool) -> Trainee:
     handle, more_ends = load_plain(in_memory, path, trust_remote_code)
     handle.device = torch.device(resolved.device)
     model = causal_model(handle.model)
+    if resolved.base_precision == "nf4":
+        count_bytes_as_numbers(model)
     casts = casts_gathered(resolved.base_precision, resolved.compute_dtype)
     shard(model, handle.device, handle.dtype, casts=casts)
     reason = "strategy fsdp: a layer's weights are gathered when transformers' own layer runs"
