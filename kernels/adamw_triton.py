@@ -9,33 +9,46 @@ import triton.language as tl
 
 # Columns of the table of scalars; see adamw.adamw_scalars.
 SCALARS = tl.constexpr(8)
+# Adding it rounds to the nearest whole number, which then is the last bits: one instruction of the wide pipe.
+INTEGERS = tl.constexpr(12582912.0)
+# A decade's number from an fp32 number's bits, over 6; see _decade.
+LINE_SLOPE = tl.constexpr(2.0**-23 / (6 * 3.322))
+LINE_START = tl.constexpr(((23.3425 - 127) / 3.322 - 0.5) / 6)
+LEAST_NORMAL = tl.constexpr(2.0**-126)
+LOG2_5 = tl.constexpr(2.321928094887362)
+LOG2_START = tl.constexpr(20.083571662769224)  # of 1e6 / 0.9
 
 
 @triton.jit
 def _scalars(table, rows, blocks, in_table, GROUPED: tl.constexpr):
-    """The eight scalars of each block of 256 numbers, as columns to broadcast."""
+    """The eight scalars of each block of 256 numbers, of ``blocks``' shape."""
     row = blocks * 0
     if GROUPED:
         row += tl.load(rows + blocks, mask=in_table, other=0)
     at = table + row * SCALARS
     return (
-        tl.load(at)[:, None],
-        tl.load(at + 1)[:, None],
-        tl.load(at + 2)[:, None],
-        tl.load(at + 3)[:, None],
-        tl.load(at + 4)[:, None],
-        tl.load(at + 5)[:, None],
-        tl.load(at + 6)[:, None],
-        tl.load(at + 7)[:, None],
+        tl.load(at),
+        tl.load(at + 1),
+        tl.load(at + 2),
+        tl.load(at + 3),
+        tl.load(at + 4),
+        tl.load(at + 5),
+        tl.load(at + 6),
+        tl.load(at + 7),
     )
 
 
 @triton.jit
 def _update(p, g, m, v, beta1, rest1, beta2, rest2, eps, step_size, decay, root2):
-    """AdamW's new parameters and moments, before any rounding of the states."""
+    """AdamW's new parameters and moments, before any rounding of the states.
+
+    By reciprocal roots, which are one instruction each; a division takes eight.
+    """
     m = beta1 * m + rest1 * g
     v = beta2 * v + rest2 * g * g
-    p = p * decay - step_size * (m / (tl.sqrt(v) * root2 + eps))
+    root = v * tl.rsqrt(tl.maximum(v, LEAST_NORMAL))
+    scale = tl.rsqrt(root * root2 + eps)
+    p = p * decay - step_size * (m * scale * scale)
     return p, m, v
 
 
@@ -46,8 +59,8 @@ def adamw_kernel(
     GROUPED: tl.constexpr, CLIP: tl.constexpr, SHADOW: tl.constexpr,
 ):  # fmt: skip
     """fp32 states. One program updates BLOCKS blocks of BLOCK numbers."""
-    blocks = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
-    at = blocks[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    blocks = (tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS))[:, None]
+    at = blocks * BLOCK + tl.arange(0, BLOCK)[None, :]
     inside = at < numel
     s0, s1, s2, s3, s4, s5, s6, s7 = _scalars(table, rows, blocks, blocks * BLOCK < numel, GROUPED)
     g = tl.load(g_in + at, mask=inside, other=0.0)
@@ -65,61 +78,69 @@ def adamw_kernel(
 
 
 @triton.jit
-def _dequantize(
-    codes, absmax, code, at, blocks, inside, in_table,
-    ZERO: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+def _dequantize(codes, absmax, code, at, blocks, inside, in_table, ZERO: tl.constexpr):
     """Numbers by their codes; ZERO is 0's, for what is outside. The code lies in shared memory."""
     entries = tl.load(code + tl.arange(0, 256))
-    index = tl.reshape(tl.load(codes + at, mask=inside, other=ZERO).to(tl.int32), (BLOCKS * BLOCK,))
-    entry = tl.reshape(tl.gather(entries, index, 0), (BLOCKS, BLOCK))
-    return entry * tl.load(absmax + blocks, mask=in_table, other=0.0)[:, None]
+    index = tl.load(codes + at, mask=inside, other=ZERO).to(tl.int32)
+    entry = tl.gather(entries, tl.reshape(index, (index.numel,)), 0)
+    return tl.reshape(entry, index.shape) * tl.load(absmax + blocks, mask=in_table, other=0.0)
 
 
 @triton.jit
-def _decade(x, slope, count, UPPER: tl.constexpr, START: tl.constexpr, N0: tl.constexpr):
-    """Move numbers from midway between two decades on to decade UPPER, which starts at START."""
-    COUNT: tl.constexpr = N0 * (1 << UPPER)
-    above = x >= START * (1.0 + 1.8 / COUNT)
-    return tl.where(above, 0.1 * COUNT / (0.9 * START), slope), tl.where(above, 1.0 * COUNT, count)
+def _saturate(x):
+    """x, no less than 0 and no more than 1; NVIDIA's compiler makes it a modifier of the operation before."""
+    return tl.minimum(tl.maximum(x, 0.0), 1.0)
 
 
 @triton.jit
-def _nearest(x, N0: tl.constexpr):
-    """One more than the positions, among the positive entries, of the entries nearest to x > 0 in [0, 1]:
-    0 stands for the entry 0, for what is below the first one's decade.
+def _decade(x):
+    """INTEGERS plus the decade of x in [0, 1], or the next one where that is not far.
+
+    The bits of an fp32 number are nearly its logarithm; a line through them comes to the next decade always
+    before x does, but never so early that the nearest entry were the last decade's last but one.
+    """
+    bits = x.to(tl.int32, bitcast=True).to(tl.float32)
+    return _saturate(bits * LINE_SLOPE + LINE_START) * 6.0 + INTEGERS
+
+
+@triton.jit
+def _nearest(x, N0: tl.constexpr, LEAST: tl.constexpr, STEEP: tl.constexpr):
+    """INTEGERS plus the position, among 0 and the positive entries, of the entry nearest to x in [0, 1].
+
+    It is 0 up to x = LEAST; from that number to the next, STEEP x grows by more than 1.
 
     Arithmetic instead of a search: sixteen dependent table reads a number would cost more than the bandwidth.
-    Adding INTEGERS rounds to the nearest whole number, an instruction of the wide pipe, which floor is not.
+    It is of products and sums wherever it can be: comparisons and selections run at half their rate.
     """
-    INTEGERS: tl.constexpr = 12582912.0
-    slope = tl.full(x.shape, 1e6 * N0 / 0.9, tl.float32)
-    count = tl.full(x.shape, 1.0 * N0, tl.float32)
-    slope, count = _decade(x, slope, count, 1, 1e-6, N0)
-    slope, count = _decade(x, slope, count, 2, 1e-5, N0)
-    slope, count = _decade(x, slope, count, 3, 1e-4, N0)
-    slope, count = _decade(x, slope, count, 4, 1e-3, N0)
-    slope, count = _decade(x, slope, count, 5, 1e-2, N0)
-    slope, count = _decade(x, slope, count, 6, 1e-1, N0)
-    # In intervals of the decade, less a half: what is nearest to it is what lies below.
-    interval = tl.minimum(x * slope - (count * (1.0 / 9.0) + 0.5), count - 0.75)
-    nearest = (interval + (count + (INTEGERS - N0))) - (INTEGERS - 1.0)
-    return tl.where(x >= 1.0 - 0.225 / (64.0 * N0), 127.0 * N0 + 1.0, nearest)
+    TOP: tl.constexpr = 64.0 * N0
+    decade = _decade(x)
+    # N0 2^decade, made as bits, and the intervals of the decade in a unit of x, N0 1e6 / 0.9 / 5^decade.
+    count = ((decade.to(tl.int32, bitcast=True) << 23) + ((126 + N0) << 23)).to(tl.float32, bitcast=True)
+    slope = tl.exp2((decade - INTEGERS) * -LOG2_5 + (LOG2_START + (N0 - 1)))
+    # Intervals below x, less a half: what is nearest to it is what lies below. Up to a fifth of the first
+    # interval the last entry of the decade before is nearer.
+    interval = x * slope - (count * (1.0 / 9.0) + 0.5)
+    interval = tl.minimum(interval, 2.5 * interval + 0.25)
+    # From three quarters of the last interval on, 1 is nearer.
+    interval += _saturate(x * (TOP / 0.9) - (TOP / 0.9 - 0.5))
+    nearest = interval + (count + (INTEGERS + 1.0 - N0))
+    return tl.maximum(nearest, _saturate(x * STEEP - LEAST * STEEP) + INTEGERS)
 
 
 @triton.jit
 def _quantize(x, codes, absmax, at, blocks, inside, in_table, SIGNED: tl.constexpr):
-    INTEGERS: tl.constexpr = 12582912.0  # the last byte of a small number beside it is the number's
-    largest = tl.max(tl.abs(x), 1)
+    size = tl.abs(x)
+    largest = tl.max(size, 1)[:, None]
     tl.store(absmax + blocks, largest, mask=in_table)
-    scaled = tl.abs(x) * (1.0 / tl.maximum(largest, 1.1754944e-38))[:, None]
+    scaled = size * (1.0 / tl.maximum(largest, LEAST_NORMAL))
     if SIGNED:
-        nearest = tl.where(scaled < 0.275e-6, 0.0, _nearest(scaled, 1))
+        nearest = _nearest(scaled, 1, 0.275e-6, 1e14) - INTEGERS
         # There is no -1 beside 1: the most negative entry is the last midpoint.
         code = tl.maximum(tl.where(x < 0, -nearest, nearest), -127.0) + (INTEGERS + 127.0)
     else:
-        code = tl.where(x > 0, tl.maximum(_nearest(scaled, 2), 1.0), 0.0) + INTEGERS
-    tl.store(codes + at, code.to(tl.int32, bitcast=True).to(tl.uint8), mask=inside)
+        code = _nearest(scaled, 2, 0.0, 1e38)  # 0 for 0 alone
+    last_byte = code.to(tl.int32, bitcast=True).to(tl.uint8)
+    tl.store(codes + at, last_byte, mask=inside)
 
 
 @triton.jit
@@ -130,8 +151,8 @@ def adamw_8bit_kernel(
     GROUPED: tl.constexpr, CLIP: tl.constexpr, SHADOW: tl.constexpr,
 ):  # fmt: skip
     """8-bit states. One program updates BLOCKS blocks of BLOCK numbers; a row of the tile is a block."""
-    blocks = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
-    at = blocks[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    blocks = (tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS))[:, None]
+    at = blocks * BLOCK + tl.arange(0, BLOCK)[None, :]
     inside = at < numel
     in_table = blocks * BLOCK < numel
     s0, s1, s2, s3, s4, s5, s6, s7 = _scalars(table, rows, blocks, in_table, GROUPED)
@@ -139,8 +160,8 @@ def adamw_8bit_kernel(
     if CLIP:
         g = g * tl.load(clip)
     p = tl.load(p_in + at, mask=inside, other=0.0)
-    m = _dequantize(m_in, m_in_max, signed_code, at, blocks, inside, in_table, 127, BLOCKS, BLOCK)
-    v = _dequantize(v_in, v_in_max, unsigned_code, at, blocks, inside, in_table, 0, BLOCKS, BLOCK)
+    m = _dequantize(m_in, m_in_max, signed_code, at, blocks, inside, in_table, 127)
+    v = _dequantize(v_in, v_in_max, unsigned_code, at, blocks, inside, in_table, 0)
     p, m, v = _update(p, g, m, v, s0, s1, s2, s3, s4, s5, s6, s7)
     tl.store(p_out + at, p, mask=inside)
     _quantize(m, m_out, m_out_max, at, blocks, inside, in_table, True)

@@ -29,6 +29,28 @@ _GROUPS = 512  # most partial sums of the bias' gradient
 
 
 @triton.jit
+def _normal_probability(x):
+    """(P(x), P'(x)) of the normal distribution for float32 x, each to 1e-6 of itself for |x| up to 5.
+
+    P(-|x|) = exp(-x^2 / 2) q(t) with t = 1 / (1 + 0.26 |x|), q the polynomial with q(0) = 0 of degree 7 whose
+    relative error is least for |x| up to 10: 3e-7. The exponential is the density's too, and no digits are
+    lost where P is small. An error function takes two branches and twice the instructions, which would bound
+    the pass instead of memory.
+    """
+    inverse = 1.0 + 0.26 * tl.abs(x)
+    t = tl.rsqrt(inverse * inverse)  # one instruction more, where a division takes eight
+    bell = tl.exp2(x * x * -0.7213475204444817)
+    q = t * -0.07556079970650434 + 0.2389361465694149
+    q = q * t - 0.12184586667440912
+    q = q * t + 0.1786654682318203
+    q = q * t + 0.06805617756324828
+    q = q * t + 0.1083328517915392
+    q = q * t + 0.10341592276534471
+    tail = q * (t * bell)
+    return tl.where(x < 0, tail, 1.0 - tail), 0.3989422804014327 * bell
+
+
+@triton.jit
 def gelu_probability(x, TANH: tl.constexpr):
     """(P(x), P'(x)) for float32 x; finite for every finite x."""
     if TANH:
@@ -39,8 +61,7 @@ def gelu_probability(x, TANH: tl.constexpr):
         slope = 1.5957691216057308 * (1.0 + 0.134145 * near * near)
         density = probability * (1.0 - probability) * slope
     else:
-        probability = 0.5 * (1.0 + tl.math.erf(x * 0.7071067811865476))
-        density = 0.3989422804014327 * tl.exp(-0.5 * x * x)
+        probability, density = _normal_probability(x)
     return probability, density
 
 

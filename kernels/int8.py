@@ -10,8 +10,6 @@ Legend: N output features (rows), K input features.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -22,7 +20,7 @@ from .rows import addressable
 from .spec import Case, Compilation, Inputs, KernelSpec, bytes_of
 
 _RECIPROCAL = tl.constexpr(1 / 127)
-_ROWS, _COLUMNS = 4, 1024
+_NARROW, _WIDE = (4, 1024), (1, 2048)  # rows and columns of a program: where rows have one block, else
 
 
 @triton.jit
@@ -37,11 +35,16 @@ def _dequantize(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    """A program has ``ROWS`` rows and ``COLUMNS`` columns; those after each other share rows."""
+    blocks = tl.cdiv(K, COLUMNS)
+    program = tl.program_id(0)
+    row = (program // blocks) * ROWS + tl.arange(0, ROWS)
+    column = ((program % blocks) * COLUMNS + tl.arange(0, COLUMNS))[None, :]
     mask = (row < N)[:, None] & (column < K)
     wide_row = row.to(tl.int64)[:, None]
-    data = tl.load(data_ptr + wide_row * data_stride + column, mask=mask, other=0).to(tl.float32)
+    # Eight a thread are 16 bytes of output; 16 bytes of input would have them exchanged in between.
+    source = tl.max_contiguous(wide_row * data_stride + column, [1, 8])
+    data = tl.load(data_ptr + source, mask=mask, other=0).to(tl.float32)
     scale = tl.load(scale_ptr + row, mask=row < N, other=0.0).to(tl.float32)
     value = data * scale[:, None] * _RECIPROCAL
     tl.store(out_ptr + wide_row * out_stride + column, value.to(out_ptr.dtype.element_ty), mask=mask)
@@ -78,7 +81,8 @@ def dequantize_int8(
     if check_out(out, (rows, columns)).numel() == 0:
         return out
     data_NK = addressable(data_NK)
-    _dequantize[(triton.cdiv(rows, _ROWS), triton.cdiv(columns, _COLUMNS))](
+    tile = _NARROW if columns <= _NARROW[1] else _WIDE
+    _dequantize[(triton.cdiv(rows, tile[0]) * triton.cdiv(columns, tile[1]),)](
         data_NK,
         scale_N.contiguous(),
         out,
@@ -86,8 +90,8 @@ def dequantize_int8(
         out.stride(0),
         rows,
         columns,
-        ROWS=_ROWS,
-        COLUMNS=_COLUMNS,
+        ROWS=tile[0],
+        COLUMNS=tile[1],
         num_warps=4,
     )
     return out
@@ -128,8 +132,9 @@ _SIGNATURE = {
     "out_stride": "i32",
     "N": "i32",
     "K": "i32",
+    "ROWS": "constexpr",
+    "COLUMNS": "constexpr",
 }
-_CONSTANTS: dict[str, Any] = {"ROWS": _ROWS, "COLUMNS": _COLUMNS}
 
 SPEC = KernelSpec(
     name="int8",
@@ -155,7 +160,8 @@ SPEC = KernelSpec(
         torch.float16: 2**-12,
     },
     traffic=_traffic,
-    compilations=(
-        Compilation(_dequantize, {**_SIGNATURE, "ROWS": "constexpr", "COLUMNS": "constexpr"}, _CONSTANTS),
+    compilations=tuple(
+        Compilation(_dequantize, _SIGNATURE, {"ROWS": rows, "COLUMNS": columns})
+        for rows, columns in (_NARROW, _WIDE)
     ),
 )

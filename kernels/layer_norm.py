@@ -23,7 +23,7 @@ import torch
 import triton
 
 from .backend import uses_triton
-from .layer_norm_triton import COMPILATIONS, backward_kernel, forward_kernel
+from .layer_norm_triton import COMPILATIONS, backward_kernel, backward_tile, forward_kernel
 from .rows import accumulation_type, addressable, output, resident_programs, row_stride, row_tile
 from .spec import Case, Inputs, KernelSpec, bytes_of
 
@@ -114,7 +114,7 @@ def layer_norm_backward(
     dy_TD, x_TD = addressable(dy_TD), addressable(x_TD)
     other_TD = None if residual_gradient_TD is None else addressable(residual_gradient_TD)
     more_TD = None if more_dy_TD is None else addressable(more_dy_TD)
-    tile = row_tile(D)
+    tile = backward_tile(D, weight_gradient)
     programs = triton.cdiv(T, tile.rows)
     dw_PD = db_PD = sums_2PD = None
     if weight_gradient:

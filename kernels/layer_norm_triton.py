@@ -11,7 +11,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from .rows import row_tile
+from .rows import Tile, row_tile
 from .spec import Compilation
 
 
@@ -108,8 +108,19 @@ _BACKWARD = {
 }
 
 
+def backward_tile(width: int, sums: bool) -> Tile:
+    """The tile of a program backward, which sums over rows or not.
+
+    Where it does not and has several rows, half of :func:`.rows.row_tile`'s: two reductions a row make warps
+    wait for each other, four warps less than eight. Where it does, a program stays for many rows.
+    """
+    tile = row_tile(width)
+    return tile if sums or tile.rows == 1 else tile._replace(rows=tile.rows // 2, warps=tile.warps // 2)
+
+
 def _compilation(function: Any, signature: Mapping[str, str], columns: int, **constants: Any) -> Compilation:
-    tile = row_tile(columns)
+    backward = function is backward_kernel
+    tile = backward_tile(columns, "DW" not in constants) if backward else row_tile(columns)
     constants = {"ROWS": tile.rows, "COLUMNS": tile.columns, **constants}
     signature = {**signature, **dict.fromkeys(constants, "constexpr")}
     return Compilation(function, signature, constants, num_warps=tile.warps)

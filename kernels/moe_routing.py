@@ -12,6 +12,7 @@ Legend: T tokens, K slots (experts a token), S = T K rows, X experts, D width.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from .rows import addressable
 from .spec import Case, Compilation, Inputs, KernelSpec, bytes_of
 
 _BLOCK = 1024
+_VECTOR = 8  # elements of a 16-byte access in 16-bit types
 
 
 @dataclass(frozen=True)
@@ -59,17 +61,21 @@ def route(experts_TK: torch.Tensor, experts: int) -> Routing:
 
 @triton.jit
 def _sum_slots_kernel(
-    y, position, out, D, y_row, out_row, SLOTS: tl.constexpr, BLOCK: tl.constexpr
+    y, position, out, D, y_row, out_row, SLOTS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """out[t] = the sum of the SLOTS rows of y that token t was given to, in a fixed order."""
+    """out[t] = the sum of the SLOTS rows of y that token t was given to, in a fixed order.
+
+    Row strides are in units of UNIT elements: of the strides themselves Triton would notice multiples of 16
+    alone, and read all others' rows element by element.
+    """
     blocks = tl.cdiv(D, BLOCK)
     token = (tl.program_id(0) // blocks).to(tl.int64)
     d = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     sum_ = tl.zeros((BLOCK,), tl.float32)
     for slot in tl.static_range(SLOTS):
         row = tl.load(position + token * SLOTS + slot).to(tl.int64)
-        sum_ += tl.load(y + row * y_row + d, mask=d < D, other=0.0).to(tl.float32)
-    tl.store(out + token * out_row + d, sum_.to(out.dtype.element_ty), mask=d < D)
+        sum_ += tl.load(y + row * y_row * UNIT + d, mask=d < D, other=0.0).to(tl.float32)
+    tl.store(out + token * out_row * UNIT + d, sum_.to(out.dtype.element_ty), mask=d < D)
 
 
 def sum_slots(
@@ -88,9 +94,10 @@ def sum_slots(
         return out_TD.copy_(reference(y_SD, positions_TK))
     y_SD = addressable(y_SD)
     grid = (tokens * triton.cdiv(y_SD.shape[1], _BLOCK),)
+    unit = math.gcd(_VECTOR, y_SD.stride(0), out_TD.stride(0))
     _sum_slots_kernel[grid](
-        y_SD, positions_TK, out_TD, y_SD.shape[1], y_SD.stride(0), out_TD.stride(0),
-        SLOTS=slots, BLOCK=_BLOCK, num_warps=4,
+        y_SD, positions_TK, out_TD, y_SD.shape[1], y_SD.stride(0) // unit, out_TD.stride(0) // unit,
+        SLOTS=slots, UNIT=unit, BLOCK=_BLOCK, num_warps=4,
     )  # fmt: skip
     return out_TD
 
@@ -169,8 +176,8 @@ SPEC = KernelSpec(
         Compilation(
             _sum_slots_kernel,
             {"y": "*T", "position": "*i32", "out": "*T", "D": "i32", "y_row": "i32", "out_row": "i32"}
-            | {"SLOTS": "constexpr", "BLOCK": "constexpr"},
-            {"SLOTS": 8, "BLOCK": _BLOCK},
+            | dict.fromkeys(("SLOTS", "UNIT", "BLOCK"), "constexpr"),
+            {"SLOTS": 8, "UNIT": _VECTOR, "BLOCK": _BLOCK},
         ),
     ),
 )

@@ -105,6 +105,21 @@ def test_codes_agree_with_the_nearest_entry(backend: str) -> None:
 
 
 @pytest.mark.parametrize("signed", [True, False])
+def test_codes_on_both_sides_of_every_limit(backend: str, signed: bool) -> None:
+    """Every entry, and numbers just below and above where the nearest entry changes, as moments of a step."""
+    code = dynamic_code(signed, torch.device("cpu"))
+    limits = (code[:-1] + code[1:]) / 2
+    x = torch.cat([code, limits * (1 - 1e-5), limits * (1 + 1e-5)])
+    x = torch.nn.functional.pad(x, (0, -x.numel() % 255)).view(-1, 255)
+    x = torch.nn.functional.pad(x, (0, 1), value=1.0).flatten()
+    g = 10 * x if signed else (1000 * x).sqrt()
+    m, v = _moments(x.numel(), 8)
+    adamw_step(torch.zeros_like(g), g, m, v, lr=1e-3, step=1)
+    expected = quantize_blocks(x, signed=signed)
+    assert torch.equal((m if signed else v).codes, expected.codes)
+
+
+@pytest.mark.parametrize("signed", [True, False])
 def test_code_round_trip(signed: bool) -> None:
     code = dynamic_code(signed, torch.device("cpu"))
     assert code.shape == (256,) and float(code.max()) == 1.0 and bool((code.diff() > 0).all())

@@ -92,6 +92,15 @@ def test_quantised_in_one_pass_as_in_two(backend: str, tokens: int, dtype: torch
     assert torch.equal(scale, exact_scale)
 
 
+def test_exact_geglu_keeps_the_digits_of_small_values() -> None:
+    gate = torch.linspace(-9, 9, 3001, device=DEVICE)[None]
+    with forced("triton"):
+        h = glu_forward(gate, torch.ones_like(gate), "geglu")
+    wide = gate.double()
+    exact = wide * torch.special.erfc(-wide * 0.5**0.5) / 2
+    torch.testing.assert_close(h.double(), exact, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_finite_at_the_ends(kind: str) -> None:
