@@ -41,7 +41,7 @@ def _dot(a, b, sum_, CAST: tl.constexpr):
 
 
 @triton.jit
-def _rounded(x, dtype: tl.constexpr, CAST: tl.constexpr):
+def rounded(x, dtype: tl.constexpr, CAST: tl.constexpr):
     """x in ``dtype``. The interpreter truncates to bf16; adding half a unit in the last place before makes it
     round to nearest even, as a GPU does.
     """
@@ -55,12 +55,14 @@ def _rounded(x, dtype: tl.constexpr, CAST: tl.constexpr):
 def grouped_matmul_kernel(
     x, w, h, b, y, gather, offsets, tile_expert, tile_row, tiles, N, K, R, x_row, h_row, y_row, scale,
     GROUP: tl.constexpr, TILE_M: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr,
-    TILE_R: tl.constexpr, TRANSPOSED: tl.constexpr, EVEN_K: tl.constexpr, GATHER: tl.constexpr,
-    LORA: tl.constexpr, CAST: tl.constexpr,
+    TILE_R: tl.constexpr, TRANSPOSED: tl.constexpr, DESCRIBED: tl.constexpr, EVEN_K: tl.constexpr,
+    GATHER: tl.constexpr, LORA: tl.constexpr, CAST: tl.constexpr,
 ):  # fmt: skip
     """y = scale (x w_e' + h b_e') for the rows of each expert e; w (X, N, K), b (X, N, R).
 
     TRANSPOSED: w is (X, K, N) and b (X, R, N), and neither is transposed in the products.
+    DESCRIBED: x and w (all experts' rows below each other) are descriptors of their tiles. Such a tile may go
+    on into the next expert; nothing of that is stored.
     GROUP row tiles take a column tile one after the other: what they read of w stays in the cache meanwhile.
     """
     columns = tl.cdiv(N, TILE_N)
@@ -71,34 +73,44 @@ def grouped_matmul_kernel(
     expert = tl.load(tile_expert + tile)
     if expert < 0:
         return
-    rows = tl.load(tile_row + tile) + tl.arange(0, TILE_M)
+    first_row = tl.load(tile_row + tile)
+    rows = first_row + tl.arange(0, TILE_M)
     end = tl.load(offsets + expert + 1)
     # Rows behind the group's end repeat its last one: no mask in the loop, and nothing of them is stored.
     row = tl.minimum(rows, end - 1).to(tl.int64)
-    source = row
-    if GATHER:
-        source = tl.load(gather + row).to(tl.int64)
-    n = (program // height) * TILE_N + tl.arange(0, TILE_N)
-    k = tl.arange(0, TILE_K)
-    x_at = x + source[:, None] * x_row + k[None, :]
-    w_at = w + expert.to(tl.int64) * N * K
-    if TRANSPOSED:
-        w_at += k[:, None] * N + n[None, :]
-    else:
-        w_at += n[None, :] * K + k[:, None]
+    first_column = (program // height) * TILE_N
+    n = first_column + tl.arange(0, TILE_N)
     inside = (n < N)[None, :]
+    k = tl.arange(0, TILE_K)
+    if not DESCRIBED:
+        source = row
+        if GATHER:
+            source = tl.load(gather + row).to(tl.int64)
+        x += source[:, None] * x_row + k[None, :]
+        w += expert.to(tl.int64) * N * K
+        if TRANSPOSED:
+            w += k[:, None] * N + n[None, :]
+        else:
+            w += n[None, :] * K + k[:, None]
     sum_ = tl.zeros((TILE_M, TILE_N), tl.float32)
     for start in range(0, K, TILE_K):
-        if EVEN_K:
-            x_tile = tl.load(x_at)
-            w_tile = tl.load(w_at, mask=inside, other=0.0)
+        if DESCRIBED:
+            x_tile = x.load([first_row, start])
+            if TRANSPOSED:
+                w_tile = w.load([expert * K + start, first_column])
+            else:
+                w_tile = w.load([expert * N + first_column, start]).T
+        elif EVEN_K:
+            x_tile = tl.load(x)
+            w_tile = tl.load(w, mask=inside, other=0.0)
         else:
             left = k < K - start
-            x_tile = tl.load(x_at, mask=left[None, :], other=0.0)
-            w_tile = tl.load(w_at, mask=left[:, None] & inside, other=0.0)
+            x_tile = tl.load(x, mask=left[None, :], other=0.0)
+            w_tile = tl.load(w, mask=left[:, None] & inside, other=0.0)
         sum_ = _dot(x_tile, w_tile, sum_, CAST)
-        x_at += TILE_K
-        w_at += TILE_K * N if TRANSPOSED else TILE_K
+        if not DESCRIBED:
+            x += TILE_K
+            w += TILE_K * N if TRANSPOSED else TILE_K
     if LORA:
         r = tl.arange(0, TILE_R)
         h_tile = tl.load(h + row[:, None] * h_row + r[None, :], mask=(r < R)[None, :], other=0.0)
@@ -110,7 +122,7 @@ def grouped_matmul_kernel(
         b_tile = tl.load(b_at, mask=(r < R)[:, None] & inside, other=0.0)
         sum_ = _dot(h_tile, b_tile, sum_, CAST)
     y_at = y + rows.to(tl.int64)[:, None] * y_row + n[None, :]
-    tl.store(y_at, _rounded(sum_ * scale, y.dtype.element_ty, CAST), mask=(rows < end)[:, None] & inside)
+    tl.store(y_at, rounded(sum_ * scale, y.dtype.element_ty, CAST), mask=(rows < end)[:, None] & inside)
 
 
 @triton.jit
@@ -140,4 +152,4 @@ def grouped_outer_kernel(
         b_tile = tl.load(b_at, mask=inside & (n < N)[None, :], other=0.0)
         sum_ = _dot(tl.trans(a_tile), b_tile, sum_, CAST)
     out_at = out + expert.to(tl.int64) * M * N + m[:, None] * N + n[None, :]
-    tl.store(out_at, _rounded(sum_, out.dtype.element_ty, CAST), mask=(m < M)[:, None] & (n < N)[None, :])
+    tl.store(out_at, rounded(sum_, out.dtype.element_ty, CAST), mask=(m < M)[:, None] & (n < N)[None, :])

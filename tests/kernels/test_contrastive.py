@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from whet.kernels import contrastive
-from whet.kernels.backend import interpreting
+from whet.kernels.backend import forced, interpreting
 from whet.kernels.contrastive import contrastive_loss, reference
+from whet.kernels.descriptors import describable
 from whet.kernels.l2_normalize import l2_normalize
 from whet.kernels.spec import relative_error
 
@@ -50,6 +51,21 @@ def test_chunks_change_nothing(backend: str, symmetric: bool, monkeypatch: pytes
         results.append((loss.detach(), *torch.autograd.grad(loss, [anchors, candidates])))
     for whole, parts in zip(*results, strict=True):
         assert relative_error(parts, whole) < 1e-6
+
+
+@pytest.mark.skipif(not interpreting(), reason="the kernels alone")
+def test_where_rows_begin_changes_nothing() -> None:
+    """Rows that a copy engine can address, and rows that it can not; tiles that go on behind the last one."""
+    anchors, candidates = (each.detach() for each in _embeddings(70, 140, 24))
+    results = []
+    for wider in (24, 25):
+        sides = [torch.zeros(len(x), wider)[:, :24].copy_(x).requires_grad_() for x in (anchors, candidates)]
+        with forced("triton"):
+            loss = contrastive_loss(*sides, symmetric=True)
+        results.append((loss.detach(), *torch.autograd.grad(loss, sides)))
+    assert describable(torch.zeros(1, 24)) and not describable(torch.zeros(2, 25)[:, :24])
+    for first, second in zip(*results, strict=True):
+        assert relative_error(second, first) < 1e-6
 
 
 def test_only_one_side_may_train(backend: str) -> None:

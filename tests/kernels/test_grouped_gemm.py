@@ -14,8 +14,9 @@ from transformers import MixtralConfig, Qwen3MoeConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
-from whet.kernels import grouped_gemm_tiles
+from whet.kernels import grouped_gemm, grouped_gemm_tiles
 from whet.kernels.backend import forced, interpreting
+from whet.kernels.descriptors import describable
 from whet.kernels.grouped_gemm import grouped_linear, grouped_matmul, grouped_outer, stacked_factors
 from whet.kernels.grouped_gemm_tiles import matmul_tile
 from whet.kernels.moe import ExpertLinear, moe_mlp
@@ -195,3 +196,29 @@ def test_the_order_of_tiles_changes_nothing(
     assert torch.equal(*found)
     first = x[:70] @ (w[0] if transposed else w[0].T) + h[:70] @ (b[0] if transposed else b[0].T)
     assert relative_error(found[1][:70], first) < 1e-5
+
+
+@pytest.mark.skipif(not interpreting(), reason="the kernel alone")
+@pytest.mark.filterwarnings("ignore:invalid value")  # of the infinite weights
+@pytest.mark.parametrize("transposed", [False, True])
+def test_descriptors_change_nothing(monkeypatch: pytest.MonkeyPatch, transposed: bool) -> None:
+    """Tiles that go on into the next expert, or behind the last row, in either operand."""
+    offsets = torch.tensor([0, 37, 37, 60], dtype=torch.int32)
+    torch.manual_seed(0)
+    x, w = torch.randn(60, 136)[:, :128], torch.randn(3, *((128, 200) if transposed else (200, 128)))
+    h, b = torch.randn(60, 4), torch.randn(3, *((4, 200) if transposed else (200, 4)))
+    x, w, h, b = (each.bfloat16() for each in (x, w, h, b))
+    w[2] = torch.inf
+    asked = []
+
+    def recorded(*matrices: torch.Tensor) -> bool:
+        asked.append(describable(*matrices))
+        return asked[-1]
+
+    found = []
+    with forced("triton"):
+        for answer in (recorded, lambda *matrices: False):
+            monkeypatch.setattr(grouped_gemm, "describable", answer)
+            found.append(grouped_matmul(x, w, offsets, h, b, transposed=transposed))
+    assert asked == [True]
+    assert torch.equal(found[0][:37], found[1][:37]) and found[0][:37].isfinite().all()

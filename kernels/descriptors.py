@@ -1,0 +1,28 @@
+"""Matrices that a GPU's copy engine brings a tile at a time, by a descriptor of them.
+
+From compute capability 9.0 on (NVIDIA's TMA) that frees the threads of addresses, whose registers a large
+tile of tensor cores needs for its sums, and of masks: what lies outside the matrix is read as zero.
+"""
+
+from __future__ import annotations
+
+import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from .attention_choice import nvidia_capability
+from .backend import interpreting
+
+
+def describable(*matrices: torch.Tensor) -> bool:
+    """Whether the GPU has such an engine and can address these: rows begin at multiples of 16 bytes."""
+    capability = nvidia_capability(matrices[0].device)
+    if not interpreting() and (capability is None or capability < (9, 0)):
+        return False
+    return all(
+        x.stride(1) == 1 and x.stride(0) * x.itemsize % 16 == 0 and x.data_ptr() % 16 == 0 for x in matrices
+    )
+
+
+def descriptor(x: torch.Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """Of tiles of so many rows and columns of the matrix."""
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), [rows, columns])
