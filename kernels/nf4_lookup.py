@@ -20,8 +20,8 @@ def permutes_natively(device: torch.device) -> bool:
 
 @triton.jit
 def byte_permute(a, b, selector, NATIVE: tl.constexpr):
-    """Four of the bytes 0 to 3 of ``a`` and 4 to 7 of ``b`` as an int32: byte i is the one that the selector's
-    hexadecimal digit i names. Digits beyond the fourth are ignored, and none is above 7.
+    """Four of the bytes 0 to 3 of ``a`` and 4 to 7 of ``b`` as an int32: byte i is the one that the
+    selector's hexadecimal digit i names. Digits beyond the fourth are ignored, and none is above 7.
 
     All three are int32 and broadcast against one another.
     """

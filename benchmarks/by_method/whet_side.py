@@ -10,6 +10,8 @@ from typing import Any
 from cases import ALPHA, RANK, SEED, Job, Measured
 from timing import Clock, measured
 
+from whet.engine.calibration import calibrate, known_ceilings
+from whet.engine.hardware import inspect_machine
 from whet.engine.methods.jobs import METHODS
 from whet.engine.methods.training import Training, train
 from whet.engine.plan import make_plan
@@ -20,7 +22,11 @@ from whet.engine.runs.store import RunStore
 
 
 def run(job: Job) -> Measured:
-    """Plan, train, measure; $WHET_HOME is a folder of this process."""
+    """Plan, train, measure. $WHET_HOME is a folder of these processes; the first one measures the GPU, as
+    a machine's first run does."""
+    machine = inspect_machine()
+    if job.device == "cuda" and known_ceilings(machine) is None:
+        calibrate(machine)
     plan = make_plan(recipe_of(job))
     directory = RunStore().create(plan, "benchmark")
     directory.write_state(status="running", attempt=1)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from whet.kernels import nf4_format
 from whet.kernels.backend import interpreting
 from whet.kernels.int8 import dequantize_int8
 from whet.kernels.nf4 import Nf4Weight, dequantize_nf4, quantize_nf4
 from whet.kernels.nf4_fp8 import dequantize_nf4_fp8
+from whet.kernels.nf4_lookup import look_up_bytes, permutes_natively
 from whet.kernels.spec import relative_error
 
 bitsandbytes = pytest.importorskip("bitsandbytes.functional")
@@ -183,13 +186,16 @@ def test_bitsandbytes_storage_types() -> None:
 
 
 @pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("margin", [16, 3])  # rows that start at words, and rows that do not
 @pytest.mark.parametrize(
-    ("shape", "blocksize"), [((12, 512), 64), ((9, 192), 64), ((21, 48), 128), ((5, 33), 64)]
+    ("shape", "blocksize"), [((12, 512), 64), ((9, 192), 64), ((21, 96), 128), ((21, 48), 128), ((5, 33), 64)]
 )
-def test_fp8_is_the_dense_weight(backend: str, shape: tuple[int, int], blocksize: int, double: bool) -> None:
+def test_fp8_is_the_dense_weight(
+    backend: str, shape: tuple[int, int], blocksize: int, margin: int, double: bool
+) -> None:
     weight = quantize_nf4(weights(*shape), blocksize, double)
     exact = by_definition(weight)
-    buffer = torch.zeros(shape[0], shape[1] + 16, device=DEVICE).to(torch.float8_e4m3fn)
+    buffer = torch.zeros(shape[0], shape[1] + margin, device=DEVICE).to(torch.float8_e4m3fn)
     w8_NK, scale_N = dequantize_nf4_fp8(weight.to(DEVICE), out=buffer[:, : shape[1]])
     assert w8_NK.data_ptr() == buffer.data_ptr() and (buffer[:, shape[1] :].float() == 0).all()
     value = w8_NK.float().cpu() * scale_N.cpu()[:, None]
@@ -205,6 +211,30 @@ def test_fp8_of_zeros(backend: str) -> None:
     weight = quantize_nf4(torch.zeros(3, 64), double=False).to(DEVICE)
     w8_NK, scale_N = dequantize_nf4_fp8(weight)
     assert (w8_NK.float() == 0).all() and (scale_N == 1).all()
+
+
+@triton.jit
+def _look_up(table, words, out, NATIVE: tl.constexpr, SIZE: tl.constexpr):
+    at = tl.arange(0, SIZE)
+    word = tl.load(words + at)
+    t0, t1 = tl.load(table + at), tl.load(table + SIZE + at)
+    t2, t3 = tl.load(table + 2 * SIZE + at), tl.load(table + 3 * SIZE + at)
+    first, last = look_up_bytes(t0, t1, t2, t3, word, NATIVE)
+    tl.store(out + 2 * at, first)
+    tl.store(out + 2 * at + 1, last)
+
+
+@pytest.mark.skipif(not (ON_GPU or interpreting()), reason="runs a kernel")
+def test_tables_of_bytes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    table_4W = torch.randint(-(2**31), 2**31, (4, 64), generator=generator).int()
+    packed = torch.randint(0, 256, (64, 4), generator=generator).byte()
+    out = torch.zeros(64, 2, dtype=torch.int32, device=DEVICE)
+    words = packed.view(torch.int32).to(DEVICE)
+    _look_up[(1,)](table_4W.to(DEVICE), words, out, permutes_natively(DEVICE), 64)
+    code = torch.stack([packed >> 4, packed & 15], dim=2).view(64, 8)
+    bytes_W16 = table_4W.t().contiguous().view(torch.uint8)
+    assert torch.equal(out.cpu().view(torch.uint8), bytes_W16.gather(1, code.long()))
 
 
 # --- int8
