@@ -3,20 +3,28 @@
 Legend: T rows, K columns, N output features.
 """
 
+# Tuples grow where Triton unrolls a loop.
+# mypy: disable-error-code="assignment"
+
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
-from .rows import Tile, row_tile
+from .rows import row_tile
 from .spec import Compilation
 
 E4M3_MAX = 448.0
 LEAST_SCALE = 2.0**-100  # its reciprocal is finite
-KEPT_ELEMENTS = 512  # a warp, where column scales and the next rows stay in registers too
+PIECE = 256  # columns a warp and piece where columns have scales: one 16-byte access a thread
+PIECES = 7  # which, with their scales, take 112 of the 128 registers that each thread of 16 warps can have
+RESIDENT_WARPS = 16
+WIDE_SCALED = PIECES * PIECE * RESIDENT_WARPS  # columns
+ROWS_AHEAD = 2  # of a program; a third is not faster
 WIDE = 2**15  # columns; a program's registers hold no more, with what goes on beside them
 WIDE_BLOCK, WIDE_WARPS = 8192, 16
 TILE = 32  # words of 4 bytes: 128 bytes a row, a whole line of the cache
@@ -77,36 +85,36 @@ def quantize_kernel(
 
 
 @triton.jit
-def _row_block(X, row, stride, column, T, K):
-    mask = (row < T)[:, None] & (column < K)
-    at = X + row.to(tl.int64)[:, None] * stride + column
-    return tl.load(at, mask=mask, other=0.0, eviction_policy="evict_first")
-
-
-@triton.jit
 def quantize_columns_kernel(
     X, C, Q, SCALE, x_stride, q_stride, T, K, programs,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, KEPT: tl.constexpr, NATIVE: tl.constexpr,
+    PIECES: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr, NATIVE: tl.constexpr,
 ):  # fmt: skip
-    """Rows times C, in turns, the next ones asked for beforehand. C, twice a row's bytes, is read once a
-    program if there are registers to keep it in, else once a turn from the nearest cache."""
-    column = tl.arange(0, COLUMNS)[None, :]
-    within = column < K
-    first = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    following = _row_block(X, first, x_stride, column, T, K)
-    if KEPT:
-        c = tl.load(C + column, mask=within, other=0.0).to(tl.float32)
-    for start in range(0, T, programs * ROWS):
-        row = start + first
-        x = following.to(tl.float32)
-        if not KEPT:
-            c = tl.load(C + column, mask=within, other=0.0, eviction_policy="evict_last").to(tl.float32)
-        x *= c
-        following = _row_block(X, row + programs * ROWS, x_stride, column, T, K)
-        bits, scale = quantize_tile(x, NATIVE)
-        there = row < T
-        tl.store(Q + row.to(tl.int64)[:, None] * q_stride + column, bits, mask=there[:, None] & within)
-        tl.store(SCALE + row, scale, mask=there)
+    """Rows times C, one a turn, while the next ones come into shared memory.
+
+    Registers hold C throughout and a row's products until its scale is known, in pieces: a row in one would
+    take up a power of two. The maximum passes over NaN.
+    """
+    column = tl.arange(0, COLUMNS)
+    scales = ()
+    for i in tl.static_range(PIECES):
+        at = i * COLUMNS + column
+        scales += (tl.load(C + at, mask=at < K, other=0.0).to(tl.float32),)
+    first = tl.program_id(0).to(tl.int64)
+    for turn in tl.range(0, tl.cdiv(T - first, programs), num_stages=STAGES):
+        row = first + turn * programs
+        products = ()
+        largest = tl.zeros((COLUMNS,), tl.float32)
+        for i in tl.static_range(PIECES):
+            at = i * COLUMNS + column
+            x = tl.load(X + row * x_stride + at, mask=at < K, other=0.0).to(tl.float32) * scales[i]
+            largest = tl.maximum(largest, tl.abs(x))
+            products += (x,)
+        scale = _scale_of(tl.max(largest, axis=0))
+        inverse = tl.math.div_rn(1.0, scale)
+        for i in tl.static_range(PIECES):
+            at = i * COLUMNS + column
+            tl.store(Q + row * q_stride + at, e4m3_bits(products[i] * inverse, NATIVE), mask=at < K)
+        tl.store(SCALE + row, scale)
 
 
 @triton.jit
@@ -182,18 +190,33 @@ def _compilation(
     return Compilation(function, signature, constants, num_warps=warps, least_capability=least)
 
 
-def scaled_tile(columns: int) -> tuple[Tile, bool]:
-    """Of a program where columns have scales, and whether it keeps these."""
-    tile = row_tile(columns)
-    warps = tile.rows * tile.columns // KEPT_ELEMENTS
-    return tile._replace(warps=min(32, warps)), warps <= 32
+class ScaledRow(NamedTuple):
+    """Pieces of a row whose columns have scales, columns of a piece, warps of a program."""
+
+    pieces: int
+    columns: int
+    warps: int
 
 
-def _scaled(columns: int, native: bool) -> Compilation:
-    tile, kept = scaled_tile(columns)
-    constants = {"ROWS": tile.rows, "COLUMNS": tile.columns, "KEPT": kept, "NATIVE": native}
+def scaled_row(columns: int) -> ScaledRow:
+    """For rows of up to :data:`WIDE_SCALED` columns: as few warps as hold them."""
+    warps = triton.next_power_of_2(triton.cdiv(columns, PIECES * PIECE))
+    return ScaledRow(triton.cdiv(columns, warps * PIECE), warps * PIECE, warps)
+
+
+def stages_of(row: ScaledRow, element_size: int, shared_memory: int) -> int:
+    """One, and one for each row that a processor's shared memory takes ahead for all of its programs."""
+    ahead = row.pieces * row.columns * element_size * (RESIDENT_WARPS // row.warps)
+    return 1 + min(ROWS_AHEAD, shared_memory // ahead)
+
+
+def _scaled(columns: int, kilobytes: int, least: int, most: int = 120) -> Compilation:
+    row = scaled_row(columns)
+    constants = {"PIECES": row.pieces, "COLUMNS": row.columns, "NATIVE": least >= 89}
+    constants["STAGES"] = stages_of(row, 2, kilobytes * 1024)
     types = {**_QUANTIZE, "C": "*fp32", "programs": "i32"}
-    return _compilation(quantize_columns_kernel, types, constants, tile.warps, 89 if native else 75)
+    wanted = _compilation(quantize_columns_kernel, types, constants, row.warps, least)
+    return replace(wanted, most_capability=most)
 
 
 def _wide(native: bool, **more: None) -> Compilation:
@@ -205,10 +228,12 @@ def _wide(native: bool, **more: None) -> Compilation:
 COMPILATIONS = (
     _quantization(14336, NATIVE=False),
     _quantization(1024, least=89, NATIVE=True),
-    _scaled(4096, native=True),
-    _scaled(1024, native=False),
-    _scaled(14336, native=True),
-    _scaled(28672, native=True),
+    _scaled(1024, 64, least=75),
+    _scaled(4096, 227, least=90, most=100),
+    _scaled(14336, 227, least=90, most=100),
+    _scaled(28672, 227, least=90, most=100),
+    _scaled(28672, 163, least=80, most=80),
+    _scaled(28672, 99, least=89),
     _wide(native=True),
     _wide(native=False, C=None),
     _compilation(transpose_kernel, _TRANSPOSE, {"TILE": TILE}, 4),

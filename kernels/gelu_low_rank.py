@@ -15,13 +15,25 @@ import triton
 import triton.language as tl
 
 from .backend import uses_triton
+from .fp8 import shared_memory
 from .gelu import gelu_backward, gelu_probability
 from .glu_low_rank import MOST_RANK, LowRank, casts, launch_grid, launch_of, numbers_of, padded_rank, summed
-from .glu_low_rank_triton import _left, _place, _right, _updated
+from .glu_low_rank_triton import left_factor, lines, place, right_factor, updated
 from .rows import addressable, output
 from .spec import Case, Compilation, Inputs, KernelSpec, bytes_of
 
-_STAGES = 2
+_STAGES, _STEPS = 1, 4  # arithmetic bounds it, and bringing tiles in ahead takes instructions
+
+
+@triton.jit
+def _as_updated(x):
+    """x itself, by way of a product of zeros to where a product leaves its results.
+
+    Else the compiler works out x's probability twice: beside dy, which was updated, and for y.
+    """
+    left = tl.zeros((16, 16), tl.float16)
+    right = tl.zeros((16, x.shape[0] * x.shape[1] // 16), tl.float16)
+    return updated(x, left, right, False)
 
 
 @triton.jit(do_not_specialize=["rows", "steps"])
@@ -30,21 +42,24 @@ def _backward_kernel(
     left_row, across, down, rank,
     TANH: tl.constexpr, RANK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CAST: tl.constexpr,
 ):  # fmt: skip
-    first, column = _place(columns, steps, ROWS, COLUMNS)
-    factor = _right(right, across, down, rank, column, columns, RANK)
+    first, start = place(columns, steps, ROWS, COLUMNS)
+    below, beside = lines(ROWS, COLUMNS)
+    column = start + beside
+    factor = right_factor(right, across, down, rank, start, columns, RANK, COLUMNS)
     for step in range(steps):
-        row = first + step * ROWS + tl.arange(0, ROWS)
-        mask = (row < rows)[:, None] & (column < columns)[None, :]
-        dy = tl.load(dy_ptr + row[:, None] * dy_row + column[None, :], mask=mask, other=0.0)
-        x = tl.load(x_ptr + row[:, None] * x_row + column[None, :], mask=mask, other=0.0)
-        tile = _left(left, left_row, rank, row, rows, RANK)
-        dy = _updated(dy.to(tl.float32), tile, factor, CAST)
-        x = x.to(tl.float32)
+        above = first + step * ROWS
+        row = above + below
+        mask = (row < rows) & (column < columns)
+        dy = tl.load(dy_ptr + row * dy_row + column, mask=mask, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + row * x_row + column, mask=mask, other=0.0).to(tl.float32)
+        tile = left_factor(left, left_row, rank, above, rows, RANK, ROWS)
+        dy = updated(dy, tile, factor, CAST)
+        x = _as_updated(x)
         probability, density = gelu_probability(x, TANH)
         dx = (dy * (probability + x * density)).to(dx_ptr.dtype.element_ty)
-        tl.store(dx_ptr + row[:, None] * dx_row + column[None, :], dx, mask=mask)
+        tl.store(dx_ptr + row * dx_row + column, dx, mask=mask)
         y = (x * probability).to(y_ptr.dtype.element_ty)
-        tl.store(y_ptr + row[:, None] * y_row + column[None, :], y, mask=mask)
+        tl.store(y_ptr + row * y_row + column, y, mask=mask)
 
 
 def gelu_low_rank_backward(
@@ -82,8 +97,8 @@ def gelu_low_rank_backward(
         return out, y
     dy, x, (rows, columns) = addressable(dy_TF), addressable(x_TF), x_TF.shape
     rank = padded_rank(update)
-    launch = launch_of(rank, x.element_size() > 2)
-    programs, steps = launch_grid(rows, columns, launch)
+    launch = launch_of(rank, x.element_size() > 2, shared_memory(x.device))
+    programs, steps = launch_grid(rows, columns, launch, _STEPS)
     factors, numbers = numbers_of(update)
     _backward_kernel[(programs,)](
         dy, x, out, y, *factors, rows, columns, steps,
@@ -132,6 +147,8 @@ def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> 
     }
 
 
+_TIMED = launch_of(32, False, 0)
+
 SPEC = KernelSpec(
     name="gelu_low_rank",
     operation=_elsewhere,
@@ -158,11 +175,11 @@ SPEC = KernelSpec(
             {
                 "TANH": tanh,
                 "RANK": 32,
-                "ROWS": launch_of(32, False).rows,
-                "COLUMNS": launch_of(32, False).columns,
+                "ROWS": _TIMED.rows,
+                "COLUMNS": _TIMED.columns,
                 "CAST": False,
             },
-            num_warps=launch_of(32, False).warps,
+            num_warps=_TIMED.warps,
             num_stages=_STAGES,
         )
         for tanh in (False, True)

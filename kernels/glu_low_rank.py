@@ -22,6 +22,7 @@ import torch
 import triton
 
 from .backend import interpreting, uses_triton
+from .fp8 import shared_memory
 from .glu import check_halves, glu_backward, glu_forward, reference_backward
 from .glu import reference as plain_glu
 from .glu_low_rank_triton import backward_kernel, forward_kernel
@@ -32,25 +33,31 @@ LowRank = tuple[torch.Tensor, torch.Tensor]
 """left (T, R) and right (R, F), views of any strides: what is to be added is left right."""
 
 MOST_RANK = 128
-_PROGRAMS = 4096  # enough to fill any GPU several times; beyond, programs take more tiles each
-_STAGES = 2  # the next tile's left factors are fetched meanwhile
+_PROGRAMS = 1024  # about as many as run at once; beyond, programs take more tiles each
 _STEPS = 8  # tiles; by then the right factors cost a program little
+_ROOM = 96 * 1024  # bytes; Turing and AMD have 64 KiB
 
 
-class _Launch(NamedTuple):
-    """Rows and columns of a tile, and its warps: few elements a thread, so that several programs share a
-    processor and hide one another's waiting."""
+class Launch(NamedTuple):
+    """Rows and columns of a tile, its warps, and how many tiles are on their way at a time.
+
+    A warp that has 16 rows of :data:`.glu_low_rank_triton.LINE` columns to itself finds a product's results
+    where it reads. Columns beside each other share the left factors: 128 suffice, and more rows are no help.
+    """
 
     rows: int
     columns: int
     warps: int
+    stages: int
 
 
-def launch_of(rank: int, wide: bool) -> _Launch:
-    """The tile for padded rank and type; Turing's 64 KiB of shared memory bound it at high ranks."""
-    if wide or rank > 64:
-        return _Launch(16, 32, 4)
-    return _Launch(32, 128 if rank <= 16 else 64, 8)
+def launch_of(rank: int, wide: bool, shared_memory: int) -> Launch:
+    """The tile for padded rank and type, and for the bytes of shared memory that a program can have."""
+    if wide or (rank > 64 and shared_memory < _ROOM):
+        return Launch(16, 32, 4, 1)
+    if rank > 32:
+        return Launch(16, 64, 2, 3 if rank <= 64 else 2)
+    return Launch(16, 128, 4, 3)
 
 
 def padded_rank(*updates: LowRank | None) -> int:
@@ -102,14 +109,14 @@ def glu_low_rank_forward(
         return out.copy_(reference(gate_TF, up_TF, kind, gate_update, up_update))
     gate, up, (rows, columns) = addressable(gate_TF), addressable(up_TF), gate_TF.shape
     rank = padded_rank(gate_update, up_update)
-    launch = launch_of(rank, gate.element_size() > 2)
+    launch = launch_of(rank, gate.element_size() > 2, shared_memory(gate.device))
     programs, steps = launch_grid(rows, columns, launch)
     (gate_factors, gate_numbers), (up_factors, up_numbers) = numbers_of(gate_update), numbers_of(up_update)
     forward_kernel[(programs,)](
         gate, up, out, *gate_factors, *up_factors, rows, columns, steps,
         gate.stride(0), up.stride(0), out.stride(0), *gate_numbers, *up_numbers,
         KIND=kind, RANK=rank, ROWS=launch.rows, COLUMNS=launch.columns,
-        CAST=casts(gate), num_warps=launch.warps, num_stages=_STAGES,
+        CAST=casts(gate), STAGES=launch.stages, num_warps=launch.warps, num_stages=launch.stages,
     )  # fmt: skip
     return out
 
@@ -154,7 +161,7 @@ def glu_low_rank_backward(
         return reference_backward(summed(dh_TF, dh_update), *updated, kind, h, (dgate, dup))
     dh, gate, up = addressable(dh_TF), addressable(gate_TF), addressable(up_TF)
     rank, dh_rank, (rows, columns) = padded_rank(gate_update, up_update), padded_rank(dh_update), gate.shape
-    launch = launch_of(max(rank, dh_rank), gate.element_size() > 2)
+    launch = launch_of(max(rank, dh_rank), gate.element_size() > 2, shared_memory(gate.device))
     programs, steps = launch_grid(rows, columns, launch)
     dh_factors, dh_numbers = numbers_of(dh_update)
     (gate_factors, gate_numbers), (up_factors, up_numbers) = numbers_of(gate_update), numbers_of(up_update)
@@ -163,7 +170,7 @@ def glu_low_rank_backward(
         dh.stride(0), gate.stride(0), up.stride(0), dgate.stride(0), dup.stride(0), row_stride(h),
         *dh_numbers, *gate_numbers, *up_numbers,
         KIND=kind, DH_RANK=dh_rank, RANK=rank, ROWS=launch.rows, COLUMNS=launch.columns,
-        CAST=casts(gate), num_warps=launch.warps, num_stages=_STAGES,
+        CAST=casts(gate), STAGES=launch.stages, num_warps=launch.warps, num_stages=launch.stages,
     )  # fmt: skip
     return dgate, dup
 
@@ -173,10 +180,10 @@ def summed(x: torch.Tensor, update: LowRank | None) -> torch.Tensor:
     return x.to(wide) if update is None else torch.addmm(x.to(wide), update[0].to(wide), update[1].to(wide))
 
 
-def launch_grid(rows: int, columns: int, launch: _Launch) -> tuple[int, int]:
+def launch_grid(rows: int, columns: int, launch: Launch, most_steps: int = _STEPS) -> tuple[int, int]:
     """Programs, and tiles each of them goes down."""
     below, beside = triton.cdiv(rows, launch.rows), triton.cdiv(columns, launch.columns)
-    steps = max(1, min(_STEPS, below * beside // _PROGRAMS))
+    steps = max(1, min(most_steps, below * beside // _PROGRAMS))
     return triton.cdiv(below, steps) * beside, steps
 
 
@@ -284,11 +291,13 @@ def _timed(**more: str) -> tuple[Case, ...]:
     return tuple(Case(name, {**sizes, "width": width}) for name, width in (("8b", 14336), ("0.6b", 3072)))
 
 
-def _compilation(function: Any, kind: str, rank: int, absent: tuple[str, ...] = ()) -> Compilation:
+def _compilation(
+    function: Any, kind: str, rank: int, absent: tuple[str, ...] = (), **limits: int
+) -> Compilation:
     """As the fast path launches it: sB's rows lie along the rank, A's along the width."""
-    launch = launch_of(rank, False)
+    launch = launch_of(rank, False, 0 if limits.get("most_capability") == 75 else _ROOM)
     constants: dict[str, Any] = {"KIND": kind, "RANK": rank, "ROWS": launch.rows, "COLUMNS": launch.columns}
-    constants |= {"CAST": False, "gate_down": 1, "up_down": 1}
+    constants |= {"CAST": False, "STAGES": launch.stages, "gate_down": 1, "up_down": 1}
     if function is backward_kernel:
         constants |= {"DH_RANK": rank, "dh_across": 1}
     constants |= {f"{update}_{side}": None for update in absent for side in ("left", "right")}
@@ -300,7 +309,7 @@ def _compilation(function: Any, kind: str, rank: int, absent: tuple[str, ...] = 
         else "i32"
         for name in function.arg_names
     }
-    return Compilation(function, signature, constants, launch.warps, _STAGES)
+    return Compilation(function, signature, constants, launch.warps, launch.stages, **limits)
 
 
 _TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 6e-3, torch.float16: 8e-4}
@@ -314,9 +323,11 @@ SPEC = KernelSpec(
     timed=_timed(),
     tolerance=_TOLERANCE,
     traffic=lambda inputs: 3 * bytes_of(inputs["gate_TF"]),
-    compilations=tuple(
-        _compilation(forward_kernel, kind, rank)
-        for kind, rank in (("swiglu", 16), ("geglu", 64), ("swiglu", 128))
+    compilations=(
+        _compilation(forward_kernel, "swiglu", 16),
+        _compilation(forward_kernel, "geglu", 64),
+        _compilation(forward_kernel, "swiglu", 128, most_capability=75),
+        _compilation(forward_kernel, "swiglu", 128, least_capability=80),
     ),
 )
 
@@ -334,9 +345,10 @@ BACKWARD_SPEC = KernelSpec(
     traffic=lambda inputs: 6 * bytes_of(inputs["gate_TF"]),
     compilations=(
         _compilation(backward_kernel, "swiglu", 16, absent=("gate", "up")),
-        *(
-            _compilation(backward_kernel, kind, rank)
-            for kind, rank in (("swiglu", 16), ("geglu", 64), ("swiglu", 128))
-        ),
+        _compilation(backward_kernel, "swiglu", 16),
+        # Volta and Turing, whose products of this rank are sums in registers, are the ones that spill.
+        _compilation(backward_kernel, "geglu", 64, spill_limit=160),
+        _compilation(backward_kernel, "swiglu", 128, most_capability=75),
+        _compilation(backward_kernel, "swiglu", 128, least_capability=80),
     ),
 )

@@ -7,6 +7,7 @@ import torch
 
 from whet.kernels.backend import interpreting
 from whet.kernels.fp8 import fp8_matmul, quantize_rows, transpose_fp8
+from whet.kernels.fp8_triton import RESIDENT_WARPS, WIDE_SCALED, scaled_row, stages_of
 from whet.kernels.spec import relative_error
 
 ON_GPU = torch.cuda.is_available() and not interpreting()
@@ -77,6 +78,18 @@ def test_quantised_into_a_slice_of_a_wider_buffer(backend: str) -> None:
     assert x8.data_ptr() == wider[:, 16:48].data_ptr()
     assert torch.equal(wider[:, 16:48].float(), quantize_rows(x)[0].float())
     assert (wider[:, :16].float() == 0).all() and (wider[:, 48:].float() == 0).all()
+
+
+@pytest.mark.parametrize("columns", [1, 1792, 1793, 14336, WIDE_SCALED])
+@pytest.mark.parametrize("kibibytes", [0, 64, 99, 227])
+def test_rows_with_column_scales_fit_a_processor(columns: int, kibibytes: int) -> None:
+    row = scaled_row(columns)
+    assert columns <= row.pieces * row.columns < columns + row.columns
+    assert row.warps <= RESIDENT_WARPS
+    for element_size in (2, 4):
+        ahead = stages_of(row, element_size, kibibytes * 1024) - 1
+        programs = RESIDENT_WARPS // row.warps
+        assert ahead * programs * row.pieces * row.columns * element_size <= kibibytes * 1024
 
 
 def test_transpose_keeps_every_code(backend: str) -> None:
