@@ -5,7 +5,8 @@
 With one row every weight is used once, so reading W decides the time: 16-bit weights are multiplied as they
 come, those in 4 (NF4) and 8 bits (int8, FP8) are expanded in registers, where expanding them in memory first
 would move several times their bytes. A program takes some rows of W and runs along them; the sums are in fp32
-and rounded once. NF4 takes more rows too, on tensor cores; other weights with more rows are torch's.
+and rounded once. NF4 takes more rows too, on tensor cores, and so does LoRA's A; other weights with more rows
+are torch's. The kernel that computes t is small: the one that multiplies by W starts beside it.
 
 Legend: B rows, K inputs, N outputs, R ranks.
 """
@@ -19,9 +20,12 @@ import torch
 import torch.nn.functional as F
 import triton
 
+from . import decode_linear_nf4 as nf4
+from .attention_choice import nvidia_capability
 from .backend import interpreting, uses_triton
 from .decode_linear_triton import (
     COMPILATIONS,
+    FEW_OUTPUTS,
     MOST_ROWS,
     dense_kernel,
     dense_tile,
@@ -35,7 +39,8 @@ from .int8 import reference as expand_int8
 from .nf4 import reference as expand_nf4
 from .nf4 import scale_arguments
 from .nf4_format import Nf4Weight, quantize_nf4
-from .rows import accumulation_type
+from .nf4_lookup import permutes_natively
+from .rows import accumulation_type, resident_programs
 from .spec import Case, Inputs, KernelSpec, bytes_of
 
 
@@ -58,7 +63,14 @@ def takes(weight: Weight, rows: int) -> bool:
         return whole and 1 <= rows <= MOST_ROWS
     if isinstance(weight, ScaledWeight) and weight.data.dtype == torch.float8_e4m3fn:
         return rows == 1 and (interpreting() or converts_natively(weight.data.device))
-    return rows == 1
+    few = isinstance(weight, torch.Tensor) and len(weight) < FEW_OUTPUTS
+    return rows == 1 or (few and 1 < rows <= MOST_ROWS)
+
+
+def _overlaps(device: torch.device) -> bool:
+    """Whether a kernel can start while the one before it runs, and wait for what that writes."""
+    capability = nvidia_capability(device)
+    return capability is not None and capability >= (9, 0)
 
 
 def decode_linear(
@@ -85,26 +97,30 @@ def decode_linear(
     Returns:
         (B, N) in x's type.
     """
+    x_BK = x_BK if x_BK.stride(1) == 1 else x_BK.contiguous()
+    follows_a = False
     if a_RK is not None and t_BR is None:
         t_BR = decode_linear(x_BK, a_RK)
+        follows_a = _overlaps(x_BK.device) and takes(a_RK, len(x_BK)) and a_RK.numel() > 0
     if not uses_triton(x_BK) or not takes(weight, len(x_BK)) or not x_BK.shape[1]:
         y_BN = _plain(x_BK, weight, sb_NR, t_BR, bias_N)
         return y_BN if out_BN is None else out_BN.copy_(y_BN)
     outputs = len(weight) if isinstance(weight, torch.Tensor) else _shape(weight)[0]
     if out_BN is None:
         out_BN = x_BK.new_empty(len(x_BK), outputs)
-    x_BK = x_BK if x_BK.stride(1) == 1 else x_BK.contiguous()
     update = {
-        "t": t_BR, "sb": sb_NR, "bias": bias_N, "y": out_BN,
-        "sb_row": 0 if sb_NR is None else sb_NR.stride(0), "N": outputs,
+        "t": t_BR, "sb": sb_NR, "bias": bias_N, "y": out_BN, "t_row": 0 if t_BR is None else t_BR.stride(0),
+        "sb_row": 0 if sb_NR is None else sb_NR.stride(0), "y_row": out_BN.stride(0), "N": outputs,
         "RANK": 0 if sb_NR is None else sb_NR.shape[1],
     }  # fmt: skip
     if not outputs:
         return out_BN
     if not isinstance(weight, Nf4Weight):
-        _dense(x_BK, weight, update)
+        _dense(x_BK, weight, update, follows_a)
+    elif _fits_products(x_BK, weight):
+        _nf4_products(x_BK, weight, update, follows_a)
     elif len(x_BK) == 1:
-        _nf4(x_BK, weight, update)
+        _nf4(x_BK, weight, update, follows_a)
     else:
         _nf4_rows(x_BK, weight, update)
     return out_BN
@@ -115,36 +131,81 @@ def _shape(weight: Weight) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _dense(x_BK: torch.Tensor, weight: torch.Tensor | ScaledWeight, update: dict[str, Any]) -> None:
+def _start(follows_a: bool, programs: int, device: torch.device) -> dict[str, bool]:
+    """Arguments of a launch that need not wait for the kernel before, which computes t, until t is added.
+
+    Programs that all fit on the GPU would be spread unevenly beside that kernel's; many balance themselves.
+    """
+    early = follows_a and programs >= resident_programs(device, 4)
+    return {"WAITS": early, **({"launch_pdl": True} if early else {})}
+
+
+def _dense(
+    x_BK: torch.Tensor, weight: torch.Tensor | ScaledWeight, update: dict[str, Any], follows_a: bool
+) -> None:
     w_NK, scale_N = (weight, None) if isinstance(weight, torch.Tensor) else (weight.data, weight.scale)
-    w_NK = w_NK if w_NK.stride(1) == 1 else w_NK.contiguous()
+    if w_NK.stride(1) != 1:
+        w_NK, follows_a = w_NK.contiguous(), False
     row = w_NK.stride(0)
     unit = 16 if row % 16 == 0 else 8 if row % 8 == 0 else 1
     outputs, block, warps = dense_tile(len(w_NK), w_NK.shape[1], w_NK.element_size())
-    dense_kernel[(triton.cdiv(len(w_NK), outputs),)](
-        x=x_BK, w=w_NK, scale=scale_N, **update, w_units=row // unit, K=w_NK.shape[1], UNIT=unit,
-        RANKS=triton.next_power_of_2(max(1, update["RANK"])), OUTPUTS=outputs, BLOCK=block, num_warps=warps,
+    whole = outputs * block >= 4 * 32 * warps  # words of four bytes in each thread
+    permute = w_NK.dtype == torch.int8 and whole and permutes_natively(x_BK.device)
+    programs = triton.cdiv(len(w_NK), outputs)
+    dense_kernel[(programs, len(x_BK))](
+        x=x_BK, w=w_NK, scale=scale_N, **update, x_row=x_BK.stride(0), w_units=row // unit, K=w_NK.shape[1],
+        UNIT=unit, RANKS=triton.next_power_of_2(max(1, update["RANK"])), OUTPUTS=outputs, BLOCK=block,
+        PERMUTE=permute, ASKS=len(w_NK) < FEW_OUTPUTS and _overlaps(x_BK.device),
+        num_warps=warps, **_start(follows_a, programs, x_BK.device),
     )  # fmt: skip
 
 
-def _nf4(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any]) -> None:
+def _nf4(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any], follows_a: bool) -> None:
     outputs, words, warps = nf4_tile(weight.shape[1])
-    nf4_kernel[(triton.cdiv(weight.shape[0], outputs),)](
-        x=x_BK, packed=weight.packed.view(torch.int32), code_ptr=weight.code, **update,
+    unused = ("t_row", "y_row")
+    arguments = {name: value for name, value in update.items() if name not in unused}
+    programs = triton.cdiv(weight.shape[0], outputs)
+    nf4_kernel[(programs,)](
+        x=x_BK, packed=weight.packed.view(torch.int32), code_ptr=weight.code, **arguments,
         **scale_arguments(weight), K=weight.shape[1], RANKS=triton.next_power_of_2(max(1, update["RANK"])),
         BLOCK_SIZE=weight.blocksize, OUTPUTS=outputs, WORDS=words, num_warps=warps,
+        **_start(follows_a, programs, x_BK.device),
     )  # fmt: skip
 
 
 def _nf4_rows(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any]) -> None:
-    t_BR, y_BN = update["t"], update["y"]
     outputs, words, warps = rows_tile(weight.shape[0], x_BK.device)
     nf4_rows_kernel[(triton.cdiv(weight.shape[0], outputs),)](
         x=x_BK, packed=weight.packed.view(torch.int32), code_ptr=weight.code, **update,
-        **scale_arguments(weight), x_row=x_BK.stride(0), t_row=0 if t_BR is None else t_BR.stride(0),
-        y_row=y_BN.stride(0), B=len(x_BK), K=weight.shape[1],
+        **scale_arguments(weight), x_row=x_BK.stride(0), B=len(x_BK), K=weight.shape[1],
         RANKS=max(16, triton.next_power_of_2(max(1, update["RANK"]))), BLOCK_SIZE=weight.blocksize,
         OUTPUTS=outputs, WORDS=words, ROWS=MOST_ROWS, CAST=interpreting(), num_warps=warps,
+    )  # fmt: skip
+
+
+def _fits_products(x_BK: torch.Tensor, weight: Nf4Weight) -> bool:
+    """Whether tensor cores take x's type, x and the blocks are made of pairs and of chunks, and it pays."""
+    capability = nvidia_capability(x_BK.device)
+    paired = x_BK.stride(0) % 2 == 0 and x_BK.data_ptr() % 4 == 0
+    return (
+        (len(x_BK) > 1 or weight.shape[0] >= nf4.MANY_OUTPUTS)
+        and x_BK.element_size() == 2
+        and paired
+        and weight.blocksize % nf4.CHUNK == 0
+        and (capability is None or capability >= (8, 0))
+    )
+
+
+def _nf4_products(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any], follows_a: bool) -> None:
+    outputs, permute = weight.shape[0], permutes_natively(x_BK.device)
+    of_w, chunks, warps, stages = nf4.tile(outputs)
+    programs = triton.cdiv(outputs, of_w)
+    nf4.nf4_products_kernel[(programs,)](
+        x=x_BK.view(torch.int32), packed=weight.packed, code_ptr=weight.code, **update,
+        **scale_arguments(weight), x_row=x_BK.stride(0) // 2, B=len(x_BK), K=weight.shape[1],
+        RANKS=max(16, triton.next_power_of_2(max(1, update["RANK"]))), BLOCK_SIZE=weight.blocksize,
+        OUTPUTS=of_w, CHUNKS=chunks, ROWS=8 if permute and len(x_BK) <= 8 else MOST_ROWS, STAGES=stages,
+        PERMUTE=permute, CAST=interpreting(), num_warps=warps, **_start(follows_a, programs, x_BK.device),
     )  # fmt: skip
 
 
@@ -201,7 +262,8 @@ def _inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int) -> 
     dense = normal(n, k, k**-0.5)
     weight: Weight = dense
     if sizes["held"] == "nf4":
-        weight = quantize_nf4(dense.contiguous())
+        blocksize, double = sizes.get("blocksize", 64), sizes.get("double", True)
+        weight = quantize_nf4(dense.contiguous(), blocksize, double)
     if sizes["held"] == "int8":
         largest = dense.float().abs().amax(1).clamp_min(1e-6)
         weight = ScaledWeight((dense.float() * (127 / largest)[:, None]).round().to(torch.int8), largest)
@@ -246,6 +308,8 @@ SPEC = KernelSpec(
         Case("nf4_plain", {**_SMALL, "held": "nf4", "K": 64, "N": 6, "R": 0}),
         Case("nf4_rows", {**_SMALL, "held": "nf4", "B": 5, "bias": True}),
         Case("nf4_many_rows", {**_SMALL, "held": "nf4", "B": 17}),
+        Case("nf4_single", {**_SMALL, "held": "nf4", "B": 2, "double": False, "blocksize": 128, "K": 640}),
+        Case("nf4_short_blocks", {**_SMALL, "held": "nf4", "B": 2, "blocksize": 32}),
         Case("no_outputs", {**_SMALL, "N": 0}),
     ),
     timed=tuple(
@@ -260,5 +324,5 @@ SPEC = KernelSpec(
     ),
     tolerance={torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3},
     traffic=_traffic,
-    compilations=COMPILATIONS,
+    compilations=(*COMPILATIONS, *nf4.COMPILATIONS),
 )  # fmt: skip

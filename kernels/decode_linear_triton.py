@@ -18,6 +18,8 @@ from .spec import Compilation
 
 MOST_ROWS = 16
 """Rows of x that the NF4 kernel takes: one tile of a tensor core's product."""
+FEW_OUTPUTS = 512
+"""Weights with fewer, LoRA's A above all, are multiplied with several rows of x one by one."""
 
 
 class Tile(NamedTuple):
@@ -35,10 +37,12 @@ def nf4_tile(inputs: int) -> Tile:
 
 def dense_tile(outputs: int, inputs: int, bytes_each: int) -> Tile:
     """For one row of x: programs to fill a GPU, then bytes to fill a program."""
-    if outputs < 512:  # LoRA's A: few long rows
+    if outputs < FEW_OUTPUTS:  # few long rows
         return Tile(1, min(4096, triton.next_power_of_2(inputs)), 8)
     if bytes_each > 1 and inputs >= 4096:
         return Tile(2, 2048, 4)
+    if bytes_each == 1 and inputs >= 8192:
+        return Tile(4, 2048, 4)
     many = outputs >= (4096 if bytes_each > 1 else 6144)
     rows = 8 if bytes_each == 1 and outputs >= 16384 else 4 if many else 2
     return Tile(rows, min(1024, triton.next_power_of_2(inputs)), 4)
@@ -66,16 +70,41 @@ def _update(total, n, t, sb, bias, sb_row, N, RANK: tl.constexpr, RANKS: tl.cons
     return total
 
 
+# The bits of the float 2^23 + b are b and, above it, three bytes that are always the same.
+_BYTES_TO_FLOATS = tl.constexpr(
+    "{ .reg .b32 b; xor.b32 b, $4, 0x80808080; "
+    + " ".join(f"prmt.b32 ${i}, b, 0x4B000000, 0x765{i};" for i in range(4))
+    + " }"
+)
+
+
+@triton.jit
+def _floats(values, PERMUTE: tl.constexpr):
+    """fp32; bytes by permutations, four times as fast as conversions."""
+    if PERMUTE:
+        shifted = tl.inline_asm_elementwise(
+            _BYTES_TO_FLOATS, "=r,=r,=r,=r,r", [values], dtype=tl.float32, is_pure=True, pack=4
+        )
+        return shifted - 8388736.0  # 2^23 + 128
+    else:
+        return values.to(tl.float32)
+
+
 @triton.jit
 def dense_kernel(
-    x, w, scale, t, sb, bias, y, w_units, sb_row, N,
+    x, w, scale, t, sb, bias, y, x_row, w_units, t_row, sb_row, y_row, N,
     K: tl.constexpr, UNIT: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,
-    OUTPUTS: tl.constexpr, BLOCK: tl.constexpr,
+    OUTPUTS: tl.constexpr, BLOCK: tl.constexpr, PERMUTE: tl.constexpr,
+    ASKS: tl.constexpr, WAITS: tl.constexpr,
 ):  # fmt: skip
     """OUTPUTS rows of W in a float type, or in 8 bits with a scale a row, times one row of x.
 
     W's rows are ``w_units`` times UNIT elements apart, so that the compiler knows how they are aligned.
     """
+    if ASKS:  # for the next kernel to start
+        tl.extra.cuda.gdc_launch_dependents()
+    x += tl.program_id(1) * x_row
+    y += tl.program_id(1) * y_row
     n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     row = w + (n.to(tl.int64) * w_units * UNIT)[:, None]
     sums = tl.zeros([OUTPUTS, BLOCK], tl.float32)
@@ -83,12 +112,16 @@ def dense_kernel(
         k = start + tl.arange(0, BLOCK)
         here = (n < N)[:, None] & (k < K)[None, :]
         values = tl.load(x + k, k < K, other=0.0).to(tl.float32)
-        sums += tl.load(row + k[None, :], here, other=0.0).to(tl.float32) * values[None, :]
+        sums += _floats(tl.load(row + k[None, :], here, other=0.0), PERMUTE) * values[None, :]
     total = tl.sum(sums, 1)
     if scale is not None:
         total *= tl.load(scale + n, n < N, other=0.0).to(tl.float32)
         if w.dtype.element_ty == tl.int8:
             total *= 1 / 127
+    if WAITS:  # for the kernel before, which computes t
+        tl.extra.cuda.gdc_wait()
+    if RANK:
+        t += tl.program_id(1) * t_row
     total = _update(total, n, t, sb, bias, sb_row, N, RANK, RANKS)
     tl.store(y + n, total.to(y.dtype.element_ty), n < N)
 
@@ -121,6 +154,7 @@ def nf4_kernel(
     x, packed, absmax_ptr, code_ptr, nested_absmax_ptr, nested_code_ptr, offset_ptr, t, sb, bias, y, sb_row,
     N, K: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     NESTED: tl.constexpr, NESTED_BLOCK: tl.constexpr, OUTPUTS: tl.constexpr, WORDS: tl.constexpr,
+    WAITS: tl.constexpr,
 ):  # fmt: skip
     """OUTPUTS rows of a 4-bit W, WORDS words of a row at a time, times one row of x.
 
@@ -146,6 +180,8 @@ def nf4_kernel(
         sums += tl.sum(_code_values(code, words, OUTPUTS * WORDS) * values, 1) * scale
     n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     total = tl.sum(tl.reshape(sums, (OUTPUTS, WORDS)), 1)
+    if WAITS:  # as in dense_kernel
+        tl.extra.cuda.gdc_wait()
     total = _update(total, n, t, sb, bias, sb_row, N, RANK, RANKS)
     tl.store(y + n, total.to(y.dtype.element_ty), n < N)
 
@@ -216,15 +252,17 @@ def _dense_compilation(
     outputs: int, inputs: int, held: str = "*T", least: int = 75, **constants: Any
 ) -> Compilation:
     rows, block, warps = dense_tile(outputs, inputs, 2 if held == "*T" else 1)
-    pointers = {"x": "*T", "w": held, "scale": "*fp32", **_POINTERS, "w_units": "i32"}
+    pointers = {"x": "*T", "w": held, "scale": "*fp32", **_POINTERS}
+    pointers |= dict.fromkeys(("x_row", "w_units", "t_row", "y_row"), "i32")
     sizes = {"K": inputs, "UNIT": 8, "RANK": 16, "RANKS": 16, "OUTPUTS": rows, "BLOCK": block}
+    sizes |= {"PERMUTE": held == "*i8", "ASKS": False, "WAITS": False}
     return _compilation(dense_kernel, pointers, warps, least, **{**sizes, **constants})
 
 
-def _nf4_compilation(inputs: int) -> Compilation:
+def _nf4_compilation(inputs: int, least: int = 75) -> Compilation:
     outputs, words, warps = nf4_tile(inputs)
-    sizes = {"K": inputs, "OUTPUTS": outputs, "WORDS": words, "RANKS": 16, **_SIZES}
-    return _compilation(nf4_kernel, _NF4, warps, **sizes)
+    sizes = {"K": inputs, "OUTPUTS": outputs, "WORDS": words, "RANKS": 16, "WAITS": least >= 90, **_SIZES}
+    return _compilation(nf4_kernel, _NF4, warps, least, **sizes)
 
 
 def _rows_compilation(outputs: int, words: int, least: int, most: int) -> Compilation:
@@ -239,9 +277,12 @@ COMPILATIONS = (
     _dense_compilation(28672, 4096, scale=None, bias=None),
     _dense_compilation(1024, 3072, scale=None, bias=None),
     _dense_compilation(16, 14336, scale=None, bias=None, t=None, sb=None, RANK=0, RANKS=1),
+    _dense_compilation(16, 14336, least=90, scale=None, bias=None, t=None, sb=None, RANK=0, ASKS=True),
     _dense_compilation(28672, 4096, held="*i8"),
+    _dense_compilation(28672, 4096, held="*i8", least=90, WAITS=True),
     _dense_compilation(4096, 14336, held="*fp8e4nv", least=89, bias=None),
     *(_nf4_compilation(inputs) for inputs in (1024, 4096, 14336)),
+    _nf4_compilation(14336, least=90),
     _rows_compilation(16, 8, 75, 75),
     _rows_compilation(16, 64, 80, 120),
     _rows_compilation(32, 32, 80, 120),

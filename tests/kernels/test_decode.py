@@ -72,8 +72,24 @@ def test_parts_of_a_wider_output_are_written_where_they_belong(backend: str) -> 
 
 
 def test_what_has_no_kernel_is_said() -> None:
-    dense, int8 = normal(8, 64), ScaledWeight(torch.zeros(8, 64, dtype=torch.int8), torch.ones(8))
+    dense, int8 = normal(600, 64), ScaledWeight(torch.zeros(8, 64, dtype=torch.int8), torch.ones(8))
     assert takes(dense, 1) and takes(int8, 1) and not takes(dense, 2) and not takes(int8, 2)
+    assert takes(dense[:8], 16) and not takes(dense[:8], 17), "few outputs"
     nf4 = quantize_nf4(normal(8, 64))
     assert takes(nf4, 1) and takes(nf4, 16) and not takes(nf4, 17)
     assert not takes(quantize_nf4(normal(8, 40)), 1), "blocks that go across rows"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("odd", [1e4, float("inf"), float("nan")])
+def test_a_number_far_from_its_neighbours_is_seen_in_its_row_alone(backend: str, odd: float) -> None:
+    x, weight = normal(2, 192).bfloat16(), quantize_nf4(normal(24, 192, seed=1))
+    with forced(backend):
+        usual = decode_linear(x, weight)
+        x[0, 70] = odd
+        found = decode_linear(x, weight)
+    assert torch.equal(found[1], usual[1])
+    if odd == 1e4:
+        assert relative_error(found[0], decode_linear(x, weight)[0]) < 1e-2
+    else:
+        assert not found[0].isfinite().any()
