@@ -14,7 +14,7 @@ INTEGERS = tl.constexpr(12582912.0)
 # A decade's number from an fp32 number's bits, over 6; see _decade.
 LINE_SLOPE = tl.constexpr(2.0**-23 / (6 * 3.322))
 LINE_START = tl.constexpr(((23.3425 - 127) / 3.322 - 0.5) / 6)
-LEAST_NORMAL = tl.constexpr(2.0**-126)
+LEAST_NORMAL, MOST = tl.constexpr(2.0**-126), tl.constexpr(3e38)
 LOG2_5 = tl.constexpr(2.321928094887362)
 LOG2_START = tl.constexpr(20.083571662769224)  # of 1e6 / 0.9
 
@@ -46,7 +46,8 @@ def _update(p, g, m, v, beta1, rest1, beta2, rest2, eps, step_size, decay, root2
     """
     m = beta1 * m + rest1 * g
     v = beta2 * v + rest2 * g * g
-    root = v * tl.rsqrt(tl.maximum(v, LEAST_NORMAL))
+    normal = tl.maximum(v, LEAST_NORMAL)
+    root = normal * tl.rsqrt(tl.minimum(normal, MOST))  # infinite where v is, so that p stays
     scale = tl.rsqrt(root * root2 + eps)
     p = p * decay - step_size * (m * scale * scale)
     return p, m, v

@@ -6,7 +6,7 @@ With one row every weight is used once, so reading W decides the time: 16-bit we
 come, those in 4 (NF4) and 8 bits (int8, FP8) are expanded in registers, where expanding them in memory first
 would move several times their bytes. A program takes some rows of W and runs along them; the sums are in fp32
 and rounded once. NF4 takes more rows too, on tensor cores, and so does LoRA's A; other weights with more rows
-are torch's. The kernel that computes t is small: the one that multiplies by W starts beside it.
+are torch's.
 
 Legend: B rows, K inputs, N outputs, R ranks.
 """
@@ -40,7 +40,7 @@ from .nf4 import reference as expand_nf4
 from .nf4 import scale_arguments
 from .nf4_format import Nf4Weight, quantize_nf4
 from .nf4_lookup import permutes_natively
-from .rows import accumulation_type, resident_programs
+from .rows import accumulation_type
 from .spec import Case, Inputs, KernelSpec, bytes_of
 
 
@@ -65,12 +65,6 @@ def takes(weight: Weight, rows: int) -> bool:
         return rows == 1 and (interpreting() or converts_natively(weight.data.device))
     few = isinstance(weight, torch.Tensor) and len(weight) < FEW_OUTPUTS
     return rows == 1 or (few and 1 < rows <= MOST_ROWS)
-
-
-def _overlaps(device: torch.device) -> bool:
-    """Whether a kernel can start while the one before it runs, and wait for what that writes."""
-    capability = nvidia_capability(device)
-    return capability is not None and capability >= (9, 0)
 
 
 def decode_linear(
@@ -98,10 +92,8 @@ def decode_linear(
         (B, N) in x's type.
     """
     x_BK = x_BK if x_BK.stride(1) == 1 else x_BK.contiguous()
-    follows_a = False
     if a_RK is not None and t_BR is None:
         t_BR = decode_linear(x_BK, a_RK)
-        follows_a = _overlaps(x_BK.device) and takes(a_RK, len(x_BK)) and a_RK.numel() > 0
     if not uses_triton(x_BK) or not takes(weight, len(x_BK)) or not x_BK.shape[1]:
         y_BN = _plain(x_BK, weight, sb_NR, t_BR, bias_N)
         return y_BN if out_BN is None else out_BN.copy_(y_BN)
@@ -116,11 +108,11 @@ def decode_linear(
     if not outputs:
         return out_BN
     if not isinstance(weight, Nf4Weight):
-        _dense(x_BK, weight, update, follows_a)
+        _dense(x_BK, weight, update)
     elif _fits_products(x_BK, weight):
-        _nf4_products(x_BK, weight, update, follows_a)
+        _nf4_products(x_BK, weight, update)
     elif len(x_BK) == 1:
-        _nf4(x_BK, weight, update, follows_a)
+        _nf4(x_BK, weight, update)
     else:
         _nf4_rows(x_BK, weight, update)
     return out_BN
@@ -131,45 +123,29 @@ def _shape(weight: Weight) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _start(follows_a: bool, programs: int, device: torch.device) -> dict[str, bool]:
-    """Arguments of a launch that need not wait for the kernel before, which computes t, until t is added.
-
-    Programs that all fit on the GPU would be spread unevenly beside that kernel's; many balance themselves.
-    """
-    early = follows_a and programs >= resident_programs(device, 4)
-    return {"WAITS": early, **({"launch_pdl": True} if early else {})}
-
-
-def _dense(
-    x_BK: torch.Tensor, weight: torch.Tensor | ScaledWeight, update: dict[str, Any], follows_a: bool
-) -> None:
+def _dense(x_BK: torch.Tensor, weight: torch.Tensor | ScaledWeight, update: dict[str, Any]) -> None:
     w_NK, scale_N = (weight, None) if isinstance(weight, torch.Tensor) else (weight.data, weight.scale)
-    if w_NK.stride(1) != 1:
-        w_NK, follows_a = w_NK.contiguous(), False
+    w_NK = w_NK if w_NK.stride(1) == 1 else w_NK.contiguous()
     row = w_NK.stride(0)
     unit = 16 if row % 16 == 0 else 8 if row % 8 == 0 else 1
     outputs, block, warps = dense_tile(len(w_NK), w_NK.shape[1], w_NK.element_size())
     whole = outputs * block >= 4 * 32 * warps  # words of four bytes in each thread
     permute = w_NK.dtype == torch.int8 and whole and permutes_natively(x_BK.device)
-    programs = triton.cdiv(len(w_NK), outputs)
-    dense_kernel[(programs, len(x_BK))](
+    dense_kernel[(triton.cdiv(len(w_NK), outputs), len(x_BK))](
         x=x_BK, w=w_NK, scale=scale_N, **update, x_row=x_BK.stride(0), w_units=row // unit, K=w_NK.shape[1],
         UNIT=unit, RANKS=triton.next_power_of_2(max(1, update["RANK"])), OUTPUTS=outputs, BLOCK=block,
-        PERMUTE=permute, ASKS=len(w_NK) < FEW_OUTPUTS and _overlaps(x_BK.device),
-        num_warps=warps, **_start(follows_a, programs, x_BK.device),
+        PERMUTE=permute, num_warps=warps,
     )  # fmt: skip
 
 
-def _nf4(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any], follows_a: bool) -> None:
+def _nf4(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any]) -> None:
     outputs, words, warps = nf4_tile(weight.shape[1])
     unused = ("t_row", "y_row")
     arguments = {name: value for name, value in update.items() if name not in unused}
-    programs = triton.cdiv(weight.shape[0], outputs)
-    nf4_kernel[(programs,)](
+    nf4_kernel[(triton.cdiv(weight.shape[0], outputs),)](
         x=x_BK, packed=weight.packed.view(torch.int32), code_ptr=weight.code, **arguments,
         **scale_arguments(weight), K=weight.shape[1], RANKS=triton.next_power_of_2(max(1, update["RANK"])),
         BLOCK_SIZE=weight.blocksize, OUTPUTS=outputs, WORDS=words, num_warps=warps,
-        **_start(follows_a, programs, x_BK.device),
     )  # fmt: skip
 
 
@@ -196,16 +172,15 @@ def _fits_products(x_BK: torch.Tensor, weight: Nf4Weight) -> bool:
     )
 
 
-def _nf4_products(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any], follows_a: bool) -> None:
+def _nf4_products(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any]) -> None:
     outputs, permute = weight.shape[0], permutes_natively(x_BK.device)
     of_w, chunks, warps, stages = nf4.tile(outputs)
-    programs = triton.cdiv(outputs, of_w)
-    nf4.nf4_products_kernel[(programs,)](
+    nf4.nf4_products_kernel[(triton.cdiv(outputs, of_w),)](
         x=x_BK.view(torch.int32), packed=weight.packed, code_ptr=weight.code, **update,
         **scale_arguments(weight), x_row=x_BK.stride(0) // 2, B=len(x_BK), K=weight.shape[1],
         RANKS=max(16, triton.next_power_of_2(max(1, update["RANK"]))), BLOCK_SIZE=weight.blocksize,
         OUTPUTS=of_w, CHUNKS=chunks, ROWS=8 if permute and len(x_BK) <= 8 else MOST_ROWS, STAGES=stages,
-        PERMUTE=permute, CAST=interpreting(), num_warps=warps, **_start(follows_a, programs, x_BK.device),
+        PERMUTE=permute, CAST=interpreting(), num_warps=warps,
     )  # fmt: skip
 
 

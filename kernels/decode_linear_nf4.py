@@ -124,7 +124,7 @@ def nf4_products_kernel(
     x_row, t_row, sb_row, y_row, B, N,
     K: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     NESTED: tl.constexpr, NESTED_BLOCK: tl.constexpr, OUTPUTS: tl.constexpr, CHUNKS: tl.constexpr,
-    ROWS: tl.constexpr, STAGES: tl.constexpr, PERMUTE: tl.constexpr, CAST: tl.constexpr, WAITS: tl.constexpr,
+    ROWS: tl.constexpr, STAGES: tl.constexpr, PERMUTE: tl.constexpr, CAST: tl.constexpr,
 ):  # fmt: skip
     """OUTPUTS rows of W times ROWS rows of x, CHUNKS chunks of each a step. ``x`` is read as pairs of
     elements, int32, whose rows are ``x_row`` of these apart."""
@@ -164,8 +164,6 @@ def nf4_products_kernel(
         sums = tl.dot(lower, odd, tl.dot(upper, even))
         total += sums * scale[:, :, None]
     found = tl.sum(total, 0)
-    if WAITS:  # for the kernel before, which computes t
-        tl.extra.cuda.gdc_wait()
     if RANK:
         rank = tl.arange(0, RANKS)
         factors_at = sb + (first + row).to(tl.int64)[:, None] * sb_row + rank[None, :]
@@ -188,19 +186,17 @@ _POINTERS = {
 }  # fmt: skip
 
 
-def _compilation(outputs: int, inputs: int, rows: int, least: int = 80) -> Compilation:
+def _compilation(outputs: int, inputs: int, rows: int) -> Compilation:
     of_w, chunks, warps, stages = tile(outputs)
     constants: dict[str, Any] = {
         "K": inputs, "RANK": 16, "RANKS": 16, "BLOCK_SIZE": 64, "NESTED": True, "NESTED_BLOCK": 256,
         "OUTPUTS": of_w, "CHUNKS": chunks, "ROWS": rows, "STAGES": stages, "PERMUTE": True, "CAST": False,
-        "WAITS": least >= 90,
     }  # fmt: skip
     signature = {**_POINTERS, **dict.fromkeys(constants, "constexpr")}
-    return Compilation(nf4_products_kernel, signature, constants, num_warps=warps, least_capability=least)
+    return Compilation(nf4_products_kernel, signature, constants, num_warps=warps, least_capability=80)
 
 
 COMPILATIONS = (
     *(_compilation(28672, 4096, rows) for rows in (8, 16)),
     *(_compilation(4096, 14336, rows) for rows in (8, 16)),
-    _compilation(4096, 14336, 8, least=90),
 )

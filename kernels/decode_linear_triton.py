@@ -95,14 +95,11 @@ def dense_kernel(
     x, w, scale, t, sb, bias, y, x_row, w_units, t_row, sb_row, y_row, N,
     K: tl.constexpr, UNIT: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,
     OUTPUTS: tl.constexpr, BLOCK: tl.constexpr, PERMUTE: tl.constexpr,
-    ASKS: tl.constexpr, WAITS: tl.constexpr,
 ):  # fmt: skip
     """OUTPUTS rows of W in a float type, or in 8 bits with a scale a row, times one row of x.
 
     W's rows are ``w_units`` times UNIT elements apart, so that the compiler knows how they are aligned.
     """
-    if ASKS:  # for the next kernel to start
-        tl.extra.cuda.gdc_launch_dependents()
     x += tl.program_id(1) * x_row
     y += tl.program_id(1) * y_row
     n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -118,8 +115,6 @@ def dense_kernel(
         total *= tl.load(scale + n, n < N, other=0.0).to(tl.float32)
         if w.dtype.element_ty == tl.int8:
             total *= 1 / 127
-    if WAITS:  # for the kernel before, which computes t
-        tl.extra.cuda.gdc_wait()
     if RANK:
         t += tl.program_id(1) * t_row
     total = _update(total, n, t, sb, bias, sb_row, N, RANK, RANKS)
@@ -154,7 +149,6 @@ def nf4_kernel(
     x, packed, absmax_ptr, code_ptr, nested_absmax_ptr, nested_code_ptr, offset_ptr, t, sb, bias, y, sb_row,
     N, K: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     NESTED: tl.constexpr, NESTED_BLOCK: tl.constexpr, OUTPUTS: tl.constexpr, WORDS: tl.constexpr,
-    WAITS: tl.constexpr,
 ):  # fmt: skip
     """OUTPUTS rows of a 4-bit W, WORDS words of a row at a time, times one row of x.
 
@@ -180,8 +174,6 @@ def nf4_kernel(
         sums += tl.sum(_code_values(code, words, OUTPUTS * WORDS) * values, 1) * scale
     n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     total = tl.sum(tl.reshape(sums, (OUTPUTS, WORDS)), 1)
-    if WAITS:  # as in dense_kernel
-        tl.extra.cuda.gdc_wait()
     total = _update(total, n, t, sb, bias, sb_row, N, RANK, RANKS)
     tl.store(y + n, total.to(y.dtype.element_ty), n < N)
 
@@ -255,14 +247,14 @@ def _dense_compilation(
     pointers = {"x": "*T", "w": held, "scale": "*fp32", **_POINTERS}
     pointers |= dict.fromkeys(("x_row", "w_units", "t_row", "y_row"), "i32")
     sizes = {"K": inputs, "UNIT": 8, "RANK": 16, "RANKS": 16, "OUTPUTS": rows, "BLOCK": block}
-    sizes |= {"PERMUTE": held == "*i8", "ASKS": False, "WAITS": False}
+    sizes["PERMUTE"] = held == "*i8"
     return _compilation(dense_kernel, pointers, warps, least, **{**sizes, **constants})
 
 
-def _nf4_compilation(inputs: int, least: int = 75) -> Compilation:
+def _nf4_compilation(inputs: int) -> Compilation:
     outputs, words, warps = nf4_tile(inputs)
-    sizes = {"K": inputs, "OUTPUTS": outputs, "WORDS": words, "RANKS": 16, "WAITS": least >= 90, **_SIZES}
-    return _compilation(nf4_kernel, _NF4, warps, least, **sizes)
+    sizes = {"K": inputs, "OUTPUTS": outputs, "WORDS": words, "RANKS": 16, **_SIZES}
+    return _compilation(nf4_kernel, _NF4, warps, **sizes)
 
 
 def _rows_compilation(outputs: int, words: int, least: int, most: int) -> Compilation:
@@ -277,12 +269,9 @@ COMPILATIONS = (
     _dense_compilation(28672, 4096, scale=None, bias=None),
     _dense_compilation(1024, 3072, scale=None, bias=None),
     _dense_compilation(16, 14336, scale=None, bias=None, t=None, sb=None, RANK=0, RANKS=1),
-    _dense_compilation(16, 14336, least=90, scale=None, bias=None, t=None, sb=None, RANK=0, ASKS=True),
     _dense_compilation(28672, 4096, held="*i8"),
-    _dense_compilation(28672, 4096, held="*i8", least=90, WAITS=True),
     _dense_compilation(4096, 14336, held="*fp8e4nv", least=89, bias=None),
     *(_nf4_compilation(inputs) for inputs in (1024, 4096, 14336)),
-    _nf4_compilation(14336, least=90),
     _rows_compilation(16, 8, 75, 75),
     _rows_compilation(16, 64, 80, 120),
     _rows_compilation(32, 32, 80, 120),

@@ -46,6 +46,16 @@ def test_follows_torch(backend: str) -> None:
     assert relative_error(v, optimizer.state[theirs]["exp_avg_sq"]) < 1e-6
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_moments_out_of_range_move_nothing_far(backend: str) -> None:
+    """A second moment that overflowed, and one too small for fp32 to hold in full."""
+    p, g = torch.ones(2), torch.tensor([1e25, 1e-20])
+    m, v = _moments(2, 32)
+    adamw_step(p, g, m, v, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-30, weight_decay=0.0, step=1)
+    assert v[0] == torch.inf
+    torch.testing.assert_close(p, torch.ones(2), rtol=0, atol=1.1e-3)
+
+
 @pytest.mark.parametrize("bits", [32, 8])
 def test_rows_clip_and_shadow(backend: str, bits: int) -> None:
     """A block with its own row moves by that row's rate; the shadow is the rounded result."""
