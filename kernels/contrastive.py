@@ -83,11 +83,16 @@ class _Similarities:
         tensor_cores = interpreting() or (capability is not None and capability >= (8, 0))
         return 2 if self.on_triton and tensor_cores else 1
 
+    def units(self) -> _Similarities:
+        """The same z of unit embeddings, in fp32 or wider, whose lengths need not divide any more."""
+        a_BE = self.anchors_BE * self.inverses_B[:, None]
+        c_CE = self.candidates_CE * self.inverses_C[:, None]
+        ones = (torch.ones_like(self.inverses_B), torch.ones_like(self.inverses_C))
+        return _Similarities(a_BE, c_CE, *ones, self.labels_B, self.scale, self.symmetric)
+
     def plain(self, rows: slice) -> torch.Tensor:
-        """z of some rows in plain torch, in fp32 or wider."""
-        wide = self.inverses_B.dtype
-        a_NE = self.anchors_BE[rows].to(wide) * self.inverses_B[rows, None]
-        return self.scale * a_NE @ (self.candidates_CE.to(wide) * self.inverses_C[:, None]).T
+        """z of some rows of unit embeddings in plain torch."""
+        return (self.scale * self.anchors_BE[rows]) @ self.candidates_CE.T
 
     def operands(self) -> tuple[Any, Any, Tile, dict[str, Any]]:
         """Both sides as the kernels over tiles of z take them, the tile, and what these are compiled with."""
@@ -107,11 +112,13 @@ class _Similarities:
 
 
 class _Sums(NamedTuple):
-    """log Σ exp of z's rows, and of its columns if symmetric; z of every anchor's positive."""
+    """log Σ exp of z's rows, and of its columns if symmetric; z of every anchor's positive, NaN for a label
+    that is no candidate; z itself where plain torch made all of it at once."""
 
     rows_B: torch.Tensor
     columns_C: torch.Tensor
     positives_B: torch.Tensor
+    z_BC: torch.Tensor | None = None
 
 
 def _sums(of: _Similarities) -> _Sums:
@@ -122,7 +129,7 @@ def _sums(of: _Similarities) -> _Sums:
     down, across = triton.cdiv(batch, tile.rows), triton.cdiv(candidates, tile.columns)
     empty = of.inverses_B.new_empty
     row_parts, column_parts = empty(across, batch), empty(down, candidates if of.symmetric else 0)
-    positives_B = empty(batch)
+    positives_B = of.inverses_B.new_full((batch,), torch.nan)
     similarity_sums_kernel[(down * across,)](
         a, c, of.inverses_B, of.inverses_C, of.labels_B, row_parts, column_parts, positives_B, of.scale,
         batch, candidates, of.anchors_BE.shape[1], of.anchors_BE.stride(0), of.candidates_CE.stride(0),
@@ -132,26 +139,27 @@ def _sums(of: _Similarities) -> _Sums:
 
 
 def _sums_plain(of: _Similarities) -> _Sums:
-    none = of.inverses_B.new_empty(0)
+    none = z_NC = of.inverses_B.new_empty(0)
     rows, columns, positives = [none], [torch.full_like(of.inverses_C, -torch.inf)], [none]
     for part in _chunks(of):
         z_NC = of.plain(part)
         rows.append(z_NC.logsumexp(1))
-        columns.append(z_NC.logsumexp(0))
+        if of.symmetric:
+            columns.append(z_NC.logsumexp(0))
         positives.append(z_NC.gather(1, of.labels_B[part, None])[:, 0])
-    return _Sums(torch.cat(rows), torch.stack(columns).logsumexp(0), torch.cat(positives))
+    whole = z_NC if len(z_NC) == len(of.anchors_BE) else None
+    return _Sums(torch.cat(rows), torch.stack(columns).logsumexp(0), torch.cat(positives), whole)
 
 
 def _gradient(of: _Similarities, sums: _Sums, rows: slice) -> torch.Tensor:
     """dz of some rows, divided by the lengths of both sides' rows: (terms, N, C), to be added up."""
     if not of.on_triton:
-        z_NC = of.plain(rows)
-        dz_NC = (z_NC - sums.rows_B[rows, None]).exp()
+        z_NC = of.plain(rows) if sums.z_BC is None else sums.z_BC
+        dz_NC = (z_NC - sums.rows_B[rows, None]).exp_()
         if of.symmetric:
-            dz_NC += (z_NC - sums.columns_C).exp()
+            dz_NC += z_NC.sub_(sums.columns_C).exp_()
         share = torch.full_like(dz_NC[:, :1], -2.0 if of.symmetric else -1.0)
-        dz_NC.scatter_add_(1, of.labels_B[rows, None], share)
-        return (dz_NC * of.inverses_B[rows, None] * of.inverses_C)[None]
+        return dz_NC.scatter_add_(1, of.labels_B[rows, None], share)[None]
     a, c, tile, constants = of.operands()
     count, candidates = rows.stop - rows.start, len(of.candidates_CE)
     kind = torch.float32 if of.terms == 1 else torch.bfloat16
@@ -246,6 +254,7 @@ class _Contrastive(torch.autograd.Function):
         batch = len(anchors_BE)
         labels = torch.arange(batch, device=anchors_BE.device) if labels_B is None else labels_B.long()
         of = _Similarities(sides[0], sides[1], inverses_B, inverses_C, labels.contiguous(), scale, symmetric)
+        of = of if of.on_triton else of.units()
         sums = _sums(of)
         losses_B = sums.rows_B - sums.positives_B
         if symmetric:
@@ -268,17 +277,11 @@ class _Contrastive(torch.autograd.Function):
 
 
 def _side_gradient(
-    x: torch.Tensor,
-    inverse: torch.Tensor,
-    gradient: torch.Tensor | None,
-    factor: torch.Tensor,
-    normalize: bool,
+    x: torch.Tensor, inverse: torch.Tensor, dy: torch.Tensor | None, factor: torch.Tensor, normalize: bool
 ) -> torch.Tensor | None:
-    if gradient is None:
+    if dy is None:
         return None
-    if not normalize:
-        return scaled(gradient, factor).to(x.dtype)
-    return l2_normalize_backward(gradient, x, inverse, factor)
+    return l2_normalize_backward(dy, x, inverse, factor) if normalize else scaled(dy, factor).to(x.dtype)
 
 
 def contrastive_loss(
@@ -296,7 +299,8 @@ def contrastive_loss(
         anchors_BE: embeddings, any float type, rows of any stride.
         candidates_CE: of the same type; positives and negatives.
         scale: factor of the similarities, 1 / temperature.
-        labels_B: each anchor's positive in [0, C); None for candidate b of anchor b.
+        labels_B: each anchor's positive in [0, C), without which there is no loss (NaN on a GPU); None for
+            candidate b of anchor b.
         symmetric: the mean of both directions.
         normalize: cosine similarity; without it the embeddings are taken as they are.
 

@@ -127,7 +127,7 @@ def similarity_sums_kernel(
     z = sum_ * (tl.load(a_inverse + row) * (scale * LOG2_E))[:, None] * tl.load(c_inverse + column)[None, :]
     label = tl.load(labels + row).to(tl.int32)
     chosen = tl.sum(tl.where(columns[None, :] == label[:, None], z, 0.0), 1)
-    here = (label >= j * TILE_N) & (label < (j + 1) * TILE_N)
+    here = (label >= j * TILE_N) & (label < tl.minimum((j + 1) * TILE_N, C))
     tl.store(positive + rows, chosen / LOG2_E, mask=here & (rows < B))
     mass = _log_mass(tl.where((columns < C)[None, :], z, float("-inf")), 1)
     tl.store(row_parts + j.to(tl.int64) * B + rows, mass, mask=rows < B)
@@ -240,32 +240,37 @@ def similarity_tile(
     rows: int, columns: int, dtype: torch.dtype, capability: Capability, described: bool
 ) -> Tile:
     """Large tiles where there are enough of them for all processors of a large GPU; the largest only where
-    its operands need no addresses."""
+    its operands need no addresses. On sm_100 addresses and masks beside the sums of a square one spill."""
     if capability is not None and capability < (8, 0):  # no tensor cores
         return Tile(64, 64, 16, 4, 2)
     if dtype == torch.float32:  # three products of tf32 parts
         return Tile(128, 128 if capability == (9, 0) else 64, 32, 8, 3)
+    if not described and capability is not None and (10, 0) <= capability < (12, 0):
+        return Tile(64, 128, 64, 8, 3)
     if described and capability == (9, 0) and rows * columns >= 128 * 256 * 132:
         return Tile(128, 256, 64, 8, 4)
     return Tile(128, 128, 64, 8, 3) if rows * columns >= 128 * 128 * 64 else Tile(64, 64, 64, 4, 3)
 
 
 def compilations() -> tuple[Compilation, ...]:
-    """The kernels at BGE-M3's width, from 16-bit and fp32 embeddings."""
+    """The kernels at BGE-M3's width, from 16-bit and fp32 embeddings; from sm_90 on also at a width that
+    neither a copy engine nor the tile's depth fits, from 16-bit ones."""
     floats = ("a_inverse", "c_inverse", "row_parts", "column_parts", "positive", "row_lse", "column_lse")
     numbers = ("B", "C", "E", "a_row", "c_row", "first", "last", "out_row", "term")
     kinds = dict.fromkeys(floats, "*fp32") | dict.fromkeys(numbers, "i32")
     kinds |= {"labels": "*i64", "scale": "fp32", "share": "fp32"}
     found = []
-    for element, capability, most in (
-        ("*T", 75, 75), ("*T", 80, 89), ("*T", 90, 90), ("*T", 100, 120),
-        ("*fp32", 75, 75), ("*fp32", 80, 89), ("*fp32", 90, 90), ("*fp32", 100, 120),
+    for element, described, capability, most in (
+        ("*T", False, 75, 75), ("*T", False, 80, 89), ("*T", True, 90, 90), ("*T", True, 100, 120),
+        ("*T", False, 90, 90), ("*T", False, 100, 119), ("*T", False, 120, 120),
+        ("*fp32", False, 75, 75), ("*fp32", False, 80, 89),
+        ("*fp32", True, 90, 90), ("*fp32", True, 100, 120),
     ):  # fmt: skip
-        wide, described = element == "*fp32", capability >= 90
+        wide, even = element == "*fp32", described or capability < 90
         dtype = torch.float32 if wide else torch.bfloat16
         tile = similarity_tile(8192, 16384, dtype, divmod(capability, 10), described)
         constants: dict[str, Any] = {"GROUP": GROUP, "TILE_M": tile.rows, "TILE_N": tile.columns}
-        constants |= {"TILE_E": tile.depth, "EVEN": True, "DESCRIBED": described, "SYMMETRIC": True}
+        constants |= {"TILE_E": tile.depth, "EVEN": even, "DESCRIBED": described, "SYMMETRIC": True}
         constants |= {"PRECISION": "tf32x3" if wide and capability >= 80 else "ieee", "CAST": False}
         signature = kinds | {"out": "*fp32" if capability < 80 else "*bf16"} | dict.fromkeys("ac", element)
         if described:

@@ -14,13 +14,17 @@ from .backend import interpreting
 
 
 def describable(*matrices: torch.Tensor) -> bool:
-    """Whether the GPU has such an engine and can address these: rows begin at multiples of 16 bytes."""
+    """Whether the GPU has such an engine and can address these: not empty, rows that begin at multiples of
+    16 bytes and share none."""
     capability = nvidia_capability(matrices[0].device)
     if not interpreting() and (capability is None or capability < (9, 0)):
         return False
-    return all(
-        x.stride(1) == 1 and x.stride(0) * x.itemsize % 16 == 0 and x.data_ptr() % 16 == 0 for x in matrices
-    )
+    return all(x.numel() > 0 and _addressable(x) for x in matrices)
+
+
+def _addressable(x: torch.Tensor) -> bool:
+    row, column = x.stride()
+    return column == 1 and row >= x.shape[1] and row * x.itemsize % 16 == 0 and x.data_ptr() % 16 == 0
 
 
 def descriptor(x: torch.Tensor, rows: int, columns: int) -> TensorDescriptor:

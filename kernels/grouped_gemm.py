@@ -92,7 +92,7 @@ def grouped_matmul(
     tile = matmul_tile(size, experts, n, x.dtype, _capability(x.device))
     tile_expert, tile_row = _schedule(offsets_X1, size, experts, tile.rows)
     grid = (tile_expert.shape[0] * triton.cdiv(n, tile.columns),)
-    flat = weight.view(-1, weight.shape[2])
+    flat = weight.flatten(0, 1)
     # Gathered rows have no descriptor on every such GPU. The last step through a transposed weight must not
     # go on into the next expert: what x's zeros are multiplied by there may be infinite.
     described = rows_S is None and x.itemsize == 2 and k % tile.depth == 0 and describable(x, flat)

@@ -63,9 +63,36 @@ def test_where_rows_begin_changes_nothing() -> None:
         with forced("triton"):
             loss = contrastive_loss(*sides, symmetric=True)
         results.append((loss.detach(), *torch.autograd.grad(loss, sides)))
-    assert describable(torch.zeros(1, 24)) and not describable(torch.zeros(2, 25)[:, :24])
+    assert describable(torch.zeros(2, 24)) and not describable(torch.zeros(2, 25)[:, :24])
     for first, second in zip(*results, strict=True):
         assert relative_error(second, first) < 1e-6
+
+
+@pytest.mark.skipif(not interpreting(), reason="no other processor has a copy engine")
+def test_rows_that_share_memory_are_not_described() -> None:
+    assert not describable(torch.zeros(1, 24).expand(4, 24))
+    assert not describable(torch.zeros(0, 24)) and not describable(torch.zeros(4, 0))
+
+
+def test_expanded_embeddings(backend: str) -> None:
+    """The same anchor for every candidate, its rows all in one place."""
+    anchors, candidates = _embeddings(1, 6, 24)
+    results = []
+    for operation in (contrastive_loss, reference):
+        loss = operation(anchors.expand(6, 24), candidates)
+        results.append((loss.detach(), *torch.autograd.grad(loss, [anchors, candidates])))
+    for ours, expected in zip(*results, strict=True):
+        assert relative_error(ours, expected) < 1e-5
+
+
+@pytest.mark.skipif(not interpreting(), reason="plain torch refuses such labels")
+@pytest.mark.parametrize("label", [-100, 9, 10_000])
+def test_a_label_that_is_no_candidate_is_seen(label: int) -> None:
+    """Behind the last candidate too, where the last tile goes on."""
+    anchors, candidates = (each.detach() for each in _embeddings(4, 9, 8))
+    with forced("triton"):
+        loss = contrastive_loss(anchors, candidates, labels_B=torch.tensor([0, 8, label, 1]))
+    assert loss.isnan()
 
 
 def test_only_one_side_may_train(backend: str) -> None:

@@ -157,6 +157,17 @@ def test_16_bit_with_fp32_factors(dtype: torch.dtype, backend: str) -> None:
     assert not a.grad[1].any() and not b.grad[1].any()
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_sum_over_nothing_is_zero(backend: str, transposed: bool) -> None:
+    """Of a width of 0 only the second product is left, if there is one."""
+    offsets = torch.tensor([0, 2, 5], dtype=torch.int32)
+    x, w = torch.zeros(5, 0), torch.zeros(2, *((0, 7) if transposed else (7, 0)))
+    y = grouped_matmul(x, w, offsets, transposed=transposed)
+    assert torch.equal(y, torch.zeros(5, 7))
+    h, b = torch.ones(5, 3), torch.ones(2, *((3, 7) if transposed else (7, 3)))
+    assert torch.equal(grouped_matmul(x, w, offsets, h, b, transposed=transposed), torch.full((5, 7), 3.0))
+
+
 def test_refuses_what_does_not_fit() -> None:
     x, w, offsets = torch.zeros(4, 8), torch.zeros(2, 5, 8), torch.tensor([0, 2, 4], dtype=torch.int32)
     with pytest.raises(ValueError, match=r"\(4, 7\)"):
@@ -168,7 +179,7 @@ def test_refuses_what_does_not_fit() -> None:
 
 
 def test_tiles_fit_into_shared_memory() -> None:
-    limits = {75: 64, 80: 163, 89: 99, 90: 227, 120: 99}
+    limits = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
     for capability, limit in limits.items():
         for rows, experts in ((65536, 128), (4096, 128), (8, 8)):
             for columns in (16, 1408, 1536, 28672):
