@@ -47,10 +47,12 @@ def run(job: Job) -> Measured:
     said = [detail.removeprefix(FAST_PATH) for detail in fused if detail.startswith(FAST_PATH)]
     slow = [*plan.findings, *(event.finding for event in events if isinstance(event, FindingEvent))]
     reasons = list(dict.fromkeys(one.title for one in slow if one.id == "L08"))
+    # The plan's own seconds are rounded, and follow what earlier cases measured in the same folder.
+    schedule = plan.resolved.schedule
     return replace(
         measured(job, clock, losses, rewards),
         planned=plan.memory.allocated,
-        planned_step=None if plan.seconds is None else plan.seconds / job.steps,
+        planned_step=None if schedule is None else schedule.step_seconds,
         fused=said[-1] if said else " ".join(reasons),
     )
 

@@ -24,6 +24,8 @@ RANK_STEP = 8
 DEVIATIONS = 4.0
 """Standard deviations of a batch's tokens above their mean that are planned for."""
 HALVES = 2
+CONTRAST_CHUNK = 256 * 2**20
+"""Bytes of gradients that the contrastive loss holds at once."""
 
 
 def on_fast_path(facts: ModelFacts, adapter: AdapterSection, resolved: Resolved) -> bool:
@@ -125,6 +127,7 @@ def fast_encoder_bytes(
       w(2h + gf + 2r).
     - two fp32 statistics a norm; with checkpointing a half keeps the sum and t of its last product.
     - in the backward pass of a half, gradients of its width pass beside: w(f + 4h).
+    - before that, in its place, what the contrastive loss holds (:func:`contrast_bytes`), mostly less.
     - a head whose batches are not packed reads hidden states that are padded again: two copies of
       batch x longest.
     """
@@ -141,7 +144,20 @@ def fast_encoder_bytes(
         a_token = facts.layers * (width * HALVES * (hidden + rank) + statistics) + layer
     else:
         a_token = facts.layers * layer
-    passing = width * (facts.mlp_width + 4 * hidden)
     tokens = batch_tokens(resolved, report)
+    passing = max(tokens * width * (facts.mlp_width + 4 * hidden), contrast_bytes(facts, resolved))
     again = 0 if packs_batches(resolved, report) else 2 * resolved.tokens_per_micro_batch
-    return tokens * (a_token + passing) + again * width * hidden
+    return tokens * a_token + passing + again * width * hidden
+
+
+def contrast_bytes(facts: ModelFacts, resolved: Resolved) -> int:
+    """What the contrastive loss of an embedding model holds: a chunk of similarities' gradients, four bytes
+    each, and of every text's fp32 embedding its gradient and two bf16 matrices whose sum it is.
+
+    Other losses hold less.
+    """
+    if resolved.method != "embedding":
+        return 0
+    anchors, texts = resolved.batch_size, resolved.batch_size * resolved.texts_per_row
+    chunk = min(CONTRAST_CHUNK, 4 * anchors * (texts - anchors))
+    return chunk + (4 + 2 * 2) * facts.hidden_size * texts

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..calibration import Ceilings
 from ..models.facts import ModelFacts
-from ..models.memory import BYTES, MIB, Memory, weight_copies
+from ..models.memory import BYTES, MIB, Memory, embedding_trains, head_trains, weight_copies
 from ..recipe import AdapterSection
 from ..resolve import Resolved
 
@@ -40,8 +40,7 @@ def copied(memory: Memory, resolved: Resolved) -> Memory:
     at the end of a step, when activations are gone: only what takes more than those adds to the peak.
     """
     laid_out = 0 if resolved.schedule is not None else 4 * resolved.trainable_parameters
-    gone = sum(memory.components.get(name, 0) for name in PASSING)
-    return _with(memory, resolved, exchange=max(0, laid_out - gone))
+    return _with(memory, resolved, exchange=max(0, laid_out - _gone(memory)))
 
 
 def sharded(
@@ -49,8 +48,9 @@ def sharded(
 ) -> Memory:
     """Of shares of weights, gradients and optimizer states (FSDP), with what is gathered on top.
 
-    Gathered are embedding, head and last norm for the whole step, and the layer that computes; where all
-    weights train, also a layer's whole gradient before it is scattered, in the compute type and in fp32.
+    Gathered are embedding, head and last norm for the whole step, and the layer that computes. Of what trains
+    whole, the gradient too is whole before it is scattered, in the type that was gathered and in fp32: a
+    layer's beside the activations, that of the ends at the end of the backward pass, when those are gone.
     What is gathered arrives in one buffer on a stream of its own, from which it is copied. PyTorch's
     allocator keeps such a block for that stream, so it stands for the rest of the step as large as the
     largest gather was: mostly that of the ends, which the next layer's then reuses. It would be given back
@@ -66,28 +66,43 @@ def sharded(
     if adapter.kind == "none":  # a gathered layer is in the compute type already
         components["activations"] -= weight_copies(facts, adapter, resolved)
     layer, ends = _layer_and_ends(facts, adapter, resolved, memory)
-    width = BYTES[resolved.compute_dtype]
-    whole_gradient = layer * (width + 4) // width if adapter.kind == "none" else 0
-    return _with(
-        memory.model_copy(update={"components": components}),
-        resolved,
-        exchange=ends + layer + max(ends, layer) + whole_gradient,
-    )
+    memory = memory.model_copy(update={"components": components})
+    width = trained_width(resolved)
+    of_layer = layer * (width + 4) // width if adapter.kind == "none" else 0
+    of_ends = (width + 4) * _trained_ends(facts, adapter) - _gone(memory)
+    return _with(memory, resolved, exchange=ends + layer + max(ends, layer) + max(of_layer, of_ends))
 
 
 def _layer_and_ends(
     facts: ModelFacts, adapter: AdapterSection, resolved: Resolved, memory: Memory
 ) -> tuple[int, int]:
     """Bytes of one layer, and of what is outside of the layers, as they are gathered: frozen weights as they
-    are held, those that train in the compute type."""
-    outside = facts.parameters.embedding + facts.parameters.head
+    are held, those that train in :func:`trained_width`. Of ends that train beside an adapter there are two:
+    PEFT keeps the frozen ones."""
+    outside, width = facts.parameters.embedding + facts.parameters.head, trained_width(resolved)
     if adapter.kind == "none":
-        width = BYTES[resolved.compute_dtype]
         inside = facts.parameters.total - outside
         return width * -(-inside // facts.layers), width * outside
-    ends = BYTES.get(resolved.base_precision, 2) * outside
-    inside = memory.components["base"] - ends + memory.components["adapter"]
-    return max(0, -(-inside // facts.layers)), ends
+    frozen, trained = BYTES.get(resolved.base_precision, 2) * outside, _trained_ends(facts, adapter)
+    inside = memory.components["base"] - frozen + width * (resolved.trainable_parameters - trained)
+    return max(0, -(-inside // facts.layers)), frozen + width * trained
+
+
+def trained_width(resolved: Resolved) -> int:
+    """Bytes of a gathered number that trains: of the compute type, beside packed weights of fp32, since there
+    nothing is cast (``casts_gathered`` of the module :mod:`.fsdp`, which needs torch)."""
+    return BYTES["fp32" if resolved.base_precision == "nf4" else resolved.compute_dtype]
+
+
+def _trained_ends(facts: ModelFacts, adapter: AdapterSection) -> int:
+    """Parameters of embedding and head that train whole; tied, they are the embedding's."""
+    embedding = facts.parameters.embedding if embedding_trains(facts, adapter) else 0
+    return embedding + (facts.parameters.head if head_trains(facts, adapter) else 0)
+
+
+def _gone(memory: Memory) -> int:
+    """Bytes of what is gone when a step's gradients are whole."""
+    return sum(memory.components.get(name, 0) for name in PASSING)
 
 
 def _with(memory: Memory, resolved: Resolved, exchange: int) -> Memory:

@@ -13,8 +13,11 @@ from peft import LoraConfig, get_peft_model
 from support.plan_inputs import adapter, gpu, machine, recipe, report
 
 from whet.engine.methods.filling import TOKENS, coarser
+from whet.engine.models import encoder_memory
 from whet.engine.models.encoder_memory import (
+    CONTRAST_CHUNK,
     batch_tokens,
+    contrast_bytes,
     fast_encoder_bytes,
     head_parameters,
     on_fast_path,
@@ -27,6 +30,7 @@ from whet.engine.models.fast_path.encoders import apply_fast_encoder
 from whet.engine.models.memory import ADAMW_8BIT_BYTES, CUDA_CONTEXT, CUDA_WORKSPACE, estimate_memory
 from whet.engine.recipe import AdapterSection
 from whet.engine.resolve import Resolved, resolve
+from whet.kernels.contrastive import CHUNK_BYTES
 
 SIZES: dict[str, Any] = {
     "hidden_size": 128,
@@ -134,6 +138,28 @@ def test_a_batch_has_the_tokens_of_its_texts(tmp_path: Path) -> None:
     assert 512 * 15 < short < 512 * 512 / 5
     for change in ({"kind": "dora"}, {"kind": "none"}, {"bias": "all"}):
         assert not on_fast_path(facts, section.model_copy(update=change), resolved)
+
+
+def test_the_loss_counts_where_it_holds_more_than_passes_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many short texts of a narrow model."""
+    from transformers import BertConfig
+
+    BertConfig(**SIZES).save_pretrained(tmp_path)
+    facts, section, data = read_model_facts(tmp_path), adapter(rank=8), lengths_report([6] * 4000, texts=2)
+    few = resolved_for(facts, section, False).model_copy(update={"texts_per_row": 2})
+    many = few.model_copy(update={"batch_size": 8192})
+    assert CONTRAST_CHUNK == CHUNK_BYTES
+    assert contrast_bytes(facts, few) == 4 * TEXTS * TEXTS + 8 * 128 * 2 * TEXTS
+    assert contrast_bytes(facts, many) == CONTRAST_CHUNK + 8 * 128 * 2 * 8192
+    assert contrast_bytes(facts, many.model_copy(update={"method": "reranker"})) == 0
+    counted = [fast_encoder_bytes(facts, section, one, data) for one in (few, many)]
+    passing = [batch_tokens(one, data) * _moments(facts, one)[1] for one in (few, many)]
+    monkeypatch.setattr(encoder_memory, "contrast_bytes", lambda *_: 0)
+    alone = [fast_encoder_bytes(facts, section, one, data) for one in (few, many)]
+    more = [with_it - without for with_it, without in zip(counted, alone, strict=True)]
+    assert more == [0, contrast_bytes(facts, many) - passing[1]] and more[1] > 0
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Weights held in shares by two processes over gloo: losses, checkpoints, adapters are one's (fp32)."""
+"""Weights held in shares by two processes over gloo: losses, checkpoints, adapters are one's (fp32, bf16)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from whet.engine.errors import WhetError
 from whet.engine.methods.flat_optimizer import FlatAdamW, plain_state
 from whet.engine.methods.optimizers import usable_optimizer
 from whet.engine.parallel.fsdp import casts_gathered, count_bytes_as_numbers, shard, share_optimizer
+from whet.engine.parallel.rank_memory import trained_width
+from whet.engine.plan import make_plan
 
 STEPS, CLOSE = 6, 1e-5
 SHARES = {"ranks": 2, "strategy": "fsdp"}
@@ -50,6 +52,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory, model: Path) -> dict[str, Any
         adapter={"dropout": 0.0, "modules_to_save": ["lm_head"]},
         sampling={"prompts": ["Why?", "How?"], "max_new_tokens": 2},
     )
+    # Nothing is cast where it is gathered: autocast does it.
+    half = recipe(
+        model={"precision": "nf4"},
+        adapter={"dropout": 0.0, "modules_to_save": ["lm_head"]},
+        training={"max_steps": STEPS, "precision": "bf16"},
+    )
     lora, whole = recipe(adapter={"dropout": 0.0}), recipe(adapter={"kind": "none"})
     # Asked between the two prompts of step 3, whose second one nobody answers then; it ends after step 4.
     left_answering = {**SHARES, "stop_sampling": 3}
@@ -59,6 +67,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, model: Path) -> dict[str, Any
             "qlora, one": (qlora, ONE),
             "qlora, two": (qlora, TWO),
             "qlora, two, two, one": (qlora, [{**SHARES, "stop": 2}, left_answering, *ONE]),
+            "half, one": (half, ONE),
+            "half, two": (half, TWO),
             "lora, one": (lora, ONE),
             "lora, one, two, one": (lora, [{"ranks": 1, "stop": 2}, {**SHARES, "stop": 4}, *ONE]),
             "whole, one": (whole, ONE),
@@ -80,6 +90,12 @@ def assert_alike(one: dict[str, Any], two: dict[str, Any], close: float = CLOSE)
 @pytest.mark.parametrize("kind", ["qlora", "whole"])
 def test_shares_have_the_losses_of_one_process(runs: dict[str, Any], kind: str) -> None:
     assert_alike(runs[f"{kind}, one"], runs[f"{kind}, two"])
+
+
+def test_shares_beside_packed_weights_have_them_in_bf16_too(runs: dict[str, Any]) -> None:
+    one, two = ([step[1] for step in runs[f"half, {ranks}"]["steps"]] for ranks in ("one", "two"))
+    assert len(one) == STEPS and one == pytest.approx(two, rel=5e-3)
+    assert one != pytest.approx([step[1] for step in runs["qlora, one"]["steps"]], rel=1e-5)
 
 
 def test_every_process_answers_and_one_is_heard(runs: dict[str, Any]) -> None:
@@ -138,6 +154,14 @@ def test_nothing_is_cast_beside_packed_weights() -> None:
     assert casts_gathered("bf16", "bf16")
     assert not casts_gathered("nf4", "bf16")
     assert not casts_gathered("fp32", "fp32")
+
+
+def test_the_plan_knows_what_is_cast(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHET_HOME", str(tmp_path / "home"))
+    plain = make_plan(tiny_recipe(model, write_chat_rows(tmp_path / "rows.jsonl", 4))).resolved
+    for base, computing in (("bf16", "bf16"), ("nf4", "bf16"), ("nf4", "fp32"), ("fp32", "bf16")):
+        resolved = plain.model_copy(update={"base_precision": base, "compute_dtype": computing})
+        assert trained_width(resolved) == (2 if casts_gathered(base, computing) else 4)
 
 
 @pytest.mark.parametrize("bits", [8, 32])

@@ -17,7 +17,14 @@ from whet.engine.hardware import Machine
 from whet.engine.models.facts import ModelFacts
 from whet.engine.models.memory import estimate_memory, weight_copies
 from whet.engine.parallel.fitting import RankPlan, Sharing, deepspeed_of, fit_ranks
-from whet.engine.parallel.rank_memory import NCCL_BUFFERS, STAGES, copied, exchange_seconds, sharded
+from whet.engine.parallel.rank_memory import (
+    NCCL_BUFFERS,
+    PASSING,
+    STAGES,
+    copied,
+    exchange_seconds,
+    sharded,
+)
 from whet.engine.rates import correction, known_rate, predicted_rate, record_rate
 from whet.engine.recipe import Recipe
 from whet.engine.resolve import resolve
@@ -130,7 +137,7 @@ def test_shares_divide_what_stays_and_gather_the_rest(llama_8b: ModelFacts) -> N
     for name in ("activations", "loss", "runtime"):
         assert mine[name] == alone.components[name]
     ends = 2 * 2 * 128256 * 4096
-    layer = 2 * (2 * 4096 * (4096 + 1024) + 3 * 4096 * 14336) + alone.components["adapter"] // 32
+    layer = 2 * (2 * 4096 * (4096 + 1024) + 3 * 4096 * 14336) + alone.components["adapter"] // 2 // 32
     assert mine["exchange"] == pytest.approx(2 * ends + layer + NCCL_BUFFERS, rel=1e-3)
     assert plan.memory.peak == sum(mine.values())
 
@@ -156,6 +163,27 @@ def test_packed_weights_are_gathered_packed(llama_8b: ModelFacts) -> None:
     assert plan.resolved.strategy == wide.resolved.strategy == "fsdp"
     ends = 2 * 2 * 2 * 128256 * 4096 + NCCL_BUFFERS
     assert plan.memory.components["exchange"] - ends < (wide.memory.components["exchange"] - ends) / 2
+
+
+@pytest.mark.parametrize(("precision", "width"), [("nf4", 4), ("bf16", 2)])
+@pytest.mark.parametrize("ends", [["lm_head"], ["embed_tokens"], ["embed_tokens", "lm_head"]])
+def test_ends_that_train_are_gathered_beside_the_frozen_ones(
+    llama_8b: ModelFacts, ends: list[str], precision: str, width: int
+) -> None:
+    """As they train beside packed weights, in the compute type beside others, and in the buffer that they
+    arrived in; at a step's end their gradient too, beyond what is gone by then. No layer grows by them."""
+
+    def in_shares(saved: list[str]) -> dict[str, int]:
+        wanted, on = recipe(model__precision=precision, adapter__modules_to_save=saved), gpus(4, 80)
+        resolved, _ = resolve(wanted, llama_8b, on, report(), 5000)
+        resolved = resolved.model_copy(update={"strategy": "fsdp", "ranks": 4})
+        alone = estimate_memory(llama_8b, wanted.adapter, resolved, report(), on)
+        return sharded(alone, llama_8b, wanted.adapter, resolved).components
+
+    trained, mine = len(ends) * 128256 * 4096, in_shares(ends)
+    gradient = (width + 4) * trained - sum(mine.get(name, 0) for name in PASSING)
+    more = mine["exchange"] - in_shares([])["exchange"]
+    assert more == pytest.approx(2 * width * trained + max(0, gradient), abs=1)
 
 
 def test_the_reduction_is_stated_and_part_of_the_step(llama_8b: ModelFacts) -> None:
