@@ -7,14 +7,23 @@ import os
 import sys
 from typing import Any
 
+from huggingface_hub import get_token, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.utils import tqdm
+
 from .runs.failures import DISK_FULL, DISK_FULL_TEXTS
 from .surroundings.hub import hub_cache
 
 
 def main() -> None:
-    """Download what the request on standard input asks for; answer with the path, or the kind of failure."""
+    """Download what the request on standard input asks for; answer with the path, or the kind of failure.
+
+    A first line, empty, says that all is imported: until then no byte can come.
+    """
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    out.write("\n")
+    out.flush()
     try:
         said = answer(json.load(sys.stdin))
     except Exception as error:  # whatever it is, the near end tells it
@@ -28,9 +37,6 @@ def answer(request: dict[str, Any], bars: bool = True) -> dict[str, str]:
 
     ``bars`` shows progress on standard error.
     """
-    from huggingface_hub import get_token, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
-
     try:
         path = snapshot_download(
             request["name"],
@@ -61,7 +67,6 @@ def answer(request: dict[str, Any], bars: bool = True) -> dict[str, str]:
 
 def _no_bars() -> type:
     """A progress bar that shows nothing: small files are not worth one."""
-    from huggingface_hub.utils import tqdm
 
     class Silent(tqdm):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **options: Any) -> None:

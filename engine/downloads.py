@@ -88,6 +88,7 @@ def _attempt(request: dict[str, Any], patience: float, cautious: bool) -> dict[s
     assert process.stdout is not None
     try:
         send(process, request | {"workers": 1 if cautious else WORKERS}, last=True)
+        process.stdout.readline()  # it begins
         _watch(process, request["name"], patience)
         said = process.stdout.read()
     finally:

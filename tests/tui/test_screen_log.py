@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 from support.recorded_runs import recorded_run, write_log
-from support.screens import SIZES, pressed, same_as_committed, settle, shown, until_shown
+from support.screens import SIZES, pressed, same_as_committed, settle, shown, until, until_shown
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -102,19 +102,21 @@ def test_it_follows_until_one_scrolls_up(run: RunDir) -> None:
     write_log(run.log, many(100))
 
     async def do(pilot: Pilot[None], screen: LogScreen) -> None:
-        assert "line 99" in shown(pilot.app) and "following" in shown(pilot.app)
+        await until_shown(pilot, "line 99")
+        assert "following" in shown(pilot.app)
         write_log(run.log, many(120))
         screen._look()
-        await settle(pilot)
-        assert "line 119" in shown(pilot.app)
-        said = await pressed(pilot, "k", "k")
-        assert "not following" in said and "line 119" not in said
+        await until_shown(pilot, "line 119")
+        await pilot.press("k", "k")
+        await until_shown(pilot, "not following")
+        assert "line 119" not in shown(pilot.app)
         write_log(run.log, many(140))
         screen._look()
         await settle(pilot)
         assert "line 139" not in shown(pilot.app)
-        said = await pressed(pilot, "G")
-        assert "line 139" in said and "not following" not in said
+        await pilot.press("G")
+        await until_shown(pilot, "line 139")
+        assert "not following" not in shown(pilot.app)
 
     opened(run, do)
 
@@ -124,10 +126,10 @@ def test_scrolling_up_reads_on_and_stays_in_place(run: RunDir) -> None:
 
     async def do(pilot: Pilot[None], screen: LogScreen) -> None:
         view = screen.query_one(LogView)
+        await until_shown(pilot, "line 2499")
         view.scroll_to(y=0, animate=False)
-        await settle(pilot)
-        assert len(screen.window.lines) == 2000
-        assert "line 1500\n" in shown(pilot.app)  # the line that was on top before
+        await until(pilot, lambda: len(screen.window.lines) == 2000, "reading on above")
+        await until_shown(pilot, "line 1500\n")  # the line that was on top before
 
     opened(run, do)
 
