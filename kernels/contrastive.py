@@ -42,7 +42,6 @@ from .attention_choice import nvidia_capability
 from .backend import interpreting, uses_triton
 from .contrastive_triton import (
     GROUP,
-    Tile,
     combined,
     compilations,
     inverse_lengths,
@@ -50,7 +49,7 @@ from .contrastive_triton import (
     similarity_sums_kernel,
     similarity_tile,
 )
-from .descriptors import describable, descriptor
+from .descriptors import ProductTile, describable, descriptor
 from .l2_normalize import l2_normalize_backward
 from .rows import accumulation_type, addressable
 from .spec import Case, Inputs, KernelSpec, bytes_of
@@ -94,7 +93,7 @@ class _Similarities:
         """z of some rows of unit embeddings in plain torch."""
         return (self.scale * self.anchors_BE[rows]) @ self.candidates_CE.T
 
-    def operands(self) -> tuple[Any, Any, Tile, dict[str, Any]]:
+    def operands(self) -> tuple[Any, Any, ProductTile, dict[str, Any]]:
         """Both sides as the kernels over tiles of z take them, the tile, and what these are compiled with."""
         a, c, capability = self.anchors_BE, self.candidates_CE, nvidia_capability(self.anchors_BE.device)
         described = describable(a, c)

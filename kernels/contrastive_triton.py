@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -12,6 +12,7 @@ import triton.language as tl
 
 from .attention_choice import Capability
 from .backend import uses_triton
+from .descriptors import ProductTile
 from .grouped_gemm_triton import rounded
 from .l2_normalize import SHORTEST
 from .rows import accumulation_type
@@ -226,30 +227,22 @@ def similarity_gradient_kernel(
         )  # fmt: skip
 
 
-class Tile(NamedTuple):
-    """Rows and columns of a tile of similarities, depth of a step, warps, steps in flight."""
-
-    rows: int
-    columns: int
-    depth: int
-    warps: int
-    stages: int
-
-
 def similarity_tile(
     rows: int, columns: int, dtype: torch.dtype, capability: Capability, described: bool
-) -> Tile:
+) -> ProductTile:
     """Large tiles where there are enough of them for all processors of a large GPU; the largest only where
     its operands need no addresses. On sm_100 addresses and masks beside the sums of a square one spill."""
     if capability is not None and capability < (8, 0):  # no tensor cores
-        return Tile(64, 64, 16, 4, 2)
+        return ProductTile(64, 64, 16, 4, 2)
     if dtype == torch.float32:  # three products of tf32 parts
-        return Tile(128, 128 if capability == (9, 0) else 64, 32, 8, 3)
+        return ProductTile(128, 128 if capability == (9, 0) else 64, 32, 8, 3)
     if not described and capability is not None and (10, 0) <= capability < (12, 0):
-        return Tile(64, 128, 64, 8, 3)
+        return ProductTile(64, 128, 64, 8, 3)
     if described and capability == (9, 0) and rows * columns >= 128 * 256 * 132:
-        return Tile(128, 256, 64, 8, 4)
-    return Tile(128, 128, 64, 8, 3) if rows * columns >= 128 * 128 * 64 else Tile(64, 64, 64, 4, 3)
+        return ProductTile(128, 256, 64, 8, 4)
+    return (
+        ProductTile(128, 128, 64, 8, 3) if rows * columns >= 128 * 128 * 64 else ProductTile(64, 64, 64, 4, 3)
+    )
 
 
 def compilations() -> tuple[Compilation, ...]:

@@ -1,4 +1,4 @@
-"""Matrices that a GPU's copy engine brings a tile at a time, by a descriptor of them.
+"""Tiles of large products, and matrices that a GPU's copy engine brings a tile at a time, by a descriptor.
 
 From compute capability 9.0 on (NVIDIA's TMA) that frees the threads of addresses, whose registers a large
 tile of tensor cores needs for its sums, and of masks: what lies outside the matrix is read as zero.
@@ -6,11 +6,23 @@ tile of tensor cores needs for its sums, and of masks: what lies outside the mat
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .attention_choice import nvidia_capability
 from .backend import interpreting
+
+
+class ProductTile(NamedTuple):
+    """Rows and columns of a product's tile, depth of a step, warps, steps in flight."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
 
 
 def describable(*matrices: torch.Tensor) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 import triton
 
+from .descriptors import ProductTile
 from .grouped_gemm_triton import grouped_matmul_kernel, grouped_outer_kernel, schedule_kernel
 from .spec import Compilation
 
@@ -15,17 +15,7 @@ CACHED_BYTES = 16 * 2**20
 """Of an expert's weights, that the smallest of the GPUs' caches holds beside what else goes through."""
 
 
-class Tile(NamedTuple):
-    """Rows and columns of a tile, depth of a step, warps, steps in flight."""
-
-    rows: int
-    columns: int
-    depth: int
-    warps: int
-    stages: int
-
-
-def matmul_tile(rows: int, experts: int, columns: int, dtype: torch.dtype, capability: int) -> Tile:
+def matmul_tile(rows: int, experts: int, columns: int, dtype: torch.dtype, capability: int) -> ProductTile:
     """The tile for ``rows`` rows in ``experts`` groups.
 
     Its buffers fit into 96 KiB, 64 KiB before sm_80; into 192 KiB on the GPUs that have as much, where deeper
@@ -35,14 +25,14 @@ def matmul_tile(rows: int, experts: int, columns: int, dtype: torch.dtype, capab
     height = 128 if mean >= 96 else 64 if mean >= 48 else 16
     width = min(triton.next_power_of_2(max(columns, 16)), 256 if columns % 256 == 0 else 128)
     if dtype == torch.float32 or capability < 80:  # without tensor cores; deeper steps spill registers
-        return Tile(min(height, 64), min(width, 64), 16, 4, 2)
+        return ProductTile(min(height, 64), min(width, 64), 16, 4, 2)
     if width <= 32 and height >= 64:  # a LoRA factor's rank: x goes by once, and only that takes time
-        return Tile(64, width, 128, 4, 4)
+        return ProductTile(64, width, 128, 4, 4)
     if height == 128 and width == 256 and 90 <= capability < 120:
-        return Tile(128, 256, 64, 8, 4)
+        return ProductTile(128, 256, 64, 8, 4)
     if height == 128 and width == 256:
-        return Tile(128, 256, 32, 8, 4)
-    return Tile(height, min(width, 128), 64, 8 if height * width >= 128 * 128 else 4, 3)
+        return ProductTile(128, 256, 32, 8, 4)
+    return ProductTile(height, min(width, 128), 64, 8 if height * width >= 128 * 128 else 4, 3)
 
 
 def row_group(expert_bytes: int) -> int:
@@ -51,14 +41,14 @@ def row_group(expert_bytes: int) -> int:
     return 8 if expert_bytes > CACHED_BYTES else 1
 
 
-def outer_tile(m: int, n: int, dtype: torch.dtype, capability: int) -> Tile:
+def outer_tile(m: int, n: int, dtype: torch.dtype, capability: int) -> ProductTile:
     """The tile of an (m, n) product over rows; ``depth`` are the rows of a step."""
     side = 64 if dtype == torch.float32 or capability < 80 else 128
     height, width = (min(side, triton.next_power_of_2(max(size, 16))) for size in (m, n))
-    return Tile(height, width, 32 if side == 64 else 64, 8 if height * width >= 128 * 128 else 4, 2)
+    return ProductTile(height, width, 32 if side == 64 else 64, 8 if height * width >= 128 * 128 else 4, 2)
 
 
-def _described(gathered: Compilation, tile: Tile) -> Compilation:
+def _described(gathered: Compilation, tile: ProductTile) -> Compilation:
     """The same where rows of x lie in the experts' order and a copy engine reads both operands."""
     w_tile = (tile.columns, tile.depth)
     if gathered.constants["TRANSPOSED"]:
