@@ -115,7 +115,8 @@ def exchange_seconds(resolved: Resolved, base: int, ceilings: Ceilings, link: fl
     """Of an optimizer step, what ranks wait for each other's numbers.
 
     A ring moves 2 (N-1)/N of the gradients' bytes over each link once a step (DDP), nothing beside it. FSDP
-    gathers (N-1)/N of the base :data:`GATHERS` times a micro-batch, and scatters the gradients once.
+    gathers (N-1)/N of the base :data:`GATHERS` times a micro-batch, and scatters the gradients in each: a whole
+    gradient is what shares are there to spare.
 
     Args:
         resolved: the ranks and what they train.
@@ -126,5 +127,5 @@ def exchange_seconds(resolved: Resolved, base: int, ceilings: Ceilings, link: fl
     share = (resolved.ranks - 1) / resolved.ranks
     moved = 2 * share * 4 * resolved.trainable_parameters
     if resolved.strategy != "ddp":  # DeepSpeed's earlier stages gather less: this is the most
-        moved = share * (4 * resolved.trainable_parameters + GATHERS * resolved.gradient_accumulation * base)
+        moved = share * resolved.gradient_accumulation * (4 * resolved.trainable_parameters + GATHERS * base)
     return moved / (link or ceilings.pcie)

@@ -204,15 +204,14 @@ def test_the_reduction_is_stated_and_part_of_the_step(llama_8b: ModelFacts) -> N
     assert linked.exchange_seconds is not None and linked.exchange_seconds < plan.exchange_seconds / 5
 
 
-def test_shares_gather_the_base_twice_a_micro_batch(llama_8b: ModelFacts) -> None:
+def test_shares_gather_the_base_twice_and_scatter_gradients_in_each_micro_batch(llama_8b: ModelFacts) -> None:
     plan, ceilings = planned(llama_8b, gpus(8, 12)), ceilings_of(gpus(8, 12))
     assert ceilings is not None
+    resolved = plan.resolved.model_copy(update={"gradient_accumulation": 3})
     base, link = 16 * 10**9, 1e11
-    seconds = exchange_seconds(plan.resolved, base, ceilings, link)
-    gradients = 4 * plan.resolved.trainable_parameters
-    assert seconds == pytest.approx(
-        3 / 4 * (gradients + 2 * plan.resolved.gradient_accumulation * base) / link
-    )
+    seconds = exchange_seconds(resolved, base, ceilings, link)
+    gradients = 4 * resolved.trainable_parameters
+    assert seconds == pytest.approx(3 * 3 / 4 * (gradients + 2 * base) / link)
 
 
 def test_a_measured_speed_belongs_to_its_number_of_ranks(llama_8b: ModelFacts) -> None:
