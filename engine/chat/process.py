@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from ..data.chat_templates.of_tokenizer import rendered
 from ..errors import WhetError
+from ..importing import importing
 from ..models.capped_attention import attention_of
 from .session import ChatTarget
 
@@ -29,10 +30,12 @@ class TransformersVoice:
     """A transformers model, with its adapter on or off."""
 
     def __init__(self, target: ChatTarget) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        with importing():
+            import torch
+            from peft import PeftModel
+            from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from ..models.fast_path import apply_fast_path, bind_generate
+            from ..models.fast_path import apply_fast_path, bind_generate
 
         cuda = torch.cuda.is_available()
         dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
@@ -51,8 +54,6 @@ class TransformersVoice:
             **attention_of(target.model),
         )
         if target.adapter is not None:
-            from peft import PeftModel
-
             if not (target.adapter / "adapter_model.safetensors").is_file():
                 raise ValueError(f"{target.adapter} holds no adapter_model.safetensors.")
             self.model = PeftModel.from_pretrained(self.model, str(target.adapter))

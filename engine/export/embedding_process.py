@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import WhetError
-from .gguf.native import LlamaLog, Progress, import_llama_cpp, serve
+from .gguf.native import LlamaLog, Progress, import_llama_cpp
 from .smoke_metadata import read_metadata
 from .smoke_weights import compare_weights
 
@@ -187,7 +187,3 @@ def _unit(vectors_ND: np.ndarray) -> np.ndarray:
     wide_ND = vectors_ND.astype(np.float64)
     result: np.ndarray = wide_ND / np.maximum(np.linalg.norm(wide_ND, axis=1, keepdims=True), 1e-12)
     return result
-
-
-if __name__ == "__main__":
-    serve(main)

@@ -21,7 +21,7 @@ from ..models.sentence_folder import Dense, SentenceFolder, read_sentence_folder
 from .embedding_metadata import expected_values
 from .embedding_texts import LONGEST, long_texts, prompted, short_texts
 from .gguf.known_differences import KnownDifferences
-from .gguf.native import Progress, serve
+from .gguf.native import Progress
 from .gguf.space_prefix import space_prefix
 from .probe_corpus import with_special_tokens
 from .reference_device import place
@@ -123,7 +123,3 @@ def _matrix(dense: Dense) -> torch.Tensor:
     from safetensors.torch import load_file
 
     return load_file(dense.folder / "model.safetensors")["linear.weight"].float()
-
-
-if __name__ == "__main__":
-    serve(main)

@@ -23,7 +23,7 @@ from ..models.capped_attention import attention_of
 from ..models.own_files import WEIGHTS
 from ..models.sentence_folder import is_embedding_model
 from .distributions import divergence, log_probabilities, pick_sequences
-from .gguf.native import Progress, serve
+from .gguf.native import Progress
 from .reference_device import place
 
 
@@ -88,7 +88,3 @@ def _is_quantised(folder: Path) -> bool:
 def _placed(base: Path, device: torch.device) -> dict[str, Any]:
     """A rounded checkpoint is placed while it loads; its layers cannot be moved afterwards."""
     return {"device_map": {"": str(device)}} if _is_quantised(base) else {}
-
-
-if __name__ == "__main__":
-    serve(main)

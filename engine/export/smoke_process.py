@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import WhetError
-from .gguf.native import LlamaLog, Progress, import_llama_cpp, serve, told
+from .gguf.native import LlamaLog, Progress, import_llama_cpp, told
 from .smoke_metadata import read_metadata
 from .smoke_weights import compare_weights
 
@@ -213,7 +213,3 @@ class Measurement:
 
     def _text(self, ids: list[int]) -> str:
         return str(self.llama.detokenize(ids, special=True).decode("utf-8", "replace"))
-
-
-if __name__ == "__main__":
-    serve(main)

@@ -22,7 +22,7 @@ from ..errors import WhetError
 from ..models.capped_attention import attention_of
 from ..models.own_files import LOCAL, WEIGHTS
 from .gguf.known_differences import KnownDifferences
-from .gguf.native import Progress, serve, told
+from .gguf.native import Progress, told
 from .gguf.space_prefix import space_prefix
 from .probe_corpus import probe_texts, with_special_tokens
 from .reference_device import place
@@ -267,7 +267,3 @@ class Reference:
     def tokenizer_ends(self) -> list[int]:
         generation = self.model.generation_config.eos_token_id
         return generation if isinstance(generation, list) else [generation]
-
-
-if __name__ == "__main__":
-    serve(main)

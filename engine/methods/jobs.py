@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 
 from ..runs.context import RunContext
@@ -32,17 +34,27 @@ def run_job(context: RunContext) -> None:
         Stopped: the run ended on request.
         WhetError: with a code that says what a person can do.
     """
+    job_of(context)(context)
+
+
+def job_of(context: RunContext) -> Callable[[RunContext], None]:
+    """What :func:`run_job` calls, all that it needs imported.
+
+    Raises:
+        WhetError: for a ``job.json`` that is none.
+    """
     job = context.dir.load_job()
     if isinstance(job, ExportJob | SmokeJob):
         from ..export.job import run_export_job, run_smoke_job
 
-        run_export_job(context, job) if isinstance(job, ExportJob) else run_smoke_job(context, job)
-        return
+        if isinstance(job, ExportJob):
+            return partial(run_export_job, job=job)
+        return partial(run_smoke_job, job=job)
     kind = context.recipe.method.kind
     if isinstance(job, EvaluateJob) and kind == "sft":
         from .sft.evaluation import evaluate_run
 
-        evaluate_run(context, job)
-        return
+        return partial(evaluate_run, job=job)
     module, function = METHODS[kind]
-    getattr(import_module(module, __package__), function)(context)
+    method: Callable[[RunContext], None] = getattr(import_module(module, __package__), function)
+    return method

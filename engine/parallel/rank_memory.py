@@ -115,8 +115,8 @@ def exchange_seconds(resolved: Resolved, base: int, ceilings: Ceilings, link: fl
     """Of an optimizer step, what ranks wait for each other's numbers.
 
     A ring moves 2 (N-1)/N of the gradients' bytes over each link once a step (DDP), nothing beside it. FSDP
-    gathers (N-1)/N of the base :data:`GATHERS` times a micro-batch, and scatters the gradients in each: a whole
-    gradient is what shares are there to spare.
+    gathers (N-1)/N of the base :data:`GATHERS` times a micro-batch, and scatters the gradients in each: no
+    rank keeps whole ones.
 
     Args:
         resolved: the ranks and what they train.

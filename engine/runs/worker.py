@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import WhetError
+from ..importing import importing
 from ..parallel.topology import as_planned, here
 from ..settings import settings
 from . import locks, rank
@@ -56,9 +57,11 @@ def training_job(context: RunContext) -> None:
     if not context.topology.alone:
         # Else accelerate gives every rank all cores of a CPU.
         os.environ.setdefault("OMP_NUM_THREADS", str(context.plan.resolved.threads))
-    from ..methods.jobs import run_job
+    with importing():
+        from ..methods.jobs import job_of
 
-    run_job(context)
+        job = job_of(context)
+    job(context)
 
 
 def _let_speak(level: str) -> None:

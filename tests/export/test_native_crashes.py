@@ -161,13 +161,11 @@ def test_progress_is_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Twice as long as its patience, but never silent for so long."""
     (tmp_path / "slow_stub.py").write_text(
         "import select\n"
-        "from whet.engine.export.gguf.native import serve\n"
         "def main(request, progress):\n"
         "    for step in range(8):\n"
         "        select.select([], [], [], 0.25)\n"
         "        progress(step, 8)\n"
         "    return {'done': True}\n"
-        "serve(main)\n"
     )
     source = str(Path(native.__file__).parents[4])
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{source}")
@@ -184,13 +182,11 @@ def test_large_files_are_waited_for(tmp_path: Path) -> None:
 def test_what_libraries_print_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "noisy.py").write_text(
         "import os\n"
-        "from whet.engine.export.gguf.native import serve\n"
         "def main(request, progress):\n"
         "    os.write(1, b'[New LWP 1]\\n')\n"
         "    progress(1, 1)\n"
         "    print('a line of Python')\n"
         "    return {'quiet': os.environ['GGML_NO_BACKTRACE']}\n"
-        "serve(main)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     assert run_native("noisy", {}) == {"quiet": "1"}

@@ -260,9 +260,8 @@ def test_a_native_crash_is_a_finding_that_keeps_what_was_seen(
     (tmp_path / "crashing.py").write_text(
         "import os, signal\n"
         "from whet.engine.export import smoke_process\n"
-        "from whet.engine.export.gguf.native import serve\n"
         "smoke_process.Measurement.logits = lambda self: os.kill(os.getpid(), signal.SIGSEGV)\n"
-        "serve(smoke_process.main)\n"
+        "main = smoke_process.main\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(smoke.__file__).parents[3]}:{_path()}")
     real = smoke.run_native

@@ -25,7 +25,7 @@ from ...models.capped_attention import attention_of
 from ...models.own_files import WEIGHTS
 from .architectures import find_architecture
 from .importance import Importance
-from .native import Progress, serve
+from .native import Progress
 
 SHARE = 0.6
 """Share of the free memory that weights may take."""
@@ -155,7 +155,3 @@ def _failed(why: str) -> WhetError:
         f"The importance matrix could not be computed: {why}.",
         "Choose types that do without one (q4_k_m, q3_k_m, q2_k), or give a matrix that llama-imatrix made.",
     )
-
-
-if __name__ == "__main__":
-    serve(main)

@@ -1,14 +1,14 @@
 """llama.cpp in a process of its own: a native crash is then an error message, not the end of the program.
 
-A process module reads one JSON request from stdin and answers with JSON lines on stdout: any number of
-``{"progress": [done, total]}``, then one ``{"result": ...}`` or ``{"error": {code, message, hint}}``.
+:mod:`.serving` reads one JSON request from stdin there, calls a module's ``main(request, progress)`` and
+answers with JSON lines on stdout: any number of ``{"progress": [done, total]}``, then one
+``{"result": ...}`` or ``{"error": {code, message, hint}}``.
 llama.cpp's own log goes to stderr, from where the parent quotes it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -54,9 +54,10 @@ def patience_for(*files: Path) -> float:
 def run_native(
     module: str, request: dict[str, Any], progress: Progress | None = None, patience: float | None = None
 ) -> dict[str, Any]:
-    """Run ``python -P -m module`` on ``request`` and return its result.
+    """Run ``module.main`` on ``request`` in a process of its own and return its result.
 
     Args:
+        module: that :mod:`.serving` imports there.
         progress: called whenever the process reports some.
         patience: seconds it may go without doing so, by default PATIENCE; then it is killed.
 
@@ -68,7 +69,7 @@ def run_native(
     patience = patience or PATIENCE
     with tempfile.TemporaryFile() as log:
         # An assertion of ggml's would call gdb, where there is one, before it ends the process.
-        process = start(module, stderr=log, GGML_NO_BACKTRACE="1")
+        process = start("whet.engine.export.gguf.serving", module, stderr=log, GGML_NO_BACKTRACE="1")
         watch = _Watch(process, patience)
         try:
             answer = _converse(process, request, progress, watch)
@@ -171,26 +172,6 @@ def _hung(module: str, patience: float, log: IO[bytes]) -> WhetError:
 def _last_words(log: IO[bytes]) -> str:
     log.seek(0)
     return log.read().decode("utf-8", "replace")[-LOG_TAIL:].strip() or "(none)"
-
-
-def serve(handle: Callable[[dict[str, Any], Progress], dict[str, Any]]) -> None:
-    """The other side: read the request, call ``handle(request, progress)``, write the answer."""
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print goes to the log and not among the answers
-
-    def say(message: dict[str, Any]) -> None:
-        try:
-            out.write(json.dumps(message) + "\n")
-            out.flush()
-        except BrokenPipeError:
-            os._exit(1)  # whoever asked is gone; raised in a callback, llama.cpp would work on
-
-    try:
-        result = handle(json.load(sys.stdin), lambda done, total: say({"progress": [done, total]}))
-    except WhetError as error:
-        say({"error": error.as_dict()})
-    else:
-        say({"result": result})
 
 
 class LlamaLog:

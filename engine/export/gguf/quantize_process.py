@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import WhetError
 from .importance import Importance
-from .native import LlamaLog, Progress, import_llama_cpp, serve
+from .native import LlamaLog, Progress, import_llama_cpp
 from .types import find_type
 
 TENSOR_LINE = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
@@ -79,7 +79,3 @@ def _tensor_type(name: str) -> int:
     from gguf import GGMLQuantizationType
 
     return int(GGMLQuantizationType[name.upper()])
-
-
-if __name__ == "__main__":
-    serve(main)

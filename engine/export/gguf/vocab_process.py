@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import WhetError
-from .native import LlamaLog, Progress, import_llama_cpp, serve
+from .native import LlamaLog, Progress, import_llama_cpp
 
 
 def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -48,7 +48,3 @@ def _tokenize(path: str, texts: list[str], pre: str | None, log: LlamaLog) -> di
         "add_eos": llama_cpp.llama_vocab_get_add_eos(vocab),
         "end_of_generation": [i for i in range(count) if llama_cpp.llama_vocab_is_eog(vocab, i)],
     }
-
-
-if __name__ == "__main__":
-    serve(main)

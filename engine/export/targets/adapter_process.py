@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import WhetError
-from ..gguf.native import LlamaLog, Progress, import_llama_cpp, serve
+from ..gguf.native import LlamaLog, Progress, import_llama_cpp
 
 BATCH = 64
 """Positions whose logits llama.cpp holds at once."""
@@ -79,7 +79,3 @@ def divergence(p_TV: Array, q_TV: Array) -> Array:
     p_TV = p_TV.astype(np.float64)
     result: Array = (np.exp(p_TV) * (p_TV - q_TV)).sum(axis=-1)
     return result
-
-
-if __name__ == "__main__":
-    serve(main)

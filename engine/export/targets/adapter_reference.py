@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from ...models.capped_attention import attention_of
 from ...models.own_files import WEIGHTS
 from ..distributions import log_probabilities, pick_sequences
-from ..gguf.native import Progress, serve
+from ..gguf.native import Progress
 from ..reference_device import place
 
 
@@ -39,7 +39,3 @@ def main(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     progress(2, 2)
     (work / "sequences.json").write_text(json.dumps(sequences), encoding="utf-8")
     return {"computed_in": str(dtype).removeprefix("torch.")}
-
-
-if __name__ == "__main__":
-    serve(main)

@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from ...models.capped_attention import attention_of
 from ...models.own_files import LOCAL, WEIGHTS
 from ..distributions import divergence, log_probabilities, pick_sequences
-from ..gguf.native import Progress, serve
+from ..gguf.native import Progress
 from ..reference_device import place
 from .four_bit import nf4_config
 
@@ -95,7 +95,3 @@ def _near(exact: torch.Tensor, rounded: torch.Tensor) -> bool:
     largest = exact.float().abs().amax(dim=-1, keepdim=True)
     error = (exact.float() - rounded.float()).abs()
     return bool((error <= exact.float().abs() * HALF_STEP + largest * SMALLEST).all())
-
-
-if __name__ == "__main__":
-    serve(main)
