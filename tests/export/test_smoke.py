@@ -281,6 +281,7 @@ def _path() -> str:
     return os.environ.get("PYTHONPATH", "")
 
 
+@pytest.mark.slow  # half a minute: `make slow`; test_jobs.py starts the same processes
 def test_export_and_smoke_as_processes(trained: Path, held_out: list[dict[str, Any]], tmp_path: Path) -> None:
     section = {"gguf": ["q8_0"], "merged": False, "smoke_test": True}
     asked = {"action": "export", "trained": str(trained), "out": str(tmp_path / "out"), "section": section}

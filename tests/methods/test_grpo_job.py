@@ -361,6 +361,7 @@ def test_all_weights_train_against_a_copy(tiny: Path, tmp_path: Path) -> None:
     assert seen[0].metrics["kl"] == pytest.approx(0, abs=1e-6) and seen[1].metrics["kl"] > 1e-6
 
 
+@pytest.mark.slow  # half a minute: `make slow`; preference leaves by the same way
 def test_the_result_leaves_merged_and_proven_on_its_prompts(tiny: Path, tmp_path: Path) -> None:
     from whet.engine.export.held_out import planned_rows
     from whet.engine.export.importance_rows import training_rows

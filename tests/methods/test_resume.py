@@ -93,6 +93,7 @@ def test_killed_run_resumes_bit_for_bit(tmp_path: Path, model: Path) -> None:
     assert report["second checkpoint, without manifest"]["left"] == ["step-000002", "step-000004"]
 
 
+@pytest.mark.slow  # half a minute: `make slow`
 def test_packed_8bit_checkpointed_run_resumes_bit_for_bit(tmp_path: Path, model: Path) -> None:
     training = {"optimizer": "adamw_8bit", "gradient_checkpointing": "on", "max_steps": 9}
     method = {"packing": True, "neftune_alpha": 5.0}

@@ -92,6 +92,7 @@ def test_no_trainer_copies_it(two_gpus: None, tiny_llama: Path, tmp_path: Path) 
     assert trainer(model).args.n_gpu == 1
 
 
+@pytest.mark.slow  # half a minute and more: `make slow`
 @pytest.mark.timeout(450)
 def test_torchrun_trains_one_model(tmp_path: Path) -> None:
     """Two processes share each step's rows and have one process's losses."""

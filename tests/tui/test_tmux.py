@@ -17,6 +17,7 @@ LONG = 900
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 
 
+@pytest.mark.slow  # two minutes: `make slow`; its parts are tried screen by screen
 def test_from_first_start_to_a_verdict_over_a_broken_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
