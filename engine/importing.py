@@ -2,8 +2,8 @@
 
 torch and what stands on it leave half a million objects that stay as long as the process does. While they
 come, the collector walks those that are there already again and again, and when the process ends it walks
-them once more. Without that, on two slow cores, what a training imports took 8.5 s of processor time where it
-took 11.7, and its process ended in 0.6 s where it took 3.6.
+them once more. Without that, on two slow cores, what a training imports took 8.7 s of processor time where it
+took 10.7, and its process ended in 0.5 s where it took 2.8 (benchmarks/results/imports-cpu-2026-11-30.md).
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def test_the_document_lists_every_tool_with_its_set_and_what_it_may_do(tmp_path:
 
 
 def test_the_start_is_quick_and_loads_nothing_heavy(tmp_path: Path) -> None:
-    """Processor time beside that of the SDK's own imports, so that a slow machine's pace drops out."""
+    """In 1.5 s of processor time; on a machine too slow for that, in 1.8 times what the SDK itself takes."""
     told = "print(time.process_time(), *{name.partition('.')[0] for name in sys.modules})"
     sdk = f"import sys, time, mcp.server; {told}"
     server = (
@@ -186,7 +186,7 @@ def test_the_start_is_quick_and_loads_nothing_heavy(tmp_path: Path) -> None:
             times.append(float(seconds))
             assert not set(loaded) & HEAVY
         turns.append(times)
-    assert min(whole / library for library, whole in turns) < 2, turns
+    assert any(whole < max(1.5, 1.8 * library) for library, whole in turns), turns
 
 
 @pytest.mark.parametrize("era", ["legacy", "auto"])

@@ -94,6 +94,8 @@ def test_it_opens_at_the_end_and_obeys_no_control_character(run: RunDir, size: t
     async def do(pilot: Pilot[None], screen: LogScreen) -> None:
         await until_shown(pilot, "the last line")
         await same_as_committed(pilot.app, "log")
+        said = shown(pilot.app)
+        assert "[bold]not markup[/bold]" in said and "\x1b" not in said and "\r" not in said
 
     opened(run, do, size)
 
@@ -130,6 +132,8 @@ def test_scrolling_up_reads_on_and_stays_in_place(run: RunDir) -> None:
         view.scroll_to(y=0, animate=False)
         await until(pilot, lambda: len(screen.window.lines) == 2000, "reading on above")
         await until_shown(pilot, "line 1500\n")  # the line that was on top before
+        await settle(pilot)
+        assert "line 1500\n" in shown(pilot.app) and len(screen.window.lines) == 2000
 
     opened(run, do)
 

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from support.fake_runs import SOURCE
 
-OVER_TEXTUAL = 2.0
-"""At most so many times the processor time that an app without anything takes: a machine's pace drops out.
-
-Seen: 1.4 to 1.7 times.
-"""
+FIRST_PAINT = 0.4
+"""Seconds of processor time until the app is ready: on an idle machine the time a person waits."""
+OVER_TEXTUAL = 1.75
+"""On a machine too slow for that, so many times what an app without anything takes; seen: 1.4 to 1.7."""
 
 EMPTY = """
 import json, time
@@ -60,5 +59,4 @@ def test_home_is_painted_at_once_and_without_anything_heavy(tmp_path: Path) -> N
     start(tmp_path, PROGRAM)  # byte code is written once
     turns = [(start(tmp_path, EMPTY), start(tmp_path, PROGRAM)) for _ in range(4)]
     assert all(loaded == [] for turn in turns for _, loaded in turn)
-    ratios = [home / empty for (empty, _), (home, _) in turns]
-    assert min(ratios) < OVER_TEXTUAL, turns
+    assert any(home < max(FIRST_PAINT, OVER_TEXTUAL * empty) for (empty, _), (home, _) in turns), turns
