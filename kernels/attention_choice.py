@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from .attention_reference import AttentionOptions
-from .backend import only_references
+from .backend import interpreting, only_references
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -198,3 +198,9 @@ def nvidia_capability(device: torch.device) -> Capability:
     if device.type != "cuda" or torch.version.hip is not None:
         return None
     return torch.cuda.get_device_capability(device)
+
+
+def starts_early(device: torch.device) -> bool:
+    """Whether a kernel can start while the one before it runs, and wait for what that writes."""
+    capability = nvidia_capability(device)
+    return capability is not None and capability >= (9, 0) and not interpreting()

@@ -5,7 +5,8 @@
 A row's keys are cut into parts that different programs read, since rows times heads alone would leave most of
 a GPU idle; each part gives its own softmax-weighted sum and its log-sum-exp, and a second kernel adds them up
 (Dao et al. 2023, Flash-Decoding). Lengths lie on the device and sizes are fixed, so a CUDA graph of a step
-serves all steps. The cache is read once: bandwidth decides.
+serves all steps. The cache is read once, so bandwidth decides: programs that all run at once have tens of
+kilobytes each on their way.
 
 Legend: B rows, H query heads, G key/value heads, M = H / G, E head size, P places of the cache, S parts.
 """
@@ -13,12 +14,13 @@ Legend: B rows, H query heads, G key/value heads, M = H / G, E head size, P plac
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
+from .attention_choice import Capability, nvidia_capability, starts_early
 from .attention_reference import AttentionOptions
 from .attention_triton_kernels import LOG2E
 from .backend import interpreting, uses_triton
@@ -31,27 +33,62 @@ MOST_PARTS = 64
 _ALL = 1 << 30  # a window that sees everything
 
 
+class Tile(NamedTuple):
+    """Keys a step, warps, steps that are read or computed at once, programs that a processor holds."""
+
+    block: int
+    warps: int
+    stages: int
+    resident: int
+
+
+@lru_cache(maxsize=32)
+def tile(key_bytes: int, capability: Capability) -> Tile:
+    """The tile for keys of so many bytes, those of columns up to a power of two.
+
+    Of three stages two lie in shared memory: 64 KiB of keys and values where a processor has 164 KiB or more,
+    as found by trying on an H200, and half of that where it has 100.
+    """
+    if capability is None or capability < (8, 0):  # which copy to shared memory through registers
+        return Tile(max(16, min(64, 8192 // key_bytes)), 4, 2, 2)
+    largest = (9, 0) <= capability < (12, 0)
+    wanted = 16384 if largest or capability in ((8, 0), (8, 7)) else 8192
+    block = max(16, min(128, wanted // key_bytes))
+    stages = 3 if block * key_bytes <= wanted else 2
+    return Tile(block, 4, stages, 3 if largest and key_bytes <= 512 else 2)
+
+
 @triton.jit
 def _tanh(x):
     return 1.0 - 2.0 / (1.0 + tl.exp2(x * (2.0 * LOG2E)))
 
 
-@triton.jit(do_not_specialize=["window"])
+# Where EARLY, a kernel may start while the one before it runs, but touches memory only when that has ended
+# and written. Nothing is overtaken: sum_kernel waits for all of part_kernel, which waited for all before it.
+
+
+@triton.jit(do_not_specialize=["window", "parts"])
 def part_kernel(
-    q, kv, lengths, partial, lse, q_row, q_head, kv_row, kv_place, scale, softcap, window,
-    H: tl.constexpr, G: tl.constexpr, E: tl.constexpr, PARTS: tl.constexpr, MEMBERS: tl.constexpr,
-    COLUMNS: tl.constexpr, BLOCK: tl.constexpr, CAPPED: tl.constexpr, CAST: tl.constexpr,
+    q, kv, lengths, partial, lse, q_row, q_head, kv_row, kv_place, scale, inner, window, parts,
+    H: tl.constexpr, G: tl.constexpr, E: tl.constexpr, MEMBERS: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr, STAGES: tl.constexpr, CAPPED: tl.constexpr, EARLY: tl.constexpr, CAST: tl.constexpr,
 ):  # fmt: skip
-    """All query heads of one key/value head over one part of its keys. Scores are in units of log2."""
+    """All query heads of one key/value head over one part of its keys.
+
+    Scores, q·k or where CAPPED tanh(``inner`` q·k), are in units of log2 once they are times ``scale``.
+    """
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     row, group, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + row).to(tl.int32)
     first = tl.maximum(length - window, 0)
-    size = tl.cdiv(tl.cdiv(length - first, PARTS), BLOCK) * BLOCK
+    size = tl.cdiv(tl.cdiv(length - first, parts), BLOCK) * BLOCK
     start = first + part * size
     stop = tl.minimum(start + size, length)
     member, column = tl.arange(0, MEMBERS), tl.arange(0, COLUMNS)
     head = group * (H // G) + member
-    mine = (member < H // G)[:, None] & (column < E)[None, :]
+    inside = (column < E)[None, :]
+    mine = (member < H // G)[:, None] & inside
     q_at = q + row.to(tl.int64) * q_row + head[:, None] * q_head + column[None, :]
     queries = tl.load(q_at, mine, other=0.0)
     if CAST:
@@ -59,46 +96,50 @@ def part_kernel(
     accumulator = tl.zeros([MEMBERS, COLUMNS], tl.float32)
     maximum = tl.full([MEMBERS], float("-inf"), tl.float32)
     total = tl.zeros([MEMBERS], tl.float32)
-    k_at = kv + row.to(tl.int64) * kv_row + group * E
-    for begin in range(start, stop, BLOCK):
+    k_at = kv + row.to(tl.int64) * kv_row + group * E + column[None, :]
+    for begin in tl.range(start, stop, BLOCK, num_stages=STAGES):
         key = begin + tl.arange(0, BLOCK)
-        there = (key < stop)[:, None] & (column < E)[None, :]
-        places = k_at + key.to(tl.int64)[:, None] * kv_place + column[None, :]
-        keys = tl.load(places, there, other=0.0)
-        values = tl.load(places + G * E, there, other=0.0)
+        place = tl.minimum(key, stop - 1)  # beyond the part its last key again, without weight
+        at = k_at + place.to(tl.int64)[:, None] * kv_place
+        keys = tl.load(at, inside, other=0.0)
+        values = tl.load(at + G * E, inside, other=0.0)
         if CAST:
             keys, values = keys.to(tl.float32), values.to(tl.float32)
-        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee")
         if CAPPED:
-            scores = softcap * _tanh(scores / softcap)
-        scores = tl.where((key < stop)[None, :], scores * LOG2E, float("-inf"))
-        higher = tl.maximum(maximum, tl.max(scores, 1))
-        weights = tl.exp2(scores - higher[:, None])
+            scores = _tanh(scores * inner)
+        scores = tl.where((key < stop)[None, :], scores, float("-inf"))
+        higher = tl.maximum(maximum, tl.max(scores, 1) * scale)
+        weights = tl.exp2(scores * scale - higher[:, None])
         shrink = tl.exp2(maximum - higher)
         total = total * shrink + tl.sum(weights, 1)
         maximum = higher
         accumulator = accumulator * shrink[:, None]
         accumulator = tl.dot(weights.to(values.dtype), values, accumulator, input_precision="ieee")
-    at = (row * H + head) * PARTS + part
-    part_at = partial + at.to(tl.int64)[:, None] * E + column[None, :]
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+    into = (row * H + head) * parts + part
+    into_at = partial + into.to(tl.int64)[:, None] * E + column[None, :]
     total = tl.where(maximum > float("-inf"), total, 1.0)  # a part without keys: its maximum says so
-    tl.store(part_at, accumulator / total[:, None], mine)
-    tl.store(lse + at, maximum + tl.log2(total), member < H // G)
+    tl.store(into_at, accumulator / total[:, None], mine)
+    tl.store(lse + into, maximum + tl.log2(total), member < H // G)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["parts"])
 def sum_kernel(
-    partial, lse, out, out_row, out_head,
-    H: tl.constexpr, E: tl.constexpr, PARTS: tl.constexpr, PADDED: tl.constexpr, COLUMNS: tl.constexpr,
+    partial, lse, out, out_row, out_head, parts,
+    H: tl.constexpr, E: tl.constexpr, PADDED: tl.constexpr, COLUMNS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One head's parts, each weighted by what it holds of the softmax's sum."""
     row, head = tl.program_id(0), tl.program_id(1)
     part, column = tl.arange(0, PADDED), tl.arange(0, COLUMNS)
-    at = (row * H + head) * PARTS + part
-    sums = tl.load(lse + at, part < PARTS, other=float("-inf"))
-    weights = tl.exp2(sums - tl.max(sums, 0))
-    there = (part < PARTS)[:, None] & (column < E)[None, :]
+    at = (row * H + head) * parts + part
+    there = (part < parts)[:, None] & (column < E)[None, :]
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+    sums = tl.load(lse + at, part < parts, other=float("-inf"))
     values = tl.load(partial + at.to(tl.int64)[:, None] * E + column[None, :], there, other=0.0)
+    weights = tl.exp2(sums - tl.max(sums, 0))
     o = tl.sum(values * weights[:, None], 0) / tl.sum(weights, 0)
     out_at = out + row.to(tl.int64) * out_row + head * out_head + column
     tl.store(out_at, o.to(out.dtype.element_ty), column < E)
@@ -141,37 +182,42 @@ def decode_attention(
     if not uses_triton(q_BHE) or not q_BHE.numel():
         found = reference(q_BHE, kv_BPCE, lengths_B, window=window, softcap=softcap, scale=scale)
         return out_BHE.copy_(found)
-    places = kv_BPCE.shape[1]
-    parts = part_count(min(places, window or places), rows * groups, q_BHE.device)
-    partial = torch.empty((rows, heads, parts, size), dtype=torch.float32, device=q_BHE.device)
-    lse = torch.empty((rows, heads, parts), dtype=torch.float32, device=q_BHE.device)
-    q_BHE = q_BHE if q_BHE.stride(2) == 1 else q_BHE.contiguous()
+    places, device = kv_BPCE.shape[1], q_BHE.device
     columns = max(16, triton.next_power_of_2(size))
+    block, warps, stages, resident = tile(columns * kv_BPCE.element_size(), nvidia_capability(device))
+    parts = part_count(min(places, window or places), rows * groups, device, resident)
+    partial = torch.empty((rows, heads, parts, size), dtype=torch.float32, device=device)
+    lse = torch.empty((rows, heads, parts), dtype=torch.float32, device=device)
+    q_BHE = q_BHE if q_BHE.stride(2) == 1 else q_BHE.contiguous()
+    scale, early = options.factor(size), starts_early(device)
+    launch = {"launch_pdl": True} if early else {}
     part_kernel[(rows, groups, parts)](
         q_BHE, kv_BPCE, lengths_B, partial, lse,
         q_BHE.stride(0), q_BHE.stride(1), kv_BPCE.stride(0), kv_BPCE.stride(1),
-        options.factor(size), softcap or 0.0, window or _ALL,
-        H=heads, G=groups, E=size, PARTS=parts, MEMBERS=max(16, triton.next_power_of_2(heads // groups)),
-        COLUMNS=columns, BLOCK=_block(columns), CAPPED=softcap is not None, CAST=interpreting(),
-        num_warps=4, num_stages=2,
+        (softcap or scale) * LOG2E.value, scale / (softcap or 1.0), window or _ALL, parts,
+        H=heads, G=groups, E=size, MEMBERS=max(16, triton.next_power_of_2(heads // groups)), COLUMNS=columns,
+        BLOCK=block, STAGES=stages, CAPPED=softcap is not None, EARLY=early, CAST=interpreting(),
+        num_warps=warps, **launch,
     )  # fmt: skip
+    padded = triton.next_power_of_2(parts)
     sum_kernel[(rows, heads)](
-        partial, lse, out_BHE, out_BHE.stride(0), out_BHE.stride(1),
-        H=heads, E=size, PARTS=parts, PADDED=triton.next_power_of_2(parts), COLUMNS=columns, num_warps=2,
+        partial, lse, out_BHE, out_BHE.stride(0), out_BHE.stride(1), parts,
+        H=heads, E=size, PADDED=padded, COLUMNS=columns, EARLY=early, num_warps=_sum_warps(padded), **launch,
     )  # fmt: skip
     return out_BHE
 
 
-def part_count(places: int, readers: int, device: torch.device) -> int:
-    """Parts that the keys are cut into, so that ``readers`` (rows times key heads) fill the GPU."""
-    wanted = triton.cdiv(resident_programs(device), readers)
-    return max(1, min(wanted, triton.cdiv(places, LEAST_PART), MOST_PARTS))
+def part_count(places: int, readers: int, device: torch.device, resident: int = 2) -> int:
+    """Parts that the keys are cut into, so that ``readers`` (rows times key heads) fill the GPU.
+
+    Being equally long, they are to run all at once, ``resident`` on each processor.
+    """
+    most = resident_programs(device, resident) // readers
+    return max(1, min(most, triton.cdiv(places, LEAST_PART), MOST_PARTS))
 
 
-@lru_cache(maxsize=8)
-def _block(columns: int) -> int:
-    """Keys a step: as many as keep a tile of keys and one of values in registers."""
-    return max(16, min(64, 4096 // columns))
+def _sum_warps(padded: int) -> int:
+    return 2 if padded <= 32 else 4
 
 
 def reference(
@@ -226,30 +272,37 @@ def _traffic(inputs: Inputs) -> int:
     return places * kv.shape[2] * kv.shape[3] * kv.element_size() + 2 * q.numel() * q.element_size()
 
 
-def _compilation(members: int, size: int, capped: bool, least: int = 80, most: int = 120) -> Compilation:
+def _compilation(members: int, size: int, capped: bool, least: int, most: int) -> Compilation:
     columns = triton.next_power_of_2(size)
+    block, warps, stages, _ = tile(2 * columns, divmod(least, 10))
     constants: dict[str, Any] = {
-        "H": 8 * members, "G": 8, "E": size, "PARTS": 16, "MEMBERS": 16, "COLUMNS": columns,
-        "BLOCK": _block(columns), "CAPPED": capped, "CAST": False,
+        "H": 8 * members, "G": 8, "E": size, "MEMBERS": 16, "COLUMNS": columns, "BLOCK": block,
+        "STAGES": stages, "CAPPED": capped, "EARLY": least >= 90, "CAST": False,
     }  # fmt: skip
     signature = {
         "q": "*T", "kv": "*T", "lengths": "*i64", "partial": "*fp32", "lse": "*fp32",
-        **dict.fromkeys(("q_row", "q_head", "kv_row", "kv_place"), "i32"),
-        "scale": "fp32", "softcap": "fp32", "window": "i32", **dict.fromkeys(constants, "constexpr"),
+        **dict.fromkeys(("q_row", "q_head", "kv_row", "kv_place", "window", "parts"), "i32"),
+        "scale": "fp32", "inner": "fp32", **dict.fromkeys(constants, "constexpr"),
     }  # fmt: skip
-    return Compilation(part_kernel, signature, constants, least_capability=least, most_capability=most)
+    return Compilation(
+        part_kernel, signature, constants, num_warps=warps, least_capability=least, most_capability=most
+    )
 
 
-_SUM_CONSTANTS = {"H": 32, "E": 128, "PARTS": 17, "PADDED": 32, "COLUMNS": 128}
-_SUM = Compilation(
-    sum_kernel,
-    {
-        "partial": "*fp32", "lse": "*fp32", "out": "*T", "out_row": "i32", "out_head": "i32",
-        **dict.fromkeys(_SUM_CONSTANTS, "constexpr"),
-    },
-    _SUM_CONSTANTS,
-    num_warps=2,
-)  # fmt: skip
+def _sum_compilation(padded: int, least: int, most: int) -> Compilation:
+    constants: dict[str, Any] = {"H": 32, "E": 128, "PADDED": padded, "COLUMNS": 128, "EARLY": least >= 90}
+    signature = {
+        "partial": "*fp32", "lse": "*fp32", "out": "*T", "out_row": "i32", "out_head": "i32", "parts": "i32",
+        **dict.fromkeys(constants, "constexpr"),
+    }  # fmt: skip
+    return Compilation(
+        sum_kernel, signature, constants, num_warps=_sum_warps(padded), least_capability=least,
+        most_capability=most,
+    )  # fmt: skip
+
+
+_GENERATIONS = ((75, 75), (80, 80), (86, 89), (90, 119), (120, 120))
+"""Capabilities x 10 from and up to which a launch takes the same tile."""
 _SMALL = {"heads": 4, "kv_heads": 2, "head_size": 16, "places": 300}
 _8B = {"heads": 32, "kv_heads": 8, "head_size": 128, "places": 4096}
 
@@ -263,6 +316,7 @@ SPEC = KernelSpec(
         Case("window", {**_SMALL, "lengths": (5, 290), "window": 140}),
         Case("softcap", {**_SMALL, "lengths": (33, 64), "softcap": 2.0, "scale": 0.4}),
         Case("head_24", {**_SMALL, "lengths": (19, 200), "head_size": 24, "heads": 3, "kv_heads": 1}),
+        Case("parts", {**_SMALL, "lengths": (290,), "heads": 3, "kv_heads": 1}),
         Case("no_rows", {**_SMALL, "lengths": ()}),
     ),
     timed=(
@@ -273,7 +327,11 @@ SPEC = KernelSpec(
     tolerance={torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3},
     traffic=_traffic,
     compilations=(
-        *(_compilation(*sizes, least=75) for sizes in ((4, 128, False), (2, 128, False), (2, 256, True))),
-        _SUM,
+        *(
+            _compilation(*sizes, *generation)
+            for sizes in ((4, 128, False), (2, 64, False), (2, 256, True))
+            for generation in _GENERATIONS
+        ),
+        *(_sum_compilation(*sizes) for sizes in ((32, 75, 89), (8, 90, 120), (64, 90, 120))),
     ),
 )

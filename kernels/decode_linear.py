@@ -6,7 +6,7 @@ With one row every weight is used once, so reading W decides the time: 16-bit we
 come, those in 4 (NF4) and 8 bits (int8, FP8) are expanded in registers, where expanding them in memory first
 would move several times their bytes. A program takes some rows of W and runs along them; the sums are in fp32
 and rounded once. NF4 takes more rows too, on tensor cores, and so does LoRA's A; other weights with more rows
-are torch's.
+are torch's. The kernel that computes t is small: the one that multiplies by W starts beside it.
 
 Legend: B rows, K inputs, N outputs, R ranks.
 """
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 import triton
 
 from . import decode_linear_nf4 as nf4
-from .attention_choice import nvidia_capability
+from .attention_choice import nvidia_capability, starts_early
 from .backend import interpreting, uses_triton
 from .decode_linear_triton import (
     COMPILATIONS,
@@ -40,7 +40,7 @@ from .nf4 import reference as expand_nf4
 from .nf4 import scale_arguments
 from .nf4_format import Nf4Weight, quantize_nf4
 from .nf4_lookup import permutes_natively
-from .rows import accumulation_type
+from .rows import accumulation_type, resident_programs
 from .spec import Case, Inputs, KernelSpec, bytes_of
 
 
@@ -84,7 +84,7 @@ def decode_linear(
         weight: (N, K), in x's type (rows of any stride), NF4 or int8.
         a_RK: LoRA's A in x's type, with ``sb_NR``: t is computed here.
         sb_NR: LoRA's B times its scaling, rows of any stride.
-        t_BR: x A^T where it is there already, instead of ``a_RK``.
+        t_BR: x A^T where it is there already; with ``a_RK``, where it goes.
         bias_N: any float type.
         out_BN: where y goes, rows of any stride.
 
@@ -92,8 +92,10 @@ def decode_linear(
         (B, N) in x's type.
     """
     x_BK = x_BK if x_BK.stride(1) == 1 else x_BK.contiguous()
-    if a_RK is not None and t_BR is None:
-        t_BR = decode_linear(x_BK, a_RK)
+    follows_a = False
+    if a_RK is not None:
+        t_BR = decode_linear(x_BK, a_RK, out_BN=t_BR)
+        follows_a = starts_early(x_BK.device) and takes(a_RK, len(x_BK)) and a_RK.numel() > 0
     if not uses_triton(x_BK) or not takes(weight, len(x_BK)) or not x_BK.shape[1]:
         y_BN = _plain(x_BK, weight, sb_NR, t_BR, bias_N)
         return y_BN if out_BN is None else out_BN.copy_(y_BN)
@@ -108,11 +110,11 @@ def decode_linear(
     if not outputs:
         return out_BN
     if not isinstance(weight, Nf4Weight):
-        _dense(x_BK, weight, update)
+        _dense(x_BK, weight, update, follows_a)
     elif _fits_products(x_BK, weight):
-        _nf4_products(x_BK, weight, update)
+        _nf4_products(x_BK, weight, update, follows_a)
     elif len(x_BK) == 1:
-        _nf4(x_BK, weight, update)
+        _nf4(x_BK, weight, update, follows_a)
     else:
         _nf4_rows(x_BK, weight, update)
     return out_BN
@@ -123,29 +125,51 @@ def _shape(weight: Weight) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _dense(x_BK: torch.Tensor, weight: torch.Tensor | ScaledWeight, update: dict[str, Any]) -> None:
+def _start(follows_a: bool, programs: int, device: torch.device) -> dict[str, bool]:
+    """Arguments of a launch that need not wait for the kernel before, which computes t, until t is added.
+
+    Programs that all fit on the GPU would be spread unevenly beside that kernel's; many balance themselves.
+    """
+    early = follows_a and programs >= resident_programs(device, 4)
+    return {"WAITS": early, **({"launch_pdl": True} if early else {})}
+
+
+def _row_units(x_BK: torch.Tensor, elements: int) -> dict[str, int]:
+    """x's row stride, in units of so many elements where it is made of such: its alignment is seen so."""
+    unit = elements if x_BK.stride(0) % elements == 0 else 1
+    return {"x_units": x_BK.stride(0) // unit, "X_UNIT": unit}
+
+
+def _dense(
+    x_BK: torch.Tensor, weight: torch.Tensor | ScaledWeight, update: dict[str, Any], follows_a: bool
+) -> None:
     w_NK, scale_N = (weight, None) if isinstance(weight, torch.Tensor) else (weight.data, weight.scale)
-    w_NK = w_NK if w_NK.stride(1) == 1 else w_NK.contiguous()
+    if w_NK.stride(1) != 1:
+        w_NK, follows_a = w_NK.contiguous(), False
     row = w_NK.stride(0)
     unit = 16 if row % 16 == 0 else 8 if row % 8 == 0 else 1
     outputs, block, warps = dense_tile(len(w_NK), w_NK.shape[1], w_NK.element_size())
     whole = outputs * block >= 4 * 32 * warps  # words of four bytes in each thread
     permute = w_NK.dtype == torch.int8 and whole and permutes_natively(x_BK.device)
-    dense_kernel[(triton.cdiv(len(w_NK), outputs), len(x_BK))](
-        x=x_BK, w=w_NK, scale=scale_N, **update, x_row=x_BK.stride(0), w_units=row // unit, K=w_NK.shape[1],
+    programs = triton.cdiv(len(w_NK), outputs)
+    dense_kernel[(programs, len(x_BK))](
+        x=x_BK, w=w_NK, scale=scale_N, **update, **_row_units(x_BK, 8), w_units=row // unit, K=w_NK.shape[1],
         UNIT=unit, RANKS=triton.next_power_of_2(max(1, update["RANK"])), OUTPUTS=outputs, BLOCK=block,
-        PERMUTE=permute, num_warps=warps,
+        PERMUTE=permute, ASKS=len(w_NK) < FEW_OUTPUTS and starts_early(x_BK.device),
+        num_warps=warps, **_start(follows_a, programs, x_BK.device),
     )  # fmt: skip
 
 
-def _nf4(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any]) -> None:
+def _nf4(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any], follows_a: bool) -> None:
     outputs, words, warps = nf4_tile(weight.shape[1])
     unused = ("t_row", "y_row")
     arguments = {name: value for name, value in update.items() if name not in unused}
-    nf4_kernel[(triton.cdiv(weight.shape[0], outputs),)](
+    programs = triton.cdiv(weight.shape[0], outputs)
+    nf4_kernel[(programs,)](
         x=x_BK, packed=weight.packed.view(torch.int32), code_ptr=weight.code, **arguments,
         **scale_arguments(weight), K=weight.shape[1], RANKS=triton.next_power_of_2(max(1, update["RANK"])),
         BLOCK_SIZE=weight.blocksize, OUTPUTS=outputs, WORDS=words, num_warps=warps,
+        **_start(follows_a, programs, x_BK.device),
     )  # fmt: skip
 
 
@@ -172,15 +196,17 @@ def _fits_products(x_BK: torch.Tensor, weight: Nf4Weight) -> bool:
     )
 
 
-def _nf4_products(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any]) -> None:
+def _nf4_products(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any], follows_a: bool) -> None:
     outputs, permute = weight.shape[0], permutes_natively(x_BK.device)
-    of_w, chunks, warps, stages = nf4.tile(outputs)
-    nf4.nf4_products_kernel[(triton.cdiv(outputs, of_w),)](
-        x=x_BK.view(torch.int32), packed=weight.packed, code_ptr=weight.code, **update,
-        **scale_arguments(weight), x_row=x_BK.stride(0) // 2, B=len(x_BK), K=weight.shape[1],
+    of_w, chunks, warps, stages = nf4.tile(outputs, len(x_BK))
+    pairs = x_BK.view(torch.int32)
+    programs = triton.cdiv(outputs, of_w)
+    nf4.nf4_products_kernel[(programs,)](
+        x=pairs, packed=weight.packed, code_ptr=weight.code, **update,
+        **scale_arguments(weight), **_row_units(pairs, 4), B=len(x_BK), K=weight.shape[1],
         RANKS=max(16, triton.next_power_of_2(max(1, update["RANK"]))), BLOCK_SIZE=weight.blocksize,
         OUTPUTS=of_w, CHUNKS=chunks, ROWS=8 if permute and len(x_BK) <= 8 else MOST_ROWS, STAGES=stages,
-        PERMUTE=permute, CAST=interpreting(), num_warps=warps,
+        PERMUTE=permute, CAST=interpreting(), num_warps=warps, **_start(follows_a, programs, x_BK.device),
     )  # fmt: skip
 
 
@@ -217,7 +243,7 @@ def reference(
     wide = accumulation_type(x_BK.dtype)
     x = x_BK.to(wide)
     y_BN = x @ _expanded(weight, wide).to(wide).T
-    if a_RK is not None and t_BR is None:
+    if a_RK is not None:
         t_BR = (x @ a_RK.to(wide).T).to(x_BK.dtype)
     if sb_NR is not None and t_BR is not None:
         y_BN = y_BN + t_BR.to(wide) @ sb_NR.to(wide).T
@@ -289,7 +315,7 @@ SPEC = KernelSpec(
     ),
     timed=tuple(
         Case(f"{name}_{held}" + (f"_{rows}_rows" if rows > 1 else ""), {**sizes, "held": held, "B": rows})
-        for held, rows in (("dense", 1), ("nf4", 1), ("nf4", 8), ("int8", 1), ("fp8", 1))
+        for held, rows in (("dense", 1), ("nf4", 1), ("nf4", 8), ("nf4", 16), ("int8", 1), ("fp8", 1))
         for name, sizes in {
             "8b_gate_up": {"K": 4096, "N": 28672, "R": 32},
             "8b_down": {"K": 14336, "N": 4096, "R": 16},

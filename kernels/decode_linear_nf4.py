@@ -33,9 +33,10 @@ class Tile(NamedTuple):
     stages: int
 
 
-def tile(outputs: int) -> Tile:
-    """Programs to fill a GPU, then work to fill a program."""
-    return Tile(32, 4, 4, 4) if outputs >= MANY_OUTPUTS else Tile(16, 8, 4, 4)
+def tile(outputs: int, rows: int) -> Tile:
+    """Programs to fill a GPU, then work to fill a program: more where there are more rows."""
+    wide = outputs >= (MANY_OUTPUTS if rows <= 8 else 4096)
+    return Tile(32, 4, 4, 4) if wide else Tile(16, 8, 4, 4)
 
 
 @triton.jit
@@ -121,13 +122,14 @@ def _stored_scale(block, absmax_ptr, nested_absmax_ptr, NESTED: tl.constexpr, NE
 @triton.jit
 def nf4_products_kernel(
     x, packed, absmax_ptr, code_ptr, nested_absmax_ptr, nested_code_ptr, offset_ptr, t, sb, bias, y,
-    x_row, t_row, sb_row, y_row, B, N,
-    K: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    x_units, t_row, sb_row, y_row, B, N,
+    K: tl.constexpr, X_UNIT: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     NESTED: tl.constexpr, NESTED_BLOCK: tl.constexpr, OUTPUTS: tl.constexpr, CHUNKS: tl.constexpr,
-    ROWS: tl.constexpr, STAGES: tl.constexpr, PERMUTE: tl.constexpr, CAST: tl.constexpr,
+    ROWS: tl.constexpr, STAGES: tl.constexpr, PERMUTE: tl.constexpr, CAST: tl.constexpr, WAITS: tl.constexpr,
 ):  # fmt: skip
     """OUTPUTS rows of W times ROWS rows of x, CHUNKS chunks of each a step. ``x`` is read as pairs of
-    elements, int32, whose rows are ``x_row`` of these apart."""
+    elements, int32, whose rows are ``x_units`` times X_UNIT of these apart: so the compiler sees how they are
+    aligned."""
     first = tl.program_id(0) * OUTPUTS
     row = tl.minimum(tl.arange(0, OUTPUTS), N - 1 - first)
     chunk, byte, b = tl.arange(0, CHUNKS), tl.arange(0, 32), tl.arange(0, ROWS)
@@ -142,7 +144,7 @@ def nf4_products_kernel(
     next_absmax, next_largest = _stored_scale(at, absmax_ptr, nested_absmax_ptr, NESTED, NESTED_BLOCK)
     packed += first.to(tl.int64) * (K // 2)
     packed_at = row[None, :, None] * (K // 2) + chunk[:, None, None] * 32 + byte[None, None, :]
-    pairs_at = b[None, :, None] * x_row + chunk[:, None, None] * 32 + byte[None, None, :]
+    pairs_at = b[None, :, None] * (x_units * X_UNIT) + chunk[:, None, None] * 32 + byte[None, None, :]
     total = tl.zeros([CHUNKS, OUTPUTS, ROWS], tl.float32)
     for start in tl.range(0, K // 64, CHUNKS, num_stages=STAGES):
         if NESTED:
@@ -164,6 +166,8 @@ def nf4_products_kernel(
         sums = tl.dot(lower, odd, tl.dot(upper, even))
         total += sums * scale[:, :, None]
     found = tl.sum(total, 0)
+    if WAITS:  # for the kernel before, which computes t
+        tl.extra.cuda.gdc_wait()
     if RANK:
         rank = tl.arange(0, RANKS)
         factors_at = sb + (first + row).to(tl.int64)[:, None] * sb_row + rank[None, :]
@@ -182,21 +186,23 @@ def nf4_products_kernel(
 _POINTERS = {
     "x": "*i32", "packed": "*u8", "absmax_ptr": "*u8", "code_ptr": "*fp32", "nested_absmax_ptr": "*fp32",
     "nested_code_ptr": "*fp32", "offset_ptr": "*fp32", "t": "*T", "sb": "*T", "bias": "*T", "y": "*T",
-    **dict.fromkeys(("x_row", "t_row", "sb_row", "y_row", "B", "N"), "i32"),
+    **dict.fromkeys(("x_units", "t_row", "sb_row", "y_row", "B", "N"), "i32"),
 }  # fmt: skip
 
 
-def _compilation(outputs: int, inputs: int, rows: int) -> Compilation:
-    of_w, chunks, warps, stages = tile(outputs)
+def _compilation(outputs: int, inputs: int, rows: int, least: int = 80) -> Compilation:
+    of_w, chunks, warps, stages = tile(outputs, rows)
     constants: dict[str, Any] = {
-        "K": inputs, "RANK": 16, "RANKS": 16, "BLOCK_SIZE": 64, "NESTED": True, "NESTED_BLOCK": 256,
-        "OUTPUTS": of_w, "CHUNKS": chunks, "ROWS": rows, "STAGES": stages, "PERMUTE": True, "CAST": False,
+        "K": inputs, "X_UNIT": 4, "RANK": 16, "RANKS": 16, "BLOCK_SIZE": 64, "NESTED": True,
+        "NESTED_BLOCK": 256, "OUTPUTS": of_w, "CHUNKS": chunks, "ROWS": rows, "STAGES": stages,
+        "PERMUTE": True, "CAST": False, "WAITS": least >= 90,
     }  # fmt: skip
     signature = {**_POINTERS, **dict.fromkeys(constants, "constexpr")}
-    return Compilation(nf4_products_kernel, signature, constants, num_warps=warps, least_capability=80)
+    return Compilation(nf4_products_kernel, signature, constants, num_warps=warps, least_capability=least)
 
 
 COMPILATIONS = (
     *(_compilation(28672, 4096, rows) for rows in (8, 16)),
     *(_compilation(4096, 14336, rows) for rows in (8, 16)),
+    _compilation(4096, 14336, 8, least=90),
 )

@@ -39,10 +39,10 @@ def dense_tile(outputs: int, inputs: int, bytes_each: int) -> Tile:
     """For one row of x: programs to fill a GPU, then bytes to fill a program."""
     if outputs < FEW_OUTPUTS:  # few long rows
         return Tile(1, min(4096, triton.next_power_of_2(inputs)), 8)
+    if inputs >= 8192:
+        return Tile(1, 2048, 4) if bytes_each > 1 else Tile(4, 1024, 2)
     if bytes_each > 1 and inputs >= 4096:
         return Tile(2, 2048, 4)
-    if bytes_each == 1 and inputs >= 8192:
-        return Tile(4, 2048, 4)
     many = outputs >= (4096 if bytes_each > 1 else 6144)
     rows = 8 if bytes_each == 1 and outputs >= 16384 else 4 if many else 2
     return Tile(rows, min(1024, triton.next_power_of_2(inputs)), 4)
@@ -92,15 +92,19 @@ def _floats(values, PERMUTE: tl.constexpr):
 
 @triton.jit
 def dense_kernel(
-    x, w, scale, t, sb, bias, y, x_row, w_units, t_row, sb_row, y_row, N,
-    K: tl.constexpr, UNIT: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,
+    x, w, scale, t, sb, bias, y, x_units, w_units, t_row, sb_row, y_row, N,
+    K: tl.constexpr, X_UNIT: tl.constexpr, UNIT: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,
     OUTPUTS: tl.constexpr, BLOCK: tl.constexpr, PERMUTE: tl.constexpr,
+    ASKS: tl.constexpr, WAITS: tl.constexpr,
 ):  # fmt: skip
     """OUTPUTS rows of W in a float type, or in 8 bits with a scale a row, times one row of x.
 
-    W's rows are ``w_units`` times UNIT elements apart, so that the compiler knows how they are aligned.
+    W's rows are ``w_units`` times UNIT elements apart, so that the compiler knows how they are aligned, and
+    x's likewise.
     """
-    x += tl.program_id(1) * x_row
+    if ASKS:  # for the next kernel to start
+        tl.extra.cuda.gdc_launch_dependents()
+    x += tl.program_id(1) * x_units * X_UNIT
     y += tl.program_id(1) * y_row
     n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     row = w + (n.to(tl.int64) * w_units * UNIT)[:, None]
@@ -115,6 +119,8 @@ def dense_kernel(
         total *= tl.load(scale + n, n < N, other=0.0).to(tl.float32)
         if w.dtype.element_ty == tl.int8:
             total *= 1 / 127
+    if WAITS:  # for the kernel before, which computes t
+        tl.extra.cuda.gdc_wait()
     if RANK:
         t += tl.program_id(1) * t_row
     total = _update(total, n, t, sb, bias, sb_row, N, RANK, RANKS)
@@ -149,6 +155,7 @@ def nf4_kernel(
     x, packed, absmax_ptr, code_ptr, nested_absmax_ptr, nested_code_ptr, offset_ptr, t, sb, bias, y, sb_row,
     N, K: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     NESTED: tl.constexpr, NESTED_BLOCK: tl.constexpr, OUTPUTS: tl.constexpr, WORDS: tl.constexpr,
+    WAITS: tl.constexpr,
 ):  # fmt: skip
     """OUTPUTS rows of a 4-bit W, WORDS words of a row at a time, times one row of x.
 
@@ -174,6 +181,8 @@ def nf4_kernel(
         sums += tl.sum(_code_values(code, words, OUTPUTS * WORDS) * values, 1) * scale
     n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     total = tl.sum(tl.reshape(sums, (OUTPUTS, WORDS)), 1)
+    if WAITS:  # as in dense_kernel
+        tl.extra.cuda.gdc_wait()
     total = _update(total, n, t, sb, bias, sb_row, N, RANK, RANKS)
     tl.store(y + n, total.to(y.dtype.element_ty), n < N)
 
@@ -245,16 +254,16 @@ def _dense_compilation(
 ) -> Compilation:
     rows, block, warps = dense_tile(outputs, inputs, 2 if held == "*T" else 1)
     pointers = {"x": "*T", "w": held, "scale": "*fp32", **_POINTERS}
-    pointers |= dict.fromkeys(("x_row", "w_units", "t_row", "y_row"), "i32")
-    sizes = {"K": inputs, "UNIT": 8, "RANK": 16, "RANKS": 16, "OUTPUTS": rows, "BLOCK": block}
-    sizes["PERMUTE"] = held == "*i8"
+    pointers |= dict.fromkeys(("x_units", "w_units", "t_row", "y_row"), "i32")
+    sizes = {"K": inputs, "X_UNIT": 8, "UNIT": 8, "RANK": 16, "RANKS": 16, "OUTPUTS": rows, "BLOCK": block}
+    sizes |= {"PERMUTE": held == "*i8", "ASKS": False, "WAITS": False}
     return _compilation(dense_kernel, pointers, warps, least, **{**sizes, **constants})
 
 
-def _nf4_compilation(inputs: int) -> Compilation:
+def _nf4_compilation(inputs: int, least: int = 75) -> Compilation:
     outputs, words, warps = nf4_tile(inputs)
-    sizes = {"K": inputs, "OUTPUTS": outputs, "WORDS": words, "RANKS": 16, **_SIZES}
-    return _compilation(nf4_kernel, _NF4, warps, **sizes)
+    sizes = {"K": inputs, "OUTPUTS": outputs, "WORDS": words, "RANKS": 16, "WAITS": least >= 90, **_SIZES}
+    return _compilation(nf4_kernel, _NF4, warps, least, **sizes)
 
 
 def _rows_compilation(outputs: int, words: int, least: int, most: int) -> Compilation:
@@ -269,9 +278,12 @@ COMPILATIONS = (
     _dense_compilation(28672, 4096, scale=None, bias=None),
     _dense_compilation(1024, 3072, scale=None, bias=None),
     _dense_compilation(16, 14336, scale=None, bias=None, t=None, sb=None, RANK=0, RANKS=1),
+    _dense_compilation(16, 14336, least=90, scale=None, bias=None, t=None, sb=None, RANK=0, ASKS=True),
     _dense_compilation(28672, 4096, held="*i8"),
+    _dense_compilation(28672, 4096, held="*i8", least=90, WAITS=True),
     _dense_compilation(4096, 14336, held="*fp8e4nv", least=89, bias=None),
     *(_nf4_compilation(inputs) for inputs in (1024, 4096, 14336)),
+    _nf4_compilation(14336, least=90),
     _rows_compilation(16, 8, 75, 75),
     _rows_compilation(16, 64, 80, 120),
     _rows_compilation(32, 32, 80, 120),

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from whet.kernels.ahead_of_time import SHARED_MEMORY
 from whet.kernels.attention import attention_forward
+from whet.kernels.attention_choice import nvidia_capability, starts_early
 from whet.kernels.backend import forced, interpreting
-from whet.kernels.decode_attention import LEAST_PART, decode_attention, part_count
+from whet.kernels.decode_attention import LEAST_PART, SPEC, decode_attention, part_count, reference, tile
 from whet.kernels.decode_linear import ScaledWeight, decode_linear, takes
 from whet.kernels.nf4_format import quantize_nf4
 from whet.kernels.spec import relative_error
@@ -50,6 +52,50 @@ def test_parts_fill_the_device_but_are_not_too_short() -> None:
     assert part_count(50, 1, device) == 1
     assert part_count(3 * LEAST_PART, 1, device) == 3
     assert part_count(10**6, 10**6, device) == 1
+
+
+def test_parts_on_an_h200_are_one_wave_of_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whet.kernels.rows._processors", lambda device: 132)
+    device, heads_of_128 = torch.device("cuda"), tile(256, (9, 0))
+    assert heads_of_128 == (64, 4, 3, 3)
+    assert part_count(4096, 8 * 8, device, heads_of_128.resident) == 6
+    assert part_count(4096, 1 * 8, device, heads_of_128.resident) == 32
+    assert part_count(4096, 100 * 8, device, heads_of_128.resident) == 1
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 9), (9, 0), (12, 0)])
+def test_a_processor_has_memory_for_the_programs_it_is_to_hold(capability: tuple[int, int]) -> None:
+    kilobytes = SHARED_MEMORY[10 * capability[0] + capability[1]]
+    for key_bytes in (32, 64, 128, 256, 512, 1024):
+        block, _, stages, resident = tile(key_bytes, capability)
+        assert block & (block - 1) == 0 and block >= 16
+        assert resident * (stages - 1) * 2 * block * key_bytes <= kilobytes * 1024
+
+
+def test_what_starts_early_is_a_gpu_that_can() -> None:
+    assert nvidia_capability(torch.device("cpu")) is None and not starts_early(torch.device("cpu"))
+    for compilation in SPEC.compilations:
+        early = compilation.constants["EARLY"]
+        assert compilation.least_capability >= 90 if early else compilation.most_capability < 90
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("window", [None, 5, 130])
+@pytest.mark.parametrize("length", [1, 40, 64, 399])
+@pytest.mark.parametrize("size", [16, 24])
+def test_places_out_of_use_are_nothing_to_parts_full_short_and_empty(
+    backend: str, window: int | None, length: int, size: int
+) -> None:
+    """One reader has three parts of 128 places and more, of which a short row leaves some without a key."""
+    q, cache = normal(1, 3, size), torch.full((1, 400, 2, size), float("nan"))
+    first = max(0, length - window) if window else 0
+    cache[:, first:length] = normal(1, length - first, 2, size, seed=1)
+    for lengths in (torch.tensor([length]), torch.tensor([length], dtype=torch.int32)):
+        with forced(backend):
+            found = decode_attention(q, cache, lengths, window=window)
+        used = cache[:, first:length]
+        wanted = reference(q.double(), used.double(), torch.tensor([length - first]))
+        assert relative_error(found, wanted) < 1e-5
 
 
 def test_heads_that_do_not_divide_are_named() -> None:

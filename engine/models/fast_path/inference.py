@@ -79,7 +79,7 @@ def _product(projection: Projection, x_TX: torch.Tensor) -> torch.Tensor:
         y_TN, _ = lora_linear_forward(x_TX, stack, bias_N=bias_N)
         return y_TN
     x_TK = x_TX[:, : projection.inputs]
-    t_TR = decode_linear(x_TK, stack.a_RK) if stack.rank else None
+    t_TR = x_TK.new_empty(len(x_TK), len(stack.a_RK)) if stack.rank else None
     y_TN = x_TK.new_empty(len(x_TK), sum(projection.outputs))
     outputs = projection.outputs if len(weights) > 1 else (y_TN.shape[1],)
     start = 0
@@ -88,6 +88,7 @@ def _product(projection: Projection, x_TX: torch.Tensor) -> torch.Tensor:
         decode_linear(
             x_TK,
             weight,
+            a_RK=stack.a_RK if stack.rank and start == 0 else None,
             sb_NR=None if t_TR is None else stack.sb_NR[part],
             t_BR=t_TR,
             bias_N=None if bias_N is None else bias_N[part],
