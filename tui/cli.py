@@ -118,7 +118,10 @@ def cli(context: click.Context) -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         click.echo(context.get_help())
         return
-    from .app import main as open_app
+    from whet.engine.importing import importing
+
+    with importing():
+        from .app import main as open_app
 
     open_app()
 
