@@ -302,7 +302,7 @@ def _sum_compilation(padded: int, least: int, most: int) -> Compilation:
 
 
 _GENERATIONS = ((75, 75), (80, 80), (86, 89), (90, 119), (120, 120))
-"""Capabilities x 10 from and up to which a launch takes the same tile."""
+"""Capabilities x 10 from and up to which one compilation stands for what a launch takes."""
 _SMALL = {"heads": 4, "kv_heads": 2, "head_size": 16, "places": 300}
 _8B = {"heads": 32, "kv_heads": 8, "head_size": 128, "places": 4096}
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from whet.kernels import decode_linear
+from whet.kernels.attention_choice import starts_early
 from whet.kernels.parity import check, dtype_name, tensors_of
 from whet.kernels.registry import SPECS
 from whet.kernels.spec import Case, Inputs, KernelSpec, relative_error
@@ -36,6 +38,51 @@ def test_parity_on_the_device(spec: KernelSpec, case: Case, dtype: torch.dtype) 
     torch.cuda.synchronize()
     assert outcome.deviations
     assert not outcome.problems, "\n".join(outcome.problems)
+
+
+@pytest.mark.parametrize(
+    ("held", "rows", "outputs"),
+    [
+        ("dense", 1, 9000),
+        ("int8", 1, 20000),
+        ("fp8", 1, 20000),
+        ("nf4", 1, 9000),
+        ("nf4", 1, 20000),
+        ("nf4", 8, 20000),
+        ("nf4", 16, 20000),
+    ],
+)
+def test_a_product_that_starts_beside_lora_s_a_waits_for_what_it_writes(
+    held: str, rows: int, outputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a CUDA graph that is replayed with other inputs; t is no number until A's kernel has written it."""
+    if not starts_early(GPU):
+        pytest.skip("kernels start early from compute capability 9.0")
+    early: list[bool] = []
+    start = decode_linear._start
+
+    def noted(*given: Any) -> dict[str, bool]:
+        found = start(*given)
+        early.append(found["WAITS"])
+        return found
+
+    monkeypatch.setattr(decode_linear, "_start", noted)
+    spec, sizes = decode_linear.SPEC, {"B": rows, "K": 256, "N": outputs, "R": 8, "held": held}
+    inputs = spec.inputs(Case("early", sizes), torch.bfloat16, GPU, 0)
+    t_BR = torch.full((rows, 8), float("nan"), dtype=torch.bfloat16, device=GPU)
+    out_BN = torch.full((rows, outputs), float("nan"), dtype=torch.bfloat16, device=GPU)
+    spec.operation(**inputs, t_BR=t_BR, out_BN=out_BN)
+    assert early == [False, True], "A's own kernel, then the product"
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        spec.operation(**inputs, t_BR=t_BR, out_BN=out_BN)
+    for _ in range(50):
+        inputs["x_BK"].normal_()
+        t_BR.fill_(float("nan"))
+        out_BN.fill_(float("nan"))
+        graph.replay()
+        wanted = spec.reference(**inputs)
+        assert relative_error(out_BN, wanted) < spec.tolerance[torch.bfloat16]
 
 
 # --- beyond 2**31 elements: the first and last rows of row-wise operations

@@ -86,7 +86,7 @@ def test_what_starts_early_is_a_gpu_that_can() -> None:
 def test_places_out_of_use_are_nothing_to_parts_full_short_and_empty(
     backend: str, window: int | None, length: int, size: int
 ) -> None:
-    """One reader has three parts of 128 places and more, of which a short row leaves some without a key."""
+    """One reader has up to three parts, of which a short row leaves some without a key."""
     q, cache = normal(1, 3, size), torch.full((1, 400, 2, size), float("nan"))
     first = max(0, length - window) if window else 0
     cache[:, first:length] = normal(1, length - first, 2, size, seed=1)
@@ -105,14 +105,16 @@ def test_heads_that_do_not_divide_are_named() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_parts_of_a_wider_output_are_written_where_they_belong(backend: str) -> None:
-    """Quantised layers of one input are multiplied one by one, into views of one buffer."""
-    x, t = normal(1, 64), normal(1, 8, seed=1)
+    """Quantised layers of one input are multiplied in turn, into views of one buffer; the first fills t."""
+    x, a = normal(1, 64), normal(8, 64, seed=1)
+    t = torch.full((1, 11), float("nan"))[:, :8]
     weights = [quantize_nf4(normal(size, 64, seed=size)) for size in (5, 12)]
     sb, out = normal(17, 8, seed=3), torch.zeros(1, 20)
     with forced(backend):
-        for weight, part in zip(weights, (slice(0, 5), slice(5, 17)), strict=True):
-            decode_linear(x, weight, sb_NR=sb[part], t_BR=t, out_BN=out[:, part])
+        for weight, part, first in zip(weights, (slice(0, 5), slice(5, 17)), (a, None), strict=True):
+            decode_linear(x, weight, a_RK=first, sb_NR=sb[part], t_BR=t, out_BN=out[:, part])
         whole = [decode_linear(x, weight) for weight in weights]
+    assert relative_error(t, x @ a.T) < 1e-5
     assert relative_error(out[:, :17], torch.cat(whole, 1) + t @ sb.T) < 1e-5
     assert not out[:, 17:].any()
 
