@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ def test_what_an_agents_rows_name_lies_in_its_root(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("WHET_FILES_WITHIN", "")
     assert find_picture(str(tmp_path / "a.png"), root / "data").path == str(tmp_path / "a.png")
     monkeypatch.setattr(Server, "run", lambda server, transport: None)
-    monkeypatch.setattr("whet.mcp_server.cli._settle", lambda: None)
+    monkeypatch.setattr("whet.mcp_server.cli._settling", nullcontext)
     said = CliRunner().invoke(cli, ["--root", str(root)])
     assert said.exit_code == 0, said.output
     assert find_picture(str(root / "a.png"), root / "data").path == str(root / "a.png")
