@@ -13,7 +13,6 @@ Legend: B rows, H query heads, G key/value heads, M = H / G, E head size, P plac
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -42,7 +41,6 @@ class Tile(NamedTuple):
     resident: int
 
 
-@lru_cache(maxsize=32)
 def tile(key_bytes: int, capability: Capability) -> Tile:
     """The tile for keys of so many bytes, those of columns up to a power of two.
 
@@ -207,7 +205,7 @@ def decode_attention(
     return out_BHE
 
 
-def part_count(places: int, readers: int, device: torch.device, resident: int = 2) -> int:
+def part_count(places: int, readers: int, device: torch.device, resident: int) -> int:
     """Parts that the keys are cut into, so that ``readers`` (rows times key heads) fill the GPU.
 
     Being equally long, they are to run all at once, ``resident`` on each processor.

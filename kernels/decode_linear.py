@@ -137,10 +137,13 @@ def _start(follows_a: bool, programs: int, device: torch.device) -> dict[str, bo
     return {"WAITS": early, **({"launch_pdl": True} if early else {})}
 
 
-def _row_units(x_BK: torch.Tensor, elements: int) -> dict[str, int]:
-    """x's row stride, in units of so many elements where it is made of such: its alignment is seen so."""
-    unit = elements if x_BK.stride(0) % elements == 0 else 1
-    return {"x_units": x_BK.stride(0) // unit, "X_UNIT": unit}
+def _units(stride: int, *sizes: int) -> tuple[int, int]:
+    """A row stride in units of the first of these sizes that it is made of, and the unit.
+
+    A launch passes both, and the compiler sees how rows are aligned.
+    """
+    unit = next((size for size in sizes if stride % size == 0), 1)
+    return stride // unit, unit
 
 
 def _dense(
@@ -149,16 +152,15 @@ def _dense(
     w_NK, scale_N = (weight, None) if isinstance(weight, torch.Tensor) else (weight.data, weight.scale)
     if w_NK.stride(1) != 1:
         w_NK, follows_a = w_NK.contiguous(), False
-    row = w_NK.stride(0)
-    unit = 16 if row % 16 == 0 else 8 if row % 8 == 0 else 1
+    (x_units, x_unit), (w_units, unit) = _units(x_BK.stride(0), 8), _units(w_NK.stride(0), 16, 8)
     outputs, block, warps = dense_tile(len(w_NK), w_NK.shape[1], w_NK.element_size())
     whole = outputs * block >= 4 * 32 * warps  # words of four bytes in each thread
     permute = w_NK.dtype == torch.int8 and whole and permutes_natively(x_BK.device)
     programs = triton.cdiv(len(w_NK), outputs)
     dense_kernel[(programs, len(x_BK))](
-        x=x_BK, w=w_NK, scale=scale_N, **update, **_row_units(x_BK, 8), w_units=row // unit, K=w_NK.shape[1],
-        UNIT=unit, RANKS=triton.next_power_of_2(max(1, update["RANK"])), OUTPUTS=outputs, BLOCK=block,
-        PERMUTE=permute, ASKS=len(w_NK) < FEW_OUTPUTS and starts_early(x_BK.device),
+        x=x_BK, w=w_NK, scale=scale_N, **update, x_units=x_units, w_units=w_units, K=w_NK.shape[1],
+        X_UNIT=x_unit, UNIT=unit, RANKS=triton.next_power_of_2(max(1, update["RANK"])), OUTPUTS=outputs,
+        BLOCK=block, PERMUTE=permute, ASKS=len(w_NK) < FEW_OUTPUTS and starts_early(x_BK.device),
         num_warps=warps, **_start(follows_a, programs, x_BK.device),
     )  # fmt: skip
 
@@ -203,10 +205,11 @@ def _nf4_products(x_BK: torch.Tensor, weight: Nf4Weight, update: dict[str, Any],
     outputs, permute = weight.shape[0], permutes_natively(x_BK.device)
     of_w, chunks, warps, stages = nf4.tile(outputs, len(x_BK))
     pairs = x_BK.view(torch.int32)
+    x_units, x_unit = _units(pairs.stride(0), 4)
     programs = triton.cdiv(outputs, of_w)
     nf4.nf4_products_kernel[(programs,)](
         x=pairs, packed=weight.packed, code_ptr=weight.code, **update,
-        **scale_arguments(weight), **_row_units(pairs, 4), B=len(x_BK), K=weight.shape[1],
+        **scale_arguments(weight), x_units=x_units, X_UNIT=x_unit, B=len(x_BK), K=weight.shape[1],
         RANKS=max(16, triton.next_power_of_2(max(1, update["RANK"]))), BLOCK_SIZE=weight.blocksize,
         OUTPUTS=of_w, CHUNKS=chunks, ROWS=8 if permute and len(x_BK) <= 8 else MOST_ROWS, STAGES=stages,
         PERMUTE=permute, CAST=interpreting(), num_warps=warps, **_start(follows_a, programs, x_BK.device),

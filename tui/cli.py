@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from whet.engine.errors import WhetError
+from whet.engine.importing import importing
 from whet.engine.printable import printable
 
 # Verb -> its module and its line in the list of verbs: listing imports none of them.
@@ -118,8 +119,6 @@ def cli(context: click.Context) -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         click.echo(context.get_help())
         return
-    from whet.engine.importing import importing
-
     with importing():
         from .app import main as open_app
 

@@ -49,9 +49,9 @@ def test_the_last_token_of_each_document_sees_what_it_sees_in_the_packed_row(
 
 def test_parts_fill_the_device_but_are_not_too_short() -> None:
     device = torch.device("cpu")
-    assert part_count(50, 1, device) == 1
-    assert part_count(3 * LEAST_PART, 1, device) == 3
-    assert part_count(10**6, 10**6, device) == 1
+    assert part_count(50, 1, device, 2) == 1
+    assert part_count(3 * LEAST_PART, 1, device, 2) == 3
+    assert part_count(10**6, 10**6, device, 2) == 1
 
 
 def test_parts_on_an_h200_are_one_wave_of_programs(monkeypatch: pytest.MonkeyPatch) -> None:
